@@ -1,0 +1,224 @@
+"""`distil-jax <command>`: parse, call one function, print. Exit status 0 done, 1 a fault, 2 the user's mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from distil_jax.config import Config, parse_arguments, require
+from distil_jax.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as mistake:
+        print(f"distil-jax: error: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("distil-jax: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from distil_jax import __version__
+
+        print(f"distil-jax {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)
+        raise UserError(f"there is no command {name!r}; did you mean {near[0]}? `distil-jax --help` lists them")
+    COMMANDS[name].run(rest)
+    return 0
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<11} {command.text}" for name, command in COMMANDS.items())
+    return (
+        "usage: distil-jax COMMAND [--config FILE] [--section.key VALUE ...]\n\n"
+        "Distil a BERT-family encoder into a small, fast one, in and out of Hugging Face format.\n\n"
+        f"commands:\n{rows}\n\n`distil-jax COMMAND --help` shows every setting with its default."
+    )
+
+
+# Commands that take a configuration
+
+
+def _prepare(arguments: list[str]) -> None:
+    config = parse_arguments(
+        arguments, prog="distil-jax prepare", description="Turn text into token shards.", sections=("corpus", "logging")
+    )
+    require(config, "corpus.folder", "corpus.train")
+    source = config.corpus.tokenizer or config.teacher.path or config.model.initial
+    if not source:
+        raise UserError("corpus.tokenizer is not set; name the tokenizer's folder or hub id (the teacher's, say)")
+    from distil_jax.corpus.splits import prepare_splits
+    from distil_jax.hf import load_tokenizer
+    from distil_jax.training.telemetry import PrepareDisplay
+
+    with PrepareDisplay(config.logging.progress) as display:
+        corpora = prepare_splits(config.corpus, load_tokenizer(source), display.update)
+    for split, corpus in corpora.items():
+        print(
+            f"{split}: {corpus.num_tokens:,} tokens, {corpus.num_sequences:,} sequences in {corpus.num_rows:,} rows of "
+            f"{corpus.sequence_length} ({corpus.fill:.1%} filled), {corpus.folder}"
+        )
+
+
+def _train(stage: str) -> Callable[[list[str]], None]:
+    sections = {
+        "pretrain": ("model",),
+        "distill": ("teacher", "student", "objective"),
+    }[stage]
+    texts = {
+        "pretrain": "Train a masked language model, from scratch or from Hugging Face weights.",
+        "distill": "Distil a teacher into a smaller student.",
+    }
+    shared = ("run", "corpus", "masking", "optimizer", "training", "parallel", "checkpoint", "evaluation", "logging")
+
+    def run(arguments: list[str]) -> None:
+        config = parse_arguments(
+            arguments, prog=f"distil-jax {stage}", description=texts[stage], sections=(*shared, *sections)
+        )
+        require(config, "run.output", "corpus.folder")
+        start(config)
+        from distil_jax.training import stages
+
+        outcome = getattr(stages, stage)(config)
+        if outcome.is_main:
+            print(_summary(config, outcome))
+
+    return run
+
+
+def start(config: Config) -> None:
+    """Process start-up of commands that compute: environment, cluster, platform, compilation cache."""
+    from distil_jax.training import runtime
+
+    runtime.start(config)
+
+
+def _summary(config: Config, outcome: Any) -> str:
+    state = "was finished already" if outcome.resumed_from == outcome.steps else "finished"
+    measures = ", ".join(
+        f"{name} {value:.4f}"
+        for name, value in outcome.evaluations.get(str(outcome.steps), {}).items()
+        if name != "predictions"
+    )
+    return (
+        f"{config.run.output}: {state}, step {outcome.steps}{'; held-out: ' if measures else ''}{measures}\n"
+        f"next: distil-jax export {config.run.output} --output FOLDER"
+    )
+
+
+# Commands with a few arguments of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportArguments:
+    """Write a run's model as a Hugging Face folder with tokenizer and model card."""
+
+    run: Annotated[str, "folder of the run"]
+    output: str
+    """folder to write"""
+    step: int = -1
+    """which checkpoint; -1: the newest"""
+    overwrite: bool = False
+    """replace an existing model folder"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateArguments:
+    """Measure masked language models on held-out rows: loss, perplexity, accuracy, likeness to a teacher."""
+
+    models: tuple[str, ...]
+    corpus: str
+    """folder of token shards, e.g. data/wiki/validation"""
+    teacher: str = ""
+    """run, folder or hub id to compare with"""
+    rows: int = 0
+    """rows used, the first ones; 0: all"""
+    seed: int = 0
+    """seed of the masks"""
+    json: str = ""
+    """also write the measures to this file"""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickstartArguments:
+    """Text, tokenizer, teacher, student, export and a table, from nothing, in a few minutes on a laptop."""
+
+    output: str = "quickstart"
+    """folder for everything it makes"""
+
+
+def _parse(kind: type[Any], arguments: list[str], name: str, positional: str = "") -> Any:
+    from distil_jax.config.arguments import parse_dataclass
+
+    return parse_dataclass(kind, arguments, prog=f"distil-jax {name}", positional=positional)
+
+
+def _export(arguments: list[str]) -> None:
+    given: ExportArguments = _parse(ExportArguments, arguments, "export", "run")
+    start(Config())
+    from distil_jax.delivery import export
+
+    step = None if given.step < 0 else given.step
+    trained = export(Path(given.run), Path(given.output), step=step, overwrite=given.overwrite)
+    print(f"{given.output}: model of step {trained.step}, for transformers and distil_jax.from_pretrained")
+
+
+def _evaluate(arguments: list[str]) -> None:
+    given: EvaluateArguments = _parse(EvaluateArguments, arguments, "evaluate", "models")
+    start(Config())
+    from distil_jax.evidence.heldout import evaluate_paths
+    from distil_jax.evidence.report import measures_table
+
+    measures = evaluate_paths(list(given.models), given.corpus, given.teacher, given.rows, given.seed)
+    print(measures_table(measures))
+    if given.json:
+        Path(given.json).write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
+
+
+def _quickstart(arguments: list[str]) -> None:
+    given: QuickstartArguments = _parse(QuickstartArguments, arguments, "quickstart")
+    start(Config())
+    from distil_jax.evidence.quickstart import quickstart
+
+    print(quickstart(Path(given.output)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One entry of `distil-jax`: a line of help and the function that takes the arguments after its name."""
+
+    text: str
+    run: Callable[[list[str]], None]
+
+
+COMMANDS = {
+    "quickstart": Command("everything once, small, from nothing (no network, under five minutes)", _quickstart),
+    "prepare": Command("text -> token shards", _prepare),
+    "pretrain": Command("train a masked language model, or give an encoder its head", _train("pretrain")),
+    "distill": Command("teacher -> student", _train("distill")),
+    "evaluate": Command("held-out measures of runs and model folders", _evaluate),
+    "export": Command("run -> Hugging Face folder", _export),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

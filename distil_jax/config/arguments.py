@@ -1,0 +1,194 @@
+"""Configurations from the command line: `--config FILE` and typed overrides (`--optimizer.learning-rate 1e-4`)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from distil_jax.config.fields import allowed_text, fields_of
+from distil_jax.config.files import find_field, load_config, setting_names, to_tables, with_overrides
+from distil_jax.config.schema import SECTIONS, Config
+from distil_jax.errors import UserError
+
+CONFIG_FLAG = "--config"
+T = TypeVar("T")
+_TRUTHS = ("True", "False", "true", "false", "yes", "no", "0", "1")
+
+
+def parse_arguments(
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str = "",
+    sections: Iterable[str] | None = None,
+    default: str | None = None,
+) -> Config:
+    """The configuration that a command's arguments ask for.
+
+    Args:
+        argv: arguments after the command's name.
+        prog: what the help calls the command, "distil-jax distill".
+        description: first lines of the help.
+        sections: sections the command uses, hence shows and takes flags for; None: all.
+        default: configuration used where `--config` is not given; None: the schema's defaults.
+
+    Raises:
+        UserError: whatever is wrong with a flag (the nearest valid one is named), its value, or the file.
+        SystemExit: with status 0, after `--help`, which shows the file's values as defaults.
+    """
+    shown = [section for section in SECTIONS if sections is None or section in set(sections)]
+    source = _config_source(argv) or default
+    config = Config() if source is None else load_config(source)
+    flags = {flag: name for name in setting_names() for flag in _flags(name, find_field(name)[2].annotation)}
+    usable = [CONFIG_FLAG, *(flag for flag, name in flags.items() if name.partition(".")[0] in shown)]
+    for flag in _given_flags(argv):
+        if flag in flags and flag not in usable:
+            raise UserError(f"{flag} has no effect on `{prog}`; leave it out, or set it in the file given by --config")
+    _check_flags(argv, usable)
+    allowed = {flag: find_field(name)[2].allowed for flag, name in flags.items()}
+    parsed = _parse(_arguments_class(config, shown, source), argv, prog, description, allowed)
+    given = {
+        f"{section}.{key}": getattr(getattr(parsed, section), key)
+        for section in shown
+        for key in fields_of(SECTIONS[section])
+    }
+    return with_overrides(config, given)
+
+
+def _config_source(argv: Sequence[str]) -> str | None:
+    """Value of `--config`; it is needed before the rest can be parsed, as the file gives the defaults."""
+    found: list[str] = []
+    for position, argument in enumerate(argv):
+        if argument == CONFIG_FLAG:
+            value = argv[position + 1] if position + 1 < len(argv) else ""
+            if not value or value.startswith("--"):
+                raise UserError(f"{CONFIG_FLAG} needs the path of a TOML file or the name of a shipped configuration")
+            found.append(value)
+        elif argument.startswith(f"{CONFIG_FLAG}="):
+            found.append(argument.partition("=")[2])
+    if len(found) > 1:
+        raise UserError(f"{CONFIG_FLAG} is given {len(found)} times: {', '.join(found)}; give it once")
+    return found[0] if found else None
+
+
+def parse_dataclass(kind: type[T], argv: Sequence[str], *, prog: str, positional: str = "") -> T:
+    """Parse the arguments of a command that takes no configuration.
+
+    Args:
+        kind: dataclass of settings; its docstring and those of its fields (or texts in `Annotated`) are the help.
+        argv: arguments after the command's name.
+        prog: what the help calls the command.
+        positional: name of the field that is given without a flag.
+
+    Raises:
+        UserError: whatever is wrong with an argument.
+        SystemExit: with status 0, after `--help`.
+    """
+    import tyro
+
+    hints = typing.get_type_hints(kind)
+    specs = {spec.name: spec for spec in dataclasses.fields(typing.cast(Any, kind))}
+    rows: list[tuple[Any, ...]] = []
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        text = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, str)), None)
+        typed: Any = Annotated[hint, tyro.conf.arg(help=text, metavar=name.upper() if name == positional else None)]
+        typed = tyro.conf.Positional[typed] if name == positional else typed
+        rows.append((name, typed) if specs[name].default is dataclasses.MISSING else (name, typed, specs[name].default))
+    described = dataclasses.make_dataclass(kind.__name__, rows, bases=(kind,), frozen=True)
+    described.__doc__ = kind.__doc__
+    allowed = {
+        flag: allowed_text(hint) for name, hint in hints.items() for flag in _flags(name, hint) if name != positional
+    }
+    _check_flags(argv, allowed)
+    parsed = kind(**vars(_parse(described, argv, prog, "", allowed)))
+    if positional and getattr(parsed, positional) == ():
+        raise UserError(f"no {positional} given; see `{prog} --help`")
+    return parsed
+
+
+def _check_flags(argv: Sequence[str], flags: Iterable[str]) -> None:
+    """Refuse unknown flags here, in one line and with the nearest valid one named."""
+    known = ["--help", *flags]
+    for flag in _given_flags(argv):
+        if flag not in known:
+            near = max(known, key=lambda other: difflib.SequenceMatcher(None, other, flag).ratio())
+            raise UserError(f"there is no flag {flag}; did you mean {near}?")
+
+
+def _given_flags(argv: Sequence[str]) -> list[str]:
+    return [argument.partition("=")[0].replace("_", "-") for argument in argv if argument.startswith("--")]
+
+
+def _flags(name: str, annotation: Any) -> list[str]:
+    """The flags of a setting "section.key": one, or for a yes/no setting the two of a pair."""
+    section, dot, key = name.replace("_", "-").rpartition(".")
+    return [f"--{section}{dot}{key}"] + ([f"--{section}{dot}no-{key}"] if annotation is bool else [])
+
+
+def _arguments_class(config: Config, sections: list[str], source: str | None) -> type[Any]:
+    """A dataclass for tyro: the schema's names, types and help, with the values of `config` as defaults."""
+    import tyro
+
+    tables = to_tables(config)
+    made: list[tuple[str, Any, Any]] = []
+    for section in sections:
+        rows = [
+            (
+                key,
+                Annotated[field.annotation, tyro.conf.arg(help=field.help)],
+                dataclasses.field(default=tables[section][key]),
+            )
+            for key, field in fields_of(SECTIONS[section]).items()
+        ]
+        kind = dataclasses.make_dataclass(section, rows, frozen=True)
+        kind.__doc__ = SECTIONS[section].__doc__
+        made.append((section, kind, dataclasses.field(default=kind())))
+    text = "TOML file, or name of a shipped configuration; its values are the defaults below"
+    named = Annotated[str, tyro.conf.arg(help=text, metavar="FILE")]
+    return dataclasses.make_dataclass("Arguments", [("config", named, dataclasses.field(default=source or "")), *made])
+
+
+def _parse(kind: type[Any], argv: Sequence[str], prog: str, description: str, allowed: Mapping[str, str]) -> Any:
+    """What tyro makes of the arguments; its framed, several-line complaints become one line."""
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(argv), prog=prog, description=description or None)
+    except SystemExit as end:
+        if not end.code:
+            raise
+    frames = r"\x1b\[[0-9;]*m|[\u2500-\u257f]+|-{3,}|[|+]"  # colours and boxes, drawn in ASCII on some terminals
+    text = " ".join(re.sub(frames, " ", complaint.getvalue()).split())
+    text = text.partition(" For full helptext")[0]
+    raise UserError(_reworded(text, argv, allowed) + f"; see `{prog} --help`")
+
+
+def _reworded(text: str, argv: Sequence[str], allowed: Mapping[str, str]) -> str:
+    """The parser's complaint in the words of the schema."""
+    absent = re.search(r"Missing from [^:]*: (.*)", text)
+    if absent:
+        return "not given: " + absent[1].replace(" (required)", ",").rstrip(", ")
+    stray = re.search(r"Unrecognized options: (.*)", text)
+    if stray:
+        return f"no flag takes {stray[1]}" + (" (yes/no flags take no value)" if stray[1] in _TRUTHS else "")
+    about = next((flag for flag in re.findall(r"--[a-z0-9.-]*[a-z0-9]", text) if flag in allowed), None)
+    return f"{about}{_given(about, argv)}: must be {allowed[about]}" if about else text
+
+
+def _given(flag: str, argv: Sequence[str]) -> str:
+    """What stands after `flag`: " fast", or nothing."""
+    for position, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            values = itertools.takewhile(lambda item: not item.startswith("--"), argv[position + 1 :])
+            return "".join(f" {item}" for item in ([value] if equals else values))
+    return ""

@@ -1,0 +1,289 @@
+"""Every setting of a run: its type, default, unit, meaning and check. This is the only place that holds defaults.
+
+`Config` is a tree of frozen dataclasses, one a section of the TOML file. A value that breaks its check raises
+`UserError` when the dataclass is made, whoever makes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+from distil_jax.config.fields import (
+    HOST_AND_PORT,
+    LAYER_NUMBERS,
+    NO_EMPTY_ITEM,
+    NOT_EMPTY,
+    Section,
+    above,
+    at_least,
+    below_one,
+    between,
+    setting,
+)
+from distil_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run(Section):
+    """What a run is called and where it happens."""
+
+    output: str = setting("", "folder of the run: checkpoints, metrics, exported model", machine=True)
+    seed: int = setting(0, "seed of everything random: initial weights, order, masks, dropout", at_least(0))
+    platform: Literal["any", "cpu", "gpu", "tpu"] = setting(
+        "any", "kind of device the run insists on; a silent fall-back to another is refused", machine=True
+    )
+
+
+@dataclass(frozen=True)
+class CorpusSettings(Section):
+    """Text in, token shards out."""
+
+    folder: str = setting("", "folder of the token shards; holds train/ and validation/")
+    train: tuple[str, ...] = setting(
+        (), "sources of training text: files, globs, dataset ids, tfds:name", NO_EMPTY_ITEM
+    )
+    validation: tuple[str, ...] = setting((), "sources of held-out text", NO_EMPTY_ITEM)
+    tokenizer: str = setting("", "folder or hub id of the tokenizer; empty: that of the teacher or initial model")
+    sequence_length: int = setting(512, "tokens per row, [CLS] and [SEP] included", between(8, 65536))
+    pack: bool = setting(True, "put several sequences into one row instead of padding it")
+    sequence: Literal["line", "document"] = setting("line", "what one sequence is made of; longer ones are cut")
+    min_tokens: int = setting(12, "tokens (with [CLS], [SEP]) below which a sequence is dropped", at_least(0))
+    max_unk_fraction: float = setting(0.5, "fraction of [UNK] from which on a sequence is dropped", between(0, 1))
+    block_bytes: int = setting(
+        8 << 20, "bytes of text tokenised at a time: a shard, the unit of resuming", between(1, 1 << 30)
+    )
+    workers: int = setting(0, "processes that tokenise; 0: one per core", at_least(0), machine=True)
+    text_column: str = setting("text", "name of the text column in JSONL, parquet and data sets", NOT_EMPTY)
+    on_error: Literal["stop", "skip"] = setting("stop", "what to do with a document that is not readable text")
+    max_documents: int = setting(0, "documents taken per split; 0: all", at_least(0))
+
+    def check_together(self) -> None:
+        if self.min_tokens > self.sequence_length:
+            raise UserError(
+                f"corpus.min_tokens = {self.min_tokens} is above corpus.sequence_length = {self.sequence_length}: "
+                "every sequence would be dropped; lower corpus.min_tokens"
+            )
+
+
+@dataclass(frozen=True)
+class Model(Section):
+    """The model that `pretrain` trains: taken from `initial`, or made from scratch with the sizes below."""
+
+    initial: str = setting("", "folder or hub id to start from; empty: random weights of the sizes below")
+    freeze_encoder: bool = setting(False, "train the MLM head only; needs model.initial")
+    family: Literal["bert", "distilbert"] = setting("bert", "architecture")
+    num_layers: int = setting(12, "encoder layers", at_least(1))
+    hidden_size: int = setting(768, "width; a multiple of num_heads", at_least(1))
+    num_heads: int = setting(12, "attention heads", at_least(1))
+    intermediate_size: int = setting(3072, "width inside the feed-forward part", at_least(1))
+    max_position_embeddings: int = setting(512, "longest sequence, tokens", at_least(1))
+    hidden_dropout: float = setting(0.1, "dropout rate after embeddings and dense layers", below_one(zero=True))
+    attention_dropout: float = setting(0.1, "dropout rate of attention probabilities", below_one(zero=True))
+    activation: Literal["gelu", "gelu_new", "relu", "silu"] = setting("gelu", "activation; gelu is the exact (erf) one")
+    initializer_range: float = setting(0.02, "standard deviation of initial weights", above(0))
+
+    def check_together(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"model.hidden_size = {self.hidden_size} is not a multiple of model.num_heads = {self.num_heads}"
+            )
+        if self.freeze_encoder and not self.initial:
+            raise UserError("model.freeze_encoder = true needs model.initial, the model whose encoder is kept")
+
+
+@dataclass(frozen=True)
+class Teacher(Section):
+    """The model that `distill` learns from."""
+
+    path: str = setting("", "folder or hub id of the teacher")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type the teacher's weights are held in")
+
+
+@dataclass(frozen=True)
+class Student(Section):
+    """The model that `distill` trains (original: half the teacher's layers, same width)."""
+
+    layers: tuple[int, ...] = setting(
+        (), "teacher layers the student starts from; empty: every other, as the original", LAYER_NUMBERS
+    )
+    family: Literal["distilbert", "bert"] = setting("distilbert", "architecture")
+    init: str = setting("teacher", "weights to start from: teacher, random, or a folder or hub id", NOT_EMPTY)
+    copy_mlm_head: bool = setting(True, "start from the teacher's MLM head")
+    fold_token_type: bool = setting(True, "add the teacher's segment-0 vector to the student's positions")
+
+
+@dataclass(frozen=True)
+class Masking(Section):
+    """Which tokens are predicted (original: dynamic masking, rare tokens more often)."""
+
+    probability: float = setting(0.15, "fraction of tokens that are predicted", below_one(zero=False))
+    mask: float = setting(0.8, "fraction of those that become [MASK]", between(0, 1))
+    random: float = setting(0.1, "fraction of those that become a random token", between(0, 1))
+    keep: float = setting(0.1, "fraction of those that stay", between(0, 1))
+    smoothing: float = setting(0.7, "exponent: weight of a token is count^-smoothing; 0: uniform", at_least(0))
+
+    def check_together(self) -> None:
+        total = self.mask + self.random + self.keep
+        if abs(total - 1) > 1e-6:
+            raise UserError(f"masking.mask + masking.random + masking.keep is {total:g}, must be 1")
+
+
+@dataclass(frozen=True)
+class Objective(Section):
+    """Weights of the losses; their sum is not normalised (released model: 5/2/1)."""
+
+    temperature: float = setting(2.0, "softmax temperature of the KL term", above(0))
+    alpha_ce: float = setting(5.0, "weight of the KL to the teacher", at_least(0))
+    alpha_mlm: float = setting(2.0, "weight of the masked-LM cross entropy", at_least(0))
+    alpha_cos: float = setting(1.0, "weight of the cosine between last hidden states", at_least(0))
+    alpha_mse: float = setting(0.0, "weight of the squared error between logits", at_least(0))
+    alpha_clm: float = setting(0.0, "weight of the next-token cross entropy (causal models)", at_least(0))
+    restrict_ce_to_mask: bool = setting(False, "take the KL at predicted positions only, not at all")
+
+    def check_together(self) -> None:
+        if self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse + self.alpha_clm == 0:
+            raise UserError("objective: every alpha is 0, nothing would be learned; set at least one above 0")
+        if self.alpha_clm > 0 and self.alpha_mlm > 0:
+            raise UserError(
+                f"objective.alpha_clm = {self.alpha_clm:g} and objective.alpha_mlm = {self.alpha_mlm:g} exclude each "
+                "other (next-token or masked prediction); set one to 0"
+            )
+
+
+@dataclass(frozen=True)
+class Optimizer(Section):
+    """AdamW with warm-up (original: section 6 of its settings)."""
+
+    learning_rate: float = setting(5e-4, "peak learning rate, after warm-up", above(0))
+    beta1: float = setting(0.9, "decay of the first moment", below_one(zero=True))
+    beta2: float = setting(0.98, "decay of the second moment", below_one(zero=True))
+    epsilon: float = setting(1e-6, "added to the root of the second moment", above(0))
+    weight_decay: float = setting(0.0, "decoupled weight decay; never on biases and LayerNorms", at_least(0))
+    warmup_fraction: float = setting(0.05, "fraction of all steps spent warming up", between(0, 1))
+    schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after warm-up")
+    clip_norm: float = setting(5.0, "largest global gradient norm; 0: no clipping", at_least(0))
+
+
+@dataclass(frozen=True)
+class Training(Section):
+    """How long and in which portions."""
+
+    steps: int = setting(0, "optimiser steps; 0: as many as `epochs` make", at_least(0))
+    epochs: int = setting(3, "passes over the training rows; unused where steps is above 0", at_least(0))
+    batch_size: int = setting(256, "rows per optimiser step, over all devices", at_least(1))
+    micro_batch_size: int = setting(
+        16, "rows per device and forward pass; batch_size is a multiple of it", at_least(1), machine=True
+    )
+    compute_dtype: Literal["float32", "bfloat16"] = setting("float32", "type of activations; weights are float32")
+    attention: Literal["auto", "xla", "cudnn"] = setting(
+        "auto", "attention kernel; auto: cudnn where it can, else xla", machine=True
+    )
+
+    def check_together(self) -> None:
+        if self.steps == 0 and self.epochs == 0:
+            raise UserError("training.steps and training.epochs are both 0; set one of them above 0")
+        if self.batch_size % self.micro_batch_size:
+            raise UserError(
+                f"training.batch_size = {self.batch_size} is not a multiple of "
+                f"training.micro_batch_size = {self.micro_batch_size}"
+            )
+
+
+@dataclass(frozen=True)
+class Parallel(Section):
+    """Devices and processes; with the defaults both are found out."""
+
+    mapping: Literal["shard_map", "pmap"] = setting("shard_map", "how the step is mapped over devices", machine=True)
+    devices: int = setting(0, "devices used, over all processes; 0: all", at_least(0), machine=True)
+    coordinator: str = setting(
+        "", "host:port of process 0; empty: found out from the cluster", HOST_AND_PORT, machine=True
+    )
+    num_processes: int = setting(0, "processes of the run; 0: found out from the cluster", at_least(0), machine=True)
+    process_id: int = setting(-1, "number of this process, from 0; -1: found out", at_least(-1), machine=True)
+
+    def check_together(self) -> None:
+        given = (self.coordinator != "", self.num_processes > 0, self.process_id >= 0)
+        if any(given) and not all(given):
+            raise UserError(
+                "parallel.coordinator, parallel.num_processes and parallel.process_id go together: set all three, "
+                "or none to have them found out"
+            )
+        if all(given) and self.process_id >= self.num_processes:
+            raise UserError(
+                f"parallel.process_id = {self.process_id} must be below "
+                f"parallel.num_processes = {self.num_processes} (numbers start at 0)"
+            )
+
+
+@dataclass(frozen=True)
+class Checkpoint(Section):
+    """When the state is saved, besides at the end."""
+
+    every_steps: int = setting(1000, "optimiser steps between checkpoints; 0: none", at_least(0), machine=True)
+    every_minutes: float = setting(0.0, "minutes between checkpoints; 0: none", at_least(0), machine=True)
+    keep: int = setting(2, "newest checkpoints kept", at_least(1), machine=True)
+
+
+@dataclass(frozen=True)
+class Evaluation(Section):
+    """Held-out evaluation, besides at the start and the end."""
+
+    every_steps: int = setting(1000, "optimiser steps between evaluations; 0: none", at_least(0))
+    batch_size: int = setting(64, "rows per evaluation pass, over all devices", at_least(1), machine=True)
+    rows: int = setting(0, "held-out rows used, the first ones; 0: all", at_least(0))
+    seed: int = setting(0, "seed of the held-out masks", at_least(0))
+
+
+@dataclass(frozen=True)
+class Logging(Section):
+    """What is written down and shown while training."""
+
+    every_steps: int = setting(50, "optimiser steps between rows of metrics", at_least(1), machine=True)
+    tensorboard: bool = setting(True, "write TensorBoard event files besides metrics.jsonl", machine=True)
+    progress: Literal["auto", "bar", "plain", "none"] = setting(
+        "auto", "progress display; auto: a bar on a terminal, else plain lines", machine=True
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run. Raises `UserError` where values contradict each other."""
+
+    run: Run = Run()
+    corpus: CorpusSettings = CorpusSettings()
+    model: Model = Model()
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    masking: Masking = Masking()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    parallel: Parallel = Parallel()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluation: Evaluation = Evaluation()
+    logging: Logging = Logging()
+
+    def __post_init__(self) -> None:
+        devices, rows = self.parallel.devices, self.training.micro_batch_size
+        if devices and self.training.batch_size % (devices * rows):
+            raise UserError(
+                f"training.batch_size = {self.training.batch_size} is not a multiple of parallel.devices x "
+                f"training.micro_batch_size = {devices} x {rows}"
+            )
+
+
+SECTIONS: dict[str, type[Section]] = {
+    spec.name: typing.cast(type[Section], type(spec.default)) for spec in dataclasses.fields(Config)
+}
+
+
+def require(config: Config, *names: str) -> None:
+    """`UserError` where one of the settings given as "section.key" is empty, which this command can't do without."""
+    for name in names:
+        section, _, key = name.partition(".")
+        if getattr(getattr(config, section), key) in ("", ()):
+            flag = f"--{section}.{key.replace('_', '-')}"
+            raise UserError(f"{name} is not set; set it in the configuration or with {flag}")

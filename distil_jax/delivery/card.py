@@ -1,0 +1,99 @@
+"""The model card of an exported model, filled from what its checkpoint knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distil_jax import __version__
+from distil_jax.config import Config
+from distil_jax.models import EncoderConfig
+
+_MEASURES = {
+    "mlm_loss": "masked-token loss (nats)",
+    "perplexity": "perplexity",
+    "accuracy": "accuracy",
+    "kl": "KL to the teacher (nats)",
+    "agreement": "agreement with the teacher",
+}
+
+
+def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, Any], step: int, name: str) -> str:
+    """README.md of a model folder: teacher, data, steps, losses, measured numbers, how to use it."""
+    auto = "AutoModelForMaskedLM"
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: fill-mask",
+            "tags: [distil_jax, knowledge-distillation]",
+            "---",
+            f"# {name}",
+            "",
+            _origin(metadata["description"]),
+            "",
+            f"- architecture: {encoder.family}, {encoder.num_layers} layers, width {encoder.hidden_size}, "
+            f"{encoder.num_heads} heads, feed-forward {encoder.intermediate_size}, vocabulary {encoder.vocab_size}, "
+            f"{encoder.max_position_embeddings} positions",
+            f"- trained with distil_jax {__version__}, step {step} of {metadata['steps']}, "
+            f"{config.training.batch_size} rows of up to {config.corpus.sequence_length} tokens a step, "
+            f"peak learning rate {config.optimizer.learning_rate:g}, seed {config.run.seed}",
+            f"- data: {_sources(config)}; {metadata['corpus']['rows']:,} rows, "
+            f"{metadata['corpus']['tokens']:,} tokens, sha256 {metadata['corpus']['sha256']}",
+            f"- {_losses(config, metadata['description'])}",
+            "",
+            *_table(metadata["evaluations"], step),
+            "## Use",
+            "",
+            "```python",
+            f"from transformers import AutoTokenizer, {auto}",
+            "",
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+            f'model = {auto}.from_pretrained("{name}")',
+            "```",
+            "",
+        ]
+    )
+
+
+def _origin(description: Mapping[str, Any]) -> str:
+    if description["stage"] == "distill":
+        layers = ", ".join(map(str, description["layers"]))
+        return f"Student of `{description['teacher']}`, started from its layers {layers}."
+    if description["initial"]:
+        frozen = ", encoder frozen" if description["frozen_encoder"] else ""
+        return f"Masked language model trained from `{description['initial']}`{frozen}."
+    return "Masked language model trained from scratch."
+
+
+def _sources(config: Config) -> str:
+    return ", ".join(f"`{source}`" for source in config.corpus.train) or f"`{config.corpus.folder}`"
+
+
+def _losses(config: Config, description: Mapping[str, Any]) -> str:
+    if description["stage"] == "pretrain":
+        return "loss: masked-LM cross entropy"
+    objective = config.objective
+    alphas = {name: getattr(objective, f"alpha_{name}") for name in ("ce", "mlm", "cos", "mse", "clm")}
+    terms = " + ".join(f"{alpha:g} {name}" for name, alpha in alphas.items() if alpha)
+    where = "predicted" if objective.restrict_ce_to_mask else "all"
+    return f"loss: {terms}; temperature {objective.temperature:g}, ce over {where} positions"
+
+
+def _table(evaluations: Mapping[str, Mapping[str, float]], step: int) -> list[str]:
+    """Held-out measures at the start and at `step`, or the newest before it."""
+    done = sorted(int(number) for number in evaluations if int(number) <= step)
+    if not done:
+        return []
+    first, last = evaluations[str(done[0])], evaluations[str(done[-1])]
+    rows = [f"| {text} | {first[name]:.4f} | {last[name]:.4f} |" for name, text in _MEASURES.items() if name in last]
+    return [
+        "## Held-out measures",
+        "",
+        f"Over {last['predictions']:,.0f} predicted positions that were not trained on.",
+        "",
+        f"| | step {done[0]} | step {done[-1]} |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]

@@ -1,0 +1,1 @@
+"""What shows that it works: the quickstart, held-out measures, tables."""

@@ -1,0 +1,147 @@
+"""The whole path once, small: text, vocabulary, teacher, student, the same student without a teacher, export, table.
+
+Every stage is an ordinary resumable run in its own folder, so running it again continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from distil_jax.config import Config, load_config, with_overrides
+from distil_jax.corpus import open_corpus
+from distil_jax.corpus.splits import prepare_splits
+from distil_jax.corpus.vocabulary import train_wordpiece
+from distil_jax.delivery import export
+from distil_jax.delivery.latency import encoder_latency
+from distil_jax.errors import UserError
+from distil_jax.evidence.heldout import LanguageModel, evaluate_model, fill_mask, load_language_model
+from distil_jax.evidence.python_text import write_python_text
+from distil_jax.evidence.report import markdown, measures_table
+from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
+from distil_jax.training.progress import PrepareDisplay
+from distil_jax.training.stages import distill, pretrain
+
+VOCABULARY = 4096
+SENTENCE = "Return the [MASK] of the given string."
+TEACHER, START, STUDENT, ALONE = (
+    "teacher",
+    "student at initialisation",
+    "student, distilled",
+    "student, without a teacher",
+)
+
+
+def quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
+    """Run everything that is not done yet below `folder` and return the table.
+
+    Args:
+        folder: made if missing; must be new, or that of an earlier quickstart.
+        steps: training steps of "quickstart_teacher" and "quickstart", instead of those of the shipped configurations.
+
+    Raises:
+        UserError: the folder holds something else or cannot be written.
+    """
+    _check_folder(folder)
+    result = folder / "results.json"
+    if result.is_file():
+        found = json.loads(result.read_text(encoding="utf-8"))
+        return f"{folder}: everything is done already; delete it to start over\n\n{_describe(folder, found)}"
+    tokenizer = _prepare(folder)
+    _say("2/5 teacher: masked language model from scratch")
+    pretrain(_config(folder, "quickstart_teacher", "teacher", steps, {}))
+    export(folder / "runs" / "teacher", folder / "teacher", overwrite=True)
+    _say("3/5 student: distilled from the teacher")
+    distill(_config(folder, "quickstart", "student", steps, {}))
+    export(folder / "runs" / "student", folder / "student", overwrite=True)
+    _say("4/5 the same student without a teacher, for the same steps")
+    alone = {"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0}
+    distill(_config(folder, "quickstart", "student_alone", steps, alone))
+    export(folder / "runs" / "student_alone", folder / "student_alone", overwrite=True)
+    _say("5/5 measuring")
+    found = _measure(folder, tokenizer)
+    result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return _describe(folder, found)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _check_folder(folder: Path) -> None:
+    marker = folder / "text"
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not marker.is_dir():
+            raise UserError(f"{folder}: not empty and not a quickstart; choose another with --output")
+        marker.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another with --output") from None
+
+
+def _prepare(folder: Path) -> Tokenizer:
+    _say("1/5 text: docstrings and help topics of this Python, and a WordPiece vocabulary trained on them")
+    train, _ = write_python_text(folder / "text")
+    if not (folder / "tokenizer" / "vocab.txt").is_file():  # written last
+        tokenizer = train_wordpiece(train.read_text(encoding="utf-8").splitlines(), VOCABULARY)
+        save_tokenizer(folder / "tokenizer", tokenizer)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    config = _config(folder, "quickstart", "student", None, {})
+    with PrepareDisplay(config.logging.progress) as display:
+        prepare_splits(config.corpus, tokenizer, display.update)
+    return tokenizer
+
+
+def _config(
+    folder: Path, name: str, run: str, steps: Mapping[str, int] | None, changes: Mapping[str, object]
+) -> Config:
+    """A shipped configuration with its paths moved below `folder`."""
+    places = {
+        "run.output": str(folder / "runs" / run),
+        "corpus.folder": str(folder / "corpus"),
+        "corpus.train": (str(folder / "text" / "train.txt"),),
+        "corpus.validation": (str(folder / "text" / "validation.txt"),),
+        "corpus.tokenizer": str(folder / "tokenizer"),
+    }
+    if name == "quickstart":
+        places["teacher.path"] = str(folder / "teacher")
+    if steps is not None:
+        places["training.steps"] = steps[name]  # type: ignore[assignment]
+    return with_overrides(load_config(name), {**places, **changes})
+
+
+def _measure(folder: Path, tokenizer: Tokenizer) -> dict[str, dict[str, object]]:
+    """label -> {"measures", "fill"} of the four models, on the held-out text."""
+    from distil_jax.training.stages import initial_student
+
+    corpus = open_corpus(folder / "corpus" / "validation")
+    teacher = load_language_model(str(folder / "teacher"))
+    encoder, params = initial_student(_config(folder, "quickstart", "student", None, {}))
+    models: dict[str, tuple[LanguageModel, Path | None]] = {
+        TEACHER: (teacher, folder / "teacher"),
+        START: (LanguageModel(encoder, params, tokenizer), None),
+        STUDENT: (load_language_model(str(folder / "student")), folder / "student"),
+        ALONE: (load_language_model(str(folder / "student_alone")), folder / "student_alone"),
+    }
+    found = {}
+    for label, (model, place) in models.items():
+        measures = evaluate_model(model, corpus, teacher=None if model is teacher else teacher)
+        measures["parameters"] = float(model.num_parameters)
+        measures["latency"] = encoder_latency(model.encoder, model.params)
+        if place is not None:
+            measures["megabytes"] = (place / "model.safetensors").stat().st_size / 1e6
+        found[label] = {"measures": measures, "fill": fill_mask(model, SENTENCE, top=3)}
+    return found
+
+
+def _describe(folder: Path, found: Mapping[str, Mapping[str, object]]) -> str:
+    table = measures_table({label: dict(row["measures"]) for label, row in found.items()})  # type: ignore[call-overload]
+    fills = [
+        [label, ", ".join(f"{token} {probability:.0%}" for token, probability in row["fill"])]  # type: ignore[attr-defined]
+        for label, row in found.items()
+    ]
+    return (
+        f"{table}\n\n{markdown(['', SENTENCE], fills)}\n\n"
+        f"Model folders for transformers: {folder / 'teacher'}, {folder / 'student'}, {folder / 'student_alone'}"
+    )

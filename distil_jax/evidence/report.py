@@ -1,0 +1,42 @@
+"""Measures as tables for people: Markdown, readable as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+# name of a measure -> (column heading, format)
+COLUMNS: dict[str, tuple[str, str]] = {
+    "parameters": ("parameters", "{:,.0f}"),
+    "megabytes": ("MB on disk", "{:.1f}"),
+    "mlm_loss": ("held-out loss", "{:.3f}"),
+    "perplexity": ("perplexity", "{:.1f}"),
+    "accuracy": ("accuracy", "{:.1%}"),
+    "kl": ("KL to teacher", "{:.3f}"),
+    "agreement": ("agreement", "{:.1%}"),
+    "latency": ("CPU ms", "{:.2f}"),
+    "predictions": ("predictions", "{:,.0f}"),
+}
+
+
+def measures_table(measures: Mapping[str, Mapping[str, float]], first: str = "model") -> str:
+    """Rows of measures under the headings of `COLUMNS`; a measure that a row lacks is left empty."""
+    shown = [name for name in COLUMNS if any(name in row for row in measures.values())]
+    rows = [
+        [label, *(COLUMNS[name][1].format(row[name]) if name in row else "" for name in shown)]
+        for label, row in measures.items()
+    ]
+    return markdown([first, *(COLUMNS[name][0] for name in shown)], rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns, the first to the left and the others to the right."""
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join(("-" * (w + 2)) if i == 0 else ("-" * (w + 1) + ":") for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *(line(row) for row in rows)])

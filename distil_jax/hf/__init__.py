@@ -1,0 +1,27 @@
+"""Hugging Face model folders in and out, without PyTorch: the only room that knows their names and file formats.
+
+`from_pretrained` reads a BERT or DistilBERT folder (or hub id) into a module and float32 parameters, `save_pretrained`
+writes a folder that transformers loads without missing or unexpected keys, `load_tokenizer` and `save_tokenizer` do
+the same for the vocabulary. Importing this package costs NumPy only; JAX and the rest are imported when used.
+"""
+
+from distil_jax.hf.config import encoder_config_from_hf, encoder_config_to_hf, read_encoder_config
+from distil_jax.hf.locate import locate
+from distil_jax.hf.params import from_pretrained, read_params
+from distil_jax.hf.read import read_tensors
+from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from distil_jax.hf.write import save_pretrained
+
+__all__ = [
+    "Tokenizer",
+    "encoder_config_from_hf",
+    "encoder_config_to_hf",
+    "from_pretrained",
+    "load_tokenizer",
+    "locate",
+    "read_encoder_config",
+    "read_params",
+    "read_tensors",
+    "save_pretrained",
+    "save_tokenizer",
+]

@@ -1,0 +1,149 @@
+"""A local model folder, or a hub id's files in the local cache."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from distil_jax.errors import UserError
+
+Files = Literal["model", "tokenizer", "config"]
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# In the order in which transformers looks for them.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
+    "flax_model.msgpack.index.json",
+)
+_PROBE_SECONDS = 1.0  # a hub that does not answer the connection by then counts as offline
+
+
+def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
+    """The folder that holds a model's files.
+
+    An existing local folder is returned as it is. Anything else that looks like a hub id ("name", "organisation/name")
+    is fetched into the hub cache, only the files asked for; `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_HOME` are
+    honoured, and without a connection what the cache holds is used.
+
+    Args:
+        path_or_id: folder or hub id.
+        files: "config" (config.json), "tokenizer" (vocabulary and its settings), "model" (config.json and weights).
+
+    Raises:
+        UserError: no such folder, and not in the hub or its cache.
+    """
+    if not str(path_or_id).strip():
+        raise UserError("an empty name of a model folder; give a path or a hub id")  # Path("") would be where we stand
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file, expected the folder of a model")
+    name = str(path_or_id)
+    if not _HUB_ID.fullmatch(name) or ".." in name:
+        raise UserError(f"{name}: no such folder (and not a hub id of the form organisation/name)")
+    return _fetch(name, files)
+
+
+def _fetch(repo: str, files: Files) -> Path:
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
+    hub = _Hub(repo, offline)
+    if files == "tokenizer":
+        if hub.get("tokenizer.json") is None:
+            hub.need("vocab.txt")
+        hub.get("tokenizer_config.json")
+        hub.get("special_tokens_map.json")
+    else:
+        hub.need("config.json")
+    if files == "model":
+        hub.weights()
+    assert hub.folder is not None  # need() has found a file or raised
+    return hub.folder
+
+
+class _Hub:
+    """Files of one repository at one commit, one at a time into the cache."""
+
+    def __init__(self, repo: str, offline: bool) -> None:
+        self.repo, self.offline = repo, offline
+        self.folder: Path | None = None
+        self.commit: str | None = None
+
+    def get(self, name: str) -> Path | None:
+        """The local path of a file, None if the repository (offline: the cache) has no such file."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            path = hf_hub_download(self.repo, name, revision=self.commit, local_files_only=self.offline)
+        except LocalEntryNotFoundError as error:
+            if self.offline:
+                return None
+            raise UserError(
+                f"{self.repo}: no such folder, not in the hub cache, and the hub does not answer"
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except Exception as error:  # refused, gone, unreadable: which HTTP library raises depends on the hub's version
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.repo}: no such folder, and the hub refused {name}: {reason}") from error
+        # Later files are asked for at the first one's commit, so that an upload in between cannot mix two versions.
+        self.folder = Path(path).parent
+        self.commit = self.folder.name
+        return Path(path)
+
+    def need(self, name: str) -> Path:
+        """Like get(), but a file that is not there is the user's mistake."""
+        path = self.get(name)
+        if path is not None:
+            return path
+        if self.offline:
+            raise UserError(
+                f"{self.repo}: no such folder and not in the hub cache ({name} is missing; the hub is "
+                "offline or HF_HUB_OFFLINE is set)"
+            )
+        raise UserError(f"{self.repo}: no such folder, and the hub's repository of that name has no {name}")
+
+    def weights(self) -> None:
+        """The first weight file there is, and its shards."""
+        for name in WEIGHT_FILES:
+            path = self.get(name)
+            if path is None:
+                continue
+            for shard in _shards(path) if name.endswith(".index.json") else ():
+                self.need(shard)
+            return
+        raise UserError(f"{self.repo}: none of the weight files {', '.join(WEIGHT_FILES)} found")
+
+
+def _shards(index: Path) -> list[str]:
+    """Plain file names only: what is wrong with an index is said by the reader, which has the whole folder."""
+    names: set[str] = set()
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = {name for name in json.loads(index.read_text("utf-8"))["weight_map"].values() if isinstance(name, str)}
+    return sorted(name for name in names if re.fullmatch(r"\w[\w.-]*", name))
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether anything listens at the endpoint: the hub client itself would retry for many seconds."""
+    url = urlsplit(endpoint)
+    host = url.hostname or ""
+    if url.scheme in getproxies() and not proxy_bypass(host):
+        return True  # the proxy resolves and connects, so a direct probe says nothing
+    try:
+        with socket.create_connection((host, url.port or (443 if url.scheme == "https" else 80)), _PROBE_SECONDS):
+            return True
+    except OSError:
+        return False

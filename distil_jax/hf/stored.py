@@ -1,0 +1,58 @@
+"""A tensor as a file holds it: bytes not yet read, in whatever float type they were saved."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from distil_jax.errors import UserError
+
+# dtype names as in NumPy; files are little-endian. NumPy has no bfloat16: its 16 bits are the upper half of a float32.
+RAW_TYPES = {
+    "float64": "<f8",
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "int64": "<i8",
+    "int32": "<i4",
+    "int16": "<i2",
+    "int8": "|i1",
+    "uint8": "|u1",
+    "bool": "|b1",
+}
+FLOAT_TYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """Shape and dtype name of a tensor, and a view of its bytes (None: a type that is not read here, such as fp8)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    data: np.ndarray | None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether `read` gives float32."""
+        return self.dtype in FLOAT_TYPES
+
+    def read(self) -> np.ndarray:
+        """The values: floats of any size as float32 [shape], integers as they are.
+
+        float32 is returned without a copy, as a read-only view (memory-mapped for safetensors); float16 and
+        bfloat16 become the float32 of the same value, float64 is rounded.
+        """
+        if self.data is None:
+            raise UserError(
+                f"tensors of type {self.dtype} cannot be read; save the model in float32, float16 or bfloat16"
+            )
+        if self.dtype == "bfloat16":
+            return (self.data.astype(np.uint32) << 16).view(np.float32)
+        if self.dtype in FLOAT_TYPES:
+            return self.data.astype(np.float32, copy=False)
+        return self.data
+
+    def transposed(self) -> StoredTensor:
+        """The same tensor with its axes reversed, still a view."""
+        return StoredTensor(self.shape[::-1], self.dtype, None if self.data is None else self.data.T)

@@ -1,0 +1,112 @@
+"""A model folder that transformers loads, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distil_jax.errors import UserError
+from distil_jax.hf.config import encoder_config_to_hf
+from distil_jax.hf.params import tensors_from_params
+from distil_jax.hf.tokenizer import Tokenizer, write_tokenizer
+
+if TYPE_CHECKING:
+    from distil_jax.models.encoder import EncoderConfig
+
+
+def save_pretrained(
+    folder: str | Path,
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
+    readme: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write config.json, model.safetensors, the tokenizer's files and README.md.
+
+    The folder is put together beside its place and renamed into it, so that nobody ever sees half of it. The model
+    has a masked-language-model head if `params` has "mlm_head" (a BERT pooler is then left out: BertForMaskedLM has
+    none); the decoder weight, tied to the word embeddings, is not stored a second time.
+
+    Args:
+        folder: must not exist yet, or be empty.
+        config: what `params` belong to.
+        params: {"encoder": ..., "mlm_head": ...}, or an encoder's own tree; arrays of NumPy or JAX, stored as float32.
+        tokenizer: written into the same folder if given; its vocabulary must fit into the embeddings.
+        readme: text of README.md, the model card.
+        overwrite: replace an existing model folder (one with a config.json), all of it.
+
+    Raises:
+        UserError: the folder is in use, or parameters, configuration or tokenizer do not fit each other.
+    """
+    target = Path(os.path.realpath(Path(folder).expanduser()))  # through a link: replace what it points to
+    _check_free(target, overwrite)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+        )
+    tree = {"encoder": params} if "embeddings" in params else params
+    settings = encoder_config_to_hf(config, "mlm" if "mlm_head" in tree else "none")
+    tensors = tensors_from_params(config, tree)
+
+    from safetensors.numpy import save_file
+
+    # Not tempfile: its folders are private to the user, and the rename would keep that.
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        (unfinished / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer is not None:
+            write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_position_embeddings)
+        if readme is not None:
+            (unfinished / "README.md").write_text(readme, encoding="utf-8")
+        _settle(unfinished)
+        _move_into_place(unfinished, target)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error})") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UserError(f"{target}: is a file, expected a folder to write the model to")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{target}: is not empty; choose another folder or allow overwriting")
+    if not (target / "config.json").is_file():
+        # Replacing removes everything in it: a mistyped path must not cost a home directory.
+        raise UserError(f"{target}: has no config.json, so it is no model folder and will not be overwritten")
+
+
+def _settle(folder: Path) -> None:
+    """The bytes on disk and readable by whom the user's umask says (save_file may keep them private)."""
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for path in sorted(folder.iterdir()):
+        path.chmod(mode)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _move_into_place(unfinished: Path, target: Path) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        unfinished.replace(target)
+        return
+    old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.replaced")
+    target.rename(old)
+    try:
+        unfinished.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

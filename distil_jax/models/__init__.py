@@ -1,0 +1,11 @@
+"""What a network computes: one encoder for BERT and DistilBERT, and the heads on top of it.
+
+Imports nothing else of this package. Parameters are plain nested dictionaries of float32 arrays.
+"""
+
+from distil_jax.models.attention import AttentionKind
+from distil_jax.models.dropout import row_keys
+from distil_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig
+from distil_jax.models.heads import MaskedLM
+
+__all__ = ["ACTIVATIONS", "AttentionKind", "Encoder", "EncoderConfig", "MaskedLM", "row_keys"]

@@ -1,0 +1,184 @@
+"""The one encoder: BERT and DistilBERT differ by configuration, not by code.
+
+Everything is a pure function of (params, inputs): dropout takes one key a row as an argument, no module holds state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from distil_jax.models.attention import AttentionKind, attend, attention_mask_matrix
+from distil_jax.models.dropout import dropout
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """What the encoder computes (BERT: Devlin et al. 2019, section 3; DistilBERT: Sanh et al. 2019, section 3).
+
+    `family` only decides the names used in Hugging Face files. Rates are probabilities, sizes are counts.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 0  # 0: no token types (DistilBERT); BERT has 2
+    activation: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    attention_output_dropout: float = 0.0  # BERT drops out after the output projection too, DistilBERT does not
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    pooler: bool = False  # the weights are kept for the round trip; the encoder itself does not use them
+    causal: bool = False
+
+
+def _dense(config: EncoderConfig, features: int, dtype: DTypeLike) -> nn.Dense:
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(config.initializer_range))
+
+
+def _norm(config: EncoderConfig, dtype: DTypeLike) -> nn.LayerNorm:
+    # The fast variance E[x^2] - E[x]^2 loses the digits that agreement with PyTorch needs.
+    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
+
+
+class Embeddings(nn.Module):
+    """Word + position (+ token type) embeddings, LayerNorm, dropout."""
+
+    config: EncoderConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        embed = partial(
+            nn.Embed,
+            features=config.hidden_size,
+            dtype=self.dtype,
+            embedding_init=nn.initializers.normal(config.initializer_range),
+        )
+        self.word = embed(config.vocab_size)
+        self.position = embed(config.max_position_embeddings)
+        if config.type_vocab_size:
+            self.token_type = embed(config.type_vocab_size)
+        self.norm = _norm(config, self.dtype)
+
+    def __call__(
+        self, ids: Array, position_ids: Array | None, token_type_ids: Array | None, dropout_keys: Array | None
+    ) -> Array:
+        """ids, position_ids, token_type_ids [B, L] int32, dropout_keys [B, 2] uint32 -> [B, L, H]."""
+        if position_ids is None:
+            position_ids = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+        x = self.word(ids) + self.position(position_ids)
+        if self.config.type_vocab_size:
+            x = x + self.token_type(jnp.zeros_like(ids) if token_type_ids is None else token_type_ids)
+        elif token_type_ids is not None:
+            raise ValueError("token_type_ids given to an encoder without token types (type_vocab_size = 0)")
+        return dropout(self.norm(x), dropout_keys, 0, self.config.hidden_dropout)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each followed by residual and LayerNorm (post-norm)."""
+
+    config: EncoderConfig
+    index: int
+    dtype: DTypeLike = jnp.float32
+    attention: AttentionKind = "auto"
+
+    def setup(self) -> None:
+        config = self.config
+        self.query = _dense(config, config.hidden_size, self.dtype)
+        self.key = _dense(config, config.hidden_size, self.dtype)
+        self.value = _dense(config, config.hidden_size, self.dtype)
+        self.attention_out = _dense(config, config.hidden_size, self.dtype)
+        self.attention_norm = _norm(config, self.dtype)
+        self.ffn_in = _dense(config, config.intermediate_size, self.dtype)
+        self.ffn_out = _dense(config, config.hidden_size, self.dtype)
+        self.output_norm = _norm(config, self.dtype)
+
+    def __call__(self, x: Array, allowed: Array | None, dropout_keys: Array | None) -> Array:
+        """x [B, L, H], allowed [B, L, L] bool, dropout_keys [B, 2] uint32 -> [B, L, H]."""
+        config, site = self.config, 3 * self.index + 1
+        batch, length, width = x.shape
+        heads = (batch, length, config.num_heads, width // config.num_heads)
+        mixed = attend(
+            self.query(x).reshape(heads),
+            self.key(x).reshape(heads),
+            self.value(x).reshape(heads),
+            allowed,
+            kind=self.attention,
+            dropout_keys=dropout_keys,
+            dropout_site=site,
+            dropout_rate=config.attention_dropout,
+        )
+        mixed = self.attention_out(mixed.reshape(x.shape))
+        mixed = dropout(mixed, dropout_keys, site + 1, config.attention_output_dropout)
+        x = self.attention_norm(x + mixed)
+        expanded = ACTIVATIONS[config.activation](self.ffn_in(x))
+        output = dropout(self.ffn_out(expanded), dropout_keys, site + 2, config.hidden_dropout)
+        return self.output_norm(x + output)
+
+
+class Encoder(nn.Module):
+    """Embeddings and layers; params {"embeddings", "layer_0", ..., "pooler" if the configuration has one}."""
+
+    config: EncoderConfig
+    dtype: DTypeLike = jnp.float32
+    attention: AttentionKind = "auto"
+
+    def setup(self) -> None:
+        config = self.config
+        self.embeddings = Embeddings(config, self.dtype)
+        for index in range(config.num_layers):
+            setattr(self, f"layer_{index}", EncoderLayer(config, index, self.dtype, self.attention))
+        if config.pooler:
+            self.pooler = _dense(config, config.hidden_size, self.dtype)
+
+    def __call__(
+        self,
+        ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        token_type_ids: Array | None = None,
+        dropout_keys: Array | None = None,
+    ) -> Array:
+        """Hidden states of the last layer.
+
+        Args:
+            ids: [B, L] int32 token ids below `vocab_size` (an id beyond it gives NaN).
+            attention_mask: [B, L] int32: 0 is padding; equal numbers above 0 belong to one sequence and see each
+                other, so a plain 0/1 mask is one sequence a row and packed rows count 1, 2, 3. None: all one.
+            position_ids: [B, L] int32; None counts from 0 along the row.
+            token_type_ids: [B, L] int32 segment of sentence pairs; None is segment 0.
+            dropout_keys: [B, 2] uint32, one key a row (`row_keys`); None switches dropout off.
+
+        Returns:
+            [B, L, H] in the compute dtype.
+        """
+        x = self.embeddings(ids, position_ids, token_type_ids, dropout_keys)
+        if attention_mask is None and self.config.causal:
+            attention_mask = jnp.ones_like(ids)
+        allowed = None if attention_mask is None else attention_mask_matrix(attention_mask, self.config.causal)
+        for index in range(self.config.num_layers):
+            x = getattr(self, f"layer_{index}")(x, allowed, dropout_keys)
+        if self.config.pooler and self.is_initializing():
+            self.pooler(x[:, 0])
+        return x

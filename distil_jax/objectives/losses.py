@@ -1,0 +1,65 @@
+"""The losses of distillation, each as (sum, count), so that means are global sums over global counts.
+
+Inputs are rows of positions: logits [N, V], hidden states [N, H], weights [N] float32 (1 counts, 0 does not).
+All arithmetic is float32. DistilBERT (Sanh et al. 2019), section 2; the optional ones are of the same code base.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class SumCount(NamedTuple):
+    """A weighted sum over positions and the sum of the weights, both float32 scalars."""
+
+    sum: Array
+    count: Array
+
+    @property
+    def mean(self) -> Array:
+        """sum / count; 0 where nothing counted."""
+        return self.sum / jnp.maximum(self.count, 1.0)
+
+
+def _weighted(values: Array, weights: Array) -> SumCount:
+    # `where`, not only a product: a position that does not count may hold inf or NaN.
+    return SumCount(jnp.sum(jnp.where(weights > 0, values * weights, 0.0)), jnp.sum(weights))
+
+
+def distillation_kl(student_logits: Array, teacher_logits: Array, weights: Array, temperature: float) -> SumCount:
+    """L_ce: temperature^2 * KL(softmax(T / temperature) || softmax(S / temperature)) (Hinton et al. 2015)."""
+    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
+    teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
+    divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    return _weighted(divergence * temperature**2, weights)
+
+
+def cross_entropy(logits: Array, targets: Array, weights: Array) -> SumCount:
+    """L_mlm and L_clm: -log softmax(logits)[target]; targets [N] int32, in range also where the weight is 0."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return _weighted(jax.nn.logsumexp(logits, axis=-1) - chosen, weights)
+
+
+def logit_mse(student_logits: Array, teacher_logits: Array, weights: Array) -> SumCount:
+    """L_mse: squared difference of the raw logits, summed over the vocabulary."""
+    difference = student_logits.astype(jnp.float32) - teacher_logits.astype(jnp.float32)
+    return _weighted(jnp.sum(difference**2, axis=-1), weights)
+
+
+def cosine_distance(student_hidden: Array, teacher_hidden: Array, weights: Array) -> SumCount:
+    """L_cos: 1 - cos(h_student, h_teacher) of the last hidden states [N, H]."""
+    student, teacher = student_hidden.astype(jnp.float32), teacher_hidden.astype(jnp.float32)
+    dot = jnp.sum(student * teacher, axis=-1)
+    # The same guard against zero vectors as torch's CosineEmbeddingLoss.
+    norms = jnp.sqrt((jnp.sum(student**2, axis=-1) + 1e-12) * (jnp.sum(teacher**2, axis=-1) + 1e-12))
+    return _weighted(1.0 - dot / norms, weights)
+
+
+def top1_matches(logits: Array, targets: Array, weights: Array) -> SumCount:
+    """How often the most probable token is `targets` [N] int32 (accuracy, or agreement with a teacher's choice)."""
+    return _weighted((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32), weights)

@@ -1,0 +1,94 @@
+"""Checkpoints of a run; the only module that knows Orbax.
+
+A checkpoint holds the train state and everything needed to use it without the run's inputs: the configuration, the
+model's sizes and the tokenizer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from distil_jax.errors import UserError
+from distil_jax.training.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints in one folder, newest last."""
+
+    def __init__(self, folder: Path, *, keep: int | None = None, read_only: bool = False) -> None:
+        """Open `folder`.
+
+        Args:
+            folder: absolute or relative path; made if missing, unless `read_only`.
+            keep: how many of the newest are kept; None keeps all.
+            read_only: never write or clean up.
+        """
+        if read_only and not folder.is_dir():
+            raise UserError(f"{folder}: no checkpoints here; is this the folder of a run?")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            read_only=read_only,
+            # A deletion that is killed half-way must not leave a step that looks whole.
+            todelete_subdir=None if read_only else "trash",
+            cleanup_tmp_directories=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def all_steps(self) -> list[int]:
+        """Numbers of all finished checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """Number of the newest finished checkpoint, None without one."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
+        """Start saving `state` under its step; the writing goes on in the background."""
+        step = int(state.step)
+        if step == self.latest_step():  # Orbax would decline it without a word
+            return
+        optimizer = {"step": state.step, "opt_state": state.opt_state}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            optimizer=ocp.args.StandardSave(optimizer),
+            metadata=ocp.args.JsonSave(metadata),
+        )
+        self._manager.save(step, args=items)
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of `step`, with the shapes, types and placement of `like`."""
+        optimizer = {"step": like.step, "opt_state": like.opt_state}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(_abstract(like.params)),
+            optimizer=ocp.args.StandardRestore(_abstract(optimizer)),
+        )
+        found = self._manager.restore(step, args=items)
+        return TrainState(params=found["params"], **found["optimizer"])
+
+    def params(self, step: int, like: Any) -> dict[str, Any]:
+        """Only the parameters of `step`; `like` is their tree of arrays or ShapeDtypeStructs."""
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
+        return self._manager.restore(step, args=items)["params"]
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state of `step`."""
+        items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=items)["metadata"]
+
+    def close(self) -> None:
+        """Wait until everything is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _abstract(tree: Any) -> Any:
+    # Restoring without shardings would silently use other devices than the run does.
+    def leaf(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+    return jax.tree.map(leaf, tree)

@@ -1,0 +1,107 @@
+"""Devices: the mesh, the mapping of a per-device function over it, and who feeds which rows.
+
+`shard_map` under `jit` is the default, `pmap` the other; both map the same function and give the same bits.
+Global row r of a batch of B belongs to device r // (B / devices), devices ordered by process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, Device
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from distil_jax.errors import UserError
+from distil_jax.training.step import AXIS
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of a run and the way functions are mapped over them."""
+
+    mesh: Mesh
+    mapping: str  # "shard_map" | "pmap"
+
+    @property
+    def count(self) -> int:
+        """Devices over all processes."""
+        return self.mesh.size
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Sharding of arrays that every device holds whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def local(self) -> list[Device]:
+        """This process's devices, in mesh order."""
+        return [device for device in self.mesh.devices.flat if device.process_index == jax.process_index()]
+
+    def process_part(self, batch_size: int) -> slice:
+        """Rows of a global batch that this process feeds."""
+        per_device = batch_size // self.count
+        mine = [i for i, d in enumerate(self.mesh.devices.flat) if d.process_index == jax.process_index()]
+        return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
+
+    def replicate(self, tree: Any) -> Any:
+        """Put a tree of host arrays on every device. The caller's arrays stay valid when the result is donated."""
+        return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), self.replicated, lambda _: x), tree)
+
+    def place_rows(self, rows: np.ndarray) -> Array:
+        """This process's rows [b, L] of a global batch -> the global array, as the mapped function takes it."""
+        if self.mapping == "pmap":
+            return rows.reshape(len(self.local), -1, *rows.shape[1:])  # type: ignore[return-value]
+        return jax.make_array_from_process_local_data(NamedSharding(self.mesh, PartitionSpec(AXIS)), rows)
+
+    def map(self, function: Callable[..., Any], *, replicated: int, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+        """Map `function(*replicated arguments, rows [b, L])` over the devices; its results are equal on all of them.
+
+        Args:
+            function: per-device function; uses the axis name "data".
+            replicated: how many arguments come before the rows.
+            donate: arguments whose buffers the result may reuse.
+        """
+        if self.mapping == "pmap":
+            axes = (None,) * replicated + (0,)
+            return jax.pmap(
+                function,
+                axis_name=AXIS,
+                in_axes=axes,
+                out_axes=None,  # type: ignore[arg-type]
+                devices=list(self.mesh.devices.flat),
+                donate_argnums=donate,
+            )
+        specs = (PartitionSpec(),) * replicated + (PartitionSpec(AXIS),)
+        # Replication is not checked so that gradients stay local until the one psum, as they do under pmap.
+        mapped = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+        return jax.jit(mapped, donate_argnums=donate)
+
+
+def make_devices(mapping: str, count: int = 0) -> Devices:
+    """All devices, or the first `count`, ordered by process.
+
+    Raises:
+        UserError: more devices asked for than there are.
+    """
+    found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if count > len(found):
+        raise UserError(f"parallel.devices = {count}: only {len(found)} devices are there ({found[0].platform})")
+    if count and jax.process_count() > 1 and count != len(found):
+        raise UserError(
+            f"parallel.devices = {count}: with several processes all {len(found)} devices are used; leave it 0"
+        )
+    chosen = np.array(found[: count or len(found)])
+    return Devices(Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,)), mapping)
+
+
+def check_batch(batch_size: int, micro_batch_size: int, devices: int) -> None:
+    """Refuse a batch that the devices cannot share evenly in whole micro-batches."""
+    if batch_size % (devices * micro_batch_size):
+        raise UserError(
+            f"training.batch_size = {batch_size} is not a multiple of devices x training.micro_batch_size = "
+            f"{devices} x {micro_batch_size}; change one of them (or parallel.devices)"
+        )

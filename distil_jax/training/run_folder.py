@@ -1,0 +1,90 @@
+"""The folder of a run: who may write into it, and what it already holds."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from distil_jax.config import Config, config_from_toml, config_to_toml, differences, run_identity
+from distil_jax.errors import UserError
+
+CONFIG_FILE = "config.toml"
+INPUTS_FILE = "inputs.json"
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration a run was started with.
+
+    Raises:
+        UserError: `folder` is not the folder of a run.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: not the folder of a run (no {CONFIG_FILE}); give the run.output of a run")
+    return config_from_toml(path.read_text(encoding="utf-8"), str(path))
+
+
+@contextlib.contextmanager
+def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> Iterator[None]:
+    """Own `folder` for the length of the block; made if missing, continued if it holds this very run.
+
+    Args:
+        folder: the run's output.
+        config: its settings.
+        inputs: what the run reads, as name -> sha256; a run is not continued on other data.
+
+    Raises:
+        UserError: the folder holds another run or something else, is in use, or cannot be written.
+    """
+    check_run_folder(folder, config, inputs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "run.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise UserError(f"run.output = {folder}: in use by {owner}; wait for it or choose another folder") from None
+        lock.truncate(0)
+        lock.write(f"{socket.gethostname()} process {os.getpid()}")
+        lock.flush()
+        _write(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
+        _write(folder / CONFIG_FILE, config_to_toml(config))
+        yield
+
+
+def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> None:
+    """Refuse a folder that is in the way; nothing is written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run.output = {folder}: is a file; give a folder")
+    if not folder.is_dir():
+        return
+    if not (folder / CONFIG_FILE).is_file():
+        if any(entry.name != "run.lock" for entry in folder.iterdir()):
+            raise UserError(f"run.output = {folder}: not empty and not the folder of a run; choose another folder")
+        return
+    changed = differences(run_identity(read_config(folder)), run_identity(config))
+    if not changed and (folder / INPUTS_FILE).is_file():
+        before = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
+        changed = [f"the contents of {name} changed" for name in inputs if before.get(name) != inputs[name]]
+    if changed:
+        raise UserError(
+            f"run.output = {folder}: holds another run ({'; '.join(changed)}); choose another folder or delete this one"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

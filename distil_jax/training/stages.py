@@ -1,0 +1,291 @@
+"""The two stages of a run, from a configuration to a trained model: `pretrain` and `distill`.
+
+Everything that a user can get wrong is looked at here, before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distil_jax.config import Config, Objective, config_to_toml, require
+from distil_jax.corpus import Corpus, MaskingRule, masking_log_weights, open_corpus
+from distil_jax.errors import UserError
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params, save_tokenizer
+from distil_jax.models import EncoderConfig, MaskedLM
+from distil_jax.objectives import every_other_layer, is_causal, student_config, student_params, uses_teacher
+from distil_jax.training.loop import Job, Outcome, run_training
+from distil_jax.training.parallel import check_batch, make_devices
+from distil_jax.training.run_folder import open_run_folder
+from distil_jax.training.step import Constants, Params, Task
+from distil_jax.training.telemetry import distillation_flops, pretraining_flops
+
+TOKENIZER_FOLDER = "tokenizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learner:
+    """What a stage trains: `params` before the first step, and the teacher it learns from."""
+
+    encoder: EncoderConfig
+    params: Params
+    trainable: tuple[str, ...]
+    objective: Objective
+    teacher: EncoderConfig | None = None
+    teacher_params: Params | None = None
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def pretrain(config: Config) -> Outcome:
+    """Train a masked language model, from scratch or from `model.initial`; its encoder may stay frozen."""
+    require(config, "run.output", "corpus.folder")
+    corpora = _open_corpora(config)
+    settings = config.model
+    source = settings.initial or config.corpus.tokenizer
+    if not source:
+        raise UserError("corpus.tokenizer: name the tokenizer's folder or hub id, or give model.initial")
+    tokenizer = _matching_tokenizer(config.corpus.tokenizer or source, corpora[0])
+    if settings.initial:
+        encoder, params = _read_model(settings.initial)
+        frozen = settings.freeze_encoder
+    else:
+        encoder, params, frozen = _scratch_config(config, tokenizer), {}, False
+    fresh = _fresh_params(encoder, config.run.seed)
+    learner = _Learner(
+        encoder=encoder,
+        params={**fresh, **params},
+        trainable=("mlm_head",) if frozen else ("encoder", "mlm_head"),
+        objective=Objective(alpha_ce=0.0, alpha_cos=0.0, alpha_mlm=1.0),
+        description={"stage": "pretrain", "initial": settings.initial, "frozen_encoder": frozen},
+    )
+    inputs = {"model.initial": _fingerprint(params)} if settings.initial else {}
+    return _train(config, learner, corpora, tokenizer, inputs)
+
+
+def distill(config: Config) -> Outcome:
+    """Train a student of `teacher.path`; with no loss that needs the teacher it is trained without it."""
+    require(config, "run.output", "corpus.folder", "teacher.path")
+    corpora = _open_corpora(config)
+    teacher, teacher_params = _read_model(config.teacher.path)
+    if "mlm_head" not in teacher_params:
+        raise UserError(
+            f"teacher.path = {config.teacher.path}: has no masked-language-model head; give it one with "
+            "`distil-jax pretrain --model.initial ... --model.freeze-encoder`"
+        )
+    tokenizer = _matching_tokenizer(config.corpus.tokenizer or config.teacher.path, corpora[0])
+    layers = config.student.layers or every_other_layer(teacher.num_layers)
+    encoder = student_config(teacher, layers, config.student.family)
+    _check_vocabulary("teacher.path", teacher, corpora[0])
+    learner = _Learner(
+        encoder=encoder,
+        params=_student_start(config, teacher, teacher_params, encoder, layers),
+        trainable=("encoder", "mlm_head"),
+        objective=config.objective,
+        teacher=teacher,
+        teacher_params=teacher_params,
+        description={"stage": "distill", "teacher": config.teacher.path, "layers": list(layers)},
+    )
+    if is_causal(config.objective) != teacher.causal:
+        raise UserError("objective.alpha_clm: goes with a causal teacher (is_decoder), and only with one")
+    return _train(config, learner, corpora, tokenizer, {"teacher.path": _fingerprint(teacher_params)})
+
+
+def initial_student(config: Config) -> tuple[EncoderConfig, Params]:
+    """The student that `distill` starts from, before any step."""
+    teacher, teacher_params = _read_model(config.teacher.path)
+    layers = config.student.layers or every_other_layer(teacher.num_layers)
+    encoder = student_config(teacher, layers, config.student.family)
+    return encoder, _student_start(config, teacher, teacher_params, encoder, layers)
+
+
+def _train(
+    config: Config,
+    learner: _Learner,
+    corpora: tuple[Corpus, Corpus | None],
+    tokenizer: Tokenizer,
+    inputs: Mapping[str, str],
+) -> Outcome:
+    train, validation = corpora
+    _check_vocabulary("model", learner.encoder, train)
+    if train.sequence_length > learner.encoder.max_position_embeddings:
+        raise UserError(
+            f"corpus.folder = {config.corpus.folder}: rows of {train.sequence_length} tokens, but the model has "
+            f"{learner.encoder.max_position_embeddings} positions; prepare with a smaller corpus.sequence_length"
+        )
+    devices = make_devices(config.parallel.mapping, config.parallel.devices)
+    check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+    steps = config.training.steps or (config.training.epochs * train.num_rows) // config.training.batch_size
+    if steps == 0:
+        raise UserError(
+            f"training.epochs = {config.training.epochs}: {train.num_rows} rows are fewer than training.batch_size = "
+            f"{config.training.batch_size}; lower the batch size or set training.steps"
+        )
+    inputs = {**inputs, "corpus.train": train.sha256}
+    if validation is not None:
+        inputs["corpus.validation"] = validation.sha256
+    folder = Path(config.run.output)
+    with open_run_folder(folder, config, inputs):
+        if jax.process_index() == 0:
+            save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=learner.encoder.family)
+        job = Job(
+            config=config,
+            folder=folder,
+            steps=steps,
+            task=_task(config, learner, train),
+            params=learner.params,
+            constants=_constants(config, learner, train),
+            train=train,
+            validation=validation,
+            metadata=_metadata(config, learner, train, folder, steps),
+            flops_per_token=_flops_per_token(learner, train.sequence_length),
+        )
+        return run_training(job, devices)
+
+
+def _flops_per_token(learner: _Learner, length: int) -> float:
+    if learner.teacher is not None and uses_teacher(learner.objective):
+        return distillation_flops(learner.teacher, learner.encoder, length)
+    return pretraining_flops(learner.encoder, length, freeze_encoder="encoder" not in learner.trainable)
+
+
+def _task(config: Config, learner: _Learner, corpus: Corpus) -> Task:
+    dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
+    masking = config.masking
+    rule = MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random)
+    return Task(
+        student=MaskedLM(learner.encoder, dtype, attention),
+        teacher=None if learner.teacher is None else MaskedLM(learner.teacher, dtype, attention),
+        objective=learner.objective,
+        rule=rule,
+        cls_id=corpus.cls_id,
+        pad_id=corpus.pad_id,
+        seed=config.run.seed,
+        micro_batch_size=config.training.micro_batch_size,
+        trainable=learner.trainable,
+    )
+
+
+def _constants(config: Config, learner: _Learner, corpus: Corpus) -> Constants:
+    special = (corpus.pad_id, corpus.unk_id, corpus.cls_id, corpus.sep_id, corpus.mask_id)
+    teacher = learner.teacher_params
+    if teacher is not None and config.teacher.dtype == "bfloat16":
+        teacher = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), teacher)
+    return Constants(teacher, masking_log_weights(corpus.token_counts, special, config.masking.smoothing))
+
+
+def _metadata(config: Config, learner: _Learner, corpus: Corpus, folder: Path, steps: int) -> dict[str, Any]:
+    """What every checkpoint carries so that it can be used without the run's inputs."""
+    files = sorted((folder / TOKENIZER_FOLDER).iterdir()) if jax.process_index() == 0 else []
+    return {
+        "format": 1,
+        "config": config_to_toml(config),
+        "model": dataclasses.asdict(learner.encoder),
+        "tokenizer": {file.name: file.read_text(encoding="utf-8") for file in files},
+        "description": dict(learner.description),
+        "corpus": {"rows": corpus.num_rows, "tokens": corpus.num_tokens, "sha256": corpus.sha256},
+        "steps": steps,
+    }
+
+
+def _open_corpora(config: Config) -> tuple[Corpus, Corpus | None]:
+    folder = Path(config.corpus.folder)
+    train = open_corpus(folder / "train")
+    validation = open_corpus(folder / "validation") if (folder / "validation").is_dir() else None
+    if validation is not None and validation.tokenizer_sha256 != train.tokenizer_sha256:
+        raise UserError(f"{folder}: train and validation were prepared with different tokenizers; prepare them again")
+    return train, validation
+
+
+def _matching_tokenizer(path_or_id: str, corpus: Corpus) -> Tokenizer:
+    tokenizer = load_tokenizer(path_or_id)
+    if tokenizer.sha256 != corpus.tokenizer_sha256:
+        raise UserError(
+            f"{corpus.folder}: was prepared with another vocabulary than that of {path_or_id} "
+            f"({corpus.vocab_size} and {tokenizer.vocab_size} tokens); prepare it again with this tokenizer"
+        )
+    return tokenizer
+
+
+def _check_vocabulary(name: str, encoder: EncoderConfig, corpus: Corpus) -> None:
+    if corpus.vocab_size > encoder.vocab_size:
+        raise UserError(
+            f"{name}: has {encoder.vocab_size} word embeddings, but the vocabulary of {corpus.folder} has "
+            f"{corpus.vocab_size} tokens; use the model's own tokenizer to prepare the corpus"
+        )
+
+
+def _read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
+    """Configuration and parameters without BERT's pooler, which no loss here trains."""
+    encoder, params = read_params(locate(path_or_id))
+    body = {name: value for name, value in params["encoder"].items() if name != "pooler"}
+    return dataclasses.replace(encoder, pooler=False), {**params, "encoder": body}
+
+
+def _scratch_config(config: Config, tokenizer: Tokenizer) -> EncoderConfig:
+    settings = config.model
+    bert = settings.family == "bert"
+    return EncoderConfig(
+        family=settings.family,
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_layers,
+        num_heads=settings.num_heads,
+        intermediate_size=settings.intermediate_size,
+        max_position_embeddings=settings.max_position_embeddings,
+        type_vocab_size=2 if bert else 0,
+        activation=settings.activation,
+        hidden_dropout=settings.hidden_dropout,
+        attention_dropout=settings.attention_dropout,
+        attention_output_dropout=settings.hidden_dropout if bert else 0.0,
+        initializer_range=settings.initializer_range,
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+def _fresh_params(encoder: EncoderConfig, seed: int) -> Params:
+    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # no step has this number
+    init = jax.jit(lambda: MaskedLM(encoder).init(key, jnp.zeros((1, 8), jnp.int32))["params"])
+    return jax.tree.map(np.asarray, dict(init()))
+
+
+def _student_start(
+    config: Config, teacher: EncoderConfig, teacher_params: Params, encoder: EncoderConfig, layers: tuple[int, ...]
+) -> Params:
+    settings = config.student
+    if settings.init == "random":
+        return _fresh_params(encoder, config.run.seed)
+    if settings.init == "teacher":
+        fresh = None if settings.copy_mlm_head else _fresh_params(encoder, config.run.seed)
+        return student_params(
+            teacher_params, teacher, encoder, layers, fresh=fresh, fold_token_type=settings.fold_token_type
+        )
+    found, params = _read_model(settings.init)
+    for field in ("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):
+        if getattr(found, field) != getattr(encoder, field):
+            raise UserError(
+                f"student.init = {settings.init}: its {field} is {getattr(found, field)}, "
+                f"that of the student of {config.teacher.path} is {getattr(encoder, field)}"
+            )
+    if "mlm_head" not in params:
+        raise UserError(f"student.init = {settings.init}: has no masked-language-model head")
+    return params
+
+
+def _fingerprint(params: Params) -> str:
+    """SHA-256 over names and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for path, tensor in sorted((jax.tree_util.keystr(path), tensor) for path, tensor in _leaves(params)):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def _leaves(params: Params) -> list[tuple[Any, np.ndarray]]:
+    return jax.tree_util.tree_leaves_with_path(params)

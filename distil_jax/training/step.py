@@ -1,0 +1,198 @@
+"""One optimiser step as a pure function of (state, constants, rows), written for one device of a mapped axis.
+
+Everything random is a function of (seed, step, global row). Gradients and sums are added up over the
+micro-batches of a device and reduced over devices once; means are global sums over global counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from distil_jax.config import Objective
+from distil_jax.corpus.masking import MaskingRule, mask_rows, next_token_rows, row_quotas
+from distil_jax.corpus.sequences import sequence_numbers, sequence_positions
+from distil_jax.models import MaskedLM
+from distil_jax.objectives import (
+    Denominators,
+    MicroBatch,
+    SumCount,
+    evaluation_sums,
+    is_causal,
+    loss_sums,
+    weighted_total,
+)
+
+AXIS = "data"
+Tree = TypeVar("Tree")
+Params = dict[str, Any]
+Metrics = dict[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes: step () int32, params, moments of the trained parameters."""
+
+    step: Array
+    params: Params
+    opt_state: optax.OptState
+
+
+class Constants(NamedTuple):
+    """What a step only reads: the teacher's parameters (None without one) and the masking log-weights [V] float32."""
+
+    teacher: Params | None
+    log_weights: Array | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The static part of a step: modules, objective, rules. Batches are rows of packed sequences."""
+
+    student: MaskedLM
+    teacher: MaskedLM | None
+    objective: Objective
+    rule: MaskingRule
+    cls_id: int
+    pad_id: int
+    seed: int
+    micro_batch_size: int
+    trainable: tuple[str, ...] = ("encoder", "mlm_head")
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, trainable: tuple[str, ...]) -> TrainState:
+    """State before the first step; `trainable` are the top-level parameter groups that get updates."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init({name: params[name] for name in trainable}))
+
+
+def _eligible(task: Task, ids: Array, sequences: Array, log_weights: Array) -> Array:
+    """How many positions of each row can be predicted: [b, L] -> [b] int32."""
+    if is_causal(task.objective):
+        return jnp.sum(next_token_rows(ids, sequences).weights, axis=1).astype(jnp.int32)
+    return jnp.sum((log_weights[ids] > -jnp.inf) & (sequences > 0), axis=1)
+
+
+def _batch_quotas(task: Task, ids: Array, log_weights: Array, rows: Array) -> tuple[Array, Denominators]:
+    """Predictions of each of this device's rows [b] int32, and the counts of the global batch; one small all-gather."""
+    sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
+    local = jnp.stack([jnp.sum(sequences > 0, axis=1), _eligible(task, ids, sequences, log_weights)], axis=1)
+    lengths, eligible = jax.lax.all_gather(local, AXIS, tiled=True).T
+    quotas = eligible if is_causal(task.objective) else row_quotas(lengths, eligible, task.rule.probability)
+    return quotas[rows], Denominators(jnp.sum(lengths).astype(jnp.float32), jnp.sum(quotas).astype(jnp.float32))
+
+
+def lay_out_rows(
+    task: Task, ids: Array, keys: Array, quotas: Array, log_weights: Array, *, dropout: bool
+) -> MicroBatch:
+    """Number the packed sequences and choose what is predicted.
+
+    Args:
+        task: static settings.
+        ids: [b, L] int32.
+        keys: [b] PRNG keys, one a row.
+        quotas: [b] int32, predictions of each row (a causal model predicts every next token).
+        log_weights: [V] float32.
+        dropout: whether to give every row a dropout key.
+    """
+    sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
+    masking_keys, dropout_keys = (jax.vmap(lambda key, use=use: jax.random.fold_in(key, use))(keys) for use in range(2))
+    if is_causal(task.objective):
+        labelled = next_token_rows(ids, sequences)
+    else:
+        labelled = mask_rows(ids, masking_keys, quotas, log_weights, task.rule)
+    return MicroBatch(
+        ids=labelled.ids,
+        sequences=sequences,
+        position_ids=sequence_positions(ids, task.cls_id),
+        positions=labelled.positions,
+        targets=labelled.targets,
+        weights=labelled.weights,
+        dropout_keys=jax.vmap(jax.random.key_data)(dropout_keys) if dropout else None,
+    )
+
+
+def _micro_batches(rows: MicroBatch, size: int) -> MicroBatch:
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), rows)
+
+
+def _row_keys(key: Array, rows: Array) -> Array:
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def _sum_over(function: Callable[[MicroBatch], Tree], micro_batches: MicroBatch) -> Tree:
+    """Sum of `function` over the leading axis of the micro-batches, holding one at a time."""
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
+    return jax.lax.scan(lambda total, m: (jax.tree.map(jnp.add, total, function(m)), None), zeros, micro_batches)[0]
+
+
+def make_train_step(
+    task: Task, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable[[TrainState, Constants, Array], tuple[TrainState, Metrics]]:
+    """The per-device step `(state, constants, ids [b, L]) -> (state, metrics)`; map it with `parallel.map_step`.
+
+    Metrics are float32 scalars of the parameters before the update: "loss", "loss_<term>", "gradient_norm",
+    "learning_rate", "tokens".
+    """
+
+    def train_step(state: TrainState, constants: Constants, ids: Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(task.seed), state.step)
+        ids = ids.astype(jnp.int32)
+        numbers = jax.lax.axis_index(AXIS) * ids.shape[0] + jnp.arange(ids.shape[0])
+        quotas, denominators = _batch_quotas(task, ids, constants.log_weights, numbers)
+        rows = lay_out_rows(task, ids, _row_keys(key, numbers), quotas, constants.log_weights, dropout=True)
+        trained = {name: state.params[name] for name in task.trainable}
+
+        def loss(trained: Params, micro: MicroBatch) -> tuple[Array, dict[str, SumCount]]:
+            params = {**state.params, **trained}
+            sums = loss_sums(task.objective, task.student, params, task.teacher, constants.teacher, micro)
+            return weighted_total(task.objective, sums, denominators), sums
+
+        gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
+        local = _sum_over(gradients_of, _micro_batches(rows, task.micro_batch_size))
+        (value, sums), gradients = jax.lax.psum(local, AXIS)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        metrics = {
+            "loss": value,
+            **{f"loss_{name}": term.mean for name, term in sums.items()},
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "tokens": denominators.tokens,
+        }
+        moved: Any = optax.apply_updates(trained, updates)
+        return TrainState(state.step + 1, {**state.params, **moved}, opt_state), metrics
+
+    return train_step
+
+
+def make_evaluation_step(task: Task) -> Callable[[Params, Constants, Array, Array], dict[str, SumCount]]:
+    """The per-device `(params, constants, first row (), ids [b, L]) -> sums over all devices`.
+
+    A row's mask depends on (seed, row of the held-out set) only, not on the batch size. Rows of padding count nowhere.
+    """
+
+    def evaluation_step(params: Params, constants: Constants, first_row: Array, ids: Array) -> dict[str, SumCount]:
+        ids = ids.astype(jnp.int32)
+        numbers = first_row + jax.lax.axis_index(AXIS) * ids.shape[0] + jnp.arange(ids.shape[0])
+        sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
+        eligible = _eligible(task, ids, sequences, constants.log_weights)
+        share = jax.vmap(lambda length: row_quotas(length[None], length[None], task.rule.probability)[0])
+        quotas = jnp.minimum(share(jnp.sum(sequences > 0, axis=1)), eligible)
+        keys = _row_keys(jax.random.key(task.seed), numbers)
+        rows = lay_out_rows(task, ids, keys, quotas, constants.log_weights, dropout=False)
+
+        def sums_of(micro: MicroBatch) -> dict[str, SumCount]:
+            return evaluation_sums(task.student, params, task.teacher, constants.teacher, micro)
+
+        return jax.lax.psum(_sum_over(sums_of, _micro_batches(rows, task.micro_batch_size)), AXIS)
+
+    return evaluation_step

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Run a distil-jax command on this host, on one or several of its GPUs.
+#
+#   launch/local.sh [--dry-run] COMMAND [ARGUMENT ...]
+#   launch/local.sh distill --config minilm_l3
+#   GPUS=0,1 launch/local.sh distill --config minilm_l3
+#
+# One process drives all GPUs. With GPUs on the host, training insists on them instead of falling back to the CPU.
+#   GPUS       numbers of the GPUs to use, separated by commas; default: all
+#   --dry-run  print the command instead of running it
+set -euo pipefail
+
+dry_run=false
+if [[ "${1-}" == "--dry-run" ]]; then
+  dry_run=true
+  shift
+fi
+if [[ $# -eq 0 ]]; then
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
+  exit 2
+fi
+
+command=(distil-jax "$@")
+case "$1" in
+  pretrain | distill)
+    if [[ " $* " != *" --run.platform"* ]] && nvidia-smi --list-gpus 2>/dev/null | grep GPU >/dev/null; then
+      command+=(--run.platform gpu)
+    fi
+    ;;
+esac
+if [[ -n "${GPUS-}" ]]; then
+  command=(env "CUDA_VISIBLE_DEVICES=$GPUS" "${command[@]}")
+fi
+
+if $dry_run; then
+  printf '%q ' "${command[@]}"
+  echo
+else
+  exec "${command[@]}"
+fi

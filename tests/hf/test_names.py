@@ -1,0 +1,54 @@
+"""The tables against the names that transformers' own models have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from distil_jax.hf.config import encoder_config_from_hf
+from distil_jax.hf.names import canonical, is_ignored, leaves, prefixed
+
+
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel"])
+def test_the_leaves_are_the_parameters_of_transformers(make_model: Callable[..., Any], architecture: str) -> None:
+    model = make_model(architecture)
+    config = encoder_config_from_hf(model.config.to_dict(), "config.json")
+    head = architecture.endswith("MaskedLM")
+    if architecture == "BertModel":
+        config = type(config)(**{**vars(config), "pooler": True})
+    ours = {
+        prefixed(leaf.name, config.family) if head else leaf.name: leaf.shape for leaf in leaves(config, mlm_head=head)
+    }
+    assert ours == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def test_every_leaf_has_its_own_place(make_model: Callable[..., Any]) -> None:
+    config = encoder_config_from_hf(make_model("BertForMaskedLM").config.to_dict(), "config.json")
+    found = list(leaves(config, mlm_head=True))
+    assert len({leaf.path for leaf in found}) == len({leaf.name for leaf in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "family", "expected"),
+    [
+        ("bert.embeddings.LayerNorm.gamma", "bert", "embeddings.LayerNorm.weight"),
+        ("distilbert.embeddings.LayerNorm.beta", "distilbert", "embeddings.LayerNorm.bias"),
+        ("cls.predictions.transform.LayerNorm.beta", "bert", "cls.predictions.transform.LayerNorm.bias"),
+        ("encoder.layer.0.output.dense.weight", "bert", "encoder.layer.0.output.dense.weight"),
+        ("bert.pooler.gamma", "bert", "pooler.gamma"),
+        ("distilbert.embeddings.word_embeddings.weight", "bert", "distilbert.embeddings.word_embeddings.weight"),
+    ],
+)
+def test_canonical_names(found: str, family: str, expected: str) -> None:
+    assert canonical(found, family) == expected
+
+
+def test_only_known_strangers_are_ignored() -> None:
+    assert is_ignored("embeddings.position_ids", "bert")
+    assert is_ignored("cls.seq_relationship.weight", "bert")
+    assert is_ignored("pre_classifier.bias", "distilbert")
+    assert not is_ignored("pooler.dense.weight", "distilbert")
+    assert not is_ignored("encoder.layer.0.adapter.weight", "bert")
+    assert not is_ignored("classifier.weight.extra", "bert")

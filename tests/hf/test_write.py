@@ -1,0 +1,192 @@
+"""What is written is what transformers writes and loads, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+import torch
+import transformers
+
+from distil_jax.errors import UserError
+from distil_jax.hf import from_pretrained, load_tokenizer, read_params, save_pretrained
+
+CLASSES = ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", "BertLMHeadModel"]
+
+
+@pytest.mark.parametrize("architecture", CLASSES)
+def test_transformers_loads_it_without_missing_or_unexpected_keys(
+    make_folder: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path, architecture: str
+) -> None:
+    settings = {"is_decoder": True} if architecture == "BertLMHeadModel" else {}
+    config, params = read_params(make_folder(architecture, **settings))
+    save_pretrained(tmp_path / "ours", config, params)
+    model_class = getattr(transformers, architecture)
+    loaded, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert all(not found for found in report.values()), report
+    original = make_model(architecture, **settings)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(ids)[0], original(ids)[0])
+    auto = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    assert auto.architectures == [architecture]
+
+
+@pytest.mark.parametrize("architecture", CLASSES[:4])
+def test_the_file_is_the_one_that_transformers_writes(
+    make_folder: Callable[..., Path], tmp_path: Path, architecture: str
+) -> None:
+    theirs = make_folder(architecture)
+    save_pretrained(tmp_path / "ours", *read_params(theirs))
+    files = [folder / "model.safetensors" for folder in (theirs, tmp_path / "ours")]
+    left, right = (safetensors.numpy.load_file(path) for path in files)
+    assert left.keys() == right.keys()
+    assert all(left[name].tobytes() == right[name].tobytes() for name in left)
+    with safetensors.safe_open(files[1], "numpy") as opened:
+        assert opened.metadata() == {"format": "pt"}
+
+
+def test_tensor_count_of_the_base_model(tmp_path: Path) -> None:
+    """105 tensors for six layers with head; the tied vocab_projector.weight is not among them."""
+    config = transformers.DistilBertConfig(vocab_size=11, dim=4, n_heads=2, hidden_dim=4, max_position_embeddings=4)
+    transformers.DistilBertForMaskedLM(config).save_pretrained(tmp_path / "theirs")
+    save_pretrained(tmp_path / "ours", *read_params(tmp_path / "theirs"))
+    names = safetensors.numpy.load_file(tmp_path / "ours" / "model.safetensors").keys()
+    assert len(names) == 105
+    assert "vocab_projector.bias" in names
+    assert "vocab_projector.weight" not in names
+
+
+def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
+    config, params = read_params(minilm)
+    save_pretrained(tmp_path / "ours", config, params, tokenizer=load_tokenizer(minilm), readme="# card\n")
+    left = safetensors.numpy.load_file(minilm / "model.safetensors")
+    right = safetensors.numpy.load_file(tmp_path / "ours" / "model.safetensors")
+    left.pop("embeddings.position_ids", None)
+    assert left.keys() == right.keys()
+    assert all(left[name].tobytes() == right[name].tobytes() for name in left)
+    _, report = transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert all(not found for found in report.values()), report
+    assert (tmp_path / "ours" / "README.md").read_text() == "# card\n"
+    text = "Distilling knowledge, économiquement"
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")(text).input_ids
+    assert theirs == transformers.AutoTokenizer.from_pretrained(minilm)(text).input_ids
+
+
+def test_a_pooler_next_to_a_head_is_left_out(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_folder("BertForPreTraining")
+    config, params = read_params(folder, "none")
+    _, with_head = read_params(folder, "mlm")
+    both = {"encoder": params["encoder"], "mlm_head": with_head["mlm_head"]}
+    assert config.pooler
+    save_pretrained(tmp_path / "ours", config, both)
+    model_class: Any = transformers.BertForMaskedLM
+    _, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert all(not found for found in report.values()), report
+
+
+def test_an_encoders_own_tree_and_jax_arrays(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    folder = make_folder("DistilBertModel")
+    module, params = from_pretrained(folder)
+    on_device = jax.tree.map(jnp.asarray, params)
+    save_pretrained(tmp_path / "ours", module.config, on_device)
+    left, right = (safetensors.numpy.load_file(f / "model.safetensors") for f in (folder, tmp_path / "ours"))
+    assert left.keys() == right.keys()
+    assert all(left[name].tobytes() == right[name].tobytes() for name in left)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_used_folders_are_not_touched_unless_told(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    config, params = read_params(make_folder("DistilBertModel"))
+    target = tmp_path / "models" / "ours"
+    save_pretrained(target, config, params, readme="first")
+    before = _contents(target)
+    with pytest.raises(UserError, match="not empty"):
+        save_pretrained(target, config, params)
+    assert _contents(target) == before
+    save_pretrained(target, config, params, overwrite=True)
+    assert set(_contents(target)) == {"config.json", "model.safetensors"}
+    assert list(target.parent.iterdir()) == [target]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="no model folder"):
+        save_pretrained(tmp_path / "home", config, params, overwrite=True)
+    with pytest.raises(UserError, match="is a file"):
+        save_pretrained(tmp_path / "home" / "thesis.txt", config, params, overwrite=True)
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+def test_overwriting_the_folder_that_the_parameters_are_mapped_from(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("DistilBertModel")
+    before = safetensors.numpy.load_file(folder / "model.safetensors")
+    config, params = read_params(folder)
+    save_pretrained(folder, config, params, overwrite=True)
+    after = safetensors.numpy.load_file(folder / "model.safetensors")
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    assert params["encoder"]["embeddings"]["norm"]["scale"].shape == (12,)
+
+
+def test_a_failure_leaves_nothing_behind(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, params = read_params(make_folder("DistilBertModel"))
+    target = tmp_path / "models" / "ours"
+    save_pretrained(target, config, params, readme="first")
+    before = _contents(target)
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(UserError, match="No space left"):
+        save_pretrained(target, config, params, overwrite=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        save_pretrained(tmp_path / "models" / "other", config, params)
+    assert _contents(target) == before
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_folder_is_readable_as_the_umask_says(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    previous = os.umask(0o022)
+    try:
+        save_pretrained(tmp_path / "ours", *read_params(make_folder("DistilBertModel")))
+    finally:
+        os.umask(previous)
+    assert oct((tmp_path / "ours").stat().st_mode & 0o777) == "0o755"
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "ours").iterdir()} == {"0o644"}
+
+
+def test_what_does_not_fit_is_refused_before_writing(
+    make_folder: Callable[..., Path], tmp_path: Path, minilm: Path
+) -> None:
+    config, params = read_params(make_folder("DistilBertModel"))
+    with pytest.raises(UserError, match="30522"):
+        save_pretrained(tmp_path / "ours", config, params, tokenizer=load_tokenizer(minilm))
+    with pytest.raises(UserError, match="wrong shape"):
+        save_pretrained(tmp_path / "ours", dataclasses.replace(config, vocab_size=51), params)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_config_json_is_plain(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    config, params = read_params(make_folder("BertForMaskedLM"))
+    save_pretrained(tmp_path / "ours", config, params)
+    raw = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert (raw["model_type"], raw["architectures"], raw["dtype"]) == ("bert", ["BertForMaskedLM"], "float32")
+    assert read_params(tmp_path / "ours")[0] == config
+    assert np.all([np.isfinite(value) for value in raw.values() if isinstance(value, float)])

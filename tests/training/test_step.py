@@ -1,0 +1,203 @@
+"""The train step: one reduction, the same numbers however the rows are spread, the right gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distil_jax.config import Objective, Optimizer
+from distil_jax.corpus.masking import MaskingRule, masking_log_weights
+from distil_jax.models import EncoderConfig, MaskedLM
+from distil_jax.objectives import loss_sums, student_config, student_params
+from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from distil_jax.training.parallel import Devices, make_devices
+from distil_jax.training.step import (
+    Constants,
+    Task,
+    init_state,
+    make_evaluation_step,
+    make_train_step,
+)
+
+PAD, UNK, CLS, SEP, MASK, VOCAB, LENGTH, BATCH = 0, 1, 2, 3, 4, 50, 16, 32
+SPECIAL = (PAD, UNK, CLS, SEP, MASK)
+TEACHER = EncoderConfig("bert", VOCAB, 16, 2, 2, 32, 32, type_vocab_size=2, initializer_range=0.2)
+OPTIMIZER = Optimizer(learning_rate=1e-2, warmup_fraction=0.0)
+
+
+def make_rows(seed: int = 0) -> np.ndarray:
+    """Rows of one to three packed sequences and some padding."""
+    random = np.random.default_rng(seed)
+    rows = np.full((BATCH, LENGTH), PAD, np.uint16)
+    for row in rows:
+        start = 0
+        while LENGTH - start > 4:
+            size = min(int(random.integers(4, 10)), LENGTH - start)
+            row[start : start + size] = [CLS, *random.integers(5, VOCAB, size - 2), SEP]
+            start += size
+    return rows
+
+
+def make_task(**changes: Any) -> Task:
+    student = MaskedLM(student_config(TEACHER, [0]))
+    task = Task(
+        student=student,
+        teacher=MaskedLM(TEACHER),
+        objective=Objective(alpha_mse=0.01),
+        rule=MaskingRule(MASK, VOCAB, 0.15, 0.8, 0.1),
+        cls_id=CLS,
+        pad_id=PAD,
+        seed=3,
+        micro_batch_size=2,
+    )
+    return dataclasses.replace(task, **changes)
+
+
+@pytest.fixture(scope="module")
+def teacher_params() -> Any:
+    init = MaskedLM(TEACHER).init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
+    return jax.tree.map(lambda x: np.asarray(x + 0.01), init)
+
+
+def constants_of(task: Task, teacher_params: Any) -> Constants:
+    counts = np.arange(VOCAB, dtype=np.int64) ** 2
+    teacher = teacher_params if task.teacher is not None else None
+    return Constants(teacher, masking_log_weights(counts, SPECIAL, 0.7))
+
+
+def train(devices: Devices, task: Task, teacher_params: Any, steps: int = 3) -> tuple[Any, list[dict[str, float]]]:
+    """Parameters and metrics after `steps` steps on different rows."""
+    optimizer = make_optimizer(OPTIMIZER, 10)
+    params = student_params(teacher_params, TEACHER, task.student.config, [0])
+    state = devices.replicate(init_state(params, optimizer, task.trainable))
+    constants = devices.replicate(constants_of(task, teacher_params))
+    step = devices.map(
+        make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10)), replicated=2, donate=(0,)
+    )
+    metrics = []
+    for index in range(steps):
+        state, values = step(state, constants, devices.place_rows(make_rows(index)))
+        metrics.append({name: float(value) for name, value in values.items()})
+    return jax.tree.map(np.asarray, state), metrics
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_pmap_and_shard_map_give_the_same_bits(teacher_params: Any) -> None:
+    one = train(make_devices("shard_map"), make_task(), teacher_params)
+    two = train(make_devices("pmap"), make_task(), teacher_params)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_devices_give_the_same_numbers_dropout_on(teacher_params: Any, count: int) -> None:
+    many, many_metrics = train(make_devices("shard_map"), make_task(), teacher_params)
+    few, few_metrics = train(make_devices("shard_map", count), make_task(micro_batch_size=4), teacher_params)
+    for left, right in zip(many_metrics, few_metrics, strict=True):
+        assert left == pytest.approx(right, rel=2e-5)
+    np.testing.assert_allclose(flat(many.params), flat(few.params), atol=2e-4)
+
+
+def test_every_parameter_moves_and_the_frozen_ones_do_not(teacher_params: Any) -> None:
+    task = make_task()
+    start = student_params(teacher_params, TEACHER, task.student.config, [0])
+    state, _ = train(make_devices("shard_map"), task, teacher_params)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), start, state.params)
+    assert all(jax.tree.leaves(moved)), moved
+    frozen, _ = train(make_devices("shard_map"), make_task(trainable=("mlm_head",)), teacher_params)
+    jax.tree.map(np.testing.assert_array_equal, start["encoder"], frozen.params["encoder"])
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), start["mlm_head"], frozen.params["mlm_head"])))
+    assert len(jax.tree.leaves(frozen.opt_state)) < len(jax.tree.leaves(state.opt_state))
+
+
+def compiled_text(teacher_params: Any, micro_batch_size: int) -> str:
+    devices, task = make_devices("shard_map"), make_task(micro_batch_size=micro_batch_size)
+    optimizer = make_optimizer(OPTIMIZER, 10)
+    params = student_params(teacher_params, TEACHER, task.student.config, [0])
+    state = devices.replicate(init_state(params, optimizer, task.trainable))
+    step = devices.map(make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10)), replicated=2)
+    arguments = (state, devices.replicate(constants_of(task, teacher_params)), devices.place_rows(make_rows()))
+    return step.lower(*arguments).compile().as_text()
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_gradients_are_reduced_once_whatever_the_accumulation(teacher_params: Any, micro_batch_size: int) -> None:
+    text = compiled_text(teacher_params, micro_batch_size)
+    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1
+    assert not re.findall(r"(?:reduce-scatter|all-to-all|collective-permute)\(", text)
+    gathered = re.findall(r"= (\S+) all-gather\(", text)
+    assert [shape.split("{")[0] for shape in gathered] == [f"s32[{BATCH},2]"]
+    if micro_batch_size == 1:
+        loops = re.findall(r"while\(", text)
+        assert loops, "four micro-batches a device should be a loop"
+
+
+def test_the_gradient_is_that_of_the_whole_batch_at_once(teacher_params: Any) -> None:
+    """Two micro-batches a device on eight devices against one batch on one device, with SGD in place of AdamW."""
+    import optax
+
+    task = make_task()
+    results = []
+    for count, micro in ((8, 2), (1, BATCH)):
+        devices, optimizer = make_devices("shard_map", count), optax.sgd(1.0)
+        params = student_params(teacher_params, TEACHER, task.student.config, [0])
+        state = devices.replicate(init_state(params, optimizer, task.trainable))
+        step = devices.map(
+            make_train_step(dataclasses.replace(task, micro_batch_size=micro), optimizer, lambda _: 1.0), replicated=2
+        )
+        after, _ = step(state, devices.replicate(constants_of(task, teacher_params)), devices.place_rows(make_rows()))
+        results.append(flat(params) - flat(jax.tree.map(np.asarray, after.params)))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5 * np.abs(results[1]).max())
+
+
+def test_evaluation_does_not_depend_on_batch_size_or_devices(teacher_params: Any) -> None:
+    task = make_task()
+    params = student_params(teacher_params, TEACHER, task.student.config, [0])
+    totals = []
+    for count, batch in ((8, 32), (2, 8)):
+        devices = make_devices("shard_map", count)
+        step = devices.map(make_evaluation_step(dataclasses.replace(task, micro_batch_size=2)), replicated=3)
+        placed = devices.replicate((params, constants_of(task, teacher_params)))
+        sums = [
+            step(*placed, np.int32(first), devices.place_rows(make_rows()[first : first + batch]))
+            for first in range(0, BATCH, batch)
+        ]
+        totals.append(jax.tree.map(lambda *parts: float(sum(parts)), *sums))
+    assert flat(totals[0]) == pytest.approx(flat(totals[1]), rel=1e-5)
+    predicted = totals[0]["mlm"].count
+    lengths = (make_rows() != PAD).sum(1)
+    assert predicted == sum(-(-length * 15 // 100) for length in lengths)
+
+
+def test_a_causal_objective_predicts_the_next_token_of_the_same_sequence(teacher_params: Any) -> None:
+    causal = dataclasses.replace(TEACHER, causal=True, hidden_dropout=0.0, attention_dropout=0.0)
+    causal = dataclasses.replace(causal, attention_output_dropout=0.0)
+    module = MaskedLM(causal)
+    task = make_task(
+        student=module, teacher=None, objective=Objective(alpha_ce=0, alpha_mlm=0, alpha_cos=0, alpha_clm=1)
+    )
+    devices, optimizer = make_devices("shard_map"), make_optimizer(OPTIMIZER, 10)
+    state = devices.replicate(init_state(teacher_params, optimizer, task.trainable))
+    step = devices.map(make_train_step(task, optimizer, lambda _: 0.0), replicated=2)
+    _, metrics = step(state, devices.replicate(constants_of(task, None)), devices.place_rows(make_rows()))
+    losses = []
+    for row in make_rows().astype(int):  # each packed sequence alone, written out
+        for piece in np.split(row, np.flatnonzero(row == CLS)[1:]):
+            piece = piece[piece != PAD]
+            logits = module.apply({"params": teacher_params}, jnp.asarray(piece[None]))[0]
+            log_probabilities = jax.nn.log_softmax(logits)
+            losses += [-float(log_probabilities[i, piece[i + 1]]) for i in range(len(piece) - 1)]
+    assert float(metrics["loss_clm"]) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
+    with pytest.raises(ValueError, match="teacher"):
+        loss_sums(Objective(), make_task().student, teacher_params, None, None, None)  # type: ignore[arg-type]
