@@ -19,13 +19,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except UserError as mistake:
-        print(f"distil-jax: error: {mistake}", file=sys.stderr)
+        print(f"distil-jax: error: {mistake}", file=sys.stderr, flush=True)
+        _leave_other_processes(2)
         return 2
     except KeyboardInterrupt:
         print("distil-jax: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
+
+
+def _leave_other_processes(status: int) -> None:
+    """End at once as one process of several: leaving in the usual way would wait for the others, and they for us."""
+    if "jax" in sys.modules:
+        from distil_jax.training import runtime
+
+        runtime.abandon(status)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.config import Checkpoint, Config
+from distil_jax.config import Config
 from distil_jax.corpus import Corpus
 from distil_jax.corpus.batches import training_batches
 from distil_jax.training.checkpoint import Checkpoints
@@ -133,7 +133,7 @@ def _train(
     )
     in_flight: collections.deque[tuple[int, Metrics]] = collections.deque()
     meter = _Meter(run, progress, last_time=time.monotonic())
-    saves = _SaveClock(config.checkpoint)
+    saves = _SaveClock(config)
     for number, rows in zip(range(start + 1, steps + 1), batches, strict=True):
         state, metrics = step(state, run.constants, run.devices.place_rows(rows))
         in_flight.append((number, metrics))
@@ -187,17 +187,18 @@ class _Meter:
 
 
 class _SaveClock:
-    """When a checkpoint is due: every so many steps, or minutes (all processes asking the first one's clock)."""
+    """When a checkpoint is due: every so many steps, or minutes (looked at when metrics are, by the first process)."""
 
-    def __init__(self, settings: Checkpoint) -> None:
-        self._settings = settings
+    def __init__(self, config: Config) -> None:
+        self._settings = config.checkpoint
+        self._look_every = config.logging.every_steps
         self._last = time.monotonic()
 
     def due(self, number: int) -> bool:
-        """Whether to save after step `number`."""
+        """Whether to save after step `number`; the same answer in all processes."""
         if _due(number, self._settings.every_steps):
             return True
-        if not self._settings.every_minutes:
+        if not self._settings.every_minutes or not _due(number, self._look_every):
             return False
         elapsed = time.monotonic() - self._last >= 60 * self._settings.every_minutes
         if jax.process_count() > 1:
