@@ -24,3 +24,97 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the folder of real data and goldens at {SHARED}")
     return SHARED
+
+
+WORDS = (
+    "the cat dog sat on a mat and ran fast home to eat red fish with big old blue sea bird sky tree near river under "
+    "moon light over hill green wind cold warm day night walks sings reads book door house garden stone water bread"
+)
+TINY_CONFIG = """
+[corpus]
+folder = "{folder}/corpus"
+train = ["{folder}/text/train.txt"]
+validation = ["{folder}/text/validation.txt"]
+tokenizer = "{folder}/tokenizer"
+sequence_length = 24
+min_tokens = 6
+workers = 1
+
+[model]
+num_layers = 2
+hidden_size = 16
+num_heads = 2
+intermediate_size = 24
+max_position_embeddings = 32
+
+[training]
+steps = 2
+batch_size = 8
+micro_batch_size = 4
+
+[parallel]
+devices = 2
+
+[checkpoint]
+every_steps = 1
+
+[evaluation]
+rows = 12
+batch_size = 8
+
+[logging]
+every_steps = 1
+tensorboard = false
+progress = "none"
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with text/train.txt, text/validation.txt, tokenizer/ and config.toml of a run that takes seconds."""
+    import random
+
+    from distil_jax.hf import load_tokenizer, save_tokenizer
+
+    folder, chance = tmp_path_factory.mktemp("tiny"), random.Random(0)
+    (folder / "text").mkdir()
+    for name, lines in (("train", 160), ("validation", 40)):
+        text = [" ".join(chance.choices(WORDS.split(), k=chance.randint(6, 30))) + "." for _ in range(lines)]
+        (folder / "text" / f"{name}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", *sorted(set(WORDS.split()))]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    save_tokenizer(folder / "tokenizer", load_tokenizer(folder / "vocab.txt"))
+    (folder / "config.toml").write_text(TINY_CONFIG.format(folder=folder), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tiny_inputs: Path) -> Path:
+    """`tiny_inputs` with its corpus/ prepared and a random BERT in teacher/."""
+    import numpy as np
+
+    from distil_jax.config import load_config
+    from distil_jax.corpus.splits import prepare_splits
+    from distil_jax.hf import load_tokenizer, save_pretrained
+    from distil_jax.models import EncoderConfig, MaskedLM
+
+    tokenizer = load_tokenizer(tiny_inputs / "tokenizer")
+    prepare_splits(load_config(tiny_inputs / "config.toml").corpus, tokenizer)
+    config = EncoderConfig("bert", tokenizer.vocab_size, 16, 2, 2, 24, 32, type_vocab_size=2, initializer_range=0.3)
+    init = jax.jit(lambda: MaskedLM(config).init(jax.random.key(5), jax.numpy.zeros((1, 4), "int32"))["params"])
+    noise = np.random.default_rng(5)
+    params = jax.tree.map(lambda x: np.asarray(x + 0.1 * noise.standard_normal(x.shape).astype("float32")), init())
+    save_pretrained(tiny_inputs / "teacher", config, params, tokenizer=tokenizer)
+    return tiny_inputs
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_world: Path) -> Path:
+    """The folder of a finished distillation of two steps in `tiny_world`, with a checkpoint of each."""
+    from distil_jax.config import load_config
+    from distil_jax.training.stages import distill
+
+    output = tiny_world / "runs" / "student"
+    overrides = {"run.output": str(output), "teacher.path": str(tiny_world / "teacher")}
+    distill(load_config(tiny_world / "config.toml", overrides))
+    return output

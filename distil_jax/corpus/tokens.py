@@ -75,6 +75,11 @@ class Corpus:
     index: Mapping[str, Any] = field(repr=False)
 
     @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids that are never predicted."""
+        return (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id)
+
+    @property
     def fill(self) -> float:
         """The fraction of places in rows that hold tokens rather than padding."""
         return self.num_tokens / (self.num_rows * self.sequence_length)

@@ -8,6 +8,7 @@ from typing import Any
 from distil_jax import __version__
 from distil_jax.config import Config
 from distil_jax.models import EncoderConfig
+from distil_jax.objectives import uses_teacher
 
 _MEASURES = {
     "mlm_loss": "masked-token loss (nats)",
@@ -26,11 +27,11 @@ def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, An
             "---",
             "library_name: transformers",
             "pipeline_tag: fill-mask",
-            "tags: [distil_jax, knowledge-distillation]",
+            f"tags: [{', '.join(_tags(config, metadata['description']))}]",
             "---",
             f"# {name}",
             "",
-            _origin(metadata["description"]),
+            _origin(config, metadata["description"]),
             "",
             f"- architecture: {encoder.family}, {encoder.num_layers} layers, width {encoder.hidden_size}, "
             f"{encoder.num_heads} heads, feed-forward {encoder.intermediate_size}, vocabulary {encoder.vocab_size}, "
@@ -56,10 +57,17 @@ def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, An
     )
 
 
-def _origin(description: Mapping[str, Any]) -> str:
+def _tags(config: Config, description: Mapping[str, Any]) -> list[str]:
+    distilled = description["stage"] == "distill" and uses_teacher(config.objective)
+    return ["distil_jax", *(["knowledge-distillation"] if distilled else [])]
+
+
+def _origin(config: Config, description: Mapping[str, Any]) -> str:
     if description["stage"] == "distill":
         layers = ", ".join(map(str, description["layers"]))
-        return f"Student of `{description['teacher']}`, started from its layers {layers}."
+        starts = {"teacher": f"its layers {layers}", "random": "random weights"}
+        start = starts.get(config.student.init, f"`{config.student.init}`")
+        return f"Student of `{description['teacher']}`, started from {start}."
     if description["initial"]:
         frozen = ", encoder frozen" if description["frozen_encoder"] else ""
         return f"Masked language model trained from `{description['initial']}`{frozen}."
@@ -76,8 +84,12 @@ def _losses(config: Config, description: Mapping[str, Any]) -> str:
     objective = config.objective
     alphas = {name: getattr(objective, f"alpha_{name}") for name in ("ce", "mlm", "cos", "mse", "clm")}
     terms = " + ".join(f"{alpha:g} {name}" for name, alpha in alphas.items() if alpha)
-    where = "predicted" if objective.restrict_ce_to_mask else "all"
-    return f"loss: {terms}; temperature {objective.temperature:g}, ce over {where} positions"
+    details = [f"temperature {objective.temperature:g}"] if alphas["ce"] else []
+    compared = [name for name in ("ce", "mse") if alphas[name]]
+    if compared:
+        where = "predicted" if objective.restrict_ce_to_mask else "all"
+        details.append(f"{' and '.join(compared)} over {where} positions")
+    return f"loss: {terms}{'; ' if details else ''}{', '.join(details)}"
 
 
 def _table(evaluations: Mapping[str, Mapping[str, float]], step: int) -> list[str]:

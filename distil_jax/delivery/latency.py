@@ -14,10 +14,14 @@ from distil_jax.models import EncoderConfig, MaskedLM
 
 
 def encoder_latency(encoder: EncoderConfig, params: dict[str, Any], *, length: int = 64, repeats: int = 50) -> float:
-    """Median milliseconds of one forward pass of the encoder over one row of `length` tokens, after compilation."""
+    """Median milliseconds of one forward pass of the encoder over one row of `length` tokens, after compilation.
+
+    A model with fewer positions gets a row of that many.
+    """
     module = MaskedLM(encoder)
     forward = jax.jit(lambda params, ids: module.apply({"params": params}, ids, method="encode"))
     placed = jax.device_put(params)
+    length = min(length, encoder.max_position_embeddings)
     ids = jnp.asarray(np.arange(length)[None] % encoder.vocab_size, jnp.int32)
     jax.block_until_ready(forward(placed, ids))
     seconds = []

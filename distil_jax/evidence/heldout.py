@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Masking, Objective
-from distil_jax.corpus import Corpus, MaskingRule, masking_log_weights, open_corpus
+from distil_jax.corpus import Corpus, MaskingRule, open_corpus
 from distil_jax.delivery import read_run
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import Constants, Task
+from distil_jax.training.step import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +78,6 @@ def evaluate_model(
     models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
     for role, one in models.items():
         _check_fits(role, one, corpus)
-    special = (corpus.pad_id, corpus.unk_id, corpus.cls_id, corpus.sep_id, corpus.mask_id)
-    log_weights = masking_log_weights(corpus.token_counts, special, masking.smoothing)
     task = Task(
         student=MaskedLM(model.encoder),
         teacher=None if teacher is None else MaskedLM(teacher.encoder),
@@ -91,9 +89,11 @@ def evaluate_model(
         micro_batch_size=1,
     )
     devices = make_devices("shard_map")
-    evaluator = make_evaluator(devices, task, corpus, rows=rows, batch_size=batch_size, seed=seed)
-    constants = Constants(None if teacher is None else teacher.params, log_weights)
-    return evaluator(devices.replicate(model.params), devices.replicate(constants))
+    evaluator = make_evaluator(
+        devices, task, corpus, smoothing=masking.smoothing, rows=rows, batch_size=batch_size, seed=seed
+    )
+    teacher_params = None if teacher is None else devices.replicate(teacher.params)
+    return evaluator(devices.replicate(model.params), teacher_params)
 
 
 def _check_fits(role: str, model: LanguageModel, corpus: Corpus) -> None:

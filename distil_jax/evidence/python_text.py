@@ -61,7 +61,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def write_python_text(folder: Path, held_out: int = 12) -> tuple[Path, Path]:
-    """Write train.txt and validation.txt (every `held_out`-th document): a paragraph a line, blank lines between documents.
+    """Write train.txt and validation.txt (every `held_out`-th document), a paragraph a line.
 
     Returns:
         The two paths; about 2 MB together. The text depends on the Python version alone.

@@ -50,7 +50,6 @@ def student_params(
     student: EncoderConfig,
     layers: Sequence[int],
     *,
-    fresh: Mapping[str, Any] | None = None,
     fold_token_type: bool = True,
 ) -> dict[str, Any]:
     """Parameters of the student, taken from the teacher's (DistilBERT, section 3, "student initialization").
@@ -60,7 +59,6 @@ def student_params(
         teacher: its configuration.
         student: from `student_config`.
         layers: teacher layer of each student layer.
-        fresh: randomly initialised student parameters whose "mlm_head" is used instead of the teacher's copy.
         fold_token_type: add the teacher's segment-0 vector to the student's positions, so that the embedding output
             of a student without token types equals the teacher's on single sequences (the original drops it).
     """
@@ -76,4 +74,4 @@ def student_params(
         raise UserError(
             "student.family: a 'bert' student needs token types, which its DistilBERT teacher does not have"
         )
-    return {"encoder": encoder, "mlm_head": (fresh or teacher_params)["mlm_head"]}
+    return {"encoder": encoder, "mlm_head": teacher_params["mlm_head"]}

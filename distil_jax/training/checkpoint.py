@@ -6,6 +6,7 @@ model's sizes and the tokenizer.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import orbax.checkpoint as ocp
 
 from distil_jax.errors import UserError
 from distil_jax.training.step import TrainState
+
+# Orbax warns about options that are as they should be, such as that a read-only manager saves nothing.
+logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class Checkpoints:

@@ -10,24 +10,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.corpus import Corpus
+from distil_jax.corpus import Corpus, masking_log_weights
 from distil_jax.objectives import SumCount
 from distil_jax.training.parallel import Devices
 from distil_jax.training.step import Constants, Params, Task, make_evaluation_step
 
-Evaluator = Callable[[Params, Constants], dict[str, float]]
+Evaluator = Callable[[Params, Params | None], dict[str, float]]
 
 
-def make_evaluator(devices: Devices, task: Task, corpus: Corpus, *, rows: int, batch_size: int, seed: int) -> Evaluator:
+def make_evaluator(
+    devices: Devices, task: Task, corpus: Corpus, *, smoothing: float, rows: int, batch_size: int, seed: int
+) -> Evaluator:
     """An evaluator of the first `rows` rows of `corpus` (0: all), compiled once.
 
-    Masks depend on `seed` and the row alone, so results do not depend on `batch_size` or the number of devices.
+    Masks depend on `seed`, the corpus and the row alone, so results depend neither on `batch_size` or the number of
+    devices, nor on what the model was trained on: every model answers the same questions.
 
     Returns:
-        A function (params, constants) on the devices -> {"mlm_loss" (nats), "perplexity", "accuracy" (share),
-        "predictions" (count), and with a teacher "kl" (nats, temperature 1) and "agreement" (share)}, all over
-        the predicted positions.
+        A function (params, teacher params or None), both on the devices -> {"mlm_loss" (nats), "perplexity",
+        "accuracy" (share), "predictions" (count), and with a teacher "kl" (nats, temperature 1) and "agreement"
+        (share)}, all over the predicted positions.
     """
+    log_weights = devices.replicate(masking_log_weights(corpus.token_counts, corpus.special_ids, smoothing))
     per_device = -(-batch_size // devices.count)
     batch = per_device * devices.count
     total = min(rows or corpus.num_rows, corpus.num_rows)
@@ -41,10 +45,10 @@ def make_evaluator(devices: Devices, task: Task, corpus: Corpus, *, rows: int, b
         ids[: len(wanted)] = corpus.read(wanted)
         return ids
 
-    def evaluate(params: Params, constants: Constants) -> dict[str, float]:
-        sums: Any = None
+    def evaluate(params: Params, teacher_params: Params | None) -> dict[str, float]:
+        constants, sums = Constants(teacher_params, log_weights), None
         for first in range(0, total, batch):
-            found = step(params, constants, np.int32(first), devices.place_rows(read(first)))
+            found: Any = step(params, constants, np.int32(first), devices.place_rows(read(first)))
             # Added up on the host in float64: thousands of batches must not lose digits.
             found = jax.tree.map(lambda x: np.float64(np.asarray(x)), found)
             sums = found if sums is None else jax.tree.map(np.add, sums, found)

@@ -102,7 +102,7 @@ class _Run:
     def evaluate(self, step: int, state: TrainState, evaluations: dict[str, dict[str, float]]) -> None:
         """Measure the held-out set and note the measures under this step."""
         if self.evaluator is not None:
-            evaluations[str(step)] = self.evaluator(state.params, self.constants)
+            evaluations[str(step)] = self.evaluator(state.params, self.constants.teacher)
             self.writer.write(step, evaluations[str(step)], kind="validation")
 
     def save(self, state: TrainState, evaluations: dict[str, dict[str, float]]) -> None:
@@ -116,7 +116,13 @@ def _evaluator(job: Job, devices: Devices) -> Evaluator | None:
     if job.validation is None:
         return None
     return make_evaluator(
-        devices, job.task, job.validation, rows=settings.rows, batch_size=settings.batch_size, seed=settings.seed
+        devices,
+        job.task,
+        job.validation,
+        smoothing=job.config.masking.smoothing,
+        rows=settings.rows,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
     )
 
 

@@ -32,7 +32,10 @@ TOKENIZER_FOLDER = "tokenizer"
 
 @dataclasses.dataclass(frozen=True)
 class _Learner:
-    """What a stage trains: `params` before the first step, and the teacher it learns from."""
+    """What a stage trains, and the teacher it learns from.
+
+    `params` are those before the first step; what they lack ("encoder", "mlm_head") starts from random values.
+    """
 
     encoder: EncoderConfig
     params: Params
@@ -57,10 +60,9 @@ def pretrain(config: Config) -> Outcome:
         frozen = settings.freeze_encoder
     else:
         encoder, params, frozen = _scratch_config(config, tokenizer), {}, False
-    fresh = _fresh_params(encoder, config.run.seed)
     learner = _Learner(
         encoder=encoder,
-        params={**fresh, **params},
+        params=params,
         trainable=("mlm_head",) if frozen else ("encoder", "mlm_head"),
         objective=Objective(alpha_ce=0.0, alpha_cos=0.0, alpha_mlm=1.0),
         description={"stage": "pretrain", "initial": settings.initial, "frozen_encoder": frozen},
@@ -102,7 +104,8 @@ def initial_student(config: Config) -> tuple[EncoderConfig, Params]:
     teacher, teacher_params = _read_model(config.teacher.path)
     layers = config.student.layers or every_other_layer(teacher.num_layers)
     encoder = student_config(teacher, layers, config.student.family)
-    return encoder, _student_start(config, teacher, teacher_params, encoder, layers)
+    start = _student_start(config, teacher, teacher_params, encoder, layers)
+    return encoder, _completed(encoder, start, config.run.seed)
 
 
 def _train(
@@ -139,20 +142,24 @@ def _train(
             folder=folder,
             steps=steps,
             task=_task(config, learner, train),
-            params=learner.params,
+            params=_completed(learner.encoder, learner.params, config.run.seed),
             constants=_constants(config, learner, train),
             train=train,
             validation=validation,
             metadata=_metadata(config, learner, train, folder, steps),
-            flops_per_token=_flops_per_token(learner, train.sequence_length),
+            flops_per_token=_flops_per_token(config, learner, train.sequence_length),
         )
         return run_training(job, devices)
 
 
-def _flops_per_token(learner: _Learner, length: int) -> float:
-    if learner.teacher is not None and uses_teacher(learner.objective):
-        return distillation_flops(learner.teacher, learner.encoder, length)
-    return pretraining_flops(learner.encoder, length, freeze_encoder="encoder" not in learner.trainable)
+def _flops_per_token(config: Config, learner: _Learner, length: int) -> float:
+    objective = learner.objective
+    predicted = 1.0 if is_causal(objective) else config.masking.probability
+    if learner.teacher is not None and uses_teacher(objective):
+        everywhere = (objective.alpha_ce > 0 or objective.alpha_mse > 0) and not objective.restrict_ce_to_mask
+        return distillation_flops(learner.teacher, learner.encoder, length, head_share=1.0 if everywhere else predicted)
+    frozen = "encoder" not in learner.trainable
+    return pretraining_flops(learner.encoder, length, freeze_encoder=frozen, head_share=predicted)
 
 
 def _task(config: Config, learner: _Learner, corpus: Corpus) -> Task:
@@ -173,11 +180,10 @@ def _task(config: Config, learner: _Learner, corpus: Corpus) -> Task:
 
 
 def _constants(config: Config, learner: _Learner, corpus: Corpus) -> Constants:
-    special = (corpus.pad_id, corpus.unk_id, corpus.cls_id, corpus.sep_id, corpus.mask_id)
     teacher = learner.teacher_params
     if teacher is not None and config.teacher.dtype == "bfloat16":
         teacher = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), teacher)
-    return Constants(teacher, masking_log_weights(corpus.token_counts, special, config.masking.smoothing))
+    return Constants(teacher, masking_log_weights(corpus.token_counts, corpus.special_ids, config.masking.smoothing))
 
 
 def _metadata(config: Config, learner: _Learner, corpus: Corpus, folder: Path, steps: int) -> dict[str, Any]:
@@ -249,23 +255,27 @@ def _scratch_config(config: Config, tokenizer: Tokenizer) -> EncoderConfig:
     )
 
 
-def _fresh_params(encoder: EncoderConfig, seed: int) -> Params:
+def _completed(encoder: EncoderConfig, params: Params, seed: int) -> Params:
+    """`params`, with random values for the parts that they lack."""
+    if params.keys() >= {"encoder", "mlm_head"}:
+        return params
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # no step has this number
     init = jax.jit(lambda: MaskedLM(encoder).init(key, jnp.zeros((1, 8), jnp.int32))["params"])
-    return jax.tree.map(np.asarray, dict(init()))
+    return {**jax.tree.map(np.asarray, dict(init())), **params}
 
 
 def _student_start(
     config: Config, teacher: EncoderConfig, teacher_params: Params, encoder: EncoderConfig, layers: tuple[int, ...]
 ) -> Params:
+    """Where the student starts, without the parts that start from random values."""
     settings = config.student
     if settings.init == "random":
-        return _fresh_params(encoder, config.run.seed)
+        return {}
     if settings.init == "teacher":
-        fresh = None if settings.copy_mlm_head else _fresh_params(encoder, config.run.seed)
-        return student_params(
-            teacher_params, teacher, encoder, layers, fresh=fresh, fold_token_type=settings.fold_token_type
+        start = student_params(
+            teacher_params, teacher, encoder, layers, fold_token_type=settings.fold_token_type
         )
+        return start if settings.copy_mlm_head else {"encoder": start["encoder"]}
     found, params = _read_model(settings.init)
     for field in ("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):
         if getattr(found, field) != getattr(encoder, field):

@@ -11,13 +11,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TextIO
+from typing import Any, Literal, NamedTuple, Protocol, TextIO
 
 from distil_jax.errors import UserError
 from distil_jax.training.progress import PrepareDisplay, Progress
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 __all__ = [
     "MetricsWriter",
@@ -72,7 +69,7 @@ class MetricsWriter:
         """
         self._pending: list[_Pending] = []
         self._file: TextIO | None = None
-        self._board: SummaryWriter | None = None
+        self._events: _EventFile | None = None
         if not enabled:
             return
         path = folder / METRICS_FILE
@@ -83,11 +80,7 @@ class MetricsWriter:
         except OSError as error:
             raise UserError(f"{path}: not writable ({error.strerror}); choose another run.output") from None
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # purge_step makes TensorBoard forget what an interrupted run showed after its last checkpoint.
-            first = 0 if restored_step is None else restored_step + 1
-            self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=first)
+            self._events = _EventFile(folder / TENSORBOARD_FOLDER, 0 if restored_step is None else restored_step + 1)
 
     def write(
         self, step: int, metrics: Mapping[str, Any], kind: str = "train", timing: Mapping[str, float] | None = None
@@ -115,17 +108,17 @@ class MetricsWriter:
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
-        if self._board is not None:
-            self._board.flush()
+        if self._events is not None:
+            self._events.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
         self.flush()
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
-        self._file = self._board = None
+        if self._events is not None:
+            self._events.close()
+        self._file = self._events = None
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -142,10 +135,40 @@ class MetricsWriter:
             row = {"step": step, "kind": kind, "metrics": numbers, "timing": times}
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
-            if self._board is not None:
+            if self._events is not None:
                 shown = {**numbers, **{name: value for name, value in times.items() if name != "time"}}
-                for name, value in shown.items():
-                    self._board.add_scalar(f"{kind}/{name}", math.nan if value is None else value, step, times["time"])
+                self._events.write(step, {f"{kind}/{name}": value for name, value in shown.items()}, timing["time"])
+
+
+class _EventFile:
+    """A TensorBoard event file, written at once; tensorboardX's own writer has a queue that its flush leaves alone."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """Open a new file; TensorBoard forgets what older ones in the folder say of `first_step` and later."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
+
+        folder.mkdir(exist_ok=True)
+        # The name has the second in it, which alone does not tell a quick restart from the run before.
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{first_step}")
+        started = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=started))
+
+    def write(self, step: int, scalars: Mapping[str, float | None], seconds: float) -> None:
+        """Write `scalars` as measured at the time `seconds`; None stands for a value that is not finite."""
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboardX.summary import scalar
+
+        for name, value in scalars.items():
+            summary = scalar(name, math.nan if value is None else value)
+            self._writer.write_event(Event(wall_time=seconds, step=step, summary=summary))
+        self._writer.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def read_metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -216,16 +239,21 @@ def head_flops(sizes: Sizes) -> float:
     return 2.0 * (sizes.hidden_size**2 + sizes.hidden_size * sizes.vocab_size)
 
 
-def pretraining_flops(sizes: Sizes, sequence_length: int, *, freeze_encoder: bool = False) -> float:
-    """Operations per token of an MLM training step: backward is twice forward; a frozen encoder has no backward."""
+def pretraining_flops(
+    sizes: Sizes, sequence_length: int, *, freeze_encoder: bool = False, head_share: float = 1.0
+) -> float:
+    """Operations per token of an MLM training step: backward is twice forward; a frozen encoder has no backward.
+
+    `head_share` is the share of the tokens that go through the head.
+    """
     encoder = encoder_flops(sizes, sequence_length) * (1 if freeze_encoder else 3)
-    return encoder + 3 * head_flops(sizes)
+    return encoder + 3 * head_share * head_flops(sizes)
 
 
-def distillation_flops(teacher: Sizes, student: Sizes, sequence_length: int) -> float:
+def distillation_flops(teacher: Sizes, student: Sizes, sequence_length: int, *, head_share: float = 1.0) -> float:
     """Operations per token of a distillation step: teacher forward, student forward and backward."""
-    forward = encoder_flops(teacher, sequence_length) + head_flops(teacher)
-    return forward + pretraining_flops(student, sequence_length)
+    forward = encoder_flops(teacher, sequence_length) + head_share * head_flops(teacher)
+    return forward + pretraining_flops(student, sequence_length, head_share=head_share)
 
 
 # Dense peaks in operations a second, from the vendors' data sheets, one device as JAX counts them: (bfloat16, float32).

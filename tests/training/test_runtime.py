@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -48,8 +49,8 @@ def finish(*processes: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
 
 
 def said(end: tuple[int, str, str]) -> list[str]:
-    """Words of the last line on stdout; the collectives' library prints lines of its own before."""
-    return end[1].splitlines()[-1].split()
+    """Words of the results; the library of collectives prints lines, and pieces of lines, of its own."""
+    return " ".join(re.findall(r"RESULT (.*)", end[1])).split()
 
 
 def free_port() -> int:
@@ -70,7 +71,7 @@ TOTAL = """
 import jax
 from jax.experimental import multihost_utils
 total = multihost_utils.process_allgather(jax.numpy.float32(jax.process_index() + 1)).sum()
-print(jax.process_index(), jax.process_count(), jax.device_count(), float(total))
+print("RESULT", jax.process_index(), jax.process_count(), jax.device_count(), float(total))
 """
 
 
