@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -12,6 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import jax
 import pytest
+
+if TYPE_CHECKING:
+    from distil_jax.config import Config
+    from distil_jax.training.loop import Outcome
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -118,3 +124,82 @@ def tiny_run(tiny_world: Path) -> Path:
     overrides = {"run.output": str(output), "teacher.path": str(tiny_world / "teacher")}
     distill(load_config(tiny_world / "config.toml", overrides))
     return output
+
+
+@pytest.fixture(scope="session")
+def program_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the session keeps compiled programs, so that runs and processes share them."""
+    folder = tmp_path_factory.mktemp("programs")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
+
+
+RUN = {
+    "student.layers": [1],
+    "training.steps": 12,
+    "parallel.devices": 1,
+    "checkpoint.every_steps": 2,
+    "checkpoint.keep": 10,
+    "evaluation.every_steps": 3,
+    "optimizer.warmup_fraction": 0.25,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_world: Path, program_cache: Path) -> Callable[..., Config]:
+    """A function (output, {"section.key": value}) -> configuration of a run of 12 steps on one device."""
+    from distil_jax.config import load_config
+
+    def make(output: Path, changes: Mapping[str, Any] | None = None) -> Config:
+        overrides = {"run.output": str(output), "teacher.path": str(tiny_world / "teacher"), **RUN, **(changes or {})}
+        return load_config(tiny_world / "config.toml", overrides)
+
+    return make
+
+
+class WholeRun(NamedTuple):
+    """A distillation that was not interrupted: its folder, what it returned, its last state in NumPy arrays."""
+
+    folder: Path
+    config: Config
+    outcome: Outcome
+    state: Any
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """The run that `tiny_config` describes, from start to end."""
+    import numpy as np
+
+    from distil_jax.training.stages import distill
+
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    config = tiny_config(folder)
+    outcome = distill(config)
+    return WholeRun(folder, config, outcome, jax.tree.map(np.asarray, outcome.state))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """A function (head=, tokenizer=, **fields of EncoderConfig) -> folder of a random BERT in Hugging Face form."""
+    import numpy as np
+
+    from distil_jax.hf import load_tokenizer, save_pretrained
+    from distil_jax.models import EncoderConfig, MaskedLM
+
+    tiny_tokenizer, ids = load_tokenizer(tiny_inputs / "tokenizer"), np.zeros((1, 4), np.int32)
+
+    def make(*, head: bool = True, tokenizer: Any = tiny_tokenizer, **fields: Any) -> str:
+        sizes = {"vocab_size": tiny_tokenizer.vocab_size, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
+        sizes |= {"intermediate_size": 24, "max_position_embeddings": 32, "type_vocab_size": 2}
+        config = EncoderConfig(**{"family": "bert", **sizes, **fields})
+        shapes = jax.eval_shape(lambda: MaskedLM(config).init(jax.random.key(0), ids)["params"])
+        random = np.random.default_rng(0)
+        # Drawn by NumPy, so that nothing has to be compiled.
+        params = jax.tree.map(lambda x: (0.3 * random.standard_normal(x.shape)).astype(np.float32), shapes)
+        folder = tmp_path_factory.mktemp("model") / "model"
+        save_pretrained(folder, config, params if head else {"encoder": params["encoder"]}, tokenizer=tokenizer)
+        return str(folder)
+
+    return make

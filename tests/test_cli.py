@@ -244,7 +244,9 @@ def test_distill_refuses_a_teacher_that_cannot_teach(refused: Refused, tiny_worl
 
 def test_export_refuses(refused: Refused, tiny_run: Path, tmp_path: Path) -> None:
     assert "not the folder of a run" in refused("export", tmp_path, "--output", tmp_path / "x")
-    assert "no checkpoint of step 7; there are 1, 2" in refused("export", tiny_run, "--output", tmp_path / "x", "--step", "7")
+    assert "no checkpoint of step 7; there are 1, 2" in refused(
+        "export", tiny_run, "--output", tmp_path / "x", "--step", "7"
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     assert "not empty" in refused("export", tiny_run, "--output", tmp_path / "full")

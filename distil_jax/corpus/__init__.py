@@ -1,6 +1,9 @@
-"""Text in, batches out: sources of text, token shards on disk, the order of rows, masking on the device."""
+"""Text in, batches out: sources of text, token shards on disk, the order of rows, masking on the device.
 
-from distil_jax.corpus.masking import MaskingRule, masking_log_weights
+Only what needs no JAX is named here, since every process that tokenises imports this package; the device's side is in
+`masking` and `sequences`.
+"""
+
 from distil_jax.corpus.tokens import Corpus, open_corpus
 
-__all__ = ["Corpus", "MaskingRule", "masking_log_weights", "open_corpus"]
+__all__ = ["Corpus", "open_corpus"]

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Masking, Objective
-from distil_jax.corpus import Corpus, MaskingRule, open_corpus
+from distil_jax.corpus import Corpus, open_corpus
+from distil_jax.corpus.masking import MaskingRule
 from distil_jax.delivery import read_run
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params

@@ -1,4 +1,4 @@
-"""The whole path once, small: text, vocabulary, teacher, student, the same student without a teacher, export, table.
+"""The whole path once, small: text, vocabulary, teacher, student, the same student with less of its teacher, table.
 
 Every stage is an ordinary resumable run in its own folder, so running it again continues where it stopped.
 """
@@ -26,12 +26,20 @@ from distil_jax.training.stages import distill, pretrain
 
 VOCABULARY = 4096
 SENTENCE = "Return the [MASK] of the given string."
-TEACHER, START, STUDENT, ALONE = (
-    "teacher",
-    "student at initialisation",
-    "student, distilled",
-    "student, without a teacher",
-)
+TEACHER = "teacher"
+START = "student at initialisation"
+# label -> (folder, changes to the shipped configuration): the student, and what it would be with less of its teacher
+STUDENTS: dict[str, tuple[str, dict[str, object]]] = {
+    "student, distilled": ("student", {}),
+    "... from the teacher's layers, without its losses": (
+        "student_undistilled",
+        {"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0},
+    ),
+    "... without a teacher": (
+        "student_alone",
+        {"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0, "student.init": "random"},
+    ),
+}
 
 
 def quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
@@ -50,17 +58,14 @@ def quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
         found = json.loads(result.read_text(encoding="utf-8"))
         return f"{folder}: everything is done already; delete it to start over\n\n{_describe(folder, found)}"
     tokenizer = _prepare(folder)
-    _say("2/5 teacher: masked language model from scratch")
+    _say("2/4 teacher: a masked language model from scratch")
     pretrain(_config(folder, "quickstart_teacher", "teacher", steps, {}))
-    export(folder / "runs" / "teacher", folder / "teacher", overwrite=True)
-    _say("3/5 student: distilled from the teacher")
-    distill(_config(folder, "quickstart", "student", steps, {}))
-    export(folder / "runs" / "student", folder / "student", overwrite=True)
-    _say("4/5 the same student without a teacher, for the same steps")
-    alone = {"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0}
-    distill(_config(folder, "quickstart", "student_alone", steps, alone))
-    export(folder / "runs" / "student_alone", folder / "student_alone", overwrite=True)
-    _say("5/5 measuring")
+    export(folder / "teacher_run", folder / "teacher", overwrite=True)
+    _say("3/4 student: distilled from the teacher, and for comparison trained for as many steps without it")
+    for name, changes in STUDENTS.values():
+        distill(_config(folder, "quickstart", name, steps, changes))
+        export(folder / f"{name}_run", folder / name, overwrite=True)
+    _say("4/4 measuring")
     found = _measure(folder, tokenizer)
     result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return _describe(folder, found)
@@ -81,7 +86,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _prepare(folder: Path) -> Tokenizer:
-    _say("1/5 text: docstrings and help topics of this Python, and a WordPiece vocabulary trained on them")
+    _say("1/4 text: docstrings and help topics of this Python, and a WordPiece vocabulary trained on them")
     train, _ = write_python_text(folder / "text")
     if not (folder / "tokenizer" / "vocab.txt").is_file():  # written last
         tokenizer = train_wordpiece(train.read_text(encoding="utf-8").splitlines(), VOCABULARY)
@@ -98,7 +103,7 @@ def _config(
 ) -> Config:
     """A shipped configuration with its paths moved below `folder`."""
     places = {
-        "run.output": str(folder / "runs" / run),
+        "run.output": str(folder / f"{run}_run"),
         "corpus.folder": str(folder / "corpus"),
         "corpus.train": (str(folder / "text" / "train.txt"),),
         "corpus.validation": (str(folder / "text" / "validation.txt"),),
@@ -121,9 +126,9 @@ def _measure(folder: Path, tokenizer: Tokenizer) -> dict[str, dict[str, object]]
     models: dict[str, tuple[LanguageModel, Path | None]] = {
         TEACHER: (teacher, folder / "teacher"),
         START: (LanguageModel(encoder, params, tokenizer), None),
-        STUDENT: (load_language_model(str(folder / "student")), folder / "student"),
-        ALONE: (load_language_model(str(folder / "student_alone")), folder / "student_alone"),
     }
+    for label, (name, _) in STUDENTS.items():
+        models[label] = (load_language_model(str(folder / name)), folder / name)
     found = {}
     for label, (model, place) in models.items():
         measures = evaluate_model(model, corpus, teacher=None if model is teacher else teacher)
@@ -143,5 +148,5 @@ def _describe(folder: Path, found: Mapping[str, Mapping[str, object]]) -> str:
     ]
     return (
         f"{table}\n\n{markdown(['', SENTENCE], fills)}\n\n"
-        f"Model folders for transformers: {folder / 'teacher'}, {folder / 'student'}, {folder / 'student_alone'}"
+        f"Model folders for transformers: {folder / 'teacher'} and {folder / 'student'}"
     )

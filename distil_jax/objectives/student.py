@@ -27,7 +27,7 @@ def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = 
     """Configuration of a student with one layer for each entry of `layers`, as wide as the teacher.
 
     Raises:
-        UserError: a layer that the teacher does not have, or none.
+        UserError: a layer that the teacher does not have, or none; a family that cannot be made from the teacher's.
     """
     wrong = [layer for layer in layers if not 0 <= layer < teacher.num_layers]
     if wrong or not layers:
@@ -41,6 +41,10 @@ def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = 
                 "student.family: a causal teacher needs a student of family 'bert'; DistilBERT is not causal"
             )
         changes |= {"type_vocab_size": 0, "attention_output_dropout": 0.0}
+    elif not teacher.type_vocab_size:
+        raise UserError(
+            "student.family: a 'bert' student needs token types, which its DistilBERT teacher does not have"
+        )
     return dataclasses.replace(teacher, **changes)
 
 
@@ -70,8 +74,4 @@ def student_params(
     encoder: dict[str, Any] = {"embeddings": embeddings}
     for index, layer in enumerate(layers):
         encoder[f"layer_{index}"] = source[f"layer_{layer}"]
-    if not teacher.type_vocab_size and student.type_vocab_size:
-        raise UserError(
-            "student.family: a 'bert' student needs token types, which its DistilBERT teacher does not have"
-        )
     return {"encoder": encoder, "mlm_head": teacher_params["mlm_head"]}

@@ -7,6 +7,7 @@ model's sizes and the tokenizer.
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from distil_jax.training.step import TrainState
 
 # Orbax warns about options that are as they should be, such as that a read-only manager saves nothing.
 logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+TRASH = "trash"
 
 
 class Checkpoints:
@@ -38,9 +42,11 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
             # A deletion that is killed half-way must not leave a step that looks whole.
-            todelete_subdir=None if read_only else "trash",
+            todelete_subdir=None if read_only else TRASH,
             cleanup_tmp_directories=not read_only,
         )
+        self._trash = None if read_only or jax.process_index() else folder / TRASH
+        self._empty_trash()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def all_steps(self) -> list[int]:
@@ -62,6 +68,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(optimizer),
             metadata=ocp.args.JsonSave(metadata),
         )
+        self._empty_trash()
         self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -88,6 +95,12 @@ class Checkpoints:
         """Wait until everything is on disk; raises what went wrong in the background."""
         self._manager.wait_until_finished()
         self._manager.close()
+        self._empty_trash()
+
+    def _empty_trash(self) -> None:
+        # Orbax only moves there what is not kept any longer.
+        if self._trash is not None:
+            shutil.rmtree(self._trash, ignore_errors=True)
 
 
 def _abstract(tree: Any) -> Any:

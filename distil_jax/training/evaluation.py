@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.corpus import Corpus, masking_log_weights
+from distil_jax.corpus import Corpus
+from distil_jax.corpus.masking import masking_log_weights
 from distil_jax.objectives import SumCount
 from distil_jax.training.parallel import Devices
 from distil_jax.training.step import Constants, Params, Task, make_evaluation_step

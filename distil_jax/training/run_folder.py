@@ -15,6 +15,9 @@ from distil_jax.errors import UserError
 
 CONFIG_FILE = "config.toml"
 INPUTS_FILE = "inputs.json"
+LOCK_FILE = "run.lock"
+# What a run that was killed at its very start may have left: CONFIG_FILE comes last.
+_BEFORE_CONFIG = {LOCK_FILE, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
 
 
 def read_config(folder: Path) -> Config:
@@ -44,7 +47,7 @@ def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> 
     check_run_folder(folder, config, inputs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "run.lock").open("a+", encoding="utf-8")
+        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
     with lock:
@@ -69,7 +72,7 @@ def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) ->
     if not folder.is_dir():
         return
     if not (folder / CONFIG_FILE).is_file():
-        if any(entry.name != "run.lock" for entry in folder.iterdir()):
+        if any(entry.name not in _BEFORE_CONFIG for entry in folder.iterdir()):
             raise UserError(f"run.output = {folder}: not empty and not the folder of a run; choose another folder")
         return
     changed = differences(run_identity(read_config(folder)), run_identity(config))

@@ -5,6 +5,7 @@ Everything that a user can get wrong is looked at here, before anything is compi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from distil_jax.config import Config, Objective, config_to_toml, require
-from distil_jax.corpus import Corpus, MaskingRule, masking_log_weights, open_corpus
+from distil_jax.corpus import Corpus, open_corpus
+from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params, save_tokenizer
 from distil_jax.models import EncoderConfig, MaskedLM
@@ -28,6 +30,11 @@ from distil_jax.training.step import Constants, Params, Task
 from distil_jax.training.telemetry import distillation_flops, pretraining_flops
 
 TOKENIZER_FOLDER = "tokenizer"
+# Everything of an EncoderConfig that decides what its parameters mean.
+_COMPUTED = (
+    *("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
+    *("max_position_embeddings", "type_vocab_size", "activation", "causal"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,8 @@ def pretrain(config: Config) -> Outcome:
     if settings.initial:
         encoder, params = _read_model(settings.initial)
         frozen = settings.freeze_encoder
+        if encoder.causal:
+            raise UserError(f"model.initial = {settings.initial}: is causal (is_decoder); masked models are not")
     else:
         encoder, params, frozen = _scratch_config(config, tokenizer), {}, False
     learner = _Learner(
@@ -117,9 +126,10 @@ def _train(
 ) -> Outcome:
     train, validation = corpora
     _check_vocabulary("model", learner.encoder, train)
-    if train.sequence_length > learner.encoder.max_position_embeddings:
+    longest = max(corpus.sequence_length for corpus in corpora if corpus is not None)
+    if longest > learner.encoder.max_position_embeddings:
         raise UserError(
-            f"corpus.folder = {config.corpus.folder}: rows of {train.sequence_length} tokens, but the model has "
+            f"corpus.folder = {config.corpus.folder}: rows of {longest} tokens, but the model has "
             f"{learner.encoder.max_position_embeddings} positions; prepare with a smaller corpus.sequence_length"
         )
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
@@ -134,8 +144,10 @@ def _train(
     if validation is not None:
         inputs["corpus.validation"] = validation.sha256
     folder = Path(config.run.output)
-    with open_run_folder(folder, config, inputs):
-        if jax.process_index() == 0:
+    main = jax.process_index() == 0
+    # The first process owns the folder for all; the others wait for it at the first checkpoint.
+    with open_run_folder(folder, config, inputs) if main else contextlib.nullcontext():
+        if main:
             save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=learner.encoder.family)
         job = Job(
             config=config,
@@ -272,12 +284,10 @@ def _student_start(
     if settings.init == "random":
         return {}
     if settings.init == "teacher":
-        start = student_params(
-            teacher_params, teacher, encoder, layers, fold_token_type=settings.fold_token_type
-        )
+        start = student_params(teacher_params, teacher, encoder, layers, fold_token_type=settings.fold_token_type)
         return start if settings.copy_mlm_head else {"encoder": start["encoder"]}
     found, params = _read_model(settings.init)
-    for field in ("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):
+    for field in _COMPUTED:
         if getattr(found, field) != getattr(encoder, field):
             raise UserError(
                 f"student.init = {settings.init}: its {field} is {getattr(found, field)}, "

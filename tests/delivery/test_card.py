@@ -61,7 +61,9 @@ def test_measures_are_those_of_the_exported_step() -> None:
     assert "| masked-token loss (nats) | 4.5000 | 24.5000 |" in text
     assert "| agreement with the teacher | 0.3000 | 20.3000 |" in text
     assert "Over 1,200 predicted positions" in text
-    without = {step: {k: v for k, v in row.items() if k not in ("kl", "agreement")} for step, row in evaluations.items()}
+    without = {
+        step: {k: v for k, v in row.items() if k not in ("kl", "agreement")} for step, row in evaluations.items()
+    }
     assert "KL" not in card(DISTILLED, without)
 
 

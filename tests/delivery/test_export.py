@@ -47,7 +47,9 @@ def test_transformers_computes_the_same(tiny_run: Path, tmp_path: Path) -> None:
     trained = export(tiny_run, tmp_path / "model")
     model, loading = DistilBertForMaskedLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(loading.values()), loading
-    ids = AutoTokenizer.from_pretrained(tmp_path / "model")("the cat sat on a [MASK].", return_tensors="np")["input_ids"]
+    ids = AutoTokenizer.from_pretrained(tmp_path / "model")("the cat sat on a [MASK].", return_tensors="np")[
+        "input_ids"
+    ]
     assert trained.tokenizer.mask_id in ids
     with torch.no_grad():
         theirs = model(torch.tensor(ids)).logits.numpy()

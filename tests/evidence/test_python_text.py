@@ -23,7 +23,14 @@ def module(name: str, *more: str) -> str:
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A standard library of a few files in place of the real one, with two help topics."""
     root: Path = tmp_path / "library"
-    for name in ("b.py", "a.py", "json/decoder.py", "test/hidden.py", "json/tests/hidden.py", "site-packages/hidden.py"):
+    for name in (
+        "b.py",
+        "a.py",
+        "json/decoder.py",
+        "test/hidden.py",
+        "json/tests/hidden.py",
+        "site-packages/hidden.py",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(module(name.replace("/", " ").removesuffix(".py")))
     (root / "broken.py").write_text("def half(:\n")

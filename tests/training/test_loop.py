@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from distil_jax.config import Checkpoint, Config
+from distil_jax.config import Checkpoint, Config, Logging
 from distil_jax.corpus import open_corpus
 from distil_jax.corpus.batches import training_batches
 from distil_jax.training import loop
@@ -19,48 +19,29 @@ from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill
 from distil_jax.training.telemetry import METRICS_FILE, read_metrics
 
-STEPS = 6
-CHANGES = {
-    "training.steps": STEPS,
-    "checkpoint.every_steps": 2,
-    "checkpoint.keep": 10,
-    "evaluation.every_steps": 3,
-    "optimizer.warmup_fraction": 0.5,
-}
-
-
-class Whole(NamedTuple):
-    """A run that was not interrupted."""
-
-    folder: Path
-    config: Config
-    outcome: loop.Outcome
-    state: Any
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("loop") / "run"
-    config = tiny_config(folder, CHANGES)
-    outcome = distill(config)
-    return Whole(folder, config, outcome, jax.tree.map(np.asarray, outcome.state))
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
 def stopped(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same run, interrupted in its fifth step: after the checkpoint of step 4."""
+    """The folder of the same run, interrupted in its seventh step: after the checkpoint of step 6."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    original = loop._Meter.finished
+    finished, save = loop._Meter.finished, Checkpoints.save
 
-    def finished(self: Any, number: int, metrics: Any) -> None:
-        original(self, number, metrics)
-        if number == 5:
+    def stop(self: Any, number: int, metrics: Any) -> None:
+        finished(self, number, metrics)
+        if number == 7:
             raise KeyboardInterrupt
 
+    def save_and_wait(self: Any, *arguments: Any) -> None:
+        save(self, *arguments)
+        self._manager.wait_until_finished()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Meter, "finished", finished)
+        patch.setattr(loop._Meter, "finished", stop)
+        patch.setattr(Checkpoints, "save", save_and_wait)
         with pytest.raises(KeyboardInterrupt):
-            distill(tiny_config(folder, CHANGES))
+            distill(tiny_config(folder))
     return folder
 
 
@@ -69,10 +50,10 @@ def computed(folder: Path) -> list[tuple[int, str, dict[str, float]]]:
     return [(row["step"], row["kind"], row["metrics"]) for row in read_metrics(folder)]
 
 
-def test_rows_of_metrics(whole: Whole) -> None:
-    rows = read_metrics(whole.folder, "train")
+def test_rows_of_metrics(whole_run: Any) -> None:
+    rows = read_metrics(whole_run.folder, "train")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    train = open_corpus(Path(whole.config.corpus.folder) / "train")
+    train = open_corpus(Path(whole_run.config.corpus.folder) / "train")
     batches = training_batches(train, batch_size=8, seed=0, steps=range(STEPS), part=slice(0, 8))
     names = {"loss", "loss_ce", "loss_mlm", "loss_cos", "gradient_norm", "learning_rate", "tokens"}
     for index, (row, ids) in enumerate(zip(rows, batches, strict=True)):
@@ -82,70 +63,74 @@ def test_rows_of_metrics(whole: Whole) -> None:
         assert values["loss"] == pytest.approx(total, rel=1e-6)
         assert values["tokens"] == np.sum(ids != train.pad_id)
         assert values["gradient_norm"] > 0
-        assert values["learning_rate"] == pytest.approx(5e-4 * min(index / 3, (STEPS - index) / 3))
+        assert values["learning_rate"] == pytest.approx(5e-4 * min(index / 3, (STEPS - index) / 9))
         assert row["timing"]["tokens_per_second"] > 0
         assert row["timing"]["seconds_per_step"] > 0
 
 
-def test_evaluations_are_rows_and_belong_to_the_outcome_and_to_checkpoints(whole: Whole) -> None:
-    rows = read_metrics(whole.folder, "validation")
-    assert [row["step"] for row in rows] == [0, 3, 6]
+def test_evaluations_are_rows_and_belong_to_the_outcome_and_to_checkpoints(whole_run: Any) -> None:
+    rows = read_metrics(whole_run.folder, "validation")
+    assert [row["step"] for row in rows] == [0, 3, 6, 9, 12]
     for row in rows:
-        assert row["metrics"] == pytest.approx(whole.outcome.evaluations[str(row["step"])])
+        assert row["metrics"] == pytest.approx(whole_run.outcome.evaluations[str(row["step"])])
         assert row["metrics"]["perplexity"] == pytest.approx(np.exp(row["metrics"]["mlm_loss"]))
-    checkpoints = Checkpoints(whole.folder / "checkpoints", read_only=True)
-    assert checkpoints.all_steps() == [2, 4, 6]
-    assert set(checkpoints.metadata(4)["evaluations"]) == {"0", "3"}
-    assert checkpoints.metadata(6)["evaluations"] == whole.outcome.evaluations
+    checkpoints = Checkpoints(whole_run.folder / "checkpoints", read_only=True)
+    assert checkpoints.all_steps() == [2, 4, 6, 8, 10, 12]
+    assert set(checkpoints.metadata(8)["evaluations"]) == {"0", "3", "6"}
+    assert checkpoints.metadata(STEPS)["evaluations"] == whole_run.outcome.evaluations
 
 
-def test_the_last_checkpoint_is_the_outcome(whole: Whole) -> None:
-    assert int(whole.state.step) == STEPS
-    assert whole.outcome.resumed_from == 0
-    restored = Checkpoints(whole.folder / "checkpoints", read_only=True).restore(STEPS, whole.outcome.state)
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, restored), whole.state)
+def test_the_last_checkpoint_is_the_outcome(whole_run: Any) -> None:
+    assert int(whole_run.state.step) == STEPS
+    assert whole_run.outcome.resumed_from == 0
+    restored = Checkpoints(whole_run.folder / "checkpoints", read_only=True).restore(STEPS, whole_run.outcome.state)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, restored), whole_run.state)
 
 
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    whole: Whole, stopped: Path, tiny_config: Callable[..., Config], tmp_path: Path, mapping: str
+    whole_run: Any, stopped: Path, tiny_config: Callable[..., Config], tmp_path: Path, mapping: str
 ) -> None:
     """Bit for bit, and however the rest is mapped over the devices."""
     folder = tmp_path / "run"
     shutil.copytree(stopped, folder)
-    assert [row["step"] for row in read_metrics(folder, "train")] == [1, 2, 3, 4, 5], "written again after resuming"
-    outcome = distill(tiny_config(folder, {**CHANGES, "parallel.mapping": mapping}))
-    assert outcome.resumed_from == 4
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, outcome.state), whole.state)
-    assert computed(folder) == computed(whole.folder)
-    assert outcome.evaluations == whole.outcome.evaluations
+    assert [row["step"] for row in read_metrics(folder, "train")] == [1, 2, 3, 4, 5, 6, 7], (
+        "the last one is written again"
+    )
+    outcome = distill(tiny_config(folder, {"parallel.mapping": mapping}))
+    assert outcome.resumed_from == 6
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, outcome.state), whole_run.state)
+    assert computed(folder) == computed(whole_run.folder)
+    assert outcome.evaluations == whole_run.outcome.evaluations
 
 
-def test_a_finished_run_computes_nothing_more(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_computes_nothing_more(whole_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> Any:
         raise AssertionError("nothing is left to be trained")
 
     monkeypatch.setattr(loop, "make_train_step", never)
-    before = (whole.folder / METRICS_FILE).read_bytes()
-    outcome = distill(whole.config)
+    before = (whole_run.folder / METRICS_FILE).read_bytes()
+    outcome = distill(whole_run.config)
     assert (outcome.resumed_from, outcome.steps) == (STEPS, STEPS)
-    assert (whole.folder / METRICS_FILE).read_bytes() == before
-    assert outcome.evaluations == whole.outcome.evaluations
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, outcome.state), whole.state)
+    assert (whole_run.folder / METRICS_FILE).read_bytes() == before
+    assert outcome.evaluations == whole_run.outcome.evaluations
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, outcome.state), whole_run.state)
 
 
 def test_checkpoints_by_steps_and_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(loop.time, "monotonic", lambda: now)
-    steps = loop._SaveClock(Checkpoint(every_steps=3))
+    logging = Logging(every_steps=5)
+    steps = loop._SaveClock(Config(checkpoint=Checkpoint(every_steps=3), logging=logging))
     assert [number for number in range(1, 8) if steps.due(number)] == [3, 6]
-    clock = loop._SaveClock(Checkpoint(every_steps=0, every_minutes=2))
+    clock = loop._SaveClock(Config(checkpoint=Checkpoint(every_steps=0, every_minutes=2), logging=logging))
     now = 219.0
-    assert not clock.due(1)
+    assert not clock.due(5)
     now = 220.0
-    assert clock.due(2)
+    assert not clock.due(6), "it only looks when metrics are due"
+    assert clock.due(10)
     clock.saved()
-    assert not clock.due(3)
-    never = loop._SaveClock(Checkpoint(every_steps=0))
+    assert not clock.due(15)
+    never = loop._SaveClock(Config(checkpoint=Checkpoint(every_steps=0), logging=logging))
     now = 1e9
     assert not never.due(1000)

@@ -1,0 +1,116 @@
+"""Attention against a softmax written out in NumPy, with masks of packed rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distil_jax.models.attention import attend, attention_mask_matrix
+from distil_jax.models.dropout import row_keys
+
+B, L, N, D = 2, 7, 3, 4
+NOISE = np.random.default_rng(0)
+QUERY, KEY, VALUE = (NOISE.standard_normal((B, L, N, D)).astype(np.float32) for _ in range(3))
+PACKED = np.array([[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]], np.int32)
+BARELY = 1e-9  # a rate that takes the path with dropout and drops nothing
+
+
+def by_hand(allowed: np.ndarray | None) -> np.ndarray:
+    """One query at a time, in float64, over the keys it may see."""
+    out = np.zeros((B, L, N, D))
+    for b, n, q in np.ndindex(B, N, L):
+        seen = np.arange(L) if allowed is None else np.flatnonzero(allowed[b, q])
+        scores = KEY[b, seen, n].astype(np.float64) @ QUERY[b, q, n] / np.sqrt(D)
+        weights = np.exp(scores - scores.max())
+        out[b, q, n] = weights / weights.sum() @ VALUE[b, seen, n]
+    return out
+
+
+def keys(count: int) -> Any:
+    return row_keys(jax.random.key(0), jnp.arange(count))
+
+
+def brute_force_mask(sequences: np.ndarray, causal: bool) -> np.ndarray:
+    allowed = np.zeros((*sequences.shape, sequences.shape[1]), bool)
+    for b, q, k in np.ndindex(*allowed.shape):
+        mine, other = sequences[b, q], sequences[b, k]
+        allowed[b, q, k] = other != 0 and (mine in (other, 0)) and (k <= q or not causal)
+    return allowed
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_mask_lets_each_sequence_see_itself(causal: bool) -> None:
+    found = np.asarray(attention_mask_matrix(jnp.asarray(PACKED), causal))
+    np.testing.assert_array_equal(found, brute_force_mask(PACKED, causal))
+    real = PACKED > 0
+    assert not found[:, :, :][~np.broadcast_to(real[:, None, :], found.shape)].any(), "padding is seen"
+    if not causal:
+        assert found[1, 6].tolist() == real[1].tolist(), "padding sees every real key, as in PyTorch"
+
+
+@pytest.mark.parametrize("path", ["library", "with dropout"])
+@pytest.mark.parametrize("mask", ["none", "packed", "causal"])
+def test_softmax_over_the_keys_in_sight(path: str, mask: str) -> None:
+    allowed = None if mask == "none" else brute_force_mask(PACKED, mask == "causal")
+    options: Any = {} if path == "library" else {"dropout_keys": keys(B), "dropout_rate": BARELY}
+    given = None if allowed is None else jnp.asarray(allowed)
+    found = attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), given, **options)
+    np.testing.assert_allclose(found, by_hand(allowed), atol=2e-6)
+
+
+def test_a_packed_row_is_its_sequences_one_by_one() -> None:
+    allowed = attention_mask_matrix(jnp.asarray(PACKED), causal=False)
+    whole = np.asarray(attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), allowed))
+    for part in (slice(0, 3), slice(3, 7)):
+        pieces = [jnp.asarray(x[:1, part]) for x in (QUERY, KEY, VALUE)]
+        np.testing.assert_allclose(whole[:1, part], attend(*pieces, None), atol=2e-6)
+
+
+@pytest.mark.parametrize("path", ["library", "with dropout"])
+def test_a_row_of_padding_stays_finite_with_its_gradient(path: str) -> None:
+    """Evaluation fills its last batch with such rows."""
+    allowed = attention_mask_matrix(jnp.zeros((B, L), jnp.int32), causal=False)
+    options: Any = {} if path == "library" else {"dropout_keys": keys(B), "dropout_rate": 0.1}
+
+    def total(query: Any) -> Any:
+        return attend(query, jnp.asarray(KEY), jnp.asarray(VALUE), allowed, **options).sum()
+
+    value, gradient = jax.value_and_grad(total)(jnp.asarray(QUERY))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_dropout_of_probabilities_keeps_the_expectation() -> None:
+    """The mean over many keys; each output is a sum of at most seven terms of which a fifth is dropped."""
+    count = 4000
+    query, key, value = (jnp.asarray(np.repeat(x[:1], count, 0)) for x in (QUERY, KEY, VALUE))
+    found = np.asarray(attend(query, key, value, None, dropout_keys=keys(count), dropout_site=4, dropout_rate=0.2))
+    noise = found.std(0) / np.sqrt(count)
+    assert (np.abs(found.mean(0) - by_hand(None)[0]) < 5 * noise + 1e-6).all()
+    assert (found.std(0) > 0.01).all(), "nothing was dropped"
+
+
+def test_the_site_separates_the_dropout_of_layers() -> None:
+    arrays = [jnp.asarray(x) for x in (QUERY, KEY, VALUE)]
+    one, again, other = (
+        np.asarray(attend(*arrays, None, dropout_keys=keys(B), dropout_site=site, dropout_rate=0.3))
+        for site in (1, 1, 4)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 0.01
+
+
+def test_without_keys_there_is_no_dropout() -> None:
+    arrays = [jnp.asarray(x) for x in (QUERY, KEY, VALUE)]
+    np.testing.assert_array_equal(attend(*arrays, None, dropout_rate=0.5), attend(*arrays, None))
+
+
+def test_bfloat16_keeps_its_type_on_both_paths() -> None:
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in (QUERY, KEY, VALUE)]
+    for options in ({}, {"dropout_keys": keys(B), "dropout_rate": BARELY}):
+        found = attend(*arrays, None, **options)
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(found, np.float32), by_hand(None), atol=0.05)

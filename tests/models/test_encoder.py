@@ -1,0 +1,178 @@
+"""The encoder: packed rows, precision, sizes of the published models, initial weights. Parity is in tests/hf."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distil_jax.models import Encoder, EncoderConfig, MaskedLM, encoder, row_keys
+
+BERT = EncoderConfig(
+    "bert", 50, 12, 2, 3, 20, 24, type_vocab_size=2, attention_output_dropout=0.1, initializer_range=0.3
+)
+DISTILBERT = dataclasses.replace(BERT, family="distilbert", type_vocab_size=0, attention_output_dropout=0.0)
+BASE = EncoderConfig("distilbert", 30522, 768, 6, 12, 3072)
+BERT_BASE = dataclasses.replace(
+    BASE, family="bert", num_layers=12, type_vocab_size=2, attention_output_dropout=0.1, pooler=False
+)
+IDS = np.random.default_rng(0).integers(0, 50, (2, 14)).astype(np.int32)
+
+
+def init(config: EncoderConfig, seed: int = 0) -> Any:
+    return jax.jit(lambda: Encoder(config).init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"])()
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    return init(BERT)
+
+
+def count(module: Any) -> int:
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"])
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (MaskedLM(BASE), 66_985_530),  # uncased
+        (MaskedLM(dataclasses.replace(BASE, vocab_size=28996)), 65_812_036),  # cased
+        (MaskedLM(dataclasses.replace(BASE, vocab_size=119547)), 135_445_755),  # multilingual
+        (Encoder(BASE), 66_362_880),
+        (Encoder(dataclasses.replace(BASE, vocab_size=28996)), 65_190_912),
+        (Encoder(dataclasses.replace(BASE, vocab_size=119547)), 134_734_080),
+        (MaskedLM(BERT_BASE), 109_514_298),
+        (Encoder(dataclasses.replace(BERT_BASE, pooler=True)), 109_482_240),
+    ],
+)
+def test_published_sizes(module: Any, expected: int) -> None:
+    assert count(module) == expected
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_packed_row_gives_each_sequence_as_if_alone(params: Any, causal: bool) -> None:
+    apply = jax.jit(
+        lambda *inputs: Encoder(dataclasses.replace(BERT, causal=causal)).apply({"params": params}, *inputs)
+    )
+    sizes = (5, 3, 4)
+    sequences = np.array([[1] * 5 + [2] * 3 + [3] * 4 + [0] * 2], np.int32)
+    positions = np.array([[*range(5), *range(3), *range(4), 0, 0]], np.int32)
+    whole = np.asarray(apply(IDS[:1], sequences, positions))
+    start = 0
+    for size in sizes:
+        alone = np.asarray(apply(IDS[:1, start : start + size], np.ones((1, size), np.int32)))
+        np.testing.assert_allclose(whole[:, start : start + size], alone, atol=1e-5)
+        start += size
+    other = IDS[:1].copy()
+    other[0, 6] = (other[0, 6] + 1) % 50  # in the second sequence
+    changed = np.abs(np.asarray(apply(other, sequences, positions)) - whole).max(-1)[0] > 1e-6
+    assert changed[5:8].any() and not changed[:5].any() and not changed[8:12].any()
+
+
+def test_a_causal_encoder_does_not_look_ahead(params: Any) -> None:
+    apply = jax.jit(lambda ids: Encoder(dataclasses.replace(BERT, causal=True)).apply({"params": params}, ids))
+    other = IDS.copy()
+    other[:, 9] = (other[:, 9] + 1) % 50
+    difference = np.abs(np.asarray(apply(IDS)) - np.asarray(apply(other))).max(-1)
+    assert (difference[:, :9] == 0).all()
+    assert (difference[:, 9:] > 0).all()
+
+
+def test_padding_changes_nothing_for_the_rest(params: Any) -> None:
+    apply = jax.jit(lambda ids, mask: Encoder(BERT).apply({"params": params}, ids, mask))
+    mask = np.ones_like(IDS)
+    mask[:, 10:] = 0
+    other = IDS.copy()
+    other[:, 10:] = 7
+    np.testing.assert_array_equal(apply(IDS, mask)[:, :10], apply(other, mask)[:, :10])
+
+
+def test_bfloat16_is_near_float32(params: Any) -> None:
+    exact = np.asarray(jax.jit(lambda: Encoder(BERT).apply({"params": params}, IDS))())
+    module = Encoder(BERT, jnp.bfloat16)
+    found = jax.jit(lambda: module.apply({"params": params}, IDS))()
+    assert found.dtype == jnp.bfloat16
+    error = np.asarray(found, np.float32) - exact
+    assert 0 < np.sqrt((error**2).mean() / (exact**2).mean()) < 0.02
+    stored = jax.eval_shape(lambda: module.init(jax.random.key(0), IDS)["params"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {np.dtype("float32")}
+
+
+def test_dropout_follows_the_keys(params: Any) -> None:
+    apply = jax.jit(lambda keys: Encoder(BERT).apply({"params": params}, IDS, None, None, None, keys))
+    keys = row_keys(jax.random.key(0), jnp.arange(2))
+    plain, again, one, same, other = (np.asarray(apply(k)) for k in (None, None, keys, keys, keys + 1))
+    np.testing.assert_array_equal(plain, again)
+    np.testing.assert_array_equal(one, same)
+    for left, right in ((plain, one), (one, other)):
+        assert np.abs(left - right).max() > 0.1
+    swapped = jax.jit(lambda keys: Encoder(BERT).apply({"params": params}, IDS[::-1], None, None, None, keys))(
+        keys[::-1]
+    )
+    np.testing.assert_allclose(np.asarray(swapped)[::-1], one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (DISTILBERT, {0: 0.25, 1: 0.5, 3: 0.25, 4: 0.5, 6: 0.25}),  # embeddings, then probabilities and lin2 of a layer
+        (BERT, {0: 0.25, 1: 0.5, 2: 0.125, 3: 0.25, 4: 0.5, 5: 0.125, 6: 0.25}),
+    ],
+    ids=["distilbert", "bert"],
+)
+def test_each_place_has_its_own_bits_and_rate(
+    config: EncoderConfig, expected: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, float]] = []
+
+    def noted(x: Any, keys: Any, site: int, rate: float) -> Any:
+        if keys is not None and rate:
+            calls.append((site, rate))
+        return x
+
+    for module in (encoder, __import__("distil_jax.models.attention", fromlist=["attend"])):
+        monkeypatch.setattr(module, "dropout", noted)
+    output_rate = 0.125 if config.attention_output_dropout else 0.0
+    config = dataclasses.replace(
+        config, hidden_dropout=0.25, attention_dropout=0.5, attention_output_dropout=output_rate
+    )
+    keys = jnp.zeros((2, 2), jnp.uint32)
+    jax.eval_shape(lambda: Encoder(config).init(jax.random.key(0), IDS, None, None, None, keys))
+    assert len(calls) == len(expected), "two places share their bits"
+    assert dict(calls) == expected
+
+
+def test_initial_weights() -> None:
+    config = EncoderConfig("bert", 400, 64, 2, 4, 128, 64, type_vocab_size=2, pooler=True)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(init(config)):
+        name, value = jax.tree_util.keystr(path), np.asarray(leaf)
+        if name.endswith("['bias']"):
+            assert (value == 0).all(), name
+        elif name.endswith("['scale']"):
+            assert (value == 1).all(), name
+        else:
+            margin = 5 * 0.02 / np.sqrt(value.size)
+            assert abs(value.mean()) < margin, name
+            assert abs(value.std() - 0.02) < margin, name
+
+
+def test_seeds_and_layers_start_differently() -> None:
+    one, other = init(BERT, 0), init(BERT, 1)
+    assert not np.array_equal(one["layer_0"]["query"]["kernel"], other["layer_0"]["query"]["kernel"])
+    assert not np.array_equal(one["layer_0"]["query"]["kernel"], one["layer_1"]["query"]["kernel"])
+    assert not np.array_equal(one["layer_0"]["query"]["kernel"], one["layer_0"]["key"]["kernel"])
+
+
+def test_segments_need_token_types(params: Any) -> None:
+    segments = jnp.asarray(np.arange(14)[None] >= 7, jnp.int32) + jnp.zeros((2, 1), jnp.int32)
+    apply = jax.jit(lambda types: Encoder(BERT).apply({"params": params}, IDS, None, None, types))
+    np.testing.assert_array_equal(apply(None), apply(jnp.zeros_like(segments)))
+    assert np.abs(np.asarray(apply(segments)) - np.asarray(apply(None))).max() > 0.01
+    with pytest.raises(ValueError, match="token_type_ids"):
+        jax.eval_shape(lambda: Encoder(DISTILBERT).init(jax.random.key(0), IDS, None, None, segments))

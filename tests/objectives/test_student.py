@@ -1,0 +1,153 @@
+"""Where the student starts: the layer map, and that nothing of the teacher gets lost on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distil_jax.errors import UserError
+from distil_jax.models import EncoderConfig, MaskedLM
+from distil_jax.objectives import every_other_layer, student_config, student_params
+
+TEACHER = EncoderConfig(
+    "bert", 31, 8, 4, 2, 12, 16, type_vocab_size=2, attention_output_dropout=0.1, initializer_range=0.4, pooler=True
+)
+IDS = np.random.default_rng(0).integers(0, 31, (3, 10)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Any:
+    params = jax.jit(lambda: MaskedLM(TEACHER).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"])()
+    noise = np.random.default_rng(1)
+    return jax.tree.map(lambda x: np.asarray(x) + 0.1 * noise.standard_normal(x.shape).astype(np.float32), params)
+
+
+def embedded(config: EncoderConfig, params: Any) -> np.ndarray:
+    """Hidden states of the same weights without any layer."""
+    module = MaskedLM(dataclasses.replace(config, num_layers=0, pooler=False))
+    return np.asarray(jax.jit(lambda p: module.apply({"params": p}, IDS, method="encode"))(params))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((12, 6), (0, 2, 4, 7, 9, 11)),  # hard-coded in the original
+        ((12,), (0, 2, 4, 7, 9, 11)),
+        ((6, 3), (0, 2, 5)),
+        ((4,), (0, 3)),
+        ((24, 2), (0, 23)),
+        ((5,), (0, 2, 4)),
+        ((3, 3), (0, 1, 2)),
+        ((1,), (0,)),
+        ((12, 1), (0,)),
+    ],
+)
+def test_layers_are_spread_evenly(sizes: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    assert every_other_layer(*sizes) == expected
+
+
+@pytest.mark.parametrize("total", range(1, 25))
+def test_layers_are_different_ascending_and_reach_from_first_to_last(total: int) -> None:
+    for count in range(2, total + 1):
+        layers = every_other_layer(total, count)
+        assert len(layers) == len(set(layers)) == count
+        assert list(layers) == sorted(layers)
+        assert (layers[0], layers[-1]) == (0, total - 1)
+        assert max(np.diff(layers)) - min(np.diff(layers)) <= 1
+
+
+def test_too_many_layers_are_refused() -> None:
+    with pytest.raises(UserError, match="13 layers"):
+        every_other_layer(12, 13)
+
+
+@pytest.mark.parametrize("layers", [[], [4], [-1, 0], [0, 1, 99]])
+def test_layers_that_are_not_there_are_refused(layers: list[int]) -> None:
+    with pytest.raises(UserError, match="0 to 3"):
+        student_config(TEACHER, layers)
+
+
+def test_the_student_is_a_distilbert_as_wide_as_its_teacher() -> None:
+    student = student_config(TEACHER, [0, 3])
+    changed = {
+        field.name
+        for field in dataclasses.fields(student)
+        if getattr(student, field.name) != getattr(TEACHER, field.name)
+    }
+    assert changed == {"family", "num_layers", "pooler", "type_vocab_size", "attention_output_dropout"}
+    assert (student.family, student.num_layers, student.type_vocab_size) == ("distilbert", 2, 0)
+    bert = student_config(TEACHER, [0, 3], "bert")
+    assert bert == dataclasses.replace(TEACHER, num_layers=2, pooler=False)
+
+
+def test_a_causal_teacher_needs_a_student_that_can_be_causal() -> None:
+    causal = dataclasses.replace(TEACHER, causal=True)
+    with pytest.raises(UserError, match="causal"):
+        student_config(causal, [0])
+    assert student_config(causal, [0], "bert").causal
+
+
+def test_parameters_are_those_of_the_model(teacher: Any) -> None:
+    """Whatever the family: the same tree, shapes and types as a fresh model has."""
+    for family in ("distilbert", "bert"):
+        config = student_config(TEACHER, [1, 3], family)
+        fresh = jax.eval_shape(lambda c=config: MaskedLM(c).init(jax.random.key(0), IDS)["params"])
+        params = student_params(teacher, TEACHER, config, [1, 3])
+        found = jax.tree.map(lambda x: (np.shape(x), np.asarray(x).dtype), params)
+        assert found == jax.tree.map(lambda x: (x.shape, x.dtype), dict(fresh))
+
+
+def test_layers_and_head_are_copies_of_the_chosen_ones(teacher: Any) -> None:
+    config = student_config(TEACHER, [2, 0])
+    params = student_params(teacher, TEACHER, config, [2, 0])
+    for mine, theirs in (("layer_0", "layer_2"), ("layer_1", "layer_0")):
+        jax.tree.map(np.testing.assert_array_equal, params["encoder"][mine], teacher["encoder"][theirs])
+    jax.tree.map(np.testing.assert_array_equal, params["mlm_head"], teacher["mlm_head"])
+
+
+def test_the_folded_segment_makes_the_embedding_output_the_teachers(teacher: Any) -> None:
+    config = student_config(TEACHER, [0, 3])
+    wanted = embedded(TEACHER, teacher)
+    folded = student_params(teacher, TEACHER, config, [0, 3])
+    np.testing.assert_allclose(embedded(config, folded), wanted, atol=1e-5)
+    dropped = student_params(teacher, TEACHER, config, [0, 3], fold_token_type=False)
+    assert np.abs(embedded(config, dropped) - wanted).max() > 0.1
+    np.testing.assert_array_equal(
+        dropped["encoder"]["embeddings"]["position"]["embedding"],
+        teacher["encoder"]["embeddings"]["position"]["embedding"],
+    )
+
+
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+def test_a_student_with_every_layer_is_its_teacher(teacher: Any, family: str) -> None:
+    config = student_config(TEACHER, range(4), family)
+    params = student_params(teacher, TEACHER, config, range(4))
+    mask = jnp.asarray(np.arange(10)[None] < np.array([[10], [7], [4]]), jnp.int32)
+    logits = [
+        np.asarray(jax.jit(MaskedLM(c).apply)({"params": p}, IDS, mask))
+        for c, p in ((TEACHER, teacher), (config, params))
+    ]
+    np.testing.assert_allclose(logits[1], logits[0], atol=2e-5)
+
+
+def test_the_teacher_stays_as_it_is(teacher: Any) -> None:
+    before = jax.tree.map(np.copy, teacher)
+    student_params(teacher, TEACHER, student_config(TEACHER, [0]), [0])
+    jax.tree.map(np.testing.assert_array_equal, before, teacher)
+
+
+def test_a_distilbert_teacher_has_no_bert_student(teacher: Any) -> None:
+    small = student_config(TEACHER, [0, 3])
+    params = student_params(teacher, TEACHER, small, [0, 3])
+    again = student_params(params, small, student_config(small, [1]), [1])
+    np.testing.assert_array_equal(
+        again["encoder"]["embeddings"]["position"]["embedding"],
+        params["encoder"]["embeddings"]["position"]["embedding"],
+    )
+    with pytest.raises(UserError, match="token types"):
+        student_params(params, small, student_config(small, [1], "bert"), [1])
