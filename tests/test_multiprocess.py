@@ -92,7 +92,13 @@ def test_two_processes_give_what_one_gives(
     outcome = distill(tiny_config(folder))
     assert outcome.resumed_from == 12
     state = jax.tree.map(np.asarray, outcome.state)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), state.params, whole_run.state.params)
+    for (path, found_leaf), leaf in zip(
+        jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(whole_run.state.params), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        # No softmax depends on the bias of the keys: their gradients are rounding errors, which AdamW makes large.
+        noise = name.endswith("['key']['bias']")
+        np.testing.assert_allclose(found_leaf, leaf, atol=2e-4 if noise else 5e-6, rtol=1e-5, err_msg=name)
 
 
 def test_a_mistake_that_one_process_finds_ends_both(together: Together, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, An
             f"- trained with distil_jax {__version__}, step {step} of {metadata['steps']}, "
             f"{config.training.batch_size} rows of up to {config.corpus.sequence_length} tokens a step, "
             f"peak learning rate {config.optimizer.learning_rate:g}, seed {config.run.seed}",
-            f"- data: {_sources(config)}; {metadata['corpus']['rows']:,} rows, "
+            f"- data: {_sources(metadata['corpus'])}; {metadata['corpus']['rows']:,} rows, "
             f"{metadata['corpus']['tokens']:,} tokens, sha256 {metadata['corpus']['sha256']}",
             f"- {_losses(config, metadata['description'])}",
             "",
@@ -74,8 +74,8 @@ def _origin(config: Config, description: Mapping[str, Any]) -> str:
     return "Masked language model trained from scratch."
 
 
-def _sources(config: Config) -> str:
-    return ", ".join(f"`{source}`" for source in config.corpus.train) or f"`{config.corpus.folder}`"
+def _sources(corpus: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{source}`" for source in corpus["sources"])
 
 
 def _losses(config: Config, description: Mapping[str, Any]) -> str:

@@ -57,6 +57,7 @@ def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> 
             lock.seek(0)
             owner = lock.read().strip() or "another process"
             raise UserError(f"run.output = {folder}: in use by {owner}; wait for it or choose another folder") from None
+        check_run_folder(folder, config, inputs)  # another run may have been here since
         lock.truncate(0)
         lock.write(f"{socket.gethostname()} process {os.getpid()}")
         lock.flush()

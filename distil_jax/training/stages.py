@@ -207,9 +207,19 @@ def _metadata(config: Config, learner: _Learner, corpus: Corpus, folder: Path, s
         "model": dataclasses.asdict(learner.encoder),
         "tokenizer": {file.name: file.read_text(encoding="utf-8") for file in files},
         "description": dict(learner.description),
-        "corpus": {"rows": corpus.num_rows, "tokens": corpus.num_tokens, "sha256": corpus.sha256},
+        "corpus": {
+            "sources": [_source_name(source) for source in corpus.index["sources"]],
+            "rows": corpus.num_rows,
+            "tokens": corpus.num_tokens,
+            "sha256": corpus.sha256,
+        },
         "steps": steps,
     }
+
+
+def _source_name(source: Mapping[str, Any]) -> str:
+    """A dataset's name, or a file's without its folder, which is nobody's business in a model card."""
+    return source["name"] if source["kind"] in ("hf", "tfds") else Path(source["name"]).name
 
 
 def _open_corpora(config: Config) -> tuple[Corpus, Corpus | None]:

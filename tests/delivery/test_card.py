@@ -20,10 +20,10 @@ def card(description: dict[str, Any], evaluations: dict[str, Any] | None = None,
     metadata = {
         "description": description,
         "steps": 30,
-        "corpus": {"rows": 5000, "tokens": 123456, "sha256": "ab" * 32},
+        "corpus": {"sources": ["books.txt"], "rows": 5000, "tokens": 123456, "sha256": "ab" * 32},
         "evaluations": evaluations or {},
     }
-    settings = {"corpus.train": ("books.txt",), "training.batch_size": 32, "corpus.sequence_length": 64, **changes}
+    settings = {"training.batch_size": 32, "corpus.sequence_length": 64, **changes}
     return model_card(with_overrides(Config(), settings), ENCODER, metadata, step, "small")
 
 

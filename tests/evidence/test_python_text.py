@@ -54,9 +54,9 @@ def test_modules_and_topics_in_a_fixed_order(library: Path) -> None:
 
 def test_paragraphs_are_single_lines_of_prose_from_every_docstring(library: Path) -> None:
     lines = "One paragraph of prose\n       that goes over\ttwo lines.\n\n       x = [1, 2, 3]; y(a, b); z"
-    (library / "a.py").write_text(
-        f'class A:\n    """{lines}"""\n    async def g(self):\n        """A coroutine has words like any other function."""\n'
-    )
+    body = f'class A:\n    """{lines}"""\n    async def g(self):\n'
+    body += '        """A coroutine has words like any other function."""\n'
+    (library / "a.py").write_text(body)
     assert dict(python_documents())["a.py"] == [
         "One paragraph of prose that goes over two lines.",
         "A coroutine has words like any other function.",

@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_the_table_has_every_model_and_measure(made: Any) -> None:
-    folder, text = made
+    _, text = made
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     head = table[0]
     assert head[1:] == [
@@ -70,7 +70,7 @@ def test_the_student_fills_masks_in_pytorch_as_it_does_here(made: Any) -> None:
     assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-4)
 
 
-def test_again_it_says_that_it_is_done(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_again_it_says_that_it_is_done(made: Any) -> None:
     folder, text = made
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = quickstart.quickstart(folder, steps=STEPS)

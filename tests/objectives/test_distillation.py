@@ -24,7 +24,7 @@ from distil_jax.objectives import (
 )
 
 ROWS, LENGTH, VOCAB = 6, 9, 23
-TEACHER = EncoderConfig("bert", VOCAB, 8, 2, 2, 12, 16, type_vocab_size=2, initializer_range=0.5)
+TEACHER = EncoderConfig("bert", VOCAB, 8, 1, 2, 12, 16, type_vocab_size=2, initializer_range=0.5)
 STUDENT = dataclasses.replace(student_config(TEACHER, [0]), hidden_dropout=0.0, attention_dropout=0.0)
 EVERYTHING = Objective(alpha_mse=0.25)
 
@@ -58,8 +58,13 @@ def world() -> Any:
     outputs = []
     for config, params in ((STUDENT, student), (TEACHER, teacher)):
         module, inputs = MaskedLM(config), (batch.ids, batch.sequences, batch.position_ids)
-        logits = jax.jit(module.apply)({"params": params}, *inputs)
-        hidden = jax.jit(lambda p, *i, module=module: module.apply({"params": p}, *i, method="encode"))(params, *inputs)
+
+        @jax.jit
+        def apply(params: Any, module: MaskedLM = module, inputs: Any = inputs) -> Any:
+            hidden = module.apply({"params": params}, *inputs, method="encode")
+            return module.apply({"params": params}, hidden, method="mlm_logits"), hidden
+
+        logits, hidden = apply(params)
         outputs.append((np.asarray(logits, np.float64), np.asarray(hidden, np.float64)))
     (s, hs), (t, ht) = outputs
 
@@ -150,14 +155,15 @@ def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool) -> None:
     real, predicted = (float(np.sum(x)) for x in (np.asarray(batch.sequences) > 0, batch.weights))
     denominators = Denominators(jnp.float32(real), jnp.float32(predicted))
 
-    @jax.jit
     def total(params: Any, micro: MicroBatch) -> Any:
         sums = loss_sums(objective, MaskedLM(STUDENT), params, MaskedLM(TEACHER), world["teacher"], micro)
         return weighted_total(objective, sums, denominators)
 
+    value_and_gradient = jax.jit(jax.value_and_grad(total))
+
     parts = [jax.tree.map(lambda x, i=i: x[2 * i : 2 * i + 2], batch) for i in range(3)]
-    values = [jax.value_and_grad(total)(world["student"], part) for part in parts]
-    whole, gradient = jax.value_and_grad(total)(world["student"], batch)
+    values = [value_and_gradient(world["student"], part) for part in parts]
+    whole, gradient = value_and_gradient(world["student"], batch)
     assert near(float(sum(value for value, _ in values)), float(whole))
     added = jax.tree.map(lambda *leaves: sum(leaves), *(part for _, part in values))
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))

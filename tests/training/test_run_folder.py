@@ -14,6 +14,7 @@ from distil_jax.errors import UserError
 from distil_jax.training.run_folder import CONFIG_FILE, INPUTS_FILE, LOCK_FILE, open_run_folder, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
+DEFAULT = Config()
 INPUTS = {"corpus.train": "a" * 64, "teacher.path": "b" * 64}
 
 
@@ -29,7 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refuse(folder: Path, pattern: str, config: Config = Config(), inputs: dict[str, str] = INPUTS) -> None:
+def refuse(folder: Path, pattern: str, config: Config = DEFAULT, inputs: dict[str, str] = INPUTS) -> None:
     """It says so in one line and leaves everything as it was."""
     before = contents(folder) if folder.is_dir() else None
     with (

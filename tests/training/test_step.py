@@ -118,19 +118,20 @@ def test_every_parameter_moves_and_the_frozen_ones_do_not(teacher_params: Any) -
     assert len(jax.tree.leaves(frozen.opt_state)) < len(jax.tree.leaves(state.opt_state))
 
 
-def compiled_text(teacher_params: Any, micro_batch_size: int) -> str:
+def compiled(teacher_params: Any, micro_batch_size: int, times: int = 1) -> Any:
+    """The compiled step for `times` copies of the rows."""
     devices, task = make_devices("shard_map"), make_task(micro_batch_size=micro_batch_size)
     optimizer = make_optimizer(OPTIMIZER, 10)
     params = student_params(teacher_params, TEACHER, task.student.config, [0])
     state = devices.replicate(init_state(params, optimizer, task.trainable))
     step = devices.map(make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10)), replicated=2)
-    arguments = (state, devices.replicate(constants_of(task, teacher_params)), devices.place_rows(make_rows()))
-    return step.lower(*arguments).compile().as_text()
+    rows = devices.place_rows(np.tile(make_rows(), (times, 1)))
+    return step.lower(state, devices.replicate(constants_of(task, teacher_params)), rows).compile()
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 4])
 def test_gradients_are_reduced_once_whatever_the_accumulation(teacher_params: Any, micro_batch_size: int) -> None:
-    text = compiled_text(teacher_params, micro_batch_size)
+    text = compiled(teacher_params, micro_batch_size).as_text()
     assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1
     assert not re.findall(r"(?:reduce-scatter|all-to-all|collective-permute)\(", text)
     gathered = re.findall(r"= (\S+) all-gather\(", text)
@@ -138,6 +139,13 @@ def test_gradients_are_reduced_once_whatever_the_accumulation(teacher_params: An
     if micro_batch_size == 1:
         loops = re.findall(r"while\(", text)
         assert loops, "four micro-batches a device should be a loop"
+
+
+def test_a_batch_sixteen_times_as_large_takes_hardly_more_memory(teacher_params: Any) -> None:
+    small, large = (compiled(teacher_params, 2, times).memory_analysis().temp_size_in_bytes for times in (1, 16))
+    ids_and_labels = 15 * (BATCH // 8) * LENGTH * 4 * 12  # a dozen small arrays of [rows, L], no [rows, L, V] or [.., H]
+    assert large - small < ids_and_labels
+    assert 2 * LENGTH * VOCAB * 4 * 16 > ids_and_labels, "the bound must be below the logits of sixteen micro-batches"
 
 
 def test_the_gradient_is_that_of_the_whole_batch_at_once(teacher_params: Any) -> None:

@@ -1,0 +1,58 @@
+"""Every configuration that is shipped, made small, prepares nothing anew and takes a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from distil_jax.config import load_config
+from distil_jax.training.stages import distill, pretrain
+from distil_jax.training.telemetry import read_metrics
+
+SHIPPED = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml"))
+TEACHER_LAYERS = {"distilbert_base_uncased": 12, "minilm_l3": 6, "quickstart": 4}
+
+
+def small(name: str, world: Path, model_folder: Callable[..., str]) -> dict[str, Any]:
+    """What shrinks model, batch and corpus; everything else stays as it is shipped."""
+    changes: dict[str, Any] = {
+        "corpus.folder": str(world / "corpus"),
+        "corpus.tokenizer": str(world / "tokenizer"),
+        "training.steps": 1,
+        "training.batch_size": 4,
+        "training.micro_batch_size": 2,
+        "parallel.devices": 1,
+        "evaluation.rows": 4,
+        "evaluation.batch_size": 4,
+        "logging.tensorboard": False,
+        "logging.progress": "none",
+    }
+    config = load_config(name)
+    if config.teacher.path:
+        teacher = model_folder(num_layers=TEACHER_LAYERS[name], pooler=True, attention_output_dropout=0.1)
+        return {**changes, "teacher.path": teacher}
+    if config.model.initial:
+        return {**changes, "model.initial": model_folder(num_layers=1, head=False, pooler=True)}
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 24}
+    return {**changes, **{f"model.{key}": value for key, value in sizes.items()}}
+
+
+@pytest.mark.usefixtures("program_cache")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_takes_a_step(name: str, tiny_world: Path, model_folder: Callable[..., str], tmp_path: Path) -> None:
+    changes = {**small(name, tiny_world, model_folder), "run.output": str(tmp_path / "run")}
+    config = load_config(name, changes)
+    outcome = distill(config) if config.teacher.path else pretrain(config)
+    (row,) = read_metrics(tmp_path / "run", "train")
+    assert np.isfinite(list(row["metrics"].values())).all()
+    terms = {"loss_mlm"} | ({"loss_ce", "loss_cos"} if config.teacher.path else set())
+    assert {key for key in row["metrics"] if key.startswith("loss_")} == terms
+    assert set(outcome.evaluations) == {"0", "1"}
+    layers = [key for key in outcome.state.params["encoder"] if key.startswith("layer_")]
+    assert len(layers) == (len(config.student.layers) if config.teacher.path else 1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.tree.map(np.asarray, outcome.state.params)))
