@@ -169,6 +169,17 @@ class EvaluateArguments:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlotArguments:
+    """Draw a held-out measure of runs against the optimiser step."""
+
+    runs: tuple[str, ...]
+    output: str
+    """picture to write: .png, .svg or .pdf"""
+    measure: str = "mlm_loss"
+    """which one: mlm_loss, perplexity, accuracy, kl, agreement"""
+
+
+@dataclasses.dataclass(frozen=True)
 class QuickstartArguments:
     """Text, tokenizer, teacher, student, export and a table, from nothing, in a few minutes on a laptop."""
 
@@ -204,6 +215,14 @@ def _evaluate(arguments: list[str]) -> None:
         Path(given.json).write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
 
 
+def _plot(arguments: list[str]) -> None:
+    given: PlotArguments = _parse(PlotArguments, arguments, "plot", "runs")
+    from distil_jax.evidence.plot import plot_runs
+
+    plot_runs([Path(run) for run in given.runs], Path(given.output), given.measure)
+    print(given.output)
+
+
 def _quickstart(arguments: list[str]) -> None:
     given: QuickstartArguments = _parse(QuickstartArguments, arguments, "quickstart")
     start(Config())
@@ -227,6 +246,7 @@ COMMANDS = {
     "distill": Command("teacher -> student", _train("distill")),
     "evaluate": Command("held-out measures of runs and model folders", _evaluate),
     "export": Command("run -> Hugging Face folder", _export),
+    "plot": Command("held-out curves of runs as a picture", _plot),
 }
 
 if __name__ == "__main__":

@@ -147,8 +147,11 @@ def torch_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 def torch_optimizer(student: Any) -> tuple[torch.optim.Optimizer, Any]:
-    kept = [p for name, p in student.named_parameters() if "layer_norm" in name.lower() or name.endswith("bias")]
-    decayed = [p for p in student.parameters() if not any(p is other for other in kept)]
+    named = dict(student.named_parameters())
+    kept_names = {name for name in named if name.endswith("bias") or "norm" in name.lower()}
+    assert len([name for name in kept_names if name.endswith("weight")]) == 2 * len(LAYERS) + 2, "all the LayerNorms"
+    kept = [named[name] for name in named if name in kept_names]
+    decayed = [named[name] for name in named if name not in kept_names]
     groups = [{"params": decayed, "weight_decay": OPTIMIZER.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     betas = (OPTIMIZER.beta1, OPTIMIZER.beta2)
     optimizer = torch.optim.AdamW(groups, lr=OPTIMIZER.learning_rate, betas=betas, eps=OPTIMIZER.epsilon)
@@ -167,8 +170,12 @@ def test_a_step_is_that_of_pytorch(torch_models: tuple[Any, Any], tmp_path: Path
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), OPTIMIZER.clip_norm)
         assert norm > OPTIMIZER.clip_norm, "clipping has to be part of it"
-        expected = {f"loss_{name}": float(loss) for name, loss in losses.items()}
-        expected |= {"loss": float(total), "gradient_norm": float(norm), "learning_rate": schedule.get_last_lr()[0]}
+        expected = {f"loss_{name}": float(loss.detach()) for name, loss in losses.items()}
+        expected |= {
+            "loss": float(total.detach()),
+            "gradient_norm": float(norm),
+            "learning_rate": schedule.get_last_lr()[0],
+        }
         assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5 * (number + 1))
         optimizer.step()
         schedule.step()
