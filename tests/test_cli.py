@@ -24,7 +24,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture(scope="module", autouse=True)
 def count_compilations() -> None:
-    def note(event: str, _: float, **__: Any) -> None:
+    def note(event: str, duration_secs: float, **_: Any) -> None:
         if "backend_compile" in event:
             COMPILED.append(event)
 

@@ -122,7 +122,8 @@ def _measure(folder: Path, tokenizer: Tokenizer) -> dict[str, dict[str, object]]
 
     corpus = open_corpus(folder / "corpus" / "validation")
     teacher = load_language_model(str(folder / "teacher"))
-    encoder, params = initial_student(_config(folder, "quickstart", "student", None, {}))
+    config = _config(folder, "quickstart", "student", None, {})
+    encoder, params = initial_student(config)
     models: dict[str, tuple[LanguageModel, Path | None]] = {
         TEACHER: (teacher, folder / "teacher"),
         START: (LanguageModel(encoder, params, tokenizer), None),
@@ -131,7 +132,8 @@ def _measure(folder: Path, tokenizer: Tokenizer) -> dict[str, dict[str, object]]
         models[label] = (load_language_model(str(folder / name)), folder / name)
     found = {}
     for label, (model, place) in models.items():
-        measures = evaluate_model(model, corpus, teacher=None if model is teacher else teacher)
+        reference = None if model is teacher else teacher
+        measures = evaluate_model(model, corpus, teacher=reference, masking=config.masking)
         measures["parameters"] = float(model.num_parameters)
         measures["latency"] = encoder_latency(model.encoder, model.params)
         if place is not None:

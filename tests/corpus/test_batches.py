@@ -31,7 +31,7 @@ def batches(num_rows: int, batch_size: int, steps: range, part: slice | None = N
 
 
 def test_every_epoch_is_another_permutation() -> None:
-    order = stream_order(50, seed=1)
+    order: Any = stream_order(50, seed=1)
     epochs = [[order[50 * epoch + i] for i in range(50)] for epoch in range(4)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs} | {tuple(range(50))}) == 5

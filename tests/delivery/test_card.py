@@ -16,19 +16,24 @@ MEASURES = {"mlm_loss": 4.5, "perplexity": 90.0, "accuracy": 0.25, "kl": 1.5, "a
 DISTILLED = {"stage": "distill", "teacher": "models/big", "layers": [0, 2, 4]}
 
 
-def card(description: dict[str, Any], evaluations: dict[str, Any] | None = None, step: int = 20, **changes: Any) -> str:
+def card(
+    description: dict[str, Any],
+    evaluations: dict[str, Any] | None = None,
+    step: int = 20,
+    changes: dict[str, Any] | None = None,
+) -> str:
     metadata = {
         "description": description,
         "steps": 30,
         "corpus": {"sources": ["books.txt"], "rows": 5000, "tokens": 123456, "sha256": "ab" * 32},
         "evaluations": evaluations or {},
     }
-    settings = {"training.batch_size": 32, "corpus.sequence_length": 64, **changes}
+    settings = {"training.batch_size": 32, "corpus.sequence_length": 64, **(changes or {})}
     return model_card(with_overrides(Config(), settings), ENCODER, metadata, step, "small")
 
 
 def test_it_states_teacher_data_steps_and_losses() -> None:
-    text = card(DISTILLED, **{"optimizer.learning_rate": 3e-4, "run.seed": 7})
+    text = card(DISTILLED, changes={"optimizer.learning_rate": 3e-4, "run.seed": 7})
     for said in (
         "Student of `models/big`, started from its layers 0, 2, 4.",
         "distilbert, 3 layers, width 48, 4 heads, feed-forward 96, vocabulary 1234, 64 positions",
@@ -84,18 +89,18 @@ def test_a_pretrained_model_claims_no_teacher(initial: str, frozen: bool, said: 
 
 
 def test_a_student_without_its_teachers_losses_claims_no_temperature() -> None:
-    text = card(DISTILLED, **{"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0})
+    text = card(DISTILLED, changes={"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0})
     assert "- loss: 2 mlm\n" in text
     assert "distillation" not in text
 
 
 def test_where_the_student_started() -> None:
-    text = card(DISTILLED, **{"student.init": "random"})
+    text = card(DISTILLED, changes={"student.init": "random"})
     assert "Student of `models/big`, started from random weights." in text
     assert "layers 0, 2, 4" not in text
-    assert "started from `models/half`." in card(DISTILLED, **{"student.init": "models/half"})
+    assert "started from `models/half`." in card(DISTILLED, changes={"student.init": "models/half"})
 
 
 def test_narrowed_positions_are_told() -> None:
-    text = card(DISTILLED, **{"objective.restrict_ce_to_mask": True, "objective.alpha_mse": 0.5})
+    text = card(DISTILLED, changes={"objective.restrict_ce_to_mask": True, "objective.alpha_mse": 0.5})
     assert "5 ce + 2 mlm + 1 cos + 0.5 mse; temperature 2, ce and mse over predicted positions" in text

@@ -45,7 +45,8 @@ def test_transformers_computes_the_same(tiny_run: Path, tmp_path: Path) -> None:
     from distil_jax.models import MaskedLM
 
     trained = export(tiny_run, tmp_path / "model")
-    model, loading = DistilBertForMaskedLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    loaded: Any = DistilBertForMaskedLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    model, loading = loaded
     assert not any(loading.values()), loading
     ids = AutoTokenizer.from_pretrained(tmp_path / "model")("the cat sat on a [MASK].", return_tensors="np")[
         "input_ids"

@@ -57,7 +57,8 @@ def test_the_gradient_of_the_tied_table_is_that_of_both_its_uses(params: Any) ->
         return {**params, "encoder": {**params["encoder"], "embeddings": embeddings}}
 
     def tied(table: Any) -> Any:
-        return (MODULE.apply({"params": with_table(table)}, IDS) * weights).sum()
+        logits: Any = MODULE.apply({"params": with_table(table)}, IDS)
+        return (logits * weights).sum()
 
     def untied(read: Any, written: Any) -> Any:
         hidden = MODULE.apply({"params": with_table(read)}, IDS, method="encode")

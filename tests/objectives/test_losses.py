@@ -22,9 +22,11 @@ from distil_jax.objectives.losses import (
 
 N, V = 7, 11
 NOISE = np.random.default_rng(0)
+STUDENT: Any
+TEACHER: Any
 STUDENT, TEACHER = (3 * NOISE.standard_normal((N, V)).astype(np.float32) for _ in range(2))
-TARGETS = NOISE.integers(0, V, N).astype(np.int32)
-WEIGHTS = np.array([1, 0, 1, 1, 0, 1, 1], np.float32)
+TARGETS: Any = NOISE.integers(0, V, N).astype(np.int32)
+WEIGHTS: Any = np.array([1, 0, 1, 1, 0, 1, 1], np.float32)
 USED = WEIGHTS > 0
 
 Loss = Callable[[Any, Any], Any]
@@ -63,7 +65,7 @@ CASES: dict[str, tuple[Callable[..., SumCount], Loss]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_are_those_of_torch(name: str) -> None:
     ours, theirs = CASES[name]
-    student = torch.tensor(STUDENT, requires_grad=True)
+    student: Any = torch.tensor(STUDENT, requires_grad=True)
     expected = theirs(student, torch.tensor(TEACHER))
     expected.backward()
     value, gradient = jax.value_and_grad(lambda s: ours(s, TEACHER, WEIGHTS).mean)(STUDENT)
@@ -114,18 +116,20 @@ def test_bfloat16_inputs_are_computed_in_float32(name: str) -> None:
 
 
 def test_extreme_logits_stay_finite() -> None:
-    extreme = np.zeros((2, V), np.float32)
+    extreme: Any = np.zeros((2, V), np.float32)
     extreme[0, 0], extreme[1, 3] = 1e4, -1e4
-    weights = np.ones(2, np.float32)
+    weights: Any = np.ones(2, np.float32)
     found = distillation_kl(extreme[::-1].copy(), extreme, weights, 1.0)
     assert np.isfinite(float(found.sum)) and float(found.sum) > 0
     assert float(distillation_kl(extreme, extreme, weights, 2.0).sum) == 0.0
-    surprise = cross_entropy(extreme, np.array([1, 3], np.int32), weights)
+    targets: Any = np.array([1, 3], np.int32)
+    surprise = cross_entropy(extreme, targets, weights)
     assert float(surprise.sum) == pytest.approx(2e4 + np.log(V - 1), rel=1e-5)
 
 
 def test_the_cosine_of_zero_vectors_is_that_of_torch() -> None:
-    zero, weights = np.zeros((2, V), np.float32), np.ones(2, np.float32)
+    zero: Any = np.zeros((2, V), np.float32)
+    weights: Any = np.ones(2, np.float32)
     expected = torch.nn.CosineEmbeddingLoss(reduction="sum")(
         torch.tensor(zero), torch.tensor(TEACHER[:2]), torch.ones(2)
     )

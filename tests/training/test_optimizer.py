@@ -94,11 +94,11 @@ def test_the_schedule_follows_its_formula(name: Any, decay: Any) -> None:
     schedule = learning_rate_schedule(Optimizer(learning_rate=2e-3, schedule=name), 100)
     for step in (0, 1, 4, 5, 6, 50, 99, 100):
         expected = 2e-3 * (step / 5 if step < 5 else decay((step - 5) / 95))
-        assert float(schedule(step)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+        assert np.asarray(schedule(step)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 @pytest.mark.parametrize(("fraction", "first", "last"), [(0.0, 1.0, 1 / 3), (1.0, 0.0, 2 / 3)])
 def test_schedules_without_warm_up_and_with_nothing_else(fraction: float, first: float, last: float) -> None:
     schedule = learning_rate_schedule(Optimizer(learning_rate=1.0, warmup_fraction=fraction), 3)
-    assert float(schedule(0)) == pytest.approx(first)
-    assert float(schedule(2)) == pytest.approx(last)
+    assert np.asarray(schedule(0)) == pytest.approx(first)
+    assert np.asarray(schedule(2)) == pytest.approx(last)

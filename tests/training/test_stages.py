@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def test_a_student_without_its_teachers_losses_is_still_compared_with_it(
 class _Compilations(list[str]):
     """Names of the events by which JAX tells that it compiles; nothing can be taken back from `jax.monitoring`."""
 
-    def __call__(self, event: str, _seconds: float, **_: Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if "backend_compile" in event:
             self.append(event)
 
@@ -118,7 +118,7 @@ Refusal = Callable[[Stage, dict[str, Any], str], None]
 
 
 @pytest.fixture
-def refused(tiny_config: Callable[..., Config], compilations: _Compilations, tmp_path: Path) -> Iterator[Refusal]:
+def refused(tiny_config: Callable[..., Config], compilations: _Compilations, tmp_path: Path) -> Refusal:
     """A function (stage, changes, pattern): the stage says so in one line, compiles nothing and writes nothing."""
 
     def check(stage: Stage, changes: dict[str, Any], pattern: str) -> None:
