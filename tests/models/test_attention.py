@@ -30,6 +30,10 @@ def by_hand(allowed: np.ndarray | None) -> np.ndarray:
     return out
 
 
+def on_device(dtype: Any = jnp.float32) -> Any:
+    return [jnp.asarray(x, dtype) for x in (QUERY, KEY, VALUE)]
+
+
 def keys(count: int) -> Any:
     return row_keys(jax.random.key(0), jnp.arange(count))
 
@@ -66,8 +70,8 @@ def test_a_packed_row_is_its_sequences_one_by_one() -> None:
     allowed = attention_mask_matrix(jnp.asarray(PACKED), causal=False)
     whole = np.asarray(attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), allowed))
     for part in (slice(0, 3), slice(3, 7)):
-        pieces: Any = [jnp.asarray(x[:1, part]) for x in (QUERY, KEY, VALUE)]
-        np.testing.assert_allclose(whole[:1, part], attend(*pieces, None), atol=2e-6)
+        query, key, value = (jnp.asarray(x[:1, part]) for x in (QUERY, KEY, VALUE))
+        np.testing.assert_allclose(whole[:1, part], attend(query, key, value, None), atol=2e-6)
 
 
 @pytest.mark.parametrize("path", ["library", "with dropout"])
@@ -94,7 +98,7 @@ def test_dropout_of_probabilities_keeps_the_expectation() -> None:
 
 
 def test_the_site_separates_the_dropout_of_layers() -> None:
-    arrays: Any = [jnp.asarray(x) for x in (QUERY, KEY, VALUE)]
+    arrays = on_device()
     one, again, other = (
         np.asarray(attend(*arrays, None, dropout_keys=keys(B), dropout_site=site, dropout_rate=0.3))
         for site in (1, 1, 4)
@@ -104,12 +108,12 @@ def test_the_site_separates_the_dropout_of_layers() -> None:
 
 
 def test_without_keys_there_is_no_dropout() -> None:
-    arrays: Any = [jnp.asarray(x) for x in (QUERY, KEY, VALUE)]
+    arrays = on_device()
     np.testing.assert_array_equal(attend(*arrays, None, dropout_rate=0.5), attend(*arrays, None))
 
 
 def test_bfloat16_keeps_its_type_on_both_paths() -> None:
-    arrays: Any = [jnp.asarray(x, jnp.bfloat16) for x in (QUERY, KEY, VALUE)]
+    arrays = on_device(jnp.bfloat16)
     for options in ({}, {"dropout_keys": keys(B), "dropout_rate": BARELY}):
         found = attend(*arrays, None, **options)
         assert found.dtype == jnp.bfloat16
