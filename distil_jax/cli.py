@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from distil_jax.config import Config, parse_arguments, require
+from distil_jax.config import Config, Masking, parse_arguments, require
 from distil_jax.errors import UserError
 
 
@@ -164,6 +164,8 @@ class EvaluateArguments:
     """rows used, the first ones; 0: all"""
     seed: int = 0
     """seed of the masks"""
+    smoothing: float = Masking().smoothing
+    """rare tokens are masked more often by count^-smoothing; 0: all alike"""
     json: str = ""
     """also write the measures to this file"""
 
@@ -209,7 +211,9 @@ def _evaluate(arguments: list[str]) -> None:
     from distil_jax.evidence.heldout import evaluate_paths
     from distil_jax.evidence.report import measures_table
 
-    measures = evaluate_paths(list(given.models), given.corpus, given.teacher, given.rows, given.seed)
+    measures = evaluate_paths(
+        list(given.models), given.corpus, given.teacher, given.rows, given.seed, Masking(smoothing=given.smoothing)
+    )
     print(measures_table(measures))
     if given.json:
         Path(given.json).write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")

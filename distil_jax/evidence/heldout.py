@@ -110,7 +110,7 @@ def _check_fits(role: str, model: LanguageModel, corpus: Corpus) -> None:
 
 
 def evaluate_paths(
-    paths: list[str], corpus_folder: str, teacher: str = "", rows: int = 0, seed: int = 0
+    paths: list[str], corpus_folder: str, teacher: str = "", rows: int = 0, seed: int = 0, masking: Masking = Masking()
 ) -> Mapping[str, dict[str, float]]:
     """`evaluate_model` for several runs or folders, with parameter counts: path -> measures."""
     corpus = open_corpus(Path(corpus_folder))
@@ -118,7 +118,7 @@ def evaluate_paths(
     measures = {}
     for path in paths:
         model = load_language_model(path)
-        found = evaluate_model(model, corpus, teacher=reference, rows=rows, seed=seed)
+        found = evaluate_model(model, corpus, teacher=reference, masking=masking, rows=rows, seed=seed)
         measures[path] = {"parameters": float(model.num_parameters), **found}
     return measures
 
