@@ -47,7 +47,8 @@ def make_evaluator(
         return ids
 
     def evaluate(params: Params, teacher_params: Params | None) -> dict[str, float]:
-        constants, sums = Constants(teacher_params, log_weights), None
+        constants = Constants(teacher_params, log_weights)
+        sums: Any = None
         for first in range(0, total, batch):
             found: Any = step(params, constants, np.int32(first), devices.place_rows(read(first)))
             # Added up on the host in float64: thousands of batches must not lose digits.

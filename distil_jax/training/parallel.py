@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array, Device
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distil_jax.errors import UserError
@@ -37,7 +37,7 @@ class Devices:
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def local(self) -> list[Device]:
+    def local(self) -> list[Any]:
         """This process's devices, in mesh order."""
         return [device for device in self.mesh.devices.flat if device.process_index == jax.process_index()]
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
@@ -51,7 +50,7 @@ class Constants(NamedTuple):
     """What a step only reads: the teacher's parameters (None without one) and the masking log-weights [V] float32."""
 
     teacher: Params | None
-    log_weights: Array | np.ndarray
+    log_weights: Any  # a NumPy array until it is put on the devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def finish(*processes: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
 
 def said(end: tuple[int, str, str]) -> list[str]:
     """Words of the results; the library of collectives prints lines, and pieces of lines, of its own."""
-    return " ".join(re.findall(r"RESULT (.*)", end[1])).split()
+    return str(" ".join(re.findall(r"RESULT (.*)", end[1]))).split()
 
 
 def free_port() -> int:
