@@ -6,6 +6,7 @@ from distil_jax.objectives.distillation import (
     evaluation_sums,
     is_causal,
     loss_sums,
+    needs_all_logits,
     uses_teacher,
     weighted_total,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "every_other_layer",
     "is_causal",
     "loss_sums",
+    "needs_all_logits",
     "student_config",
     "student_params",
     "uses_teacher",

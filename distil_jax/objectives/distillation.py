@@ -63,6 +63,11 @@ def uses_teacher(objective: Objective) -> bool:
     return objective.alpha_ce > 0 or objective.alpha_cos > 0 or objective.alpha_mse > 0
 
 
+def needs_all_logits(objective: Objective) -> bool:
+    """Whether every real position goes through the vocabulary, not only the predicted ones."""
+    return (objective.alpha_ce > 0 or objective.alpha_mse > 0) and not objective.restrict_ce_to_mask
+
+
 def _select(hidden: Array, positions: Array) -> Array:
     """hidden [M, L, H] at positions [M, K] -> [M * K, H]."""
     return jnp.take_along_axis(hidden, positions[:, :, None], axis=1).reshape(-1, hidden.shape[-1])
@@ -104,7 +109,7 @@ def loss_sums(
         if objective.alpha_cos > 0:
             sums["cos"] = cosine_distance(_rows(hidden), _rows(teacher_hidden), real)
     needs_teacher_logits = objective.alpha_ce > 0 or objective.alpha_mse > 0
-    on_all = needs_teacher_logits and not objective.restrict_ce_to_mask
+    on_all = needs_all_logits(objective)
     student_logits = _logits(student, student_params, _rows(hidden) if on_all else _select(hidden, batch.positions))
     if needs_teacher_logits:
         assert teacher is not None and teacher_params is not None and teacher_hidden is not None  # checked above

@@ -22,7 +22,14 @@ from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params, save_tokenizer
 from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.objectives import every_other_layer, is_causal, student_config, student_params, uses_teacher
+from distil_jax.objectives import (
+    every_other_layer,
+    is_causal,
+    needs_all_logits,
+    student_config,
+    student_params,
+    uses_teacher,
+)
 from distil_jax.training.loop import Job, Outcome, run_training
 from distil_jax.training.parallel import check_batch, make_devices
 from distil_jax.training.run_folder import open_run_folder
@@ -168,8 +175,8 @@ def _flops_per_token(config: Config, learner: _Learner, length: int) -> float:
     objective = learner.objective
     predicted = 1.0 if is_causal(objective) else config.masking.probability
     if learner.teacher is not None and uses_teacher(objective):
-        everywhere = (objective.alpha_ce > 0 or objective.alpha_mse > 0) and not objective.restrict_ce_to_mask
-        return distillation_flops(learner.teacher, learner.encoder, length, head_share=1.0 if everywhere else predicted)
+        share = 1.0 if needs_all_logits(objective) else predicted
+        return distillation_flops(learner.teacher, learner.encoder, length, head_share=share)
     frozen = "encoder" not in learner.trainable
     return pretraining_flops(learner.encoder, length, freeze_encoder=frozen, head_share=predicted)
 
