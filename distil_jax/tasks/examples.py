@@ -1,0 +1,106 @@
+"""What a task is and what its examples are, whatever file or dataset they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+Kind = Literal["sequence", "token", "question", "choice"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SequenceExample:
+    """A text, or a pair of texts, with a class number, a score, or a class set as 0/1 a class (None: no label)."""
+
+    id: str
+    text: str
+    pair: str | None = None
+    label: int | float | tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenExample:
+    """A sentence in words, with a tag number a word."""
+
+    id: str
+    words: tuple[str, ...]
+    tags: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """A span of the context: `context[start : start + len(text)] == text`."""
+
+    text: str
+    start: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QuestionExample:
+    """A question about a context, with its answers; none means that the context has no answer (SQuAD 2.0).
+
+    `answers` is None where they are not known.
+    """
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChoiceExample:
+    """A prompt and the texts of which one follows it, with the number of the right one."""
+
+    id: str
+    prompt: str
+    endings: tuple[str, ...]
+    label: int | None = None
+
+
+Example = SequenceExample | TokenExample | QuestionExample | ChoiceExample
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """A task as such, before any data.
+
+    Attributes:
+        name: "sst2".
+        title: "SST-2".
+        kind: which head it needs.
+        problem: what the labels of a "sequence" task are, in transformers' words; "" for the other kinds.
+        metrics: names of its measures (`metrics.py`), the official ones; the first is the one to report and to choose
+            checkpoints by, unless `headline` says otherwise.
+        labels: names of the classes or tags in the order of their numbers; empty where the data says.
+        headline: measures whose mean is the task's score in a table (MRPC: accuracy and F1); empty: the first metric.
+        server_file: name of the prediction file that the GLUE server wants for each test set, by test set.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    problem: Literal["", "single_label_classification", "multi_label_classification", "regression"] = ""
+    metrics: tuple[str, ...] = ("accuracy",)
+    labels: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ()
+    server_file: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """A task with its data; `labels` are final here (empty for regression and questions).
+
+    `validation` and `test` hold sets by name: {"validation": ...}, MNLI's {"matched": ..., "mismatched": ...}.
+    `sha256` identifies all of it: a run is not continued on other data.
+    `notes` are lines a user should read, such as "12 rows skipped" or "validation: 10 % of train, none was given".
+    """
+
+    spec: TaskSpec
+    labels: tuple[str, ...]
+    train: Sequence[Example]
+    validation: Mapping[str, Sequence[Example]]
+    test: Mapping[str, Sequence[Example]]
+    sha256: str
+    notes: tuple[str, ...] = ()
