@@ -123,14 +123,14 @@ def start(config: Config) -> None:
 
 
 def _summary(config: Config, outcome: Any) -> str:
-    state = "was finished already" if outcome.resumed_from == outcome.steps else "finished"
+    state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
     measures = ", ".join(
         f"{name} {value:.4f}"
-        for name, value in outcome.evaluations.get(str(outcome.steps), {}).items()
+        for name, value in outcome.evaluations.get(str(outcome.step), {}).items()
         if name != "predictions"
     )
     return (
-        f"{config.run.output}: {state}, step {outcome.steps}{'; held-out: ' if measures else ''}{measures}\n"
+        f"{config.run.output}: {state}, step {outcome.step}{'; held-out: ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )
 

@@ -6,13 +6,16 @@ model's sizes and the tokenizer.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
 from distil_jax.errors import UserError
 from distil_jax.training.step import TrainState
@@ -22,6 +25,21 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 TRASH = "trash"
+
+
+@dataclasses.dataclass
+class _Kept(PreservationPolicy):
+    """Keeps the newest `newest` checkpoints (None: all) and the one of step `best`."""
+
+    newest: int | None
+    best: int | None = None
+
+    def should_preserve(
+        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
+    ) -> Sequence[bool]:
+        del context
+        first = 0 if self.newest is None else len(checkpoints) - self.newest
+        return [number >= first or info.step == self.best for number, info in enumerate(checkpoints)]
 
 
 class Checkpoints:
@@ -37,12 +55,13 @@ class Checkpoints:
         """
         if read_only and not folder.is_dir():
             raise UserError(f"{folder}: no checkpoints here; is this the folder of a run?")
+        self._kept = _Kept(None if read_only else keep)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
             create=not read_only,
             read_only=read_only,
             # A deletion that is killed half-way must not leave a step that looks whole.
             todelete_subdir=None if read_only else TRASH,
+            preservation_policy=self._kept,
             cleanup_tmp_directories=not read_only,
         )
         self._trash = None if read_only or jax.process_index() else folder / TRASH
@@ -57,9 +76,13 @@ class Checkpoints:
         """Number of the newest finished checkpoint, None without one."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
-        """Start saving `state` under its step; the writing goes on in the background."""
+    def save(self, state: TrainState, metadata: dict[str, Any], *, best: int | None = None) -> None:
+        """Start saving `state` under its step; the writing goes on in the background.
+
+        `best` is a step that is kept however many newer ones there are.
+        """
         step = int(state.step)
+        self._kept.best = best
         if step == self.latest_step():  # Orbax would decline it without a word
             return
         optimizer = {"step": state.step, "opt_state": state.opt_state}

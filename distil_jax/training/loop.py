@@ -1,6 +1,6 @@
-"""The training loop that pre-training and distillation share.
+"""The training loop that pre-training, distillation and fine-tuning share.
 
-The host only feeds rows and reads metrics that the device finished an interval ago; everything computed is in `step`.
+The host only feeds rows and reads metrics that the device finished an interval ago; everything computed is in the step.
 """
 
 from __future__ import annotations
@@ -8,50 +8,82 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from distil_jax.config import Config
-from distil_jax.corpus import Corpus
-from distil_jax.corpus.batches import training_batches
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.evaluation import Evaluator, make_evaluator
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
-from distil_jax.training.step import Constants, Metrics, Params, Task, TrainState, init_state, make_train_step
+from distil_jax.training.selection import Selection
+from distil_jax.training.step import Metrics, Params, TrainState, init_state
 from distil_jax.training.telemetry import MetricsWriter, Progress, utilisation
 
 _STEPS_AHEAD = 2  # steps the host may be ahead of the device: enough to hide its work, few enough to stop quickly
 
+Batch = Any  # a tree of arrays [rows, ...]
+TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+Evaluator = Callable[[Params, Any], dict[str, float]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Everything that a run of the loop needs, ready made."""
+    """Everything that a run of the loop needs, ready made.
+
+    Attributes:
+        config: settings of the run.
+        folder: where it writes.
+        steps: optimiser steps in all.
+        params: parameters before the first step.
+        trainable: their top-level groups that get updates.
+        constants: what steps and evaluations only read; a tree of arrays.
+        make_step: (optimizer, schedule) -> the per-device `(state, constants, batch) -> (state, metrics)`.
+        make_batches: (steps, devices) -> this process's rows of the batches of those steps, on the host.
+        make_evaluator: devices -> `(params, constants) -> measures`, or None where nothing is held out.
+        metadata: what every checkpoint carries.
+        flops_per_token: of one step, for the utilisation.
+        evaluate_every: steps between evaluations; 0: at the end only.
+        evaluate_start: also before the first step.
+        selection: which evaluation is the best, whose checkpoint is kept, and when to stop early; None: the last one.
+    """
 
     config: Config
     folder: Path
     steps: int
-    task: Task
     params: Params
-    constants: Constants
-    train: Corpus
-    validation: Corpus | None
+    trainable: tuple[str, ...]
+    constants: Any
+    make_step: Callable[[optax.GradientTransformation, optax.Schedule], TrainStep]
+    make_batches: Callable[[range, Devices], Iterator[Batch]]
+    make_evaluator: Callable[[Devices], Evaluator | None]
     metadata: dict[str, Any]
     flops_per_token: float
+    evaluate_every: int
+    evaluate_start: bool = True
+    selection: Selection | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves: its last state, its held-out measures by step, where this process took it up.
+    """What a finished run leaves.
 
-    `is_main`: this is the process that speaks for all.
+    Attributes:
+        state: after the last step.
+        step: number of that step; below the planned one where training stopped early.
+        best_step: the step to use, the best by the job's selection, else the last.
+        evaluations: held-out measures by step.
+        resumed_from: where this process took the run up.
+        is_main: this is the process that speaks for all.
     """
 
     state: TrainState
-    steps: int
+    step: int
+    best_step: int
     evaluations: dict[str, dict[str, float]]
     resumed_from: int
     is_main: bool
@@ -65,7 +97,7 @@ def run_training(job: Job, devices: Devices) -> Outcome:
     config, optimizer = job.config, make_optimizer(job.config.optimizer, job.steps)
     schedule = learning_rate_schedule(config.optimizer, job.steps)
     checkpoints = Checkpoints(job.folder / "checkpoints", keep=config.checkpoint.keep)
-    state = devices.replicate(init_state(job.params, optimizer, job.task.trainable))
+    state = devices.replicate(init_state(job.params, optimizer, job.trainable))
     evaluations: dict[str, dict[str, float]] = {}
     start = checkpoints.latest_step()
     if start is not None:
@@ -78,14 +110,16 @@ def run_training(job: Job, devices: Devices) -> Outcome:
             job.folder.name, job.steps, start=start or 0, mode=config.logging.progress if main else "none"
         ) as progress,
     ):
-        run = _Run(job, devices, checkpoints, writer, _evaluator(job, devices), devices.replicate(job.constants))
-        if start is None:
+        run = _Run(job, devices, checkpoints, writer, job.make_evaluator(devices), devices.replicate(job.constants))
+        if start is None and job.evaluate_start:
             run.evaluate(0, state, evaluations)
-        if start != job.steps:
-            step = devices.map(make_train_step(job.task, optimizer, schedule), replicated=2, donate=(0,))
+        if start != job.steps and not run.exhausted(evaluations):
+            step = devices.map(job.make_step(optimizer, schedule), replicated=2, donate=(0,))
             state = _train(run, step, state, start or 0, evaluations, progress)
     checkpoints.close()
-    return Outcome(state, job.steps, evaluations, start or 0, main)
+    last = int(state.step)
+    best = run.best_step(evaluations)
+    return Outcome(state, last, last if best is None else best, evaluations, start or 0, main)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,54 +131,43 @@ class _Run:
     checkpoints: Checkpoints
     writer: MetricsWriter
     evaluator: Evaluator | None
-    constants: Constants
+    constants: Any
 
     def evaluate(self, step: int, state: TrainState, evaluations: dict[str, dict[str, float]]) -> None:
         """Measure the held-out set and note the measures under this step."""
         if self.evaluator is not None:
-            evaluations[str(step)] = self.evaluator(state.params, self.constants.teacher)
+            evaluations[str(step)] = self.evaluator(state.params, self.constants)
             self.writer.write(step, evaluations[str(step)], kind="validation")
 
     def save(self, state: TrainState, evaluations: dict[str, dict[str, float]]) -> None:
         """Save `state`; the metrics up to it are on disk first, so that a resumed log has no gap."""
         self.writer.flush()
-        self.checkpoints.save(state, {**self.job.metadata, "evaluations": evaluations})
+        metadata = {**self.job.metadata, "evaluations": evaluations}
+        self.checkpoints.save(state, metadata, best=self.best_step(evaluations))
 
+    def best_step(self, evaluations: dict[str, dict[str, float]]) -> int | None:
+        """The best step by the job's selection, if it has one and something was measured."""
+        return None if self.job.selection is None else self.job.selection.best_step(evaluations)
 
-def _evaluator(job: Job, devices: Devices) -> Evaluator | None:
-    settings = job.config.evaluation
-    if job.validation is None:
-        return None
-    return make_evaluator(
-        devices,
-        job.task,
-        job.validation,
-        smoothing=job.config.masking.smoothing,
-        rows=settings.rows,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-    )
+    def exhausted(self, evaluations: dict[str, dict[str, float]]) -> bool:
+        """Whether to stop early."""
+        return self.job.selection is not None and self.job.selection.exhausted(evaluations)
 
 
 def _train(
     run: _Run, step: Any, state: TrainState, start: int, evaluations: dict[str, dict[str, float]], progress: Progress
 ) -> TrainState:
     config, steps = run.job.config, run.job.steps
-    batches = training_batches(
-        run.job.train,
-        batch_size=config.training.batch_size,
-        seed=config.run.seed,
-        steps=range(start, steps),
-        part=run.devices.process_part(config.training.batch_size),
-    )
+    batches = run.job.make_batches(range(start, steps), run.devices)
     in_flight: collections.deque[tuple[int, Metrics]] = collections.deque()
     meter = _Meter(run, progress, last_time=time.monotonic())
     saves = _SaveClock(config)
     for number, rows in zip(range(start + 1, steps + 1), batches, strict=True):
         state, metrics = step(state, run.constants, run.devices.place_rows(rows))
         in_flight.append((number, metrics))
-        evaluate = number == steps or _due(number, config.evaluation.every_steps)
-        save = number == steps or saves.due(number)
+        evaluate = number == steps or _due(number, run.job.evaluate_every)
+        # What may turn out to be the best has to be kept.
+        save = number == steps or saves.due(number) or (evaluate and run.job.selection is not None)
         while len(in_flight) > (0 if evaluate or save else _STEPS_AHEAD):
             meter.finished(*in_flight.popleft())
         if evaluate:
@@ -154,6 +177,8 @@ def _train(
             saves.saved()
         if evaluate or save:
             meter.skip_pause()
+        if evaluate and run.exhausted(evaluations):
+            break
     return state
 
 

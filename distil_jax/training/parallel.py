@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distil_jax.errors import UserError
@@ -51,14 +50,15 @@ class Devices:
         """Put a tree of host arrays on every device. The caller's arrays stay valid when the result is donated."""
         return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), self.replicated, lambda _: x), tree)
 
-    def place_rows(self, rows: np.ndarray) -> Array:
-        """This process's rows [b, L] of a global batch -> the global array, as the mapped function takes it."""
+    def place_rows(self, rows: Any) -> Any:
+        """This process's rows of a global batch, [b, ...] or a tree of them, as the mapped function takes them."""
         if self.mapping == "pmap":
-            return rows.reshape(len(self.local), -1, *rows.shape[1:])  # type: ignore[return-value]
-        return jax.make_array_from_process_local_data(NamedSharding(self.mesh, PartitionSpec(AXIS)), rows)
+            return jax.tree.map(lambda x: x.reshape(len(self.local), -1, *x.shape[1:]), rows)
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
 
     def map(self, function: Callable[..., Any], *, replicated: int, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
-        """Map `function(*replicated arguments, rows [b, L])` over the devices; its results are equal on all of them.
+        """Map `function(*replicated arguments, rows [b, ...])` over the devices; its results are equal on all of them.
 
         Args:
             function: per-device function; uses the axis name "data".

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from distil_jax.config import Config, Objective, config_to_toml, require
 from distil_jax.corpus import Corpus, open_corpus
+from distil_jax.corpus.batches import training_batches
 from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params, save_tokenizer
@@ -30,10 +32,11 @@ from distil_jax.objectives import (
     student_params,
     uses_teacher,
 )
-from distil_jax.training.loop import Job, Outcome, run_training
-from distil_jax.training.parallel import check_batch, make_devices
+from distil_jax.training.evaluation import make_evaluator
+from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
+from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.run_folder import open_run_folder
-from distil_jax.training.step import Constants, Params, Task
+from distil_jax.training.step import Constants, Params, Task, make_train_step
 from distil_jax.training.telemetry import distillation_flops, pretraining_flops
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -156,19 +159,44 @@ def _train(
     with open_run_folder(folder, config, inputs) if main else contextlib.nullcontext():
         if main:
             save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=learner.encoder.family)
+        task = _task(config, learner, train)
         job = Job(
             config=config,
             folder=folder,
             steps=steps,
-            task=_task(config, learner, train),
             params=_completed(learner.encoder, learner.params, config.run.seed),
+            trainable=learner.trainable,
             constants=_constants(config, learner, train),
-            train=train,
-            validation=validation,
+            make_step=partial(make_train_step, task),
+            make_batches=partial(_batches, config, train),
+            make_evaluator=partial(_evaluator, config, task, validation),
             metadata=_metadata(config, learner, train, folder, steps),
             flops_per_token=_flops_per_token(config, learner, train.sequence_length),
+            evaluate_every=config.evaluation.every_steps,
         )
         return run_training(job, devices)
+
+
+def _batches(config: Config, corpus: Corpus, steps: range, devices: Devices) -> Iterator[np.ndarray]:
+    size = config.training.batch_size
+    part = devices.process_part(size)
+    return training_batches(corpus, batch_size=size, seed=config.run.seed, steps=steps, part=part)
+
+
+def _evaluator(config: Config, task: Task, corpus: Corpus | None, devices: Devices) -> Evaluator | None:
+    settings = config.evaluation
+    if corpus is None:
+        return None
+    measure = make_evaluator(
+        devices,
+        task,
+        corpus,
+        smoothing=config.masking.smoothing,
+        rows=settings.rows,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+    return lambda params, constants: measure(params, constants.teacher)
 
 
 def _flops_per_token(config: Config, learner: _Learner, length: int) -> float:

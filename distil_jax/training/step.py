@@ -119,7 +119,8 @@ def lay_out_rows(
     )
 
 
-def _micro_batches(rows: MicroBatch, size: int) -> MicroBatch:
+def micro_batches(rows: Tree, size: int) -> Tree:
+    """A tree of arrays [b, ...] cut along the rows: [b / size, size, ...]."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), rows)
 
 
@@ -127,11 +128,28 @@ def _row_keys(key: Array, rows: Array) -> Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 
-def _sum_over(function: Callable[[MicroBatch], Tree], micro_batches: MicroBatch) -> Tree:
+def sum_over(function: Callable[[Any], Tree], batches: Any) -> Tree:
     """Sum of `function` over the leading axis of the micro-batches, holding one at a time."""
-    first = jax.tree.map(lambda x: x[0], micro_batches)
+    first = jax.tree.map(lambda x: x[0], batches)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
-    return jax.lax.scan(lambda total, m: (jax.tree.map(jnp.add, total, function(m)), None), zeros, micro_batches)[0]
+    return jax.lax.scan(lambda total, m: (jax.tree.map(jnp.add, total, function(m)), None), zeros, batches)[0]
+
+
+def apply_gradients(
+    state: TrainState,
+    gradients: Params,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> tuple[TrainState, Metrics]:
+    """The state after an update by `gradients` of the trained groups, with "gradient_norm" and "learning_rate"."""
+    trained = {name: state.params[name] for name in gradients}
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    moved: Any = optax.apply_updates(trained, updates)
+    metrics = {
+        "gradient_norm": optax.tree.norm(gradients),
+        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+    }
+    return TrainState(state.step + 1, {**state.params, **moved}, opt_state), metrics
 
 
 def make_train_step(
@@ -157,18 +175,11 @@ def make_train_step(
             return weighted_total(task.objective, sums, denominators), sums
 
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
-        local = _sum_over(gradients_of, _micro_batches(rows, task.micro_batch_size))
+        local = sum_over(gradients_of, micro_batches(rows, task.micro_batch_size))
         (value, sums), gradients = jax.lax.psum(local, AXIS)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        metrics = {
-            "loss": value,
-            **{f"loss_{name}": term.mean for name, term in sums.items()},
-            "gradient_norm": optax.tree.norm(gradients),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "tokens": denominators.tokens,
-        }
-        moved: Any = optax.apply_updates(trained, updates)
-        return TrainState(state.step + 1, {**state.params, **moved}, opt_state), metrics
+        state, metrics = apply_gradients(state, gradients, optimizer, schedule)
+        means = {f"loss_{name}": term.mean for name, term in sums.items()}
+        return state, {"loss": value, **means, **metrics, "tokens": denominators.tokens}
 
     return train_step
 
@@ -192,6 +203,6 @@ def make_evaluation_step(task: Task) -> Callable[[Params, Constants, Array, Arra
         def sums_of(micro: MicroBatch) -> dict[str, SumCount]:
             return evaluation_sums(task.student, params, task.teacher, constants.teacher, micro)
 
-        return jax.lax.psum(_sum_over(sums_of, _micro_batches(rows, task.micro_batch_size)), AXIS)
+        return jax.lax.psum(sum_over(sums_of, micro_batches(rows, task.micro_batch_size)), AXIS)
 
     return evaluation_step

@@ -129,3 +129,15 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing/checkpoints: no checkpoints here"):
         Checkpoints(tmp_path / "nothing" / "checkpoints", read_only=True)
     assert not (tmp_path / "nothing").exists()
+
+
+def test_the_best_is_kept_besides_the_newest(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    for step, best in ((10, 10), (20, 20), (30, 20), (40, 20)):
+        checkpoints.save(make_state(step), METADATA, best=best)
+    checkpoints.close()
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).all_steps() == [20, 40]
+    resumed = Checkpoints(tmp_path / "checkpoints", keep=1)
+    resumed.save(make_state(50), METADATA, best=50)
+    resumed.close()
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).all_steps() == [50]

@@ -14,7 +14,7 @@ import pytest
 from distil_jax.config import Checkpoint, Config, Logging
 from distil_jax.corpus import open_corpus
 from distil_jax.corpus.batches import training_batches
-from distil_jax.training import loop
+from distil_jax.training import loop, stages
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill
 from distil_jax.training.telemetry import METRICS_FILE, read_metrics
@@ -33,8 +33,8 @@ def stopped(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPat
         if number == 7:
             raise KeyboardInterrupt
 
-    def save_and_wait(self: Any, *arguments: Any) -> None:
-        save(self, *arguments)
+    def save_and_wait(self: Any, *arguments: Any, **settings: Any) -> None:
+        save(self, *arguments, **settings)
         self._manager.wait_until_finished()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -108,10 +108,10 @@ def test_a_finished_run_computes_nothing_more(whole_run: Any, monkeypatch: pytes
     def never(*_: Any) -> Any:
         raise AssertionError("nothing is left to be trained")
 
-    monkeypatch.setattr(loop, "make_train_step", never)
+    monkeypatch.setattr(stages, "make_train_step", never)
     before = (whole_run.folder / METRICS_FILE).read_bytes()
     outcome = distill(whole_run.config)
-    assert (outcome.resumed_from, outcome.steps) == (STEPS, STEPS)
+    assert (outcome.resumed_from, outcome.step) == (STEPS, STEPS)
     assert (whole_run.folder / METRICS_FILE).read_bytes() == before
     assert outcome.evaluations == whole_run.outcome.evaluations
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, outcome.state), whole_run.state)
