@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,8 +54,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)
         raise UserError(f"there is no command {name!r}; did you mean {near[0]}? `distil-jax --help` lists them")
-    COMMANDS[name].run(rest)
-    return 0
+    return COMMANDS[name].run(rest) or 0
 
 
 def _overview() -> str:
@@ -115,6 +116,63 @@ def _train(stage: str) -> Callable[[list[str]], None]:
     return run
 
 
+def _finetune(arguments: list[str]) -> int:
+    sections = ("run", "model", "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
+    config = parse_arguments(
+        _spelled_out(arguments),
+        prog="distil-jax finetune",
+        description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers.",
+        sections=(*sections, "checkpoint", "evaluation", "logging"),
+        default="finetune",
+    )
+    from distil_jax.evidence.study_plan import for_task, is_study, plan_study
+
+    require(config, "run.output", "model.initial")
+    if is_study(config):
+        plan_study(config)  # what is wrong with it is said before anything is started
+        return _study(config, arguments)
+    require(config, "task.name")
+    start(config)
+    from distil_jax.tasks.finetune import finetune
+
+    config = for_task(config, config.task.name)
+    found = finetune(config)
+    if found.outcome.is_main:
+        for note in found.notes:
+            print(f"note: {note}")
+        print(_finetuned(config, found))
+    return 0
+
+
+def _study(config: Config, arguments: Sequence[str]) -> int:
+    start(config)
+    from distil_jax.evidence.study import run_study
+
+    command = f"distil-jax finetune {shlex.join(arguments)}"
+    found = run_study(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))
+    if found.is_main:
+        print(f"{found.text}\n\n{config.run.output}/report.md and report.json")
+    for failure in found.failures:
+        print(f"distil-jax: failed: {failure}", file=sys.stderr)
+    return 1 if found.failures else 0
+
+
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """`--task sst2` is short for `--task.name sst2`, `--seeds 5` for `--study.seeds 5`."""
+    short = {"--task": "--task.name", "--seeds": "--study.seeds"}
+    return [re.sub(r"^(--task|--seeds)(?=$|=)", lambda found: short[found[1]], argument) for argument in arguments]
+
+
+def _finetuned(config: Config, found: Any) -> str:
+    outcome = found.outcome
+    state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in found.measures.items())
+    return (
+        f"{config.run.output}: {found.data.spec.title} {state}, step {outcome.best_step} of {outcome.step}"
+        f"{'; ' if measures else ''}{measures}\nnext: distil-jax export {config.run.output} --output FOLDER"
+    )
+
+
 def start(config: Config) -> None:
     """Process start-up of commands that compute: environment, cluster, platform, compilation cache."""
     from distil_jax.training import runtime
@@ -146,7 +204,7 @@ class ExportArguments:
     output: str
     """folder to write"""
     step: int = -1
-    """which checkpoint; -1: the newest"""
+    """which checkpoint; -1: the best one of a fine-tuning that looks for it, else the newest"""
     overwrite: bool = False
     """replace an existing model folder"""
 
@@ -182,6 +240,15 @@ class PlotArguments:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompareArguments:
+    """Put the scores of fine-tuning studies side by side, with what each retains of the first one's."""
+
+    folders: tuple[str, ...]
+    output: str = ""
+    """also write the table to this file, FILE.md, and the numbers to FILE.json"""
+
+
+@dataclasses.dataclass(frozen=True)
 class QuickstartArguments:
     """Text, tokenizer, teacher, student, export and a table, from nothing, in a few minutes on a laptop."""
 
@@ -203,6 +270,20 @@ def _export(arguments: list[str]) -> None:
     step = None if given.step < 0 else given.step
     trained = export(Path(given.run), Path(given.output), step=step, overwrite=given.overwrite)
     print(f"{given.output}: model of step {trained.step}, for transformers and distil_jax.from_pretrained")
+
+
+def _predict(arguments: list[str]) -> None:
+    from distil_jax.config.predicting import PredictArguments
+
+    given: PredictArguments = _parse(PredictArguments, arguments, "predict", "model")
+    start(Config())
+    from distil_jax.delivery.predictions import predict_rows
+
+    def show(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"{text}\r", end="", file=sys.stderr, flush=True)
+
+    print(predict_rows(given, show).text, file=sys.stderr)
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -227,6 +308,16 @@ def _plot(arguments: list[str]) -> None:
     print(given.output)
 
 
+def _compare(arguments: list[str]) -> None:
+    given: CompareArguments = _parse(CompareArguments, arguments, "compare", "folders")
+    from distil_jax.evidence.compare import compare, comparison_markdown, write_comparison
+
+    found = compare([Path(folder) for folder in given.folders])
+    print(comparison_markdown(found))
+    if given.output:
+        write_comparison(Path(given.output), found)
+
+
 def _quickstart(arguments: list[str]) -> None:
     given: QuickstartArguments = _parse(QuickstartArguments, arguments, "quickstart")
     start(Config())
@@ -237,10 +328,13 @@ def _quickstart(arguments: list[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One entry of `distil-jax`: a line of help and the function that takes the arguments after its name."""
+    """One entry of `distil-jax`: a line of help and the function that takes the arguments after its name.
+
+    The function returns the exit status where it is not 0.
+    """
 
     text: str
-    run: Callable[[list[str]], None]
+    run: Callable[[list[str]], int | None]
 
 
 COMMANDS = {
@@ -248,8 +342,11 @@ COMMANDS = {
     "prepare": Command("text -> token shards", _prepare),
     "pretrain": Command("train a masked language model, or give an encoder its head", _train("pretrain")),
     "distill": Command("teacher -> student", _train("distill")),
+    "finetune": Command("model -> a task (GLUE, SQuAD, tagging, own data), with a task teacher if wanted", _finetune),
     "evaluate": Command("held-out measures of runs and model folders", _evaluate),
+    "predict": Command("texts, files or a pipe -> labels, scores, tags or answers of a fine-tuned model", _predict),
     "export": Command("run -> Hugging Face folder", _export),
+    "compare": Command("scores of fine-tuning studies side by side, with retention", _compare),
     "plot": Command("held-out curves of runs as a picture", _plot),
 }
 

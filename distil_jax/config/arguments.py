@@ -10,15 +10,17 @@ import itertools
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from distil_jax.config.fields import allowed_text, fields_of
+from distil_jax.config.fields import allowed_text, fields_of, one_line
 from distil_jax.config.files import find_field, load_config, setting_names, to_tables, with_overrides
 from distil_jax.config.schema import SECTIONS, Config
 from distil_jax.errors import UserError
 
 CONFIG_FLAG = "--config"
 T = TypeVar("T")
+_LONGEST_FLAG = 100  # characters of an unknown flag that are looked at
 _TRUTHS = ("True", "False", "true", "false", "yes", "no", "0", "1")
 
 
@@ -118,8 +120,14 @@ def _check_flags(argv: Sequence[str], flags: Iterable[str]) -> None:
     known = ["--help", *flags]
     for flag in _given_flags(argv):
         if flag not in known:
-            near = max(known, key=lambda other: difflib.SequenceMatcher(None, other, flag).ratio())
-            raise UserError(f"there is no flag {flag}; did you mean {near}?")
+            near = max(known, key=partial(_likeness, flag[:_LONGEST_FLAG]))
+            raise UserError(f"there is no flag {one_line(flag, _LONGEST_FLAG)}; did you mean {near}?")
+
+
+def _likeness(flag: str, known: str) -> tuple[bool, float]:
+    """How near a known flag is: the same setting without its section first, then the letters they share."""
+    same = known.rpartition(".")[2] == flag.lstrip("-")
+    return same, difflib.SequenceMatcher(None, known, flag).ratio()
 
 
 def _given_flags(argv: Sequence[str]) -> list[str]:
@@ -176,12 +184,14 @@ def _reworded(text: str, argv: Sequence[str], allowed: Mapping[str, str]) -> str
     """The parser's complaint in the words of the schema."""
     absent = re.search(r"Missing from [^:]*: (.*)", text)
     if absent:
-        return "not given: " + absent[1].replace(" (required)", ",").rstrip(", ")
-    stray = re.search(r"Unrecognized options: (.*)", text)
+        return "not given: " + one_line(absent[1].replace(" (required)", ",").rstrip(", "))
+    stray = re.search(r"Unrecognized options:\s*(.*)", text)
     if stray:
-        return f"no flag takes {stray[1]}" + (" (yes/no flags take no value)" if stray[1] in _TRUTHS else "")
+        return f"no flag takes {one_line(stray[1]) or 'an empty text'}" + (
+            " (yes/no flags take no value)" if stray[1] in _TRUTHS else ""
+        )
     about = next((flag for flag in re.findall(r"--[a-z0-9.-]*[a-z0-9]", text) if flag in allowed), None)
-    return f"{about}{_given(about, argv)}: must be {allowed[about]}" if about else text
+    return f"{about}{one_line(_given(about, argv))}: must be {allowed[about]}" if about else one_line(text)
 
 
 def _given(flag: str, argv: Sequence[str]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import re
+import reprlib
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +14,12 @@ from typing import Any, Literal
 from distil_jax.errors import UserError
 
 INTEGER_LIMIT = 2**31  # JAX without 64-bit mode takes signed 32-bit integers
+# Settings become float32 numbers on the device: what is larger would be infinite there, what is smaller would be 0.
+LARGEST_FLOAT, SMALLEST_FLOAT = 3.4e38, 1.2e-38
+_SHOWN = 80  # characters of a value that a message spells out
+_LONGEST_TEXT = 4096  # as Linux has it for a path
+_shortened = reprlib.Repr()  # stops at a depth and a length: a file may nest and fill lists at will
+_shortened.maxstring = _shortened.maxother = _shortened.maxlong = _SHOWN
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ def below_one(*, zero: bool) -> Check:
 NOT_EMPTY = Check("that is not empty", lambda value: value != "")
 HOST_AND_PORT = Check("of the form host:port", lambda value: not value or bool(re.fullmatch(r".+:[0-9]{1,5}", value)))
 NO_EMPTY_ITEM = Check("without empty items", lambda value: "" not in value)
+EACH_ABOVE_0 = Check("each above 0", lambda value: all(item > 0 for item in value))
 LAYER_NUMBERS = Check("each at least 0", lambda value: all(item >= 0 for item in value))
 
 
@@ -95,14 +102,19 @@ class Field:
 
     def checked(self, value: Any, name: str) -> Any:
         """`value` in its exact type, or `UserError` saying what `name` ("section.key") may be."""
+        limits = ""
         try:
-            value = _typed(value, self.annotation)
-            good = self.check is None or self.check.holds(value)
-        except (TypeError, OverflowError):
-            good = False
-        if not good:
-            raise UserError(f"{name} = {shown(value)}: must be {self.allowed}")
-        return value
+            typed = _typed(value, self.annotation)
+            # Too small for float32 is 0 on the device, which has to be allowed as well.
+            tiny = isinstance(typed, float) and 0 < abs(typed) < SMALLEST_FLOAT
+            if self.check is None or (self.check.holds(typed) and (not tiny or self.check.holds(0.0))):
+                return typed
+            limits = f", with a size of at least {SMALLEST_FLOAT:g} (float32)" if tiny else ""
+        except OverflowError as error:
+            limits = f", {error}"
+        except TypeError:
+            pass
+        raise UserError(f"{name} = {shown(value)}: must be {self.allowed}{limits}")
 
 
 def section_name(section: type[Section]) -> str:
@@ -122,12 +134,31 @@ def fields_of(section: type[Section]) -> dict[str, Field]:
     }
 
 
+def one_line(text: object, limit: int = 200) -> str:
+    """Text of unknown origin as part of a message: one line of printable characters, at most `limit` of them.
+
+    Control characters, line ends and lone surrogates are written as escapes, so that nothing in a file or an argument
+    can break a message in two or steer a terminal.
+    """
+    whole = str(text)
+    part = whole[: limit + 1]
+    if not part.isprintable():
+        part = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in part)
+    return part if len(part) <= limit else part[: limit - 3] + "..."
+
+
 def shown(value: Any) -> str:
-    """A value as it would stand in the file, shortened to fit a message."""
-    text = (
-        str(value).lower() if isinstance(value, bool) else repr(value) if not isinstance(value, str) else f'"{value}"'
-    )
-    return text if len(text) <= 80 else text[:77] + "..."
+    """A value as it would stand in the file, on one line and shortened to fit a message."""
+    if isinstance(value, str):
+        text = f'"{value[:_SHOWN]}' + ('"' if len(value) <= _SHOWN else "")
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    else:
+        try:
+            text = _shortened.repr(value)
+        except ValueError:  # Python does not spell out numbers of thousands of digits
+            text = "a number of thousands of digits"
+    return one_line(text, _SHOWN)
 
 
 def allowed_text(annotation: Any) -> str:
@@ -135,26 +166,40 @@ def allowed_text(annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
-        return {str: "a list of texts", int: "a list of whole numbers"}[typing.get_args(annotation)[0]]
+        item = typing.get_args(annotation)[0]
+        return {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}[item]
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[annotation]
 
 
 def _typed(value: Any, annotation: Any) -> Any:
-    """The value in the annotated type; `TypeError` where it is of another kind or out of a 32-bit machine's range."""
-    good = False
-    if typing.get_origin(annotation) is Literal:
-        good = isinstance(value, str) and value in typing.get_args(annotation)
-    elif typing.get_origin(annotation) is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_typed(item, typing.get_args(annotation)[0]) for item in value)
-    elif annotation is bool:
-        good = isinstance(value, bool)
-    elif annotation is str:
-        good = isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
-    elif annotation is int:
-        good = isinstance(value, int) and not isinstance(value, bool) and abs(value) < INTEGER_LIMIT
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    if not good:
-        raise TypeError
-    return value
+    """The value in the annotated type.
+
+    Raises:
+        TypeError: it is of another kind.
+        OverflowError: it is of the right kind, but no machine number or no text for a path; the message says what is.
+    """
+    if typing.get_origin(annotation) is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(item, typing.get_args(annotation)[0]) for item in value)
+    if typing.get_origin(annotation) is Literal and isinstance(value, str) and value in typing.get_args(annotation):
+        return value
+    if annotation is bool and isinstance(value, bool):
+        return value
+    if annotation is str and isinstance(value, str):
+        if len(value) > _LONGEST_TEXT or any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+            raise OverflowError(f"of at most {_LONGEST_TEXT} Unicode characters without NUL")
+        return value
+    if annotation in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value, annotation)
+    raise TypeError
+
+
+def _number(value: float, annotation: Any) -> float:
+    if annotation is int:
+        if not isinstance(value, int):
+            raise TypeError
+        if abs(value) >= INTEGER_LIMIT:
+            raise OverflowError(f"with a size below {INTEGER_LIMIT}")
+        return value
+    if not abs(value) <= LARGEST_FLOAT:
+        raise OverflowError(f"with a size of at most {LARGEST_FLOAT:g} (float32)")
+    return float(value)

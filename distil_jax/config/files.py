@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.config.fields import Field, fields_of, shown
+from distil_jax.config.fields import Field, fields_of, one_line, shown
+from distil_jax.config.limits import refuse_absurd
 from distil_jax.config.schema import SECTIONS, Config
 from distil_jax.errors import UserError
 
 INHERIT = "inherit"
+_LARGEST_FILE = 256 << 10  # bytes; with every setting spelled out a file has about 10 kB
+_LONGEST_NAME = 100  # characters of a name that the nearest valid one is looked for
+_MOST_PARENTS = 16
+# Thirty keys joined by dots. Settings have one dot at most, and the parser takes quadratic time over such chains.
+# (Repetitions are bounded and possessive, so that this search itself is linear.)
+_CHAIN = re.compile(r"""(?:(?:[\w-]{1,80}+|"(?:[^"\\\n]|\\.){0,80}+"|'[^'\n]{0,80}+')[ \t]{0,80}+\.[ \t]{0,80}+){30}""")
+
 
 Tables = dict[str, dict[str, Any]]  # section -> key -> value, every value checked
 
@@ -50,16 +59,26 @@ def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
 def find_config(source: str | Path) -> Path:
     """Path of a configuration given by path or by the name of a shipped one."""
     path = Path(source)
-    if path.is_file():
+    if _is_file(path):
         return path
     names = sorted(file.stem for file in shipped_folder().glob("*.toml"))
     if str(source) in names:
         return shipped_folder() / f"{source}.toml"
+    if not str(source).isprintable() or len(str(source)) > 255:
+        raise UserError(f"no configuration file {shown(str(source))}; shipped ones: {', '.join(names)}")
     if path.is_dir():
         raise UserError(f"{source} is a folder; give a TOML file or a shipped configuration: {', '.join(names)}")
     near = difflib.get_close_matches(path.stem, names, 1)
     hint = f"did you mean the shipped {near[0]!r}?" if near else f"shipped ones: {', '.join(names)}"
     raise UserError(f"no configuration file {str(source)!r}; {hint}")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is no error."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def shipped_config(name: str) -> Path:
@@ -128,7 +147,7 @@ def find_field(name: str) -> tuple[str, str, Field]:
     section, _, key = name.partition(".")
     if section in SECTIONS and key in fields_of(SECTIONS[section]):
         return section, key, fields_of(SECTIONS[section])[key]
-    raise UserError(f"there is no setting {name!r}; did you mean {nearest_setting(name)!r}?")
+    raise UserError(f"there is no setting {shown(name)}; did you mean {nearest_setting(name)!r}?")
 
 
 def setting_names() -> list[str]:
@@ -138,6 +157,7 @@ def setting_names() -> list[str]:
 
 def nearest_setting(name: str) -> str:
     """The valid "section.key" most like `name`: the same key elsewhere first, then the same section, then any."""
+    name = name[:_LONGEST_NAME]
     section, _, key = name.rpartition(".")
     same_key = [other for other in setting_names() if other.partition(".")[2] == key]
     same_section = [other for other in setting_names() if other.partition(".")[0] == section]
@@ -147,15 +167,21 @@ def nearest_setting(name: str) -> str:
 
 
 def _likeness(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+    return difflib.SequenceMatcher(None, one[:_LONGEST_NAME], other[:_LONGEST_NAME]).ratio()
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> Tables:
     """Tables of a file on top of those it inherits, each checked under the name of the file it stands in."""
     if path.resolve() in seen:
         raise UserError(f"{path}: inherits from itself ({' -> '.join(file.name for file in (*seen, path))})")
+    if len(seen) > _MOST_PARENTS:
+        raise UserError(f"{path}: more than {_MOST_PARENTS} files that inherit from each other; put them together")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+        if len(data) > _LARGEST_FILE:
+            raise UserError(f"{path}: larger than {_LARGEST_FILE} bytes, so no configuration")
+        text = data.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text, so no TOML configuration") from None
     except OSError as error:
@@ -165,7 +191,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Tables:
     tables = _checked(raw, str(path))
     if parent is None:
         return tables
-    if not isinstance(parent, str) or not (path.parent / parent).is_file():
+    if not isinstance(parent, str) or not _is_file(path.parent / parent):
         raise UserError(f"{path}: inherit = {shown(parent)}: must be the path of a TOML file, relative to this one")
     merged = _read(path.parent / parent, (*seen, path.resolve()))
     for section, table in tables.items():
@@ -174,10 +200,16 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Tables:
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
+    chain = _CHAIN.search(text)
+    if chain:
+        line = text.count("\n", 0, chain.start()) + 1
+        raise UserError(f"{where}: line {line} has a chain of dotted keys; settings are key = value under [section]")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # besides TOMLDecodeError, numbers of thousands of digits and dates that are none
+        raise UserError(f"{where}: not valid TOML: {one_line(error)}") from None
 
 
 def _checked(raw: Mapping[str, Any], where: str) -> Tables:
@@ -187,7 +219,7 @@ def _checked(raw: Mapping[str, Any], where: str) -> Tables:
         if section not in SECTIONS:
             raise UserError(f"{where}: {_unknown_section(section, table)}")
         if not isinstance(table, dict):
-            raise UserError(f"{where}: {section} = {shown(table)}: must be a section, [{section}]")
+            raise UserError(f"{where}: {one_line(section, 80)} = {shown(table)}: must be a section, [{section}]")
         tables[section] = {}
         for key, value in table.items():
             try:
@@ -199,14 +231,16 @@ def _checked(raw: Mapping[str, Any], where: str) -> Tables:
 
 def _unknown_section(name: str, value: Any) -> str:
     if not isinstance(value, dict):
-        return f"there is no setting {name!r} outside a section; did you mean {nearest_setting(name)!r}?"
+        return f"there is no setting {shown(name)} outside a section; did you mean {nearest_setting(name)!r}?"
     near = max([*SECTIONS], key=lambda other: _likeness(other, name))
-    return f"there is no section [{name}]; did you mean [{near}]?"
+    return f"there is no section [{one_line(name, 80)}]; did you mean [{near}]?"
 
 
 def _build(tables: Tables) -> Config:
     made = {section: SECTIONS[section](**table) for section, table in tables.items()}
-    return dataclasses.replace(Config(), **made)  # type: ignore[arg-type]
+    config = dataclasses.replace(Config(), **made)  # type: ignore[arg-type]
+    refuse_absurd(config)
+    return config
 
 
 def _side(values: Mapping[str, Any], name: str) -> str:

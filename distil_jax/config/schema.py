@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distil_jax.config.fields import (
+    EACH_ABOVE_0,
     HOST_AND_PORT,
     LAYER_NUMBERS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
+    Check,
     Section,
     above,
     at_least,
@@ -138,7 +140,11 @@ class TaskSettings(Section):
         0.1, "share of the training data set aside where no validation data is given", below_one(zero=False)
     )
     max_examples: int = setting(0, "training examples used, drawn at random; 0: all", at_least(0))
-    max_length: int = setting(128, "tokens per example, special ones included; longer ones are cut", between(8, 65536))
+    max_length: int = setting(
+        0,
+        "tokens per example, special ones included; longer ones are cut; 0: 128, questions 384",
+        Check("0, or from 8 to 65536", lambda value: value == 0 or 8 <= value <= 65536),
+    )
     doc_stride: int = setting(128, "tokens from one window of a long context to the next (questions)", at_least(1))
     max_question_length: int = setting(64, "tokens of a question; longer ones are cut", at_least(1))
     max_answer_length: int = setting(30, "tokens of the longest answer that is predicted", at_least(1))
@@ -177,6 +183,31 @@ class FineTune(Section):
     def check_together(self) -> None:
         if self.alpha_task + self.alpha_ce + self.alpha_cos == 0:
             raise UserError("finetune: every alpha is 0, nothing would be learned; set at least one above 0")
+
+
+@dataclass(frozen=True)
+class Study(Section):
+    """Several runs of `finetune`: tasks x learning rates x epochs x seeds, each in a folder of its own, in one table.
+
+    Everything here says which runs are made, and nothing what one of them computes.
+    """
+
+    tasks: tuple[str, ...] = setting(
+        (), "names of tasks; all: the nine of GLUE; empty: task.name alone", NO_EMPTY_ITEM, machine=True
+    )
+    seeds: int = setting(1, "runs of each task, with seeds from run.seed on", at_least(1), machine=True)
+    learning_rates: tuple[float, ...] = setting(
+        (), "peak learning rates to choose from; empty: optimizer.learning_rate", EACH_ABOVE_0, machine=True
+    )
+    epochs: tuple[int, ...] = setting(
+        (), "numbers of epochs to choose from; empty: training.epochs", EACH_ABOVE_0, machine=True
+    )
+    export: bool = setting(False, "write the best run's model of every task to <run.output>/<task>/model", machine=True)
+    checkpoints: Literal["best", "all"] = setting(
+        "best",
+        "checkpoints kept when a task is done: the best run's (at every point of the sweep), or all",
+        machine=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -323,6 +354,7 @@ class Config:
     student: Student = Student()
     task: TaskSettings = TaskSettings()
     finetune: FineTune = FineTune()
+    study: Study = Study()
     masking: Masking = Masking()
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()

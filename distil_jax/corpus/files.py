@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+from distil_jax.config.fields import one_line
 from distil_jax.errors import UserError
 
 Compression = Literal["", "gz", "xz", "bz2", "zst"]
 COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".xz": "xz", ".bz2": "bz2", ".zst": "zst"}
 CHUNK = 1 << 20
-# Compressed bytes handed to the zstd decoder at once; it unpacks them whole, so this bounds what comes out.
-ZSTD_CHUNK = 1 << 15
+PACKED_CHUNK = 1 << 16  # compressed bytes handed to a decoder at once
+# An .xz file says how much memory its decoder takes, up to 4 GB. `xz -9`, its largest preset, needs 65 MB.
+XZ_MEMORY = 128 << 20
 
 
 def compression_of(path: Path) -> Compression:
@@ -66,48 +68,74 @@ class RawFile(io.RawIOBase):
 
 
 def chunks_of(raw: RawFile, compression: Compression) -> Iterator[bytes]:
-    """Yields the unpacked content in chunks of about a megabyte.
+    """Yields the unpacked content in chunks of at most a megabyte, however much a packed file may unfold to.
 
-    Raises UserError naming the file where it is broken.
+    Raises UserError naming the file, and the last line that could be read, where it is broken.
     """
+    lines = 0
     try:
-        if compression == "zst":
-            yield from _zstd_chunks(raw)
-        else:
-            reader = _unpacked(raw, compression)
-            while chunk := reader.read(CHUNK):
-                yield chunk
+        for chunk in _unpacked(raw, compression):
+            lines += chunk.count(b"\n")
+            yield chunk
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         what = f"broken .{compression} file" if compression else "cannot be read"
-        raise UserError(f"{raw.path}: {what} ({error}); fetch or pack it again") from error
+        raise UserError(
+            f"{raw.path}: {what}, after line {lines} ({one_line(error)}); fetch or pack it again"
+        ) from error
 
 
-def _unpacked(raw: RawFile, compression: Compression) -> Any:
-    """Something to read unpacked bytes from. The openers only ask `raw` for `read`, whatever their annotations say."""
-    handle = cast("IO[bytes]", raw)
-    if compression == "gz":
-        return gzip.GzipFile(fileobj=handle)
+def _unpacked(raw: RawFile, compression: Compression) -> Iterator[bytes]:
     if compression == "xz":
-        return lzma.LZMAFile(handle)
-    return bz2.BZ2File(handle) if compression == "bz2" else raw
+        yield from _xz_chunks(raw)
+        return
+    # The openers only ask `raw` for `read`, whatever their annotations say.
+    handle = cast("IO[bytes]", raw)
+    reader: Any = raw
+    if compression == "gz":
+        reader = gzip.GzipFile(fileobj=handle)
+    elif compression == "bz2":
+        reader = bz2.BZ2File(handle)
+    elif compression == "zst":
+        reader = _zstd_reader(raw)
+    while chunk := reader.read(CHUNK):
+        yield chunk
 
 
-def _zstd_chunks(raw: RawFile) -> Iterator[bytes]:
-    """Frame by frame: the package's own stream reader ends silently where a file was cut off."""
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UserError(f"{raw.path}: reading .zst needs `pip install zstandard` (or unpack it first)") from error
-    data = raw.read(ZSTD_CHUNK)
-    try:
-        while data:
-            frame = zstandard.ZstdDecompressor().decompressobj()
-            while not frame.eof:
+def _xz_chunks(raw: RawFile) -> Iterator[bytes]:
+    """Stream by stream: the package's own file object knows no limit of memory."""
+    data = b""
+    while True:
+        decoder = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+        while not decoder.eof:
+            if decoder.needs_input and not data:
+                data = raw.read(PACKED_CHUNK)
                 if not data:
-                    raise EOFError("the file ends in the middle of a frame")
-                if out := frame.decompress(data):
-                    yield out
-                data = b"" if frame.eof else raw.read(ZSTD_CHUNK)
-            data = frame.unused_data or raw.read(ZSTD_CHUNK)
-    except zstandard.ZstdError as error:
-        raise EOFError(str(error)) from error
+                    raise EOFError("the file ends in the middle of a stream")
+            out, data = decoder.decompress(data, CHUNK), b""
+            if out:
+                yield out
+        data = decoder.unused_data.lstrip(b"\0")  # streams may be padded
+        while not data:
+            data = raw.read(PACKED_CHUNK)
+            if not data:
+                return
+            data = data.lstrip(b"\0")
+
+
+class _Unclosed:
+    """Only what a reader needs of a file, so that it does not close the file when it is done."""
+
+    closed = False
+
+    def __init__(self, raw: RawFile) -> None:
+        self.read = raw.read
+
+    def close(self) -> None:
+        """Leaves the file open."""
+
+
+def _zstd_reader(raw: RawFile) -> Any:
+    """Arrow's decoder gives out as much as is asked for; that of `zstandard` unfolds 32 kB to a gigabyte at once."""
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(_Unclosed(raw), "r"), "zstd")

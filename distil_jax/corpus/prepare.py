@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from distil_jax.corpus.index import COUNTS
 from distil_jax.corpus.packing import Recipe, token_dtype
 from distil_jax.corpus.plan import PLAN, SPECIAL, PrepareSettings, TokenizerLike, is_finished, locked, make_plan
 from distil_jax.corpus.sources import ReadOptions, ReadState, Source, check, documents, resolve
-from distil_jax.corpus.tokens import COUNTS, INDEX, VERSION, Corpus, canonical, open_corpus, write_file, write_index
+from distil_jax.corpus.tokens import INDEX, VERSION, Corpus, canonical, open_corpus, write_file, write_index
 from distil_jax.corpus.workers import Block, Job, Result, finish_blocks
 from distil_jax.errors import UserError
 

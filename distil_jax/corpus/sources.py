@@ -18,19 +18,28 @@ as timestamps and so rewrites the text ("2020-01-01" -> "2020-01-01 00:00:00"), 
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import glob
+import io
 import json
+import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distil_jax.corpus.files import Compression, RawFile, chunks_of, compression_of
+from distil_jax.config.fields import one_line
+from distil_jax.corpus.files import CHUNK, Compression, RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError
 
 ROW_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 TEXT_SUFFIXES = (".txt", ".text")
 BOM = b"\xef\xbb\xbf"
+# Texts, brackets, commas and colons of one JSON line: a line of brackets alone would take thirty times its size.
+_MOST_JSON_PARTS = 1 << 20
+_JSON_PARTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[{,:]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -124,22 +133,27 @@ def documents(source: Source, options: ReadOptions, state: ReadState) -> Iterato
 
 
 def _matching_files(text: str) -> list[Path]:
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path, mode = Path(text), 0
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no such user, nothing there, no possible name
+        path = path.expanduser()
+        mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
         names = sorted(p for p in path.rglob("*") if p.is_file() and _is_known(p, path))
         if not names:
             raise UserError(
                 f"{text}: the folder holds no .txt, .jsonl, .json or .parquet file; name the files themselves"
             )
         return names
-    if path.exists():
+    if mode and not stat.S_ISREG(mode):
+        raise UserError(f"{text}: a device or pipe, not a file; sources are read twice, so save the text first")
+    if mode:
         return [path]
-    if glob.has_magic(text):
+    if glob.has_magic(text) and "\0" not in text:
         names = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
         if not names:
             raise UserError(f"{text}: no file matches; check the pattern (quote it against the shell)")
         return names
-    raise UserError(f"{text}: no such file or folder; check the path")
+    raise UserError(f"{one_line(text)}: no such file or folder; check the path")
 
 
 def _is_known(path: Path, root: Path) -> bool:
@@ -239,20 +253,19 @@ def _checked(batch: bytes, number: int, bad: _BadLines, overlong: bool) -> list[
 
 
 def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    return data.isascii() or not _bad_byte(data)
 
 
-def _bad_byte(line: bytes) -> int:
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return error.start + 1
+def _bad_byte(data: bytes) -> int:
+    """The number of the first byte that is not UTF-8, from 1; 0 for none."""
+    # A megabyte at a time: the text of a long line would take four times its bytes.
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), CHUNK):
+        kept = len(decoder.getstate()[0])  # the first bytes of a character that the last piece cut
+        try:
+            decoder.decode(data[start : start + CHUNK], start + CHUNK >= len(data))
+        except UnicodeDecodeError as error:
+            return start - kept + error.start + 1
     return 0
 
 
@@ -282,11 +295,14 @@ def _json_documents(source: Source, options: ReadOptions, state: ReadState) -> I
         for i, line in enumerate(batch):
             if line is None or not line.strip():
                 continue
+            if _is_overfull(line):
+                bad(number + i, f"a JSON object of more than {_MOST_JSON_PARTS} parts")
+                continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 hint = " (one JSON object a line is wanted, not one array)" if line.lstrip().startswith(b"[") else ""
-                bad(number + i, f"not JSON: {error}{hint}")
+                bad(number + i, f"not JSON: {one_line(error)}{hint}")
                 continue
             if not isinstance(row, dict):
                 bad(number + i, "not a JSON object with a text column (one object a line is wanted)")
@@ -296,15 +312,27 @@ def _json_documents(source: Source, options: ReadOptions, state: ReadState) -> I
                 yield from _row_document(row[options.text_column], number + i, bad, "line")
 
 
+def _is_overfull(line: bytes) -> bool:
+    """Whether a JSON line would make far more objects than it has bytes to spare."""
+    if len(line) <= CHUNK:
+        return False
+    for number, part in enumerate(_JSON_PARTS.finditer(line)):
+        if number >= _MOST_JSON_PARTS:
+            return True
+        if part[0] == b'"':  # a text that does not end: for the parser to say
+            return False
+    return False
+
+
 # Rows of datasets
 
 
 def _no_column(column: str, found: Sequence[str] | dict[str, Any]) -> str:
-    return f"no column {column!r} (found: {', '.join(map(str, found)) or 'none'}; name it with text_column)"
+    return f"no column {column!r} (found: {one_line(', '.join(map(str, found))) or 'none'}; name it with text_column)"
 
 
 def _row_document(value: object, number: int, bad: _BadLines, unit: str) -> Iterator[Document]:
-    """Yields the document of one row, or none for an empty or bad one."""
+    """Yields the document of one row, an overlong one in pieces, or none for an empty or bad one."""
     if value is None:
         return
     try:
@@ -312,23 +340,30 @@ def _row_document(value: object, number: int, bad: _BadLines, unit: str) -> Iter
         if not isinstance(data, bytes):
             bad(number, f"column {bad.options.text_column!r} holds {type(value).__name__}, not text", unit)
             return
-        if not isinstance(value, str):
-            data.decode()
+        if not isinstance(value, str) and not _is_utf8(data):
+            raise UnicodeError
     except UnicodeError:
         bad(number, f"column {bad.options.text_column!r} is not valid Unicode", unit)
         return
     if len(data) > bad.options.max_line_bytes:
         bad(number, _overlong(bad.options), unit)
         return
-    lines = [line for line in map(bytes.strip, data.split(b"\n")) if line]
+    lines: list[bytes] = []
+    size, continued = 0, False
+    for line in filter(None, map(bytes.strip, io.BytesIO(data))):
+        lines.append(line)
+        size += len(line) + 1
+        if size >= bad.options.piece_bytes:
+            yield Document(lines, continued)
+            lines, size, continued = [], 0, True
     if lines:
-        yield Document(lines)
+        yield Document(lines, continued)
 
 
 def _open_rows(source: Source, options: ReadOptions) -> tuple[Any, int]:
-    from distil_jax.corpus import rows
+    from distil_jax.corpus import parquet, rows
 
-    opener = {"parquet": rows.open_parquet, "hf": rows.open_hf, "tfds": rows.open_tfds}[source.kind]
+    opener = {"parquet": parquet.open_parquet, "hf": rows.open_hf, "tfds": rows.open_tfds}[source.kind]
     data, columns, count = opener(source.name, options.text_column)
     if columns is not None and options.text_column not in columns:
         raise UserError(f"{source.name}: {_no_column(options.text_column, columns)}")

@@ -17,17 +17,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distil_jax.config.fields import one_line
+from distil_jax.corpus.index import COUNTS, flaw_of_index, shard_names
 from distil_jax.errors import UserError
 
 FORMAT, VERSION = "distil_jax tokens", 1
-INDEX, COUNTS = "index.json", "token_counts.npy"
+_LARGEST_INDEX = 64 << 20  # bytes; a shard has about 800
+_SCANNED = 256 << 20  # bytes of tokens that are looked through when a corpus is opened
+INDEX = "index.json"
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Corpus:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Gathers rows -> ids [n, L] of the dtype on disk.
 
-        `rows` [n] integers in any order, repeats allowed. Raises IndexError outside 0..num_rows - 1.
+        `rows` [n] integers in any order, repeats allowed. Raises IndexError outside 0..num_rows - 1, and UserError
+        where a row holds an id beyond the vocabulary, which a model would silently take for another one.
         """
         rows = np.asarray(rows, np.int64)
         if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_rows:
@@ -97,12 +102,16 @@ class Corpus:
         # file.
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
-        ends = np.searchsorted(ordered, [shard.first_row + shard.num_rows for shard in self.shards])
+        ends = np.searchsorted(ordered, ends_of(self.shards))
         start = 0
         for shard, end in zip(self.shards, ends.tolist(), strict=True):
             if end > start:
                 out[order[start:end]] = shard.ids[ordered[start:end] - shard.first_row]
             start = end
+        if out.size and int(out.max()) >= self.vocab_size:
+            bad = int(ordered[np.flatnonzero((out[order] >= self.vocab_size).any(axis=1))[0]])
+            path = self.folder / shard_names(int(np.searchsorted(ends_of(self.shards), bad, "right")))[0]
+            raise UserError(f"{path}, row {bad} of the corpus: {beyond(int(out.max()), self.vocab_size)}")
         return out
 
     def row_range(self, start: int, stop: int) -> np.ndarray:
@@ -110,9 +119,14 @@ class Corpus:
         return self.read(np.arange(start, stop))
 
 
-def shard_names(number: int) -> tuple[str, str]:
-    """The file names of a shard: (tokens, documents)."""
-    return f"tokens-{number:05d}.bin", f"documents-{number:05d}.bin"
+def ends_of(shards: Sequence[Shard]) -> list[int]:
+    """One past the last row of each shard."""
+    return [shard.first_row + shard.num_rows for shard in shards]
+
+
+def beyond(number: int, vocab_size: int) -> str:
+    """What is said of an id that is not in the vocabulary."""
+    return f"holds id {number}, the vocabulary has {vocab_size}; prepare it again"
 
 
 def write_file(path: Path, data: bytes | memoryview) -> dict[str, Any]:
@@ -166,21 +180,29 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder}: {what}; make it with `distil-jax prepare` (an interrupted one goes on where it stopped)"
         )
     try:
+        if path.stat().st_size > _LARGEST_INDEX:
+            raise ValueError(f"larger than {_LARGEST_INDEX} bytes")
         index = json.loads(path.read_bytes())
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise UserError(f"{path}: not the index of a token corpus; make one with `distil-jax prepare`")
         if index["version"] != VERSION:
             raise UserError(
-                f"{path}: format version {index['version']}, this program reads {VERSION}; prepare the corpus again"
+                f"{path}: format version {one_line(index['version'], 40)}, this program reads {VERSION}; prepare the "
+                "corpus again"
             )
         digest = index.pop("index_sha256")
         damaged = digest != hashlib.sha256(canonical(index)).hexdigest()
     except (OSError, ValueError, KeyError, RecursionError) as error:
-        raise UserError(f"{path}: damaged index ({error}); delete the folder and prepare the corpus again") from error
+        raise UserError(
+            f"{path}: damaged index ({one_line(error)}); delete the folder and prepare the corpus again"
+        ) from error
     if damaged:
         raise UserError(
             f"{path}: damaged index (its own sha256 differs); delete the folder and prepare the corpus again"
         )
+    what = flaw_of_index(index)
+    if what:
+        raise UserError(f"{path}: damaged index ({what}); delete the folder and prepare the corpus again")
     return index
 
 
@@ -196,17 +218,17 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
     _check_file(folder, index["token_counts"], verify)
     counts = _read_counts(folder / COUNTS, index)
     shards: list[Shard] = []
-    first_row = 0
+    first_row = scanned = 0
     for number, entry in enumerate(index["shards"]):
         for part in ("tokens", "documents"):
             _check_file(folder, entry["files"][part], verify)
         path, shape = folder / entry["files"]["tokens"]["file"], (entry["rows"], length)
         # As a plain array: indexing a memmap object costs several times the gather itself.
         ids = np.asarray(np.memmap(path, dtype, "r", shape=shape)) if entry["rows"] else np.empty(shape, dtype)
-        if verify and ids.size and int(ids.max()) >= index["vocab_size"]:
-            raise UserError(
-                f"{path}: holds id {int(ids.max())}, the vocabulary has {index['vocab_size']}; prepare it again"
-            )
+        scanned += ids.nbytes
+        # A whole corpus may take minutes to read; beyond the first shards, ids are looked at when rows are read.
+        if (verify or scanned <= _SCANNED) and ids.size and int(ids.max()) >= index["vocab_size"]:
+            raise UserError(f"{path}: {beyond(int(ids.max()), index['vocab_size'])}")
         documents = folder / entry["files"]["documents"]["file"]
         shards.append(
             Shard(number, first_row, entry["rows"], entry["sequences"], entry["first_document"], ids, documents)
@@ -246,10 +268,14 @@ def _check_file(folder: Path, entry: Mapping[str, Any], verify: bool) -> None:
 
 def _read_counts(path: Path, index: Mapping[str, Any]) -> np.ndarray:
     try:
-        counts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete the folder and prepare the corpus again") from error
-    if counts.shape != (index["vocab_size"],) or counts.dtype != np.int64 or int(counts.sum()) != index["tokens"]:
+        # Mapped, because a file may claim any shape; nothing but the format for arrays is read.
+        counts = np.array(np.lib.format.open_memmap(path, mode="r"))
+    except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"{path}: damaged ({one_line(error)}); delete the folder and prepare the corpus again"
+        ) from error
+    fits = counts.shape == (index["vocab_size"],) and counts.dtype == np.int64 and (counts >= 0).all()
+    if not fits or int(counts.sum()) != index["tokens"]:
         raise UserError(
             f"{path}: damaged (does not add up to the index); delete the folder and prepare the corpus again"
         )

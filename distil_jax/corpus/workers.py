@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from distil_jax.corpus.index import flaw_of_shard, shard_names
 from distil_jax.corpus.packing import Recipe, Rows, rows_of
-from distil_jax.corpus.tokens import canonical, file_sha256, shard_names, write_file
+from distil_jax.corpus.tokens import canonical, file_sha256, write_file
 from distil_jax.errors import UserError
 
 
@@ -115,12 +116,16 @@ def reuse(block: Block, job: Job) -> Result | None:
         same = (saved["fingerprint"], entry["text_sha256"], entry["first_document"], entry["documents"])
         if same != (job.fingerprint, block.sha256, block.first_document, block.documents):
             return None
-        for part in ("tokens", "documents"):
-            if file_sha256(job.folder / entry["files"][part]["file"]) != entry["files"][part]["sha256"]:
+        for part, name in zip(("tokens", "documents"), shard_names(block.number), strict=True):
+            known = entry["files"][part]
+            if known["file"] != name or file_sha256(job.folder / name) != known["sha256"]:
                 return None
-    except (OSError, ValueError, KeyError, TypeError):
+        ids = np.fromfile(job.folder / shard_names(block.number)[0], job.recipe.dtype)
+        flaw = flaw_of_shard(entry, block.number, job.recipe.sequence_length, ids.itemsize)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    ids = np.fromfile(job.folder / entry["files"]["tokens"]["file"], job.recipe.dtype)
+    if flaw or (ids.size and int(ids.max()) >= job.recipe.vocab_size):
+        return None
     counts = np.bincount(ids, minlength=job.recipe.vocab_size).astype(np.int64)
     counts[job.recipe.pad_id] = 0
     return Result(entry, counts, reused=True)

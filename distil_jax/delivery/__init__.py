@@ -1,5 +1,6 @@
-"""From a run to something others can use: a Hugging Face folder with a model card."""
+"""From a run to something others can use: a Hugging Face folder with a model card, and predictions."""
 
 from distil_jax.delivery.export import Trained, export, read_run
+from distil_jax.delivery.predictor import load_predictor, predict
 
-__all__ = ["Trained", "export", "read_run"]
+__all__ = ["Trained", "export", "load_predictor", "predict", "read_run"]

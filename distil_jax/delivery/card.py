@@ -1,4 +1,4 @@
-"""The model card of an exported model, filled from what its checkpoint knows."""
+"""The model card of an exported masked language model, filled from what its checkpoint knows."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, An
             "",
             _origin(config, metadata["description"]),
             "",
-            f"- architecture: {encoder.family}, {encoder.num_layers} layers, width {encoder.hidden_size}, "
-            f"{encoder.num_heads} heads, feed-forward {encoder.intermediate_size}, vocabulary {encoder.vocab_size}, "
-            f"{encoder.max_position_embeddings} positions",
+            f"- architecture: {architecture(encoder)}",
             f"- trained with distil_jax {__version__}, step {step} of {metadata['steps']}, "
             f"{config.training.batch_size} rows of up to {config.corpus.sequence_length} tokens a step, "
             f"peak learning rate {config.optimizer.learning_rate:g}, seed {config.run.seed}",
@@ -54,6 +52,15 @@ def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, An
             "```",
             "",
         ]
+    )
+
+
+def architecture(encoder: EncoderConfig) -> str:
+    """Family and sizes of an encoder in one line."""
+    return (
+        f"{encoder.family}, {encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.num_heads} heads, "
+        f"feed-forward {encoder.intermediate_size}, vocabulary {encoder.vocab_size}, "
+        f"{encoder.max_position_embeddings} positions"
     )
 
 

@@ -14,26 +14,35 @@ import numpy as np
 
 from distil_jax.config import config_from_toml
 from distil_jax.delivery.card import model_card
+from distil_jax.delivery.task_card import task_card
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
-from distil_jax.models import EncoderConfig, MaskedLM
+from distil_jax.models import EncoderConfig, MaskedLM, TaskHead, TaskModel
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.run_folder import read_config
+from distil_jax.training.selection import Selection
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A checkpoint, ready to use: sizes, parameters (NumPy float32), tokenizer, and what was saved beside them."""
+    """A checkpoint, ready to use: sizes, parameters (NumPy float32), tokenizer, and what was saved beside them.
+
+    `head` is a fine-tuned model's, whose parameters are {"encoder", "task_head"}; None: a masked language model.
+    `metadata["evaluations"]` holds those of the whole run, later ones than `step` too.
+    """
 
     step: int
     encoder: EncoderConfig
     params: dict[str, Any]
     tokenizer: Tokenizer
     metadata: Mapping[str, Any]
+    head: TaskHead | None = None
 
 
 def read_run(folder: Path, step: int | None = None) -> Trained:
-    """The newest checkpoint of a run, or that of `step`.
+    """The checkpoint of a run that is its result, or that of `step`.
+
+    A fine-tuning run that keeps its best model gives the best one so far, any other the newest.
 
     Raises:
         UserError: no run, no checkpoint, or not that one.
@@ -43,21 +52,38 @@ def read_run(folder: Path, step: int | None = None) -> Trained:
     steps = checkpoints.all_steps()
     if not steps:
         raise UserError(f"{folder}: the run has no checkpoint yet")
-    if step is not None and step not in steps:
-        raise UserError(f"{folder}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    chosen = steps[-1] if step is None else step
-    metadata = checkpoints.metadata(chosen)
+    newest = checkpoints.metadata(steps[-1])
+    chosen = _result_step(newest, steps[-1]) if step is None else step
+    if chosen not in steps:
+        best = " (the best one)" if step is None else ""
+        raise UserError(f"{folder}: no checkpoint of step {chosen}{best}; there are {', '.join(map(str, steps))}")
+    metadata = {**checkpoints.metadata(chosen), "evaluations": newest["evaluations"]}
     encoder = EncoderConfig(**metadata["model"])
-    module = MaskedLM(encoder)
+    head = TaskHead(**metadata["head"]) if metadata.get("head") else None
+    module = MaskedLM(encoder) if head is None else TaskModel(encoder, head)
+    params = checkpoints.params(chosen, _shapes(module))
+    tokenizer = _tokenizer(metadata["tokenizer"])
+    return Trained(chosen, encoder, jax.tree.map(np.asarray, params), tokenizer, metadata, head)
+
+
+def _result_step(metadata: Mapping[str, Any], newest: int) -> int:
+    measure = metadata.get("selection")
+    best = Selection(measure).best_step(metadata["evaluations"]) if measure else None
+    return newest if best is None else best
+
+
+def _shapes(module: MaskedLM | TaskModel) -> Any:
+    """The tree of a model's parameters without their values, to be placed on one device."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-    params = jax.tree.map(np.asarray, checkpoints.params(chosen, like))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+
+
+def _tokenizer(texts: Mapping[str, str]) -> Tokenizer:
     with tempfile.TemporaryDirectory() as temporary:
-        for name, text in metadata["tokenizer"].items():
+        for name, text in texts.items():
             (Path(temporary) / name).write_text(text, encoding="utf-8")
-        tokenizer = load_tokenizer(temporary)
-    return Trained(chosen, encoder, params, tokenizer, metadata)
+        return load_tokenizer(temporary)
 
 
 def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool = False) -> Trained:
@@ -66,7 +92,7 @@ def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool 
     Args:
         run: the run's folder.
         output: the folder to write; made whole or not at all.
-        step: which checkpoint; None is the newest.
+        step: which checkpoint; None is the run's result, as in `read_run`.
         overwrite: replace an existing model folder.
 
     Raises:
@@ -74,8 +100,15 @@ def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool 
     """
     trained = read_run(run, step)
     config = config_from_toml(trained.metadata["config"], f"{run}: checkpoint {trained.step}")
-    card = model_card(config, trained.encoder, trained.metadata, trained.step, output.name)
+    about = (config, trained.encoder, trained.metadata, trained.step, output.name)
+    card = model_card(*about) if trained.head is None else task_card(*about, trained.head)
     save_pretrained(
-        output, trained.encoder, trained.params, tokenizer=trained.tokenizer, readme=card, overwrite=overwrite
+        output,
+        trained.encoder,
+        trained.params,
+        head=trained.head,
+        tokenizer=trained.tokenizer,
+        readme=card,
+        overwrite=overwrite,
     )
     return trained

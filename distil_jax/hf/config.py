@@ -14,7 +14,7 @@ from distil_jax.hf.names import FAMILIES
 if TYPE_CHECKING:
     from distil_jax.models.encoder import EncoderConfig
 
-Head = Literal["mlm", "none"]
+Head = Literal["mlm", "none", "sequence", "token", "question", "choice"]
 
 # transformers' names of the same function -> ours. The tanh forms differ in rounding only.
 ACTIVATION_NAMES = {
@@ -34,6 +34,14 @@ ARCHITECTURES = {
     ("bert", "none"): "BertModel",
     ("distilbert", "mlm"): "DistilBertForMaskedLM",
     ("distilbert", "none"): "DistilBertModel",
+    ("bert", "sequence"): "BertForSequenceClassification",
+    ("bert", "token"): "BertForTokenClassification",
+    ("bert", "question"): "BertForQuestionAnswering",
+    ("bert", "choice"): "BertForMultipleChoice",
+    ("distilbert", "sequence"): "DistilBertForSequenceClassification",
+    ("distilbert", "token"): "DistilBertForTokenClassification",
+    ("distilbert", "question"): "DistilBertForQuestionAnswering",
+    ("distilbert", "choice"): "DistilBertForMultipleChoice",
 }
 MLM_ARCHITECTURES = {"BertForMaskedLM", "BertForPreTraining", "BertLMHeadModel", "DistilBertForMaskedLM"}
 # Far beyond any BERT; a larger number is a typing mistake or a hostile file, and would only run out of memory later.
@@ -66,7 +74,7 @@ def read_json(path: Path, limit: int = LARGEST_FILE) -> dict[str, Any]:
     return raw
 
 
-class _Fields:
+class Fields:
     """Typed look-ups in a config.json with the file and field in every message."""
 
     def __init__(self, raw: dict[str, Any], where: str) -> None:
@@ -155,7 +163,7 @@ def encoder_config_from_hf(raw: dict[str, Any], where: str) -> EncoderConfig:
 
     family = family_of(raw, where)
     _refuse_what_is_not_computed(raw, family, where)
-    fields = _Fields(raw, where)
+    fields = Fields(raw, where)
     bert = family == "bert"
     size, rate = fields.size, "hidden_dropout_prob" if bert else "dropout"
     vocab_size = size("vocab_size", ("vocab_size",), 30522)
@@ -188,7 +196,9 @@ def encoder_config_from_hf(raw: dict[str, Any], where: str) -> EncoderConfig:
 
 
 def encoder_config_to_hf(config: EncoderConfig, head: Head) -> dict[str, Any]:
-    """The config.json that transformers expects for this encoder, with or without the masked-language-model head.
+    """The config.json that transformers expects for this encoder under a head.
+
+    A task head's own fields (its labels and dropout) are not among them, see `task_head_to_hf`.
 
     A BERT file has one rate for both hidden dropouts, so `attention_output_dropout` is not written; it has no
     influence on what a trained model computes.

@@ -11,6 +11,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from distil_jax.config.fields import one_line
 from distil_jax.errors import UserError
 
 Files = Literal["model", "tokenizer", "config"]
@@ -25,6 +26,9 @@ WEIGHT_FILES = (
     "flax_model.msgpack",
     "flax_model.msgpack.index.json",
 )
+_LONGEST_PATH = 4096  # as Linux has it
+_LARGEST_INDEX = 2 << 20  # bytes
+_MOST_SHARDS = 1000
 _PROBE_SECONDS = 1.0  # a hub that does not answer the connection by then counts as offline
 
 
@@ -44,15 +48,27 @@ def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
     """
     if not str(path_or_id).strip():
         raise UserError("an empty name of a model folder; give a path or a hub id")  # Path("") would be where we stand
-    folder = Path(path_or_id).expanduser()
-    if folder.is_dir():
+    if any(char < " " for char in str(path_or_id)) or len(str(path_or_id)) > _LONGEST_PATH:
+        raise UserError(f"{one_line(path_or_id, 60)}: not the name of a folder or of a hub repository")
+    folder, kind = home_resolved(path_or_id), ""
+    with contextlib.suppress(OSError):  # a part of the path that is too long for any file
+        kind = "folder" if folder.is_dir() else "file" if folder.is_file() else ""
+    if kind == "folder":
         return folder
-    if folder.is_file():
+    if kind == "file":
         raise UserError(f"{folder}: is a file, expected the folder of a model")
     name = str(path_or_id)
     if not _HUB_ID.fullmatch(name) or ".." in name:
         raise UserError(f"{name}: no such folder (and not a hub id of the form organisation/name)")
     return _fetch(name, files)
+
+
+def home_resolved(path: str | Path) -> Path:
+    """The path with a leading ~ replaced; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _fetch(repo: str, files: Files) -> Path:
@@ -97,7 +113,7 @@ class _Hub:
         except EntryNotFoundError:
             return None
         except Exception as error:  # refused, gone, unreadable: which HTTP library raises depends on the hub's version
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
             raise UserError(f"{self.repo}: no such folder, and the hub refused {name}: {reason}") from error
         # Later files are asked for at the first one's commit, so that an upload in between cannot mix two versions.
         self.folder = Path(path).parent
@@ -129,11 +145,15 @@ class _Hub:
 
 
 def _shards(index: Path) -> list[str]:
-    """Plain file names only: what is wrong with an index is said by the reader, which has the whole folder."""
+    """Plain names of weight files only: what is wrong with an index is said by the reader, which has the folder."""
     names: set[str] = set()
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        names = {name for name in json.loads(index.read_text("utf-8"))["weight_map"].values() if isinstance(name, str)}
-    return sorted(name for name in names if re.fullmatch(r"\w[\w.-]*", name))
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with index.open("rb") as file:
+            data = file.read(_LARGEST_INDEX + 1)
+        if len(data) <= _LARGEST_INDEX:
+            names = {name for name in json.loads(data)["weight_map"].values() if isinstance(name, str)}
+    return sorted(name for name in names if re.fullmatch(r"\w[\w.-]*", name) and name.endswith(suffix))[:_MOST_SHARDS]
 
 
 def _reachable(endpoint: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distil_jax.models.encoder import EncoderConfig
+    from distil_jax.models import EncoderConfig, TaskHead
 
 FAMILIES = ("bert", "distilbert")
 
@@ -22,7 +22,8 @@ FAMILIES = ("bert", "distilbert")
 class Row:
     """One tensor: `path` in the parameter tree, `name` and `shape` as PyTorch has them, `transpose` between the two.
 
-    In the tables `shape` holds letters (V vocabulary, P positions, T token types, H hidden, F feed-forward).
+    In the tables `shape` holds letters (V vocabulary, P positions, T token types, H hidden, F feed-forward, K outputs
+    of a task head).
     """
 
     path: tuple[str, ...]
@@ -102,29 +103,33 @@ MLM_HEAD = {
         Row(("mlm_head", "bias"), "vocab_projector.bias", ("V",)),
     ),
 }
+# The same for both families, the dense layer for DistilBERT only; BERT has its pooler instead.
+TASK_DENSE = _linear("task_head/dense", "pre_classifier", "HH")
+TASK_OUTPUT = _linear("task_head/output", "classifier", "KH")
+QUESTION_OUTPUT = _linear("task_head/output", "qa_outputs", "KH")
 WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 # Copies of tensors that we hold once: accepted when equal. A differing copy is a model with an untied head.
 TIED_COPIES = {
     "bert": {"cls.predictions.decoder.weight": WORD_EMBEDDINGS, "cls.predictions.decoder.bias": "cls.predictions.bias"},
     "distilbert": {"vocab_projector.weight": WORD_EMBEDDINGS},
 }
-# Tensors that do not belong to the encoder or the masked-language-model head and may be left out, whole list:
-# index buffers that old versions saved, next-sentence and task heads, BERT's pooler where a head is read, and the
-# masked-language-model head where only the encoder is wanted.
+# Tensors that may be left out where they are not wanted, whole list: index buffers that old versions saved,
+# next-sentence and task heads, BERT's pooler under a head that has none, and the masked-language-model head.
 _BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 _TASKS = r"(pre_)?classifier\.(weight|bias)|qa_outputs\.(weight|bias)"
 _IGNORED = {
     "bert": re.compile(rf"{_BUFFERS}|{_TASKS}|cls\.seq_relationship\.(weight|bias)|pooler\.dense\.(weight|bias)"),
     "distilbert": re.compile(rf"{_BUFFERS}|{_TASKS}"),
 }
+_TASK_NAMES = re.compile(_TASKS)
 _MLM_NAMES = {
     "bert": re.compile(r"cls\.predictions\.(bias|decoder|transform)\b.*"),
     "distilbert": re.compile(r"vocab_(transform|layer_norm|projector)\..*"),
 }
 
 
-def leaves(config: EncoderConfig, *, mlm_head: bool) -> Iterator[Leaf]:
-    """Every tensor of a model of this configuration; a pooler only without the head, as in transformers."""
+def leaves(config: EncoderConfig, *, mlm_head: bool = False, task_head: TaskHead | None = None) -> Iterator[Leaf]:
+    """Every tensor of a model of this configuration; a pooler only where transformers has one under the same head."""
     rows = [*EMBEDDINGS]
     if config.type_vocab_size:
         rows += TOKEN_TYPES
@@ -134,6 +139,7 @@ def leaves(config: EncoderConfig, *, mlm_head: bool) -> Iterator[Leaf]:
         "T": config.type_vocab_size,
         "H": config.hidden_size,
         "F": config.intermediate_size,
+        "K": task_head.num_outputs if task_head else 0,
     }
 
     def fill(row: Row, layer: int = 0) -> Leaf:
@@ -146,13 +152,17 @@ def leaves(config: EncoderConfig, *, mlm_head: bool) -> Iterator[Leaf]:
             yield fill(row, layer)
     if mlm_head:
         yield from map(fill, MLM_HEAD[config.family])
-    elif config.pooler:
+    elif task_head.needs_pooler if task_head else config.pooler:
         yield from map(fill, POOLER)
+    if task_head:
+        yield from map(fill, TASK_DENSE if task_head.dense else ())
+        yield from map(fill, QUESTION_OUTPUT if task_head.kind == "question" else TASK_OUTPUT)
 
 
 def prefixed(name: str, family: str) -> str:
     """The name that a model with a head has for a tensor of the table: the encoder's get the family's prefix."""
-    return name if _MLM_NAMES[family].fullmatch(name) else f"{family}.{name}"
+    of_head = is_mlm_name(name, family) or is_task_name(name)
+    return name if of_head else f"{family}.{name}"
 
 
 def canonical(name: str, family: str) -> str:
@@ -167,6 +177,11 @@ def canonical(name: str, family: str) -> str:
 def is_mlm_name(name: str, family: str) -> bool:
     """Whether a canonical name belongs to the masked-language-model head."""
     return _MLM_NAMES[family].fullmatch(name) is not None
+
+
+def is_task_name(name: str) -> bool:
+    """Whether a canonical name belongs to a task head."""
+    return _TASK_NAMES.fullmatch(name) is not None
 
 
 def is_ignored(name: str, family: str) -> bool:

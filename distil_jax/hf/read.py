@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distil_jax.config.fields import one_line
 from distil_jax.errors import UserError
 from distil_jax.hf.config import read_json
 from distil_jax.hf.flax_msgpack import read_flax_file, torch_names
 from distil_jax.hf.locate import WEIGHT_FILES
-from distil_jax.hf.stored import RAW_TYPES, StoredTensor
+from distil_jax.hf.stored import MOST_TENSORS, RAW_TYPES, StoredTensor, check_names
 from distil_jax.hf.torch_pickle import read_torch_file
 
 _SAFETENSORS_TYPES = {
@@ -30,7 +32,10 @@ _SAFETENSORS_TYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-_LARGEST_INDEX = 64 << 20  # bytes of an index file
+_LARGEST_HEADER = 4 << 20  # bytes of a safetensors header; about 100 a tensor
+_LARGEST_INDEX = 2 << 20  # bytes of an index file; about 100 a tensor
+_MOST_SHARDS = 1000
+_SHARD = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}", re.ASCII)
 
 
 def read_safetensors_file(path: Path) -> tuple[dict[str, StoredTensor], str]:
@@ -42,22 +47,36 @@ def read_safetensors_file(path: Path) -> tuple[dict[str, StoredTensor], str]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > _LARGEST_HEADER:  # the package would take up to 100 MB of it
+            raise ValueError(f"a header of {length} bytes, at most {_LARGEST_HEADER} are taken")
         # The package checks the header's size and syntax, that every tensor has the bytes of its shape, and that the
         # tensors fill the file without overlap or gap.
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
             names = set(opened.keys())
+        if len(names) > MOST_TENSORS:
+            raise ValueError(f"{len(names)} tensors, at most {MOST_TENSORS} are taken")
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header: dict[str, Any] = json.loads(file.read(length))
+            file.seek(8)
+            header: dict[str, Any] = json.loads(file.read(length), object_pairs_hook=_unique)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         header.pop("__metadata__", None)
         if set(header) != names:
             raise ValueError("two readings of the header disagree")
         tensors = {name: _mapped_tensor(mapped, entry, 8 + length) for name, entry in header.items()}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from error
+        raise UserError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from error
     return tensors, metadata.get("format", "pt")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no name stands twice: readers differ in which of the two they believe."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that stands twice in the header")
+    return found
 
 
 def _mapped_tensor(mapped: mmap.mmap, entry: dict[str, Any], start: int) -> StoredTensor:
@@ -80,7 +99,7 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     if framework == "flax":
         return torch_names(tensors)
     if framework != "pt":
-        raise UserError(f"{path}: metadata format = {framework!r} is not supported; known: pt, flax")
+        raise UserError(f"{path}: metadata format = {one_line(framework, 60)!r} is not supported; known: pt, flax")
     return tensors
 
 
@@ -95,6 +114,12 @@ _READERS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
 }
 
 
+def _opened(path: Path) -> dict[str, StoredTensor]:
+    tensors = _READERS[path.suffix](path)
+    check_names(tensors, path)
+    return tensors
+
+
 def _shard_names(index: Path) -> dict[str, str]:
     """Tensor name -> shard file of an index, every shard a plain file name inside the folder."""
     weight_map = read_json(index, _LARGEST_INDEX).get("weight_map")
@@ -103,8 +128,13 @@ def _shard_names(index: Path) -> dict[str, str]:
     suffix = Path(index.name.removesuffix(".index.json")).suffix
     for shard in weight_map.values():
         # A name with a folder in it could point at any file of the machine.
-        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or not shard.endswith(suffix):
-            raise UserError(f"{index}: shard {shard!r} is not the name of a {suffix} file in the same folder")
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or not shard.endswith(suffix):
+            raise UserError(
+                f"{index}: shard {one_line(shard, 60)!r} is not the name of a {suffix} file in the same folder"
+            )
+    check_names(weight_map, index)
+    if len(set(weight_map.values())) > _MOST_SHARDS:
+        raise UserError(f"{index}: names {len(set(weight_map.values()))} shards, at most {_MOST_SHARDS} are taken")
     return weight_map
 
 
@@ -116,11 +146,12 @@ def _open_sharded(index: Path) -> dict[str, StoredTensor]:
         raise UserError(f"{index.parent}: the shards {', '.join(absent)} named in {index.name} are missing")
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
-        found = _READERS[Path(shard).suffix](index.parent / shard)
+        found = _opened(index.parent / shard)
         twice = sorted(found.keys() & tensors.keys())
         if twice:
             raise UserError(f"{index.parent / shard}: {', '.join(twice[:20])} are in another shard too")
         tensors |= found
+    check_names(tensors, index)
     if index.name.startswith("flax_"):
         return tensors  # its index has Flax names; what is missing shows when the model is put together
     lost = sorted(name for name in weight_map if name not in tensors)
@@ -143,7 +174,7 @@ def open_tensors(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
         if path.is_file():
             if name.endswith(".index.json"):
                 return _open_sharded(path), path
-            return _READERS[path.suffix](path), path
+            return _opened(path), path
     raise UserError(f"{folder}: no model weights; looked for {', '.join(WEIGHT_FILES)}")
 
 

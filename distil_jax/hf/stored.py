@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from distil_jax.config.fields import one_line
 from distil_jax.errors import UserError
 
 # dtype names as in NumPy; files are little-endian. NumPy has no bfloat16: its 16 bits are the upper half of a float32.
@@ -21,16 +24,24 @@ RAW_TYPES = {
     "uint8": "|u1",
     "bool": "|b1",
 }
+MOST_TENSORS = 1 << 14  # of one file; a layer of BERT has 16, so this is far beyond any
+LONGEST_NAME = 256
+_NAME = re.compile(r"[A-Za-z0-9_][\w.:/-]*", re.ASCII)
 FLOAT_TYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Shape and dtype name of a tensor, and a view of its bytes (None: a type that is not read here, such as fp8)."""
+    """Shape and dtype name of a tensor, and a view of its bytes (None: a type that is not read here, such as fp8).
+
+    `verify`, where the format has a checksum, raises `UserError` if the bytes do not fit it. It is called when the
+    values are read, so that a file of the wrong shapes is refused without its data being looked at.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     data: np.ndarray | None
+    verify: Callable[[], None] | None = None
 
     @property
     def is_float(self) -> bool:
@@ -47,6 +58,8 @@ class StoredTensor:
             raise UserError(
                 f"tensors of type {self.dtype} cannot be read; save the model in float32, float16 or bfloat16"
             )
+        if self.verify is not None:
+            self.verify()
         if self.dtype == "bfloat16":
             return (self.data.astype(np.uint32) << 16).view(np.float32)
         if self.dtype in FLOAT_TYPES:
@@ -55,4 +68,17 @@ class StoredTensor:
 
     def transposed(self) -> StoredTensor:
         """The same tensor with its axes reversed, still a view."""
-        return StoredTensor(self.shape[::-1], self.dtype, None if self.data is None else self.data.T)
+        return StoredTensor(self.shape[::-1], self.dtype, None if self.data is None else self.data.T, self.verify)
+
+
+def check_names(names: Iterable[str], where: object) -> None:
+    """`UserError` where a file has far too many tensors, or a name no module has: "../x", "/x", control characters.
+
+    Names are never used as paths here, but they end in messages, in exported files and in other programs' hands.
+    """
+    names = list(names)
+    if len(names) > MOST_TENSORS:
+        raise UserError(f"{where}: {len(names)} tensors, more than the {MOST_TENSORS} that a model may have")
+    for name in names:
+        if len(name) > LONGEST_NAME or not _NAME.fullmatch(name) or ".." in name:
+            raise UserError(f"{where}: the tensor name {one_line(name, 60)!r} is not that of a part of a model")

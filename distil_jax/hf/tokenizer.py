@@ -13,9 +13,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distil_jax.config.fields import one_line
 from distil_jax.errors import UserError
-from distil_jax.hf.config import LARGEST_FILE, read_json
-from distil_jax.hf.locate import locate
+from distil_jax.hf.config import read_json
+from distil_jax.hf.locate import home_resolved, locate
+from distil_jax.hf.tokenizer_json import plain_tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,7 +29,10 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-_LARGEST_TOKENIZER = 8 * LARGEST_FILE
+_LARGEST_TOKENIZER = 16 << 20  # bytes; half a million tokens have 10 MB
+_MOST_TOKENS = 1 << 20
+_LONGEST_TOKEN = 1000  # characters
+_LONGEST_PATH = 200  # characters of a name that may be a file's; longer ones are for `locate` to refuse
 _SWITCHES = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -80,9 +85,9 @@ def load_tokenizer(path_or_id: str | Path, *, lowercase: bool | None = None) -> 
     Raises:
         UserError: no tokenizer there, damaged files, a gap in the ids, or a special token that is missing.
     """
-    path = Path(path_or_id).expanduser()
+    path = home_resolved(path_or_id)
     settings: dict[str, Any] = {}
-    if not path.is_file():
+    if len(str(path)) > _LONGEST_PATH or not path.is_file():
         folder = locate(path_or_id, files="tokenizer")
         path = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), folder)
         if path == folder:
@@ -107,12 +112,28 @@ def _spelling(value: Any, default: str) -> str:
 def _from_json(path: Path) -> tokenizers.Tokenizer:
     import tokenizers
 
-    if path.stat().st_size > _LARGEST_TOKENIZER:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, too large for a tokenizer")
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises bare Exception for a file it cannot parse
-        raise UserError(f"{path}: not a tokenizer.json ({error})") from error
+        content = plain_tokenizer(_bytes_of(path), str(path))
+        return tokenizers.Tokenizer.from_str(content)
+    except UserError:
+        raise
+    except BaseException as error:
+        # The library raises bare Exception for a file it cannot parse, and where its Rust code panics a
+        # PanicException, which is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{path}: not a tokenizer.json ({one_line(error)})") from error
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_TOKENIZER + 1)
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({one_line(error)})") from error
+    if len(data) > _LARGEST_TOKENIZER:
+        raise UserError(f"{path}: more than {_LARGEST_TOKENIZER} bytes, too large for a tokenizer")
+    return data
 
 
 def _from_vocabulary(path: Path, specials: dict[str, str], settings: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -120,15 +141,21 @@ def _from_vocabulary(path: Path, specials: dict[str, str], settings: dict[str, A
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+    data = _bytes_of(path)
     try:
-        with path.open(encoding="utf-8") as lines:
-            tokens = [line.rstrip("\n") for line in lines]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as UTF-8 text, one token a line ({error})") from error
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as UTF-8 text, one token a line ({one_line(error)})") from error
+    if data.count(b"\n") > _MOST_TOKENS:
+        raise UserError(f"{path}: more than {_MOST_TOKENS} lines, too many for a vocabulary")
+    tokens = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n") if text else []
+    longest = max(map(len, tokens), default=0)
+    if longest > _LONGEST_TOKEN:
+        raise UserError(f"{path}: a token of {longest} characters, at most {_LONGEST_TOKEN} are taken")
     vocabulary = {token: number for number, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         twice = next(token for number, token in enumerate(tokens) if vocabulary[token] != number)
-        raise UserError(f"{path}: the token {twice!r} is on two lines, so its id is not certain")
+        raise UserError(f"{path}: the token {one_line(twice, 60)!r} is on two lines, so its id is not certain")
     lowercase = settings.get("do_lower_case", not _has_upper_case(tokens))
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=specials["unk_token"]))
     backend.normalizer = normalizers.BertNormalizer(lowercase=bool(lowercase))
@@ -167,9 +194,8 @@ def _checked(backend: tokenizers.Tokenizer, specials: dict[str, str], where: str
     vocabulary = backend.get_vocab(with_added_tokens=True)
     absent = [spelling for spelling in specials.values() if spelling not in vocabulary]
     if absent:
-        raise UserError(
-            f"{where}: the special tokens {', '.join(absent)} are not in the vocabulary of {len(vocabulary)}"
-        )
+        named = ", ".join(one_line(token, 60) for token in absent)
+        raise UserError(f"{where}: the special tokens {named} are not in the vocabulary of {len(vocabulary)}")
     if len(vocabulary) <= len(SPECIAL_TOKENS):
         raise UserError(f"{where}: only {len(vocabulary)} tokens, so no text can be encoded")
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):

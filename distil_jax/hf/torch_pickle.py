@@ -9,6 +9,7 @@ torch.save since 1.6, and the older plain stream.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 import mmap
@@ -22,8 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from distil_jax.config.fields import one_line
 from distil_jax.errors import UserError
-from distil_jax.hf.stored import RAW_TYPES, StoredTensor
+from distil_jax.hf.stored import LONGEST_NAME, RAW_TYPES, StoredTensor
+from distil_jax.hf.torch_zip import Archive, RefusedError, check_sum
 
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -38,22 +41,21 @@ _STORAGES = {
     "BoolStorage": "bool",
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object of the stream that torch.save wrote before 1.6
-_LARGEST_PROGRAM = 64 << 20  # bytes; a real one has about 100 bytes a tensor
+# A real program has about 40 instructions and 200 bytes a tensor: these are enough for 10,000 tensors.
+_MOST_INSTRUCTIONS = 400_000
+_LARGEST_PROGRAM = 2 << 20  # bytes
 _DEEPEST = 8  # axes of a tensor
-
-
-class _RefusedError(Exception):
-    """Why a program is not a plain state dict; the caller adds the file."""
 
 
 @dataclasses.dataclass
 class _Storage:
-    """A flat run of numbers in the file; `data` is filled in when the bytes are known."""
+    """A flat run of numbers in the file; `data` and its check are filled in when the bytes are known."""
 
     key: str
     dtype: str
     count: int
     data: np.ndarray | None = None
+    verify: Callable[[], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +75,20 @@ class _State(dict[str, Any]):
 def _counts(value: Any, what: str) -> tuple[int, ...]:
     good = isinstance(value, tuple) and len(value) <= _DEEPEST and all(type(n) is int and n >= 0 for n in value)
     if not good:
-        raise _RefusedError(f"a tensor whose {what} is not a short tuple of whole numbers")
+        raise RefusedError(f"a tensor whose {what} is not a short tuple of whole numbers")
     return value
 
 
 def _rebuild_tensor(*args: Any) -> _Tensor:
     if len(args) not in (6, 7) or not isinstance(args[0], _Storage) or type(args[1]) is not int or args[1] < 0:
-        raise _RefusedError("a tensor that is not made from a storage and an offset")
+        raise RefusedError("a tensor that is not made from a storage and an offset")
     storage, offset, shape, strides = args[0], args[1], _counts(args[2], "shape"), _counts(args[3], "stride")
     if len(shape) != len(strides):
-        raise _RefusedError("a tensor with another number of strides than axes")
+        raise RefusedError("a tensor with another number of strides than axes")
     size = math.prod(shape)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if size > storage.count or (size and last >= storage.count):
-        raise _RefusedError(
+        raise RefusedError(
             f"a tensor of shape {list(shape)} that reaches beyond its storage of {storage.count} numbers"
         )
     return _Tensor(storage, offset, shape, strides)
@@ -94,13 +96,13 @@ def _rebuild_tensor(*args: Any) -> _Tensor:
 
 def _rebuild_parameter(*args: Any) -> _Tensor:
     if len(args) != 3 or not isinstance(args[0], _Tensor):
-        raise _RefusedError("a parameter that is not made from a tensor")
+        raise RefusedError("a parameter that is not made from a tensor")
     return args[0]
 
 
 def _ordered_dict(*args: Any) -> _State:
     if args:
-        raise _RefusedError("an OrderedDict with arguments")
+        raise RefusedError("an OrderedDict with arguments")
     return _State()
 
 
@@ -119,15 +121,19 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, _Storage] = {}
+        self.left = _MOST_INSTRUCTIONS
 
     def run(self, stream: Any) -> Any:
         """The object of the program at the stream's position; the stream stands behind it afterwards."""
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
                 break
+            self.left -= 1
+            if self.left < 0:
+                raise RefusedError(f"a program of more than {_MOST_INSTRUCTIONS} instructions")
             self.step(opcode.name, argument)
         if len(self.stack) != 1:
-            raise _RefusedError("a program that does not end with one object")
+            raise RefusedError("a program that does not end with one object")
         return self.stack.pop()
 
     def step(self, name: str, argument: Any) -> None:
@@ -139,14 +145,14 @@ class _Machine:
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
         else:
-            raise _RefusedError(f"the pickle instruction {name}, which no state dict needs")
+            raise RefusedError(f"the pickle instruction {name}, which no state dict needs")
 
     def memorize(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
 
     def pop_many(self, count: int) -> list[Any]:
         if len(self.stack) < count:
-            raise _RefusedError("an instruction without its operands")
+            raise RefusedError("an instruction without its operands")
         taken = self.stack[-count:]
         del self.stack[-count:]
         return taken
@@ -161,17 +167,17 @@ class _Machine:
         target = self.stack[-1]
         keys, values = items[::2], items[1::2]
         if not isinstance(target, dict) or len(keys) != len(values) or not all(isinstance(key, str) for key in keys):
-            raise _RefusedError("a dictionary whose keys are not names")
+            raise RefusedError("a dictionary whose keys are not names")
         target.update(zip(keys, values, strict=True))
 
     def build(self) -> None:
         attributes = self.stack.pop()  # state_dict()._metadata: module versions, of no use here
         if not isinstance(self.stack[-1], _State) or not isinstance(attributes, dict):
-            raise _RefusedError("attributes set on something other than an OrderedDict")
+            raise RefusedError("attributes set on something other than an OrderedDict")
 
     def append(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise _RefusedError("items appended to something other than a list")
+            raise RefusedError("items appended to something other than a list")
         self.stack[-1].extend(items)
 
     def named(self, name: str) -> Any:
@@ -180,26 +186,32 @@ class _Machine:
             return _FUNCTIONS[name]
         if module == "torch" and attribute in _STORAGES:
             return _StorageType(_STORAGES[attribute])
-        raise _RefusedError(f"a reference to {module}.{attribute}, which is not part of a plain state dict")
+        raise RefusedError(f"a reference to {module}.{attribute}, which is not part of a plain state dict")
 
     def reduce(self) -> None:
         function, arguments = self.pop_many(2)
         if not any(function is admitted for admitted in _FUNCTIONS.values()) or not isinstance(arguments, tuple):
-            raise _RefusedError("a call of something that is not a function of a state dict")
+            raise RefusedError("a call of something that is not a function of a state dict")
         self.stack.append(function(*arguments))
 
     def storage(self, pid: Any) -> _Storage:
         good = (
             isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], _StorageType)
         )
-        if not good or not isinstance(pid[2], str) or type(pid[4]) is not int or pid[4] < 0:
-            raise _RefusedError("a storage that is not described as torch.save does")
+        if (
+            not good
+            or not isinstance(pid[2], str)
+            or len(pid[2]) > LONGEST_NAME
+            or type(pid[4]) is not int
+            or pid[4] < 0
+        ):
+            raise RefusedError("a storage that is not described as torch.save does")
         if len(pid) == 6 and pid[5] is not None:
-            raise _RefusedError("a view of another storage, a form only very old PyTorch wrote")
+            raise RefusedError("a view of another storage, a form only very old PyTorch wrote")
         kind, key, count = pid[1], pid[2], pid[4]
         known = self.storages.setdefault(key, _Storage(key, kind.dtype, count))
         if (known.dtype, known.count) != (kind.dtype, count):
-            raise _RefusedError(f"two descriptions of storage {key} that disagree")
+            raise RefusedError(f"two descriptions of storage {key} that disagree")
         return known
 
 
@@ -242,62 +254,70 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def _fill_from_zip(archive: zipfile.ZipFile, prefix: str, storages: dict[str, _Storage]) -> None:
+def _fill_from_zip(archive: Archive, prefix: str, storages: dict[str, _Storage]) -> None:
     for storage in storages.values():
-        info = archive.getinfo(f"{prefix}data/{storage.key}")
+        name = f"{prefix}data/{storage.key}"
+        data, checksum = archive.member(name)
         raw_type = np.dtype(RAW_TYPES[storage.dtype])
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != storage.count * raw_type.itemsize:
-            raise _RefusedError(
-                f"storage {storage.key} of {info.file_size} bytes, expected {storage.count} x {storage.dtype}"
+        if len(data) != storage.count * raw_type.itemsize:
+            raise RefusedError(
+                f"storage {storage.key} of {len(data)} bytes, expected {storage.count} x {storage.dtype}"
             )
-        storage.data = np.frombuffer(archive.read(info), raw_type)  # read() checks the CRC
+        storage.data = np.frombuffer(data, raw_type)
+        # Several tensors may share a storage: it is checked once.
+        storage.verify = functools.cache(functools.partial(check_sum, data, checksum, f"{archive.path}: {name}"))
 
 
 def _read_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(names) != 1:
-            raise _RefusedError("a zip archive without one data.pkl, so not a file of torch.save")
-        prefix = names[0].removesuffix("data.pkl")
-        byteorder = f"{prefix}byteorder"
-        if byteorder in archive.namelist() and archive.getinfo(byteorder).file_size < 16:
-            order = archive.read(byteorder)
-            if order != b"little":
-                raise _RefusedError(
-                    f"the byte order {order.decode('ascii', 'replace')}, only little-endian files are read"
-                )
-        info = archive.getinfo(names[0])
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > _LARGEST_PROGRAM:
-            raise _RefusedError("a data.pkl that is compressed or far too large")
-        machine = _Machine()
-        state = machine.run(io.BytesIO(archive.read(info)))
-        _fill_from_zip(archive, prefix, machine.storages)
+    archive = Archive(path)
+    names = [name for name in archive.infos if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(names) != 1:
+        raise RefusedError("a zip archive without one data.pkl, so not a file of torch.save")
+    prefix = names[0].removesuffix("data.pkl")
+    if f"{prefix}byteorder" in archive.infos:
+        order = archive.small(f"{prefix}byteorder", 16)
+        if order != b"little":
+            raise RefusedError(f"the byte order {order.decode('ascii', 'replace')}, only little-endian files are read")
+    machine = _Machine()
+    state = machine.run(io.BytesIO(archive.small(names[0], _LARGEST_PROGRAM)))
+    _fill_from_zip(archive, prefix, machine.storages)
     return state
 
 
+def _run_legacy(stream: mmap.mmap, machine: _Machine) -> Any:
+    """One of the stream's programs. Only so much of the file is shown to it: a program may claim any length."""
+    start = stream.tell()
+    program = io.BytesIO(stream[start : start + _LARGEST_PROGRAM])
+    result = machine.run(program)
+    stream.seek(start + program.tell())
+    return result
+
+
 def _read_legacy(path: Path) -> Any:
-    # Mapped, not opened: a file object would allocate any length that a program claims before reading it.
     with path.open("rb") as file:
         stream = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if _Machine().run(stream) != _LEGACY_MAGIC:
-        raise _RefusedError("neither a zip archive nor a stream of torch.save")
-    _Machine().run(stream)  # protocol version
-    info = _Machine().run(stream)
+    if _run_legacy(stream, _Machine()) != _LEGACY_MAGIC:
+        raise RefusedError("neither a zip archive nor a stream of torch.save")
+    _run_legacy(stream, _Machine())  # protocol version
+    info = _run_legacy(stream, _Machine())
     if isinstance(info, dict) and info.get("little_endian") is False:
-        raise _RefusedError("big-endian data, only little-endian files are read")
+        raise RefusedError("big-endian data, only little-endian files are read")
     machine = _Machine()
-    state = machine.run(stream)
-    keys = _Machine().run(stream)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(machine.storages):
-        raise _RefusedError("a list of storages that does not match its tensors")
+    state = _run_legacy(stream, machine)
+    keys = _run_legacy(stream, _Machine())
+    # Looked at one by one: tuples in tuples may stand for more than can be compared or printed.
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise RefusedError("a list of storages that does not match its tensors")
+    if sorted(keys) != sorted(machine.storages):
+        raise RefusedError("a list of storages that does not match its tensors")
     for key in keys:
         storage = machine.storages[key]
         raw_type = np.dtype(RAW_TYPES[storage.dtype])
         if stream.read(8) != struct.pack("<q", storage.count):
-            raise _RefusedError(f"storage {key} without its {storage.count} numbers")
+            raise RefusedError(f"storage {key} without its {storage.count} numbers")
         start = stream.tell()
         if start + storage.count * raw_type.itemsize > len(stream):
-            raise _RefusedError(f"storage {key} cut short")
+            raise RefusedError(f"storage {key} cut short")
         # An empty tensor at the end of the file has no position to point at.
         storage.data = np.frombuffer(stream, raw_type, storage.count, start) if storage.count else np.zeros(0, raw_type)
         stream.seek(start + storage.count * raw_type.itemsize)
@@ -314,7 +334,7 @@ def _stored(tensor: _Tensor) -> StoredTensor:
     if 0 in tensor.shape:
         return StoredTensor(tensor.shape, tensor.storage.dtype, np.zeros(tensor.shape, data.dtype))
     view = np.lib.stride_tricks.as_strided(data[tensor.offset :], tensor.shape, steps, writeable=False)
-    return StoredTensor(tensor.shape, tensor.storage.dtype, view)
+    return StoredTensor(tensor.shape, tensor.storage.dtype, view, tensor.storage.verify)
 
 
 def read_torch_file(path: Path) -> dict[str, StoredTensor]:
@@ -326,13 +346,15 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
     try:
         state = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
         if not isinstance(state, _State):
-            raise _RefusedError("something other than a dictionary of tensors")
+            raise RefusedError("something other than a dictionary of tensors")
         strangers = [name for name, value in state.items() if not isinstance(value, _Tensor)]
         if strangers:
-            raise _RefusedError(f"entries that are not tensors: {', '.join(strangers[:5])}")
+            raise RefusedError(f"entries that are not tensors: {', '.join(map(one_line, strangers[:5]))}")
         return {name: _stored(tensor) for name, tensor in state.items()}
-    except _RefusedError as error:
-        raise UserError(f"{path}: not a plain PyTorch state dict, it has {error}; save it as safetensors") from error
+    except RefusedError as error:
+        raise UserError(
+            f"{path}: not a plain PyTorch state dict, it has {one_line(error)}; save it as safetensors"
+        ) from error
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -343,6 +365,6 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
         EOFError,
         struct.error,
     ) as error:
-        raise UserError(f"{path}: damaged or not a PyTorch file ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: damaged or not a PyTorch file ({type(error).__name__}: {one_line(error)})") from error
     except (OSError, RuntimeError) as error:  # RuntimeError is zipfile's for encrypted members
-        raise UserError(f"{path}: not readable ({error})") from error
+        raise UserError(f"{path}: not readable ({one_line(error)})") from error

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from distil_jax.errors import UserError
 from distil_jax.hf.config import encoder_config_to_hf
 from distil_jax.hf.params import tensors_from_params
+from distil_jax.hf.task_config import task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, write_tokenizer
 
 if TYPE_CHECKING:
-    from distil_jax.models.encoder import EncoderConfig
+    from distil_jax.models import EncoderConfig, TaskHead
 
 
 def save_pretrained(
@@ -24,6 +25,7 @@ def save_pretrained(
     config: EncoderConfig,
     params: Mapping[str, Any],
     *,
+    head: TaskHead | None = None,
     tokenizer: Tokenizer | None = None,
     readme: str | None = None,
     overwrite: bool = False,
@@ -31,13 +33,16 @@ def save_pretrained(
     """Write config.json, model.safetensors, the tokenizer's files and README.md.
 
     The folder is put together beside its place and renamed into it, so that nobody ever sees half of it. The model
-    has a masked-language-model head if `params` has "mlm_head" (a BERT pooler is then left out: BertForMaskedLM has
-    none); the decoder weight, tied to the word embeddings, is not stored a second time.
+    has the task head `head` if one is given, else a masked-language-model head if `params` has "mlm_head"; a BERT
+    pooler is left out where transformers' class has none. The decoder weight, tied to the word embeddings, is not
+    stored a second time.
 
     Args:
         folder: must not exist yet, or be empty.
         config: what `params` belong to.
-        params: {"encoder": ..., "mlm_head": ...}, or an encoder's own tree; arrays of NumPy or JAX, stored as float32.
+        params: {"encoder": ..., "mlm_head" or "task_head": ...}, or an encoder's own tree; arrays of NumPy or JAX,
+            stored as float32.
+        head: what params["task_head"] belongs to; its labels are what `transformers.pipeline` shows.
         tokenizer: written into the same folder if given; its vocabulary must fit into the embeddings.
         readme: text of README.md, the model card.
         overwrite: replace an existing model folder (one with a config.json), all of it.
@@ -52,8 +57,8 @@ def save_pretrained(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
         )
     tree = {"encoder": params} if "embeddings" in params else params
-    settings = encoder_config_to_hf(config, "mlm" if "mlm_head" in tree else "none")
-    tensors = tensors_from_params(config, tree)
+    settings = _settings(config, head, tree)
+    tensors = tensors_from_params(config, tree, head)
 
     from safetensors.numpy import save_file
 
@@ -61,7 +66,7 @@ def save_pretrained(
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        (unfinished / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (unfinished / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_position_embeddings)
@@ -73,6 +78,15 @@ def save_pretrained(
         raise UserError(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _settings(config: EncoderConfig, head: TaskHead | None, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json holds, sorted here: json's sort_keys would put label 10 before label 2."""
+    if head is None:
+        settings = encoder_config_to_hf(config, "mlm" if "mlm_head" in tree else "none")
+    else:
+        settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
+    return dict(sorted(settings.items()))
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

@@ -6,6 +6,18 @@ Imports nothing else of this package. Parameters are plain nested dictionaries o
 from distil_jax.models.attention import AttentionKind
 from distil_jax.models.dropout import row_keys
 from distil_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig
-from distil_jax.models.heads import MaskedLM
+from distil_jax.models.heads import HeadKind, MaskedLM, Problem, TaskHead, TaskModel, choice_keys
 
-__all__ = ["ACTIVATIONS", "AttentionKind", "Encoder", "EncoderConfig", "MaskedLM", "row_keys"]
+__all__ = [
+    "ACTIVATIONS",
+    "AttentionKind",
+    "Encoder",
+    "EncoderConfig",
+    "HeadKind",
+    "MaskedLM",
+    "Problem",
+    "TaskHead",
+    "TaskModel",
+    "choice_keys",
+    "row_keys",
+]

@@ -48,8 +48,13 @@ class EncoderConfig:
     attention_output_dropout: float = 0.0  # BERT drops out after the output projection too, DistilBERT does not
     initializer_range: float = 0.02
     pad_token_id: int = 0
-    pooler: bool = False  # the weights are kept for the round trip; the encoder itself does not use them
+    pooler: bool = False  # a dense layer on token 0 (`Encoder.pooled`), which BERT's heads for whole texts read
     causal: bool = False
+
+
+def dropout_sites(config: EncoderConfig) -> int:
+    """How many dropout sites the encoder has: 0 for the embeddings, three a layer; a head's sites follow."""
+    return 3 * config.num_layers + 1
 
 
 def _dense(config: EncoderConfig, features: int, dtype: DTypeLike) -> nn.Dense:
@@ -173,12 +178,29 @@ class Encoder(nn.Module):
         Returns:
             [B, L, H] in the compute dtype.
         """
-        x = self.embeddings(ids, position_ids, token_type_ids, dropout_keys)
+        return self.hidden_states(ids, attention_mask, position_ids, token_type_ids, dropout_keys)[-1]
+
+    def hidden_states(
+        self,
+        ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        token_type_ids: Array | None = None,
+        dropout_keys: Array | None = None,
+    ) -> tuple[Array, ...]:
+        """Hidden states after the embeddings and after every layer: num_layers + 1 times [B, L, H]."""
+        states = [self.embeddings(ids, position_ids, token_type_ids, dropout_keys)]
         if attention_mask is None and self.config.causal:
             attention_mask = jnp.ones_like(ids)
         allowed = None if attention_mask is None else attention_mask_matrix(attention_mask, self.config.causal)
         for index in range(self.config.num_layers):
-            x = getattr(self, f"layer_{index}")(x, allowed, dropout_keys)
+            states.append(getattr(self, f"layer_{index}")(states[-1], allowed, dropout_keys))
         if self.config.pooler and self.is_initializing():
-            self.pooler(x[:, 0])
-        return x
+            self.pooler(states[-1][:, 0])
+        return tuple(states)
+
+    def pooled(self, hidden: Array) -> Array:
+        """BERT's pooler output: tanh of a dense layer on token 0, hidden [B, L, H] of the last layer -> [B, H]."""
+        if not self.config.pooler:
+            raise ValueError("this encoder has no pooler (EncoderConfig.pooler is False)")
+        return jnp.tanh(self.pooler(hidden[:, 0]))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Literal
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
 from distil_jax.models.attention import AttentionKind
-from distil_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig
+from distil_jax.models.dropout import dropout
+from distil_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, dropout_sites
+
+HeadKind = Literal["sequence", "token", "question", "choice"]
+Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
 
 
 class MLMHead(nn.Module):
@@ -68,3 +76,150 @@ class MaskedLM(nn.Module):
     def mlm_logits(self, hidden: Array) -> Array:
         """hidden [..., H] -> logits [..., V] float32: any selection of positions, so that a loss need not hold all."""
         return self.mlm_head(hidden, self.encoder.embeddings.word.embedding)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskHead:
+    """A head that is fine-tuned for one task: what it reads and how many numbers it gives.
+
+    Attributes:
+        kind: "sequence" and "choice" read token 0, "token" and "question" every token.
+        labels: names of the outputs in their order; empty where they have none (regression, question, choice).
+        num_outputs: classes or regression targets of "sequence", tags of "token"; 2 (start, end) for "question", 1
+            (the score of one choice) for "choice".
+        dropout: rate right before the output layer.
+        dense: a dense layer with ReLU comes before the dropout (DistilBERT's way; BERT's is the encoder's pooler).
+        problem: what the outputs of "sequence" mean, in transformers' words; "" if nobody has said.
+    """
+
+    kind: HeadKind
+    _: dataclasses.KW_ONLY
+    labels: tuple[str, ...] = ()
+    num_outputs: int
+    dropout: float = 0.0
+    dense: bool = False
+    problem: Problem = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))  # a list, where the fields come from JSON
+        fixed = {"question": 2, "choice": 1}.get(self.kind, self.num_outputs)
+        if self.num_outputs < 1 or self.num_outputs != fixed:
+            raise ValueError(f"a {self.kind} head with num_outputs = {self.num_outputs}")
+        if self.labels and len(self.labels) != self.num_outputs:
+            raise ValueError(f"{len(self.labels)} labels for {self.num_outputs} outputs")
+        if self.dense and not self.pooled:
+            raise ValueError(f"a {self.kind} head reads every token and has no dense layer")
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it reads token 0 only."""
+        return self.kind in ("sequence", "choice")
+
+    @property
+    def needs_pooler(self) -> bool:
+        """Whether the encoder has to have a pooler."""
+        return self.pooled and not self.dense
+
+
+class TaskLayers(nn.Module):
+    """The parameters of a `TaskHead`: {"dense" if it has one, "output"}, each with kernel and bias."""
+
+    config: EncoderConfig
+    head: TaskHead
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        normal = nn.initializers.normal(self.config.initializer_range)
+        if self.head.dense:
+            self.dense = nn.Dense(self.config.hidden_size, dtype=self.dtype, kernel_init=normal)
+        # In float32 whatever the rest computes in: scores are compared with each other, and it costs next to nothing.
+        self.output = nn.Dense(self.head.num_outputs, dtype=jnp.float32, kernel_init=normal)
+
+    def __call__(self, x: Array, dropout_keys: Array | None) -> Array:
+        """x [N, H] of token 0 or [N, L, H] of all -> [N, num_outputs] or [N, L, num_outputs] float32."""
+        if self.head.dense:
+            x = jax.nn.relu(self.dense(x))
+        return self.output(dropout(x, dropout_keys, dropout_sites(self.config), self.head.dropout))
+
+
+class TaskModel(nn.Module):
+    """Encoder with a task head: params {"encoder": ..., "task_head": ...}; BERT's pooler is the encoder's.
+
+    Computes what transformers' BertFor... and DistilBertFor... classes of the same task compute.
+    """
+
+    config: EncoderConfig
+    head: TaskHead
+    dtype: DTypeLike = jnp.float32
+    attention: AttentionKind = "auto"
+
+    def setup(self) -> None:
+        if self.head.needs_pooler and not self.config.pooler:
+            raise ValueError(f"a {self.head.kind} head without a dense layer needs an encoder with a pooler")
+        self.encoder = Encoder(self.config, self.dtype, self.attention)
+        self.task_head = TaskLayers(self.config, self.head, self.dtype)
+
+    def __call__(
+        self,
+        ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        token_type_ids: Array | None = None,
+        dropout_keys: Array | None = None,
+    ) -> Array:
+        """Scores before any softmax, float32.
+
+        Args:
+            ids: [B, L] int32, for "choice" also [B, C, L] (one row a choice); the others and their defaults as in
+                `Encoder`, of the same shape as `ids`.
+            attention_mask: as `ids`.
+            position_ids: as `ids`.
+            token_type_ids: as `ids`.
+            dropout_keys: [B, 2] uint32, one key a row; with ids [B, C, L] also [B * C, 2], one key a choice.
+
+        Returns:
+            "sequence" [B, num_outputs], "token" [B, L, num_outputs], "question" [B, L, 2] (start, end), "choice"
+            [B, C] of ids [B, C, L], [B, 1] of ids [B, L].
+        """
+        if ids.ndim == 2:
+            hidden = self.encode(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+            return self.task_logits(hidden, dropout_keys)
+        if ids.ndim != 3 or self.head.kind != "choice":
+            raise ValueError(f"ids of shape {ids.shape} for a {self.head.kind} head")
+        batch, choices, length = ids.shape
+        inputs = (ids, attention_mask, position_ids, token_type_ids)
+        rows = [None if array is None else array.reshape(batch * choices, length) for array in inputs]
+        assert rows[0] is not None
+        if dropout_keys is not None and len(dropout_keys) == batch:
+            dropout_keys = choice_keys(dropout_keys, choices)
+        hidden = self.encode(rows[0], rows[1], rows[2], rows[3], dropout_keys)
+        return self.task_logits(hidden, dropout_keys).reshape(batch, choices)
+
+    def encode(
+        self,
+        ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        token_type_ids: Array | None = None,
+        dropout_keys: Array | None = None,
+    ) -> Array:
+        """Last hidden states [N, L, H]; arguments as in `Encoder`."""
+        return self.encoder(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+
+    def task_logits(self, hidden: Array, dropout_keys: Array | None = None) -> Array:
+        """hidden [N, L, H] of the last layer -> float32 [N, num_outputs], or [N, L, num_outputs] for every token."""
+        if self.head.needs_pooler:
+            hidden = self.encoder.pooled(hidden)
+        elif self.head.pooled:
+            hidden = hidden[:, 0]
+        return self.task_head(hidden, dropout_keys)
+
+
+def choice_keys(keys: Array, choices: int) -> Array:
+    """One dropout key a choice from one a question: keys [B, 2] uint32 -> [B * choices, 2], in the rows' order."""
+
+    def of_row(key: Array) -> Array:
+        key = jax.random.wrap_key_data(key, impl="threefry2x32")
+        return jax.vmap(lambda choice: jax.random.key_data(jax.random.fold_in(key, choice)))(jnp.arange(choices))
+
+    return jax.vmap(of_row)(keys).reshape(-1, 2)

@@ -76,6 +76,7 @@ class TaskSpec:
         labels: names of the classes or tags in the order of their numbers; empty where the data says.
         headline: measures whose mean is the task's score in a table (MRPC: accuracy and F1); empty: the first metric.
         server_file: name of the prediction file that the GLUE server wants for each test set, by test set.
+        server_labels: what the server wants in that file for each class; empty: `labels`, or the number predicted.
     """
 
     name: str
@@ -86,6 +87,7 @@ class TaskSpec:
     labels: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
     server_file: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    server_labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

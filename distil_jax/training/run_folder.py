@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
 
 from distil_jax.config import Config, config_from_toml, config_to_toml, differences, run_identity
 from distil_jax.errors import UserError
+from distil_jax.hf import Tokenizer, save_tokenizer
 
 CONFIG_FILE = "config.toml"
 INPUTS_FILE = "inputs.json"
 LOCK_FILE = "run.lock"
+TOKENIZER_FOLDER = "tokenizer"
 # What a run that was killed at its very start may have left: CONFIG_FILE comes last.
 _BEFORE_CONFIG = {LOCK_FILE, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
 
@@ -92,3 +99,23 @@ def _write(path: Path, text: str) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def keep_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> dict[str, str]:
+    """Write a run's tokenizer into its folder; the files' texts by name, for its checkpoints."""
+    save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=family)
+    files = sorted((folder / TOKENIZER_FOLDER).iterdir())
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """SHA-256 over names and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for path, tensor in sorted((jax.tree_util.keystr(path), tensor) for path, tensor in _leaves(params)):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def _leaves(params: Mapping[str, Any]) -> list[tuple[Any, np.ndarray]]:
+    return jax.tree_util.tree_leaves_with_path(params)

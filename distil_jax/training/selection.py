@@ -11,7 +11,7 @@ Evaluations = Mapping[str, Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Choose by `measure`, of which more is better; stop after `patience` evaluations without a better one (0: never)."""
+    """Choose by `measure` (more is better); stop after `patience` evaluations without a better one (0: never)."""
 
     measure: str
     patience: int = 0

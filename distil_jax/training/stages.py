@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from distil_jax.corpus import Corpus, open_corpus
 from distil_jax.corpus.batches import training_batches
 from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
-from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params, save_tokenizer
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import (
     every_other_layer,
@@ -35,11 +34,10 @@ from distil_jax.objectives import (
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
-from distil_jax.training.run_folder import open_run_folder
+from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder
 from distil_jax.training.step import Constants, Params, Task, make_train_step
 from distil_jax.training.telemetry import distillation_flops, pretraining_flops
 
-TOKENIZER_FOLDER = "tokenizer"
 # Everything of an EncoderConfig that decides what its parameters mean.
 _COMPUTED = (
     *("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
@@ -86,7 +84,7 @@ def pretrain(config: Config) -> Outcome:
         objective=Objective(alpha_ce=0.0, alpha_cos=0.0, alpha_mlm=1.0),
         description={"stage": "pretrain", "initial": settings.initial, "frozen_encoder": frozen},
     )
-    inputs = {"model.initial": _fingerprint(params)} if settings.initial else {}
+    inputs = {"model.initial": fingerprint(params)} if settings.initial else {}
     return _train(config, learner, corpora, tokenizer, inputs)
 
 
@@ -115,7 +113,7 @@ def distill(config: Config) -> Outcome:
     )
     if is_causal(config.objective) != teacher.causal:
         raise UserError("objective.alpha_clm: goes with a causal teacher (is_decoder), and only with one")
-    return _train(config, learner, corpora, tokenizer, {"teacher.path": _fingerprint(teacher_params)})
+    return _train(config, learner, corpora, tokenizer, {"teacher.path": fingerprint(teacher_params)})
 
 
 def initial_student(config: Config) -> tuple[EncoderConfig, Params]:
@@ -157,8 +155,7 @@ def _train(
     main = jax.process_index() == 0
     # The first process owns the folder for all; the others wait for it at the first checkpoint.
     with open_run_folder(folder, config, inputs) if main else contextlib.nullcontext():
-        if main:
-            save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=learner.encoder.family)
+        texts = keep_tokenizer(folder, tokenizer, learner.encoder.family) if main else {}
         task = _task(config, learner, train)
         job = Job(
             config=config,
@@ -170,7 +167,7 @@ def _train(
             make_step=partial(make_train_step, task),
             make_batches=partial(_batches, config, train),
             make_evaluator=partial(_evaluator, config, task, validation),
-            metadata=_metadata(config, learner, train, folder, steps),
+            metadata=_metadata(config, learner, train, texts, steps),
             flops_per_token=_flops_per_token(config, learner, train.sequence_length),
             evaluate_every=config.evaluation.every_steps,
         )
@@ -233,14 +230,15 @@ def _constants(config: Config, learner: _Learner, corpus: Corpus) -> Constants:
     return Constants(teacher, masking_log_weights(corpus.token_counts, corpus.special_ids, config.masking.smoothing))
 
 
-def _metadata(config: Config, learner: _Learner, corpus: Corpus, folder: Path, steps: int) -> dict[str, Any]:
+def _metadata(
+    config: Config, learner: _Learner, corpus: Corpus, tokenizer: Mapping[str, str], steps: int
+) -> dict[str, Any]:
     """What every checkpoint carries so that it can be used without the run's inputs."""
-    files = sorted((folder / TOKENIZER_FOLDER).iterdir()) if jax.process_index() == 0 else []
     return {
         "format": 1,
         "config": config_to_toml(config),
         "model": dataclasses.asdict(learner.encoder),
-        "tokenizer": {file.name: file.read_text(encoding="utf-8") for file in files},
+        "tokenizer": dict(tokenizer),
         "description": dict(learner.description),
         "corpus": {
             "sources": [_source_name(source) for source in corpus.index["sources"]],
@@ -341,16 +339,3 @@ def _student_start(
     if "mlm_head" not in params:
         raise UserError(f"student.init = {settings.init}: has no masked-language-model head")
     return params
-
-
-def _fingerprint(params: Params) -> str:
-    """SHA-256 over names and bytes of all tensors."""
-    digest = hashlib.sha256()
-    for path, tensor in sorted((jax.tree_util.keystr(path), tensor) for path, tensor in _leaves(params)):
-        digest.update(path.encode())
-        digest.update(np.ascontiguousarray(tensor).tobytes())
-    return digest.hexdigest()
-
-
-def _leaves(params: Params) -> list[tuple[Any, np.ndarray]]:
-    return jax.tree_util.tree_leaves_with_path(params)

@@ -26,6 +26,7 @@ from distil_jax.config import (
     with_overrides,
 )
 from distil_jax.config.fields import Field
+from distil_jax.config.limits import SENSIBLE
 from distil_jax.errors import UserError
 
 FIELDS = {f"{section}.{key}": field for section, kind in SECTIONS.items() for key, field in fields_of(kind).items()}
@@ -116,43 +117,54 @@ def test_overrides_are_checked_like_a_file() -> None:
 
 
 def texts() -> st.SearchStrategy[str]:
-    return st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+    return st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 
 
 # Numbers that are awkward to write down; those that pass a field's check are tried besides ordinary ones.
 AWKWARD = [-1, 0, 1, 2**31 - 1, 5e-324, 1e-7, 0.1, 1 / 3, 1 - 2**-53, 1.0, 123456789.125, 1e16, 1.7976931348623157e308]
 
 
-def values(field: Field) -> st.SearchStrategy[Any]:
+def is_taken(name: str, value: Any) -> bool:
+    low, high = SENSIBLE.get(name, (value, value))
+    try:
+        FIELDS[name].checked(value, name)
+    except UserError:
+        return False
+    return low <= value <= high
+
+
+def values(name: str, field: Field) -> st.SearchStrategy[Any]:
     """Valid values of a field."""
     annotation, origin = field.annotation, typing.get_origin(field.annotation)
     if origin is Literal:
         return st.sampled_from(typing.get_args(annotation))
     if origin is tuple:
-        items = texts().filter(bool) if typing.get_args(annotation)[0] is str else st.integers(0, 99)
-        return st.lists(items, max_size=4).map(tuple)
+        items = {str: texts().filter(bool), int: st.integers(1, 99), float: st.floats(1e-9, 1)}
+        return st.lists(items[typing.get_args(annotation)[0]], max_size=4).map(tuple)
     if annotation is str:
         return texts().filter(bool)
     if annotation is bool:
         return st.booleans()
-    awkward = [
-        value for value in AWKWARD if isinstance(value, annotation) and (not field.check or field.check.holds(value))
-    ]
-    ordinary = st.integers(8, 2**16) if annotation is int else st.floats(0, 1, exclude_min=True, exclude_max=True)
+    awkward = [value for value in AWKWARD if isinstance(value, annotation) and is_taken(name, value)]
+    low, high = SENSIBLE.get(name, (1e-30, 2**16))
+    if annotation is int:
+        ordinary = st.integers(8, int(min(high, 2**16)))
+    else:
+        ordinary = st.floats(max(low, 1e-30), min(high, 1), exclude_max=True)
     return ordinary | st.sampled_from(awkward) if awkward else ordinary
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     """Valid configurations: related settings are made to fit."""
-    made = {name: draw(values(field)) for name, field in FIELDS.items()}
+    made = {name: draw(values(name, field)) for name, field in FIELDS.items()}
     heads, micro, mask = draw(st.integers(1, 64)), draw(st.integers(1, 64)), draw(st.floats(0, 1))
     made |= {"masking.mask": mask, "masking.random": 1 - mask, "masking.keep": 0.0}
     made |= {"model.num_heads": heads, "model.hidden_size": heads * draw(st.integers(1, 64))}
     made |= {"training.micro_batch_size": micro, "training.batch_size": micro * 64, "parallel.devices": 0}
     made |= {"training.epochs": 1, "objective.alpha_ce": 5.0, "objective.alpha_clm": 0.0}
     made |= {"parallel.coordinator": "", "parallel.num_processes": 0, "parallel.process_id": -1}
-    made |= {"corpus.min_tokens": 0}
+    made |= {"corpus.min_tokens": 0, "model.num_layers": draw(st.integers(1, 24))}
     return with_overrides(Config(), made)
 
 
@@ -190,6 +202,7 @@ def test_identity_holds_what_a_run_computes(name: str) -> None:
         "parallel.",
         "logging.",
         "checkpoint.",
+        "study.",
         "run.output",
         "run.platform",
         "corpus.workers",

@@ -44,7 +44,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "model.initializer_range": ([0.0, -0.02], [1e-9]),
     "task.validation_fraction": ([0.0, 1.0], [0.2]),
     "task.max_examples": ([-1], [0, 10]),
-    "task.max_length": ([7, 65537], [8, 512]),
+    "task.max_length": ([-1, 7, 65537], [0, 8, 512]),
     "task.doc_stride": ([0, -1], [1, 128]),
     "task.max_question_length": ([0, -1], [1]),
     "task.max_answer_length": ([0, -1], [1]),
@@ -58,6 +58,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "finetune.temperature": ([0.0, -2.0], [0.5]),
     "finetune.patience": ([-1], [0, 3]),
     "finetune.evaluations_per_epoch": ([0, -1], [1, 4]),
+    "study.seeds": ([0, -1, 10_001], [1, 5]),
     "masking.probability": ([0.0, 1.0, -0.15], [0.01, 0.99]),
     "masking.mask": ([-0.8, 1.1, 0.7], [0.8]),
     "masking.random": ([-0.1, 1.1, 0.2], [0.1]),
@@ -118,7 +119,9 @@ def wrong_values(annotation: Any) -> list[Any]:
     if origin is Literal:
         return ["no-such-choice", 1, True, ["any"], ""]
     if origin is tuple:
-        return [3, "text", True, [True], [1.5], [["a"]], ["a"] if typing.get_args(annotation)[0] is int else [1]]
+        item = typing.get_args(annotation)[0]
+        other = {str: [[1], [1.5]], int: [["a"], [1.5]], float: [["a"]]}[item]
+        return [3, "text", True, [True], [["a"]], *other]
     return {
         bool: [1, 0, "true", [], 0.0],
         int: [1.0, "1", True, [1], 10**12],
@@ -167,6 +170,9 @@ def test_numbers_are_finite(value: str, tmp_path: Path) -> None:
 def test_lists_and_texts_are_checked() -> None:
     for name, value in [
         ("student.layers", [0, -1]),
+        ("study.tasks", ["cola", ""]),
+        ("study.learning_rates", [2e-5, 0.0]),
+        ("study.epochs", [3, 0]),
         ("corpus.train", ["a", ""]),
         ("corpus.validation", [""]),
         ("corpus.text_column", ""),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distil_jax.hf import task_head_from_hf
 from distil_jax.hf.config import encoder_config_from_hf
 from distil_jax.hf.names import canonical, is_ignored, leaves, prefixed
 
@@ -22,6 +23,27 @@ def test_the_leaves_are_the_parameters_of_transformers(make_model: Callable[...,
         prefixed(leaf.name, config.family) if head else leaf.name: leaf.shape for leaf in leaves(config, mlm_head=head)
     }
     assert ours == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert"])
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("SequenceClassification", "sequence"),
+        ("TokenClassification", "token"),
+        ("QuestionAnswering", "question"),
+        ("MultipleChoice", "choice"),
+    ],
+)
+def test_the_leaves_of_task_models(make_model: Callable[..., Any], family: str, task: str, kind: Any) -> None:
+    count = {"num_labels": 7} if kind in ("sequence", "token") else {}
+    model = make_model(f"{family}For{task}", **count)
+    config = encoder_config_from_hf(model.config.to_dict(), "config.json")
+    head = task_head_from_hf(config, model.config.to_dict(), kind, "config.json")
+    found = list(leaves(config, task_head=head))
+    ours = {prefixed(leaf.name, config.family): leaf.shape for leaf in found}
+    assert ours == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert len({leaf.path for leaf in found}) == len(found)
 
 
 def test_every_leaf_has_its_own_place(make_model: Callable[..., Any]) -> None:

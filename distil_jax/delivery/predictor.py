@@ -1,0 +1,136 @@
+"""A fine-tuning run's folder, a model folder or a hub id as something that predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from distil_jax.config import TaskSettings, config_from_toml
+from distil_jax.delivery.export import read_run
+from distil_jax.errors import UserError
+from distil_jax.hf import load_tokenizer, locate, read_task_model
+from distil_jax.hf.config import read_json
+from distil_jax.hf.task_config import named_kind
+from distil_jax.models import EncoderConfig
+from distil_jax.tasks.answers import AnswerOptions
+from distil_jax.tasks.encode import longest_row
+from distil_jax.tasks.examples import Kind
+from distil_jax.tasks.predict import Predictor, Tally
+from distil_jax.tasks.requests import Reading, RowFaults, reading_of, requests, usual_reading
+from distil_jax.tasks.tables import Faults, Row
+
+_MOST_TOKENS = 512  # of a row where a model could take more and nobody has said how many
+_QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
+
+
+def load_predictor(
+    path: str | Path, *, step: int | None = None, max_length: int = 0, dtype: str = "float32"
+) -> Predictor:
+    """The model of a fine-tuning run (its best checkpoint), of a model folder with a task head, or of a hub id.
+
+    A run brings the settings it was fine-tuned with: lengths, columns, whether questions may have no answer.
+
+    Args:
+        path: folder of a run, model folder, or hub id.
+        step: which checkpoint of a run; None: its result.
+        max_length: tokens a row may have; 0: as in fine-tuning, for a model folder as many as the model takes (512 at
+            most, for questions 384).
+        dtype: what is computed in: "float32" or "bfloat16".
+
+    Raises:
+        UserError: none of these, no task head, or lengths that the model does not have.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype = {dtype!r}; known: float32, bfloat16")
+    if (Path(path) / "checkpoints").is_dir():
+        return _of_run(Path(path), step, max_length, dtype)
+    if step is not None:
+        raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
+    folder = locate(path)
+    kind = named_kind(read_json(folder / "config.json"))
+    if kind is None:
+        raise UserError(f"{path}: has no task head, so there is nothing to predict; fine-tune it (distil-jax finetune)")
+    encoder, head, params, _ = read_task_model(folder, kind)
+    settings = _short_settings(encoder, kind, max_length)
+    tokenizer, reading = load_tokenizer(folder), usual_reading(kind)
+    return Predictor(encoder, head, params, tokenizer, settings=settings, reading=reading, dtype=dtype)
+
+
+def _of_run(folder: Path, step: int | None, max_length: int, dtype: str) -> Predictor:
+    trained = read_run(folder, step)
+    if trained.head is None:
+        raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
+    settings = config_from_toml(trained.metadata["config"], f"{folder}: checkpoint {trained.step}").task
+    options = AnswerOptions(no_answer=settings.name == "squad_v2", null_threshold=settings.null_threshold)
+    return Predictor(
+        trained.encoder,
+        trained.head,
+        trained.params,
+        trained.tokenizer,
+        settings=_with_length(settings, max_length),
+        reading=reading_of(settings, trained.head.kind),
+        options=options,
+        dtype=dtype,
+    )
+
+
+def _with_length(settings: TaskSettings, max_length: int) -> TaskSettings:
+    if max_length and not 8 <= max_length <= 1 << 16:
+        raise UserError(f"max_length = {max_length}: must be 0, or from 8 to {1 << 16}")
+    return dataclasses.replace(settings, max_length=max_length or settings.max_length)
+
+
+def _short_settings(encoder: EncoderConfig, kind: Kind, max_length: int) -> TaskSettings:
+    """Usual settings as far as the model's positions allow."""
+    positions = encoder.max_position_embeddings
+    usual = longest_row(TaskSettings(), kind) if kind == "question" else _MOST_TOKENS
+    settings = _with_length(TaskSettings(max_length=max(min(usual, positions), 8)), max_length)
+    question = min(settings.max_question_length, settings.max_length // _QUESTION_SHARE)
+    stride = min(settings.doc_stride, max((settings.max_length - question - 3) // 2, 1))
+    return dataclasses.replace(settings, max_question_length=question, doc_stride=stride)
+
+
+def predict(
+    model: str | Path | Predictor,
+    rows: Iterable[Any],
+    *,
+    batch_size: int = 0,
+    options: AnswerOptions | None = None,
+    reading: Reading | None = None,
+    on_error: str = "stop",
+    tally: Tally | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Predictions for rows, one after the other, in their order; a chunk of rows is held at a time.
+
+    Args:
+        model: a path or hub id (see `load_predictor`), or a predictor, which keeps its compiled programs.
+        rows: texts; (text, second text) pairs; lists of words; or mappings with the columns that `reading` names, such
+            as {"text", "pair"}, {"words"}, {"question", "context"}, {"text", "endings"}, and an "id" if they like.
+        batch_size: rows of a batch; 0: chosen.
+        options: what is said about a row; None: the predictor's.
+        reading: which columns are read; None: the predictor's.
+        on_error: "stop" raises at a row that can't be used, "skip" leaves it out.
+        tally: is told what a user should hear.
+
+    Yields:
+        {"id", ...}: "label", "score", "scores" of classes; "labels", "scores" where several may hold; "score" of a
+        regression; "words", "tags", "scores", "entities" (words[start:end]); "answer", "start", "score",
+        "no_answer_score" of a question; "choice", "ending", "score", "scores". Ids are the row's, else its number.
+
+    Raises:
+        UserError: as `load_predictor`, or a row that can't be used.
+    """
+    predictor = model if isinstance(model, Predictor) else load_predictor(model)
+    numbered = (Row(number + 1, number, row) for number, row in enumerate(rows))
+    asked = requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")
+    for chunk in predictor.chunks(asked, batch_size=batch_size, options=options, tally=tally):
+        yield from chunk
+
+
+def faults_of(on_error: str) -> Faults:
+    """What "stop" and "skip" mean. Raises UserError for anything else."""
+    if on_error not in ("stop", "skip"):
+        raise UserError(f"on_error = {on_error!r}: must be stop or skip")
+    return RowFaults(skip=on_error == "skip")

@@ -1,0 +1,280 @@
+"""A study: every run of a plan, one after the other, what failed set apart, and a report that is up to date after each.
+
+Run again, it makes the runs that are missing and leaves alone those that are finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from distil_jax.config import Config, TaskSettings
+from distil_jax.delivery import export
+from distil_jax.errors import UserError
+from distil_jax.evidence.server_files import FOLDER, wants_server_files, write_server_files
+from distil_jax.evidence.study_plan import PlannedRun, TaskPlan, for_task, plan_study
+from distil_jax.evidence.study_report import (
+    REPORT_FILE,
+    Report,
+    Result,
+    Row,
+    best_run,
+    failure_lines,
+    macro_average,
+    read_json,
+    read_report,
+    task_row,
+    write_report,
+)
+from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks.finetune import RESULT_FILE, finetune
+from distil_jax.tasks.load import load_task
+from distil_jax.tasks.registry import task_spec
+from distil_jax.training.run_folder import CONFIG_FILE, check_run_folder
+
+MODEL = "model"
+DELIVERED_FILE = "delivered.json"
+DIAGNOSTIC = "ax"
+CHECKPOINTS = "checkpoints"
+_VERSIONS = ("distil_jax", "jax", "flax", "optax", "numpy", "transformers", "datasets")
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyOutcome:
+    """A study that has come to its end: its report, the same as Markdown, and a line for whatever failed."""
+
+    report: Report
+    text: str
+    failures: tuple[str, ...]
+    is_main: bool
+
+
+def run_study(config: Config, *, command: str = "", say: Say = lambda _: None) -> StudyOutcome:
+    """Make all runs that `plan_study` lists and report on them in run.output.
+
+    A run that fails is noted with its reason and the others go on; with several processes, which could wait for each
+    other, it ends the study.
+
+    Args:
+        config: with run.output, model.initial and the section [study].
+        command: what the user typed, for the report.
+        say: takes a line on what is being done.
+
+    Raises:
+        UserError: the plan is not one, or run.output is something else's folder.
+    """
+    plans, folder = plan_study(config), Path(config.run.output)
+    report = _open_report(folder)
+    main = jax.process_index() == 0
+    made: dict[str, Row] = {}
+    text = ""
+    for number, plan in enumerate(plans, 1):
+        say(f"{plan.spec.title} ({number} of {len(plans)} tasks): {len(plan.runs)} runs")
+        row, trained = _run_task(config, plan, say)
+        if not main:
+            continue
+        before = {} if trained else report["tasks"].get(plan.spec.name, {})
+        made[plan.spec.name] = row | {name: before.get(name, now) for name, now in _origin(config, command).items()}
+        # Tasks of earlier commands stay in the report; those of this one come in its order.
+        rows = {**{name: row for name, row in report["tasks"].items() if name not in made}, **made}
+        report = {"format": 1, "tasks": rows, "macro": macro_average(rows)}
+        text = write_report(folder, report)
+    return StudyOutcome(report, text, tuple(failure_lines(made)), main)
+
+
+def _origin(config: Config, command: str) -> dict[str, str]:
+    """Where a row of the report comes from; it stays where nothing was trained anew."""
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    models = {"model": config.model.initial, "teacher": config.teacher.path}
+    return {**models, "command": command, "machine": machine(), "versions": packages}
+
+
+def _open_report(folder: Path) -> Report:
+    """The report of earlier commands in this folder, else an empty one."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run.output = {folder}: is a file; give a folder")
+    if (folder / RESULT_FILE).is_file() or (folder / CONFIG_FILE).is_file():
+        raise UserError(f"run.output = {folder}: holds a single run; choose another folder for a study")
+    if (folder / REPORT_FILE).is_file():
+        return read_report(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    return {"tasks": {}}
+
+
+def _run_task(config: Config, plan: TaskPlan, say: Say) -> tuple[Row, bool]:
+    """Make a task's runs and what follows from them; the task's row of the report, and whether anything was trained."""
+    results: dict[Path, Result] = {}
+    failures: dict[Path, str] = {}
+    trained = False
+    data = TaskDataBySeed(plan.runs[0].config.task)
+    for number, run in enumerate(plan.runs, 1):
+        where = f"{plan.spec.title}, run {number} of {len(plan.runs)}"
+        try:
+            found = finished(run)
+            if found is None:
+                say(f"{where}: {run.folder}")
+                for note in finetune(run.config, data.of(run.seed)).notes:
+                    say(f"note: {note}")
+                trained = True
+                found = finished(run)
+            if found is not None:
+                results[run.folder] = found
+        except Exception as error:
+            if jax.process_count() > 1:
+                raise
+            failures[run.folder] = _reason(error)
+            say(f"{where}: failed: {failures[run.folder]}")
+    if jax.process_index():
+        return {}, trained
+    row = task_row(plan, results, failures)
+    if "best_run" in row and jax.process_count() == 1:  # a checkpoint is read by one process
+        _deliver(config, plan, row, data, say)
+        if not failures and config.study.checkpoints == "best":
+            _drop_checkpoints(plan, results)
+    return row, trained
+
+
+def finished(run: PlannedRun) -> Result | None:
+    """What a run has left where it is finished; None where it has to be made or continued.
+
+    Raises:
+        UserError: its folder holds another run.
+    """
+    check_run_folder(run.folder, run.config, {})
+    path = run.folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    result = read_json(path)
+    if result["score"] is None:
+        raise UserError(f"{path}: the run was measured on no validation data; give task.validation")
+    return result
+
+
+class TaskDataBySeed:
+    """A task's data, read when they are first needed, and for every seed only where the seed decides what is in them.
+
+    Whether it does shows when they are read for a second seed. What went wrong once is not tried again.
+    """
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self._settings = settings
+        self._found: dict[int, TaskData] = {}
+        self._same = False
+        self._error: UserError | None = None
+
+    def of(self, seed: int) -> TaskData:
+        """The data of a run with that seed. Raises UserError as `load_task`."""
+        if self._error is not None:
+            raise self._error
+        if seed in self._found or self._same:
+            return self._found.get(seed) or next(iter(self._found.values()))
+        try:
+            data = load_task(self._settings, seed)
+        except UserError as error:
+            self._error = error
+            raise
+        self._same = any(other.sha256 == data.sha256 for other in self._found.values())
+        self._found = {seed: data}
+        return data
+
+
+def _reason(error: Exception) -> str:
+    """One line; with the name of its kind where it is no mistake of the user."""
+    line = " ".join(str(error).split())[:500]
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+
+
+def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say: Say) -> None:
+    """Write what is wanted of the best run, unless it is there already; what fails is noted in `row`."""
+    run = next(run for run in plan.runs if str(run.folder) == row["best_run"])
+    origin = {"run": str(run.folder.relative_to(plan.folder)), "step": row["best_step"]}
+    note, model = plan.folder / DELIVERED_FILE, plan.folder / MODEL
+    done: dict[str, Any] = read_json(note) if note.is_file() else {}
+    if any(done.get(name) != value for name, value in origin.items()):
+        done = dict(origin)
+    server = plan.folder.parent / FOLDER
+
+    def write_model() -> None:
+        if config.study.export and not (done.get(MODEL) and model.is_dir()):
+            export(run.folder, model, step=origin["step"], overwrite=True)
+            done[MODEL] = True
+
+    def write_predictions() -> None:
+        if FOLDER not in done or not all((server / name).is_file() for name in done[FOLDER]):
+            sets = _server_sets(config, run, data, say)
+            files = write_server_files(run.folder, origin["step"], run.config, sets, server) if sets else []
+            done[FOLDER] = [file.name for file in files]
+
+    for name, act in ((MODEL, write_model), (FOLDER, write_predictions)):
+        try:
+            act()
+        except Exception as error:
+            row["failures"][str(plan.folder / name)] = f"{name} of {run.folder}: {_reason(error)}"
+            say(f"{plan.spec.title}: {name} failed: {_reason(error)}")
+    note.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    row["model_folder"] = str(model) if done.get(MODEL) else None
+    row["server_files"] = [str(server / name) for name in done.get(FOLDER, ())]
+
+
+def _server_sets(config: Config, run: PlannedRun, data: TaskDataBySeed, say: Say) -> list[TaskData]:
+    """What the GLUE server wants predicted by this run: its own test sets, and by MNLI's the diagnostic one too."""
+    if not task_spec(run.config.task.name).server_file:
+        return []
+    own = data.of(run.seed)
+    if not wants_server_files(own):
+        return []
+    if own.spec.name != "mnli":
+        return [own]
+    try:
+        return [own, load_task(for_task(config, DIAGNOSTIC).task, run.seed)]
+    except UserError as error:
+        say(f"note: {DIAGNOSTIC}: not predicted: {error}")
+        return [own]
+
+
+def _drop_checkpoints(plan: TaskPlan, results: Mapping[Path, Result]) -> None:
+    """Remove the checkpoints of all runs but the best at every point of the sweep: with more seeds it may be that."""
+    kept = {best_run(plan, point, results) for point in plan.points}
+    for run in plan.runs:
+        if run not in kept:
+            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+
+
+def machine() -> str:
+    """What computes here: "8 x NVIDIA H100", "cpu (Intel Xeon, 2 cores)"."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    return f"cpu ({_processor()}, {os.cpu_count()} cores)"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of the packages that results may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,168 @@
+"""Parameters of task models: read with the head that a folder has, or completed with a new one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distil_jax.config.fields import one_line
+from distil_jax.errors import UserError
+from distil_jax.hf.checkpoint import Checkpoint, Params, collected, complaints, insert, listed, open_checkpoint
+from distil_jax.hf.config import ARCHITECTURES, architectures, encoder_config_from_hf, read_json
+from distil_jax.hf.locate import locate
+from distil_jax.hf.names import Leaf, leaves
+from distil_jax.hf.task_config import KINDS, has_dense, has_names, named_kind, task_head_from_hf
+
+if TYPE_CHECKING:
+    from distil_jax.models import EncoderConfig, HeadKind, TaskHead
+
+
+def read_task_model(
+    path_or_id: str | Path, kind: HeadKind, *, head: TaskHead | None = None, seed: int = 0
+) -> tuple[EncoderConfig, TaskHead, Params, bool]:
+    """A folder's or hub id's encoder with a task head, the folder's own where it fits.
+
+    Args:
+        path_or_id: a local folder or a hub id (see `locate`).
+        kind: what the head reads.
+        head: the head that is wanted (see `task_head`). The folder's is taken if it is of the same kind, with the
+            same number of outputs and the same problem, and the same names if both have names; outputs in another
+            order are put into the wanted one. Otherwise the head is new, and so is a pooler that the folder lacks.
+            None takes the folder's head as it is.
+        seed: of the random values of a new head.
+
+    Returns:
+        (config, head, params, fresh): params {"encoder", "task_head"}, complete, NumPy float32 (possibly read-only
+        views of the file); fresh says that the head is new.
+
+    Raises:
+        UserError: the folder has no such head and none was given, or it cannot be read.
+    """
+    if kind not in KINDS or (head is not None and head.kind != kind):
+        raise UserError(f"head = {head.kind if head else kind!r} where one of {', '.join(KINDS)} is wanted")
+    folder = locate(path_or_id)
+    where = str(folder / "config.json")
+    raw = read_json(folder / "config.json")
+    config = encoder_config_from_hf(raw, where)
+    checkpoint = open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False)
+    own = task_head_from_hf(config, raw, kind, where) if _has_head(config, raw, checkpoint, kind) else None
+    if head is None:
+        if own is None:
+            raise UserError(_no_such_head(config, raw, checkpoint, kind, folder))
+        config, params = _read(config, checkpoint, own)
+        return config, own, params, False
+    head = dataclasses.replace(head, dense=has_dense(config, kind))
+    agreed = None if own is None else _agreed(own, head)
+    if agreed is None:
+        config, params = _read(config, checkpoint, None)
+        config, params = add_task_head(config, params, head, seed=seed)
+        return config, head, params, True
+    head, order = agreed
+    config, params = _read(config, checkpoint, head)
+    output = params["task_head"]["output"]
+    params["task_head"]["output"] = {"kernel": output["kernel"][:, order], "bias": output["bias"][order]}
+    return config, head, params, False
+
+
+def add_task_head(
+    config: EncoderConfig, params: Mapping[str, Any], head: TaskHead, *, seed: int = 0
+) -> tuple[EncoderConfig, Params]:
+    """A new, random head on an encoder: kernels normal with `initializer_range`, biases zero.
+
+    Args:
+        config: what `params` belong to.
+        params: {"encoder": ...}; other heads in it are left out.
+        head: the head to add. Where it needs BERT's pooler, one that is there stays, otherwise it is new too; where it
+            does not, the pooler is left out.
+        seed: of the random values; those of a layer do not depend on which others are new.
+
+    Returns:
+        (config, params): the configuration with or without pooler, and {"encoder", "task_head"} with the given arrays
+        and new ones in NumPy float32.
+    """
+    config = dataclasses.replace(config, pooler=head.needs_pooler)
+    complete: Params = {"encoder": dict(params["encoder"])}
+    keeps_pooler = config.pooler and "pooler" in complete["encoder"]
+    if not keeps_pooler:
+        complete["encoder"].pop("pooler", None)
+    for leaf in leaves(config, task_head=head):
+        if leaf.path[0] == "task_head" or (leaf.path[:2] == ("encoder", "pooler") and not keeps_pooler):
+            insert(complete, leaf.path, _fresh(leaf, config.initializer_range, seed))
+    return config, complete
+
+
+def _fresh(leaf: Leaf, spread: float, seed: int) -> np.ndarray:
+    shape = tuple(reversed(leaf.shape)) if leaf.transpose else leaf.shape
+    if leaf.path[-1] == "bias":
+        return np.zeros(shape, np.float32)
+    if seed < 0 or not math.isfinite(spread):
+        raise UserError(f"seed = {seed} and initializer_range = {spread} give no random weights; use 0 or more")
+    random = np.random.default_rng([seed, zlib.crc32("/".join(leaf.path).encode())])
+    return (spread * random.standard_normal(shape)).astype(np.float32)
+
+
+def _head_names(kind: HeadKind) -> tuple[str, str]:
+    stem = "qa_outputs" if kind == "question" else "classifier"
+    return f"{stem}.weight", f"{stem}.bias"
+
+
+def _has_head(config: EncoderConfig, raw: Mapping[str, Any], checkpoint: Checkpoint, kind: HeadKind) -> bool:
+    """By the architecture; of a file that names none, by the tensors."""
+    if any(name in ARCHITECTURES.values() for name in architectures(dict(raw))):
+        return named_kind(raw) == kind
+    weight = _head_names(kind)[0]
+    dense = "pre_classifier.weight" in checkpoint.tensors
+    outputs = checkpoint.tensors[weight].shape[0] if weight in checkpoint.tensors else 0
+    return outputs > 0 and dense == has_dense(config, kind) and (kind != "choice" or outputs == 1)
+
+
+def _no_such_head(
+    config: EncoderConfig, raw: Mapping[str, Any], checkpoint: Checkpoint, kind: HeadKind, folder: Path
+) -> str:
+    named = one_line(", ".join(architectures(dict(raw)))) or "no architecture"
+    names = [name for name in _head_names(kind) if name not in checkpoint.tensors]
+    missing = f", without {listed(names)}" if names else ""
+    given = {"question": "num_labels = 2", "choice": "num_labels = 1"}.get(kind, "labels (or num_labels)")
+    wanted = ARCHITECTURES[config.family, kind]
+    return (
+        f"{folder}: has no {kind} head, {wanted} is wanted and it is {named}{missing}; fine-tune it first, or give "
+        f"{given} for a new head"
+    )
+
+
+def _read(config: EncoderConfig, checkpoint: Checkpoint, head: TaskHead | None) -> tuple[EncoderConfig, Params]:
+    """The encoder with its pooler, if it has one, and the head if one is wanted."""
+    if head is None:
+        pooler = config.family == "bert" and "pooler.dense.weight" in checkpoint.tensors
+        config = dataclasses.replace(config, pooler=pooler)
+    else:
+        config = dataclasses.replace(config, pooler=head.needs_pooler)
+    wanted = list(leaves(config, task_head=head))
+    wrong = complaints(wanted, checkpoint, mlm_head=False)
+    if wrong:
+        hint = "; head 'none' reads the encoder alone" if head else ""
+        raise UserError(f"{checkpoint.where}: does not fit config.json: {'; '.join(wrong)}{hint}")
+    return config, collected(wanted, checkpoint)
+
+
+def _agreed(own: TaskHead, wanted: TaskHead) -> tuple[TaskHead, list[int]] | None:
+    """The wanted head on the folder's weights, and which of its outputs comes at each place; None: it does not fit."""
+    if own.num_outputs != wanted.num_outputs or (own.problem and wanted.problem and own.problem != wanted.problem):
+        return None
+    labels, order = wanted.labels or own.labels, list(range(own.num_outputs))
+    if has_names(own.labels) and not has_names(wanted.labels):
+        labels = own.labels
+    elif has_names(own.labels):
+        # Capitals differ between writers of one and the same task (NEGATIVE, negative), as does the order.
+        places = {name.casefold(): place for place, name in enumerate(own.labels)}
+        found = [places.get(name.casefold()) for name in wanted.labels]
+        if len(places) < own.num_outputs or set(found) != set(order):
+            return None
+        order = [place for place in found if place is not None]
+    return dataclasses.replace(wanted, labels=labels, problem=wanted.problem or own.problem), order

@@ -1,0 +1,1 @@
+"""Tasks: data in, fine-tuning on the shared loop, official measures, predictions."""

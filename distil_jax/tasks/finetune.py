@@ -1,0 +1,337 @@
+"""Fine-tuning: from a configuration to a model of one task, alone or with a fine-tuned teacher (second distillation).
+
+Everything that a user can get wrong is looked at here, before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distil_jax.config import Config, config_to_toml, require
+from distil_jax.errors import UserError
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_encoder_config, read_task_model, task_head
+from distil_jax.hf.config import read_json
+from distil_jax.models import EncoderConfig, TaskHead, TaskModel
+from distil_jax.tasks.augment import augment_ids, continuation_table
+from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
+from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
+from distil_jax.tasks.examples import Example, TaskData
+from distil_jax.tasks.inference import make_predictor, measures_of, score
+from distil_jax.tasks.load import load_task
+from distil_jax.tasks.losses import Models, Params
+from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
+from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
+from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder
+from distil_jax.training.selection import Selection
+from distil_jax.training.telemetry import encoder_flops
+
+RESULT_FILE = "result.json"
+SCORE = "score"
+_STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for it
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuned:
+    """A finished fine-tuning: the run, the task, the measures of the chosen step, and what the user should hear."""
+
+    outcome: Outcome
+    data: TaskData
+    measures: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learner:
+    """The model that learns and the one it learns from, each with its parameters."""
+
+    encoder: EncoderConfig
+    head: TaskHead
+    params: Params
+    tokenizer: Tokenizer
+    teacher: tuple[EncoderConfig, TaskHead, Params] | None
+
+
+def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
+    """Fine-tune `model.initial` on a task; with `teacher.path` it also learns from that model of the same task.
+
+    Args:
+        config: a configuration with run.output, model.initial and task.name.
+        data: the task's data where it is loaded already; None loads it.
+
+    Raises:
+        UserError: settings, data, models or the run's folder do not fit each other.
+    """
+    require(config, "run.output", "model.initial", "task.name")
+    data = load_task(config.task, config.run.seed) if data is None else data
+    _check_data(config, data)
+    learner = _learner(config, data)
+    train = encode_examples(learner.tokenizer, data.spec.kind, data.train, config.task, training=True)
+    held_out = {
+        name: encode_examples(learner.tokenizer, data.spec.kind, examples, config.task)
+        for name, examples in data.validation.items()
+    }
+    devices = make_devices(config.parallel.mapping, config.parallel.devices)
+    check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+    inputs = {"task": data.sha256, "model.initial": fingerprint(learner.params)}
+    if learner.teacher is not None:
+        inputs["teacher.path"] = fingerprint(learner.teacher[2])
+    folder, main = Path(config.run.output), jax.process_index() == 0
+    sets = {"train": train, **held_out}
+    notes = (*data.notes, *(f"{name}: {note}" for name, encoded in sets.items() for note in encoded.notes))
+    with open_run_folder(folder, config, inputs) if main else contextlib.nullcontext():
+        texts = keep_tokenizer(folder, learner.tokenizer, learner.encoder.family) if main else {}
+        started = time.monotonic()
+        job = _job(config, data, learner, train, held_out, texts)
+        outcome = run_training(job, devices)
+        measures = outcome.evaluations.get(str(outcome.best_step), {})
+        if main and not (outcome.resumed_from == outcome.step and (folder / RESULT_FILE).is_file()):
+            _write_result(folder, config, data, outcome, measures, time.monotonic() - started, notes)
+    return FineTuned(outcome, data, measures, notes)
+
+
+def _check_data(config: Config, data: TaskData) -> None:
+    if not data.train:
+        raise UserError(f"task {data.spec.name}: has no training data here; give task.train or another task.source")
+    settings, one_label = config.task, data.spec.problem == "single_label_classification"
+    if settings.class_weights == "balanced" and not (one_label or data.spec.kind == "token"):
+        raise UserError(f"task.class_weights = balanced: only for classes and tags, not for {data.spec.name}")
+    if (settings.word_masking or settings.word_shuffling) and data.spec.kind != "sequence":
+        raise UserError(
+            f"task.word_masking and task.word_shuffling: only for whole texts, not for {data.spec.name}; set both to 0"
+        )
+
+
+def _learner(config: Config, data: TaskData) -> _Learner:
+    source, spec = config.model.initial, data.spec
+    encoder = read_encoder_config(source)
+    _check_lengths(config, data, "model.initial", encoder)
+    raw_path = locate(source) / "config.json"
+    wanted = task_head(
+        encoder, read_json(raw_path), spec.kind, data.labels, _problem(data), num_outputs=0, where=str(raw_path)
+    )
+    encoder, head, params, _ = read_task_model(source, spec.kind, head=wanted, seed=config.run.seed)
+    tokenizer = load_tokenizer(source)
+    if tokenizer.vocab_size > encoder.vocab_size:
+        raise UserError(f"{source}: {tokenizer.vocab_size} tokens, but only {encoder.vocab_size} word embeddings")
+    teacher = None
+    if config.teacher.path:
+        teacher = _teacher(config, data, head, encoder, tokenizer)
+    return _Learner(encoder, head, params, tokenizer, teacher)
+
+
+def _problem(data: TaskData) -> str:
+    return data.spec.problem if data.spec.kind == "sequence" else ""
+
+
+def _check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
+    settings, length = config.task, longest_row(config.task, data.spec.kind)
+    if length > encoder.max_position_embeddings:
+        raise UserError(f"task.max_length = {length}: {name} has {encoder.max_position_embeddings} positions; lower it")
+    room = length - settings.max_question_length - 3
+    if data.spec.kind == "question" and settings.doc_stride > max(room, 0):
+        raise UserError(
+            f"task.doc_stride = {settings.doc_stride}: beside a question of task.max_question_length = "
+            f"{settings.max_question_length} a window of task.max_length = {length} holds only {room} tokens of the "
+            "context; lower doc_stride or raise max_length"
+        )
+
+
+def _teacher(
+    config: Config, data: TaskData, head: TaskHead, student: EncoderConfig, tokenizer: Tokenizer
+) -> tuple[EncoderConfig, TaskHead, Params]:
+    source = config.teacher.path
+    if load_tokenizer(source).sha256 != tokenizer.sha256:
+        raise UserError(
+            f"teacher.path = {source}: its vocabulary is not that of model.initial = {config.model.initial}"
+        )
+    encoder, own, params, fresh = read_task_model(source, data.spec.kind, head=head)
+    if fresh:
+        raise UserError(
+            f"teacher.path = {source}: has no head for {data.spec.name} with these labels; fine-tune it first "
+            "(distil-jax finetune), or leave teacher.path empty"
+        )
+    _check_lengths(config, data, "teacher.path", encoder)
+    if config.finetune.alpha_cos > 0 and encoder.hidden_size != student.hidden_size:
+        raise UserError(
+            f"finetune.alpha_cos = {config.finetune.alpha_cos:g}: hidden states of widths {student.hidden_size} "
+            f"(model.initial) and {encoder.hidden_size} (teacher.path) cannot be compared; set it to 0"
+        )
+    return encoder, own, params
+
+
+def class_weights(data: TaskData) -> np.ndarray:
+    """Weight of each class or tag [K] float32: examples / (classes x examples of the class); 0 where there is none."""
+    labels: Any = [example.tags if data.spec.kind == "token" else example.label for example in data.train]  # type: ignore[union-attr]
+    counts = np.bincount(np.concatenate([np.atleast_1d(label) for label in labels]), minlength=len(data.labels))
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
+
+
+def _job(
+    config: Config,
+    data: TaskData,
+    learner: _Learner,
+    train: Encoded,
+    held_out: Mapping[str, Encoded],
+    tokenizer_texts: Mapping[str, str],
+) -> Job:
+    dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
+    model = TaskModel(learner.encoder, learner.head, dtype, attention)
+    teacher = None if learner.teacher is None else TaskModel(*learner.teacher[:2], dtype, attention)
+    setup = TaskSetup(Models(model, teacher), config.finetune, config.training.micro_batch_size)
+    per_epoch, steps = steps_per_epoch(len(train), config.training.batch_size), _steps(config, train)
+    measures = _measure_names(data)
+    selection = Selection(config.finetune.metric or SCORE, config.finetune.patience)
+    if selection.measure not in measures:
+        raise UserError(
+            f"finetune.metric = {selection.measure!r}: not measured here; choose from {', '.join(measures)}"
+        )
+    metadata = {
+        "format": 1,
+        "config": config_to_toml(config),
+        "model": dataclasses.asdict(learner.encoder),
+        "head": dataclasses.asdict(learner.head),
+        "tokenizer": dict(tokenizer_texts),
+        "description": {
+            "stage": "finetune",
+            "task": data.spec.name,
+            "initial": config.model.initial,
+            "teacher": config.teacher.path,
+            "examples": len(data.train),
+        },
+        "selection": selection.measure if config.finetune.keep == "best" else "",
+        "steps": steps,
+    }
+    return Job(
+        config=config,
+        folder=Path(config.run.output),
+        steps=steps,
+        params=learner.params,
+        trainable=("encoder", "task_head"),
+        constants=TaskConstants(_teacher_params(config, learner), np.int32(config.run.seed)),
+        make_step=partial(make_task_step, setup),
+        make_batches=partial(_batches, config, data, learner.tokenizer, train),
+        make_evaluator=partial(_evaluator, config, data, model, held_out),
+        metadata=metadata,
+        flops_per_token=_flops_per_token(learner, float(train.lengths.mean())),
+        evaluate_every=config.evaluation.every_steps or max(per_epoch // config.finetune.evaluations_per_epoch, 1),
+        evaluate_start=False,
+        selection=selection if held_out and config.finetune.keep == "best" else None,
+    )
+
+
+def _steps(config: Config, train: Encoded) -> int:
+    return config.training.steps or config.training.epochs * steps_per_epoch(len(train), config.training.batch_size)
+
+
+def _teacher_params(config: Config, learner: _Learner) -> Params | None:
+    if learner.teacher is None:
+        return None
+    return jax.tree.map(lambda x: np.asarray(x, jnp.dtype(config.teacher.dtype)), learner.teacher[2])
+
+
+def _flops_per_token(learner: _Learner, length: float) -> float:
+    forward = 0.0 if learner.teacher is None else encoder_flops(learner.teacher[0], round(length))
+    return forward + 3 * encoder_flops(learner.encoder, round(length))
+
+
+def _batches(
+    config: Config, data: TaskData, tokenizer: Tokenizer, encoded: Encoded, steps: range, devices: Devices
+) -> Iterator[Batch]:
+    """This process's rows of the batches of `steps`, made ready ahead on threads."""
+    settings, size = config.task, config.training.batch_size
+    programs = max(_steps(config, encoded) // _STEPS_A_PROGRAM, 1)
+    buckets = choose_buckets(encoded.lengths, config.finetune.buckets, programs)
+    plan = training_plan(encoded.lengths, buckets, size, config.run.seed)
+    weights = class_weights(data) if settings.class_weights == "balanced" else None
+    part = devices.process_part(size)
+    change = None
+    if settings.word_masking or settings.word_shuffling:
+        change = partial(
+            augment_ids,
+            masking=settings.word_masking,
+            shuffling=settings.word_shuffling,
+            continuation=continuation_table(tokenizer),
+            special_ids=tokenizer.special_ids,
+            mask_id=tokenizer.mask_id,
+        )
+
+    def load(step: int) -> Batch:
+        length, rows = plan(int(step))
+        changed = None
+        if change is not None:
+            seeds = ([config.run.seed, int(step), int(row)] for row in rows)
+            changed = [
+                change(encoded.ids[row], np.random.default_rng(seed)) for row, seed in zip(rows, seeds, strict=True)
+            ]
+        batch = collate(encoded, data.spec.kind, rows, length, size, weights, changed)
+        return {name: values[part] for name, values in batch.items()}
+
+    dataset = grain.MapDataset.range(steps.start, steps.stop).map(load)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def _measure_names(data: TaskData) -> list[str]:
+    """What the first validation set is measured by."""
+    return [SCORE, *data.spec.metrics]
+
+
+def _evaluator(
+    config: Config, data: TaskData, model: TaskModel, held_out: Mapping[str, Encoded], devices: Devices
+) -> Evaluator | None:
+    if not held_out:
+        return None
+    predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
+
+    def evaluate(params: Params, _: Any) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for number, (name, encoded) in enumerate(held_out.items()):
+            examples: Sequence[Example] = data.validation[name]
+            measures = measures_of(data, config.task, examples, encoded, predict(params, encoded))
+            if number == 0:
+                found = {SCORE: score(data.spec.headline, data.spec.metrics, measures)}
+            # The first set's measures have plain names, those of further ones (MNLI's mismatched) the set's before.
+            found |= {key if number == 0 else f"{name}_{key}": value for key, value in measures.items()}
+        return found
+
+    return evaluate
+
+
+def _write_result(
+    folder: Path,
+    config: Config,
+    data: TaskData,
+    outcome: Outcome,
+    measures: Mapping[str, float],
+    seconds: float,
+    notes: Sequence[str],
+) -> None:
+    """What tables are made from; written last, so that its presence says that the run is finished."""
+    result = {
+        "task": data.spec.name,
+        "title": data.spec.title,
+        "seed": config.run.seed,
+        "score": measures.get(SCORE),
+        "measures": dict(measures),
+        "step": outcome.best_step,
+        "steps": outcome.step,
+        "examples": len(data.train),
+        "seconds": round(seconds, 1),
+        "resumed_from": outcome.resumed_from,
+        "notes": list(notes),
+    }
+    unfinished = folder / f"{RESULT_FILE}.unfinished"
+    unfinished.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(folder / RESULT_FILE)

@@ -1,0 +1,136 @@
+"""Logits of every row of a set, on any number of devices, and what they say in the words of the task."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from distil_jax.config import TaskSettings
+from distil_jax.models import TaskModel
+from distil_jax.tasks.batches import choose_buckets, collate, evaluation_plan
+from distil_jax.tasks.encode import Encoded, word_positions
+from distil_jax.tasks.entities import entity_measures
+from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
+from distil_jax.tasks.metrics import measure
+from distil_jax.tasks.spans import AnswerPrediction, predict_answers
+from distil_jax.tasks.squad import squad_measures
+from distil_jax.tasks.step import make_logits_step
+from distil_jax.training.parallel import Devices
+
+Logits = list[np.ndarray]
+Predictor = Callable[[Any, Encoded], Logits]
+_NO_TAG = "O"
+_BATCHES_A_PROGRAM = 8  # fewer batches of a length are not worth compiling for it
+
+
+def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets: Sequence[int] = ()) -> Predictor:
+    """A function (parameters on the devices, set) -> logits of its rows, each of the row's own length.
+
+    Args:
+        devices: share every batch.
+        model: the network.
+        batch_size: rows at a time over all devices, rounded up to a multiple of their number.
+        buckets: lengths to pad to; empty: chosen from the set.
+    """
+    step = devices.map(make_logits_step(model), replicated=1)
+    size = -(-batch_size // devices.count) * devices.count
+    part = devices.process_part(size)
+
+    def predict(params: Any, encoded: Encoded) -> Logits:
+        programs = max(len(encoded) // (size * _BATCHES_A_PROGRAM), 1)
+        plan = evaluation_plan(encoded.lengths, choose_buckets(encoded.lengths, buckets, programs), size)
+        found: Logits = [np.empty(0)] * len(encoded)
+        waiting: list[tuple[np.ndarray, Any]] = []
+        for length, rows in plan:
+            batch = collate(encoded, model.head.kind, rows, length, size)
+            mine = {name: batch[name][part] for name in ("ids", "mask", "types")}
+            waiting.append((rows, step(params, devices.place_rows(mine))))
+            if len(waiting) > 2:  # the device computes while the host takes up what is done
+                _take(found, encoded, model, *waiting.pop(0))
+        for rows, logits in waiting:
+            _take(found, encoded, model, rows, logits)
+        return found
+
+    return predict
+
+
+def _take(found: Logits, encoded: Encoded, model: TaskModel, rows: np.ndarray, logits: Any) -> None:
+    values = np.asarray(logits, np.float32)
+    by_token = model.head.kind in ("token", "question")
+    for place, row in enumerate(rows):
+        found[row] = values[place, : encoded.lengths[row]] if by_token else values[place]
+
+
+def predicted_tags(logits: Logits, encoded: Encoded, examples: Sequence[TokenExample], labels: Sequence[str]) -> Any:
+    """A tag for every word of every sentence; words that were cut off or have no token get "O" (or the first tag)."""
+    assert encoded.labels is not None
+    missing = _NO_TAG if _NO_TAG in labels else labels[0]
+    found: list[list[str]] = []
+    for row, marks, ids, example in zip(logits, encoded.labels, encoded.ids, examples, strict=True):
+        del ids
+        tags = [labels[number] for number in row[word_positions(marks)].argmax(axis=-1)]
+        found.append(tags + [missing] * (len(example.words) - len(tags)))
+    return found
+
+
+def predicted_answers(
+    logits: Logits, encoded: Encoded, examples: Sequence[QuestionExample], settings: TaskSettings, *, version_2: bool
+) -> list[AnswerPrediction]:
+    """The answer to every question from the logits of its windows."""
+    return predict_answers(
+        examples,
+        encoded.windows,
+        [row[:, 0] for row in logits],
+        [row[:, 1] for row in logits],
+        n_best=settings.n_best,
+        max_answer_length=settings.max_answer_length,
+        null_threshold=settings.null_threshold,
+        version_2=version_2,
+    )
+
+
+def has_unanswerable(examples: Sequence[QuestionExample]) -> bool:
+    """Whether some questions are known to have no answer (SQuAD 2.0)."""
+    return any(example.answers == () for example in examples)
+
+
+def measures_of(
+    data: TaskData, settings: TaskSettings, examples: Sequence[Example], encoded: Encoded, logits: Logits
+) -> dict[str, float]:
+    """The task's measures over one set, as shares (0 to 1)."""
+    kind = data.spec.kind
+    if kind == "token":
+        sentences = cast("Sequence[TokenExample]", examples)
+        tags = predicted_tags(logits, encoded, sentences, data.labels)
+        references = [[data.labels[tag] for tag in example.tags or ()] for example in sentences]
+        return entity_measures(tags, references)
+    if kind == "question":
+        questions = cast("Sequence[QuestionExample]", examples)
+        two = is_version_2(data)
+        answers = predicted_answers(logits, encoded, questions, settings, version_2=two)
+        if not two:
+            texts = {answer.id: answer.text for answer in answers}
+            return squad_measures(texts, questions, version_2=False)
+        spans = {answer.id: answer.span.text for answer in answers}
+        scores = {answer.id: answer.no_answer_score for answer in answers}
+        return squad_measures(spans, questions, scores, version_2=True, threshold=settings.null_threshold)
+    references = np.stack(encoded.labels or [])
+    outputs = np.stack(logits)
+    if data.spec.problem == "regression":
+        outputs, references = outputs.reshape(len(outputs), -1)[:, 0], references.reshape(len(references), -1)[:, 0]
+    return measure(data.spec.metrics, outputs, references)
+
+
+def is_version_2(data: TaskData) -> bool:
+    """Whether any known question of the task's data has no answer."""
+    sets: list[Sequence[Any]] = [data.train, *data.validation.values()]
+    return any(has_unanswerable(examples) for examples in sets) if data.spec.kind == "question" else False
+
+
+def score(spec_headline: Sequence[str], metrics: Sequence[str], measures: Mapping[str, float]) -> float:
+    """The one number of a task: the mean of its headline measures, else its first measure."""
+    names = list(spec_headline) or list(itertools.islice(metrics, 1))
+    return float(np.mean([measures[name] for name in names]))

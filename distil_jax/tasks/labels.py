@@ -1,0 +1,136 @@
+"""From labels as they are written (names or numbers) to class numbers, and which classes some data has."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from distil_jax.tasks.tables import BadRowError, some
+
+_BIO = re.compile(r"([BIESLU])-(.+)")
+_INTEGER = re.compile(r"-?[0-9]+")
+
+
+def is_blank(value: Any) -> bool:
+    """Whether there is no label: nothing, or an empty text."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def class_name(value: Any) -> str:
+    """The name of a class as it is written: a text, or a whole number in JSON. Raises BadRowError for anything else."""
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    raise BadRowError("no label" if is_blank(value) else f"label {value!r} is neither a name nor a whole number")
+
+
+def found_classes(values: Iterable[Any]) -> tuple[str, ...]:
+    """The different names: whole numbers by size, anything else by alphabet. What is no name is passed over."""
+    names = set()
+    for value in values:
+        try:
+            names.add(class_name(value))
+        except BadRowError:
+            continue
+    return tuple(sorted(names, key=int if all(map(_INTEGER.fullmatch, names)) else None))
+
+
+def found_tags(rows: Iterable[Any]) -> tuple[str, ...]:
+    """The different tags: O, then those of each type together, B- before I-. What is no name is passed over."""
+    names = {tag for tags in rows if isinstance(tags, list) for tag in tags if isinstance(tag, str) and tag.strip()}
+    return tuple(sorted(names, key=_tag_order))
+
+
+def _tag_order(tag: str) -> tuple[bool, str, int]:
+    match = _BIO.fullmatch(tag)
+    return tag != "O", match[2] if match else tag, "BIESLU".index(match[1]) if match else 0
+
+
+def class_number(value: Any, labels: tuple[str, ...], what: str = "label") -> int:
+    """The number of the class that is written as `value`: its name or, where no name is a number, its number.
+
+    Raises:
+        BadRowError: there is no such class; the nearest name and the known ones are named.
+    """
+    name = class_name(value)
+    numbers, all_names = _numbers(labels)
+    if name in numbers:
+        return numbers[name]
+    if labels and all_names and _INTEGER.fullmatch(name):
+        if 0 <= int(name[:20]) < len(labels):
+            return int(name)
+        raise BadRowError(f"{what} {name} is out of range: there are {len(labels)}, 0 ({labels[0]}) to {labels[-1]}")
+    near = difflib.get_close_matches(name, labels, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise BadRowError(f"{what} {name[:60]!r} is unknown (known: {some(labels)}{hint})")
+
+
+@functools.lru_cache(maxsize=8)
+def _numbers(labels: tuple[str, ...]) -> tuple[dict[str, int], bool]:
+    """Number of each name, and whether no name looks like a number."""
+    return {name: i for i, name in enumerate(labels)}, not any(map(_INTEGER.fullmatch, labels))
+
+
+def score(value: Any, limits: tuple[float, float] | None) -> float:
+    """A finite number, within the limits where there are some. Raises BadRowError for anything else."""
+    if is_blank(value):
+        raise BadRowError("no score")
+    try:
+        number = math.nan if isinstance(value, bool | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadRowError(f"score {str(value)[:60]!r} is not a number") from error
+    if not math.isfinite(number):
+        raise BadRowError(f"score {value!r} is not a finite number")
+    if limits and not limits[0] <= number <= limits[1]:
+        raise BadRowError(f"score {number:g} is out of range: it goes from {limits[0]:g} to {limits[1]:g}")
+    return number
+
+
+def uses_bars(values: Iterable[Any]) -> bool:
+    """Whether sets of classes are written with | between the names, so that a comma is part of a name."""
+    return any(isinstance(value, str) and "|" in value and not value.lstrip().startswith("[") for value in values)
+
+
+def set_names(value: Any, bars: bool) -> list[str]:
+    """The names in a set of classes: a list, a JSON list, or a text with | or commas between them; "" is no class.
+
+    Raises:
+        BadRowError: it is none of these.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise BadRowError(f"label {value[:60]!r} begins like a JSON list and is none ({error})") from error
+    if isinstance(value, str):
+        value = value.split("|" if bars else ",") if value.strip() else []
+    if value is None or isinstance(value, int | float):
+        raise BadRowError("no label" if value is None else f"label {value!r} is not a list of names")
+    if not isinstance(value, list):
+        raise BadRowError(f"label holds {type(value).__name__}, not a list of names")
+    return [class_name(name) for name in value]
+
+
+def class_set(value: Any, labels: tuple[str, ...], bars: bool) -> tuple[int, ...]:
+    """1 for every class of the set and 0 for the others. Raises BadRowError for an unknown one."""
+    numbers = {class_number(name, labels) for name in set_names(value, bars)}
+    return tuple(int(i in numbers) for i in range(len(labels)))
+
+
+def found_sets(values: Sequence[Any], bars: bool) -> tuple[str, ...]:
+    """The different names in sets of classes, as `found_classes`."""
+    names: list[str] = []
+    for value in values:
+        try:
+            names += set_names(value, bars)
+        except BadRowError:
+            continue
+    return found_classes(names)

@@ -1,0 +1,63 @@
+"""Lines of text files, plain or compressed: strict UTF-8, without byte order mark, numbered from 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distil_jax.corpus.files import RawFile, chunks_of, compression_of
+from distil_jax.errors import UserError
+from distil_jax.tasks.tables import Faults, place_of
+
+BOM = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def suffix_of(path: Path) -> str:
+    """The ending that tells the format: ".jsonl" of "train.jsonl.xz"; lower case."""
+    return Path(path.stem).suffix.lower() if compression_of(path) else path.suffix.lower()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The unpacked content without byte order mark. Raises UserError where it can't be read or is empty."""
+    with RawFile.open(path) as raw:
+        data = b"".join(chunks_of(raw, compression_of(path)))
+    if data.startswith(UTF16_MARKS):
+        raise UserError(f"{path}: looks like UTF-16, not UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
+    data = data.removeprefix(BOM)
+    if not data.strip():
+        raise UserError(f"{path}: the file is empty; check that it was written or fetched completely")
+    return data
+
+
+def read_lines(path: Path, faults: Faults) -> list[str | None]:
+    r"""The lines without their ends (`\n` or `\r\n`); None stands for one that is left out because it is no text.
+
+    Only `\n` ends a line: a text may hold the other characters that Python's `splitlines` takes for line ends.
+
+    Raises:
+        UserError: file and line of what is not UTF-8 or holds a NUL byte, unless `faults` leaves such lines out.
+    """
+    data = read_bytes(path)
+    try:
+        if b"\0" not in data:
+            return [*_without_ends(data.decode().split("\n"))]
+    except UnicodeDecodeError:
+        pass
+    lines: list[str | None] = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            text, what = None, f"not valid UTF-8 (byte {error.start + 1} of the line)"
+        else:
+            what = "holds a NUL byte" if "\0" in text else ""
+        if what:
+            faults(place_of(str(path), "line", number), what)
+        lines.append(None if what else text)
+    return _without_ends(lines)
+
+
+def _without_ends(lines: list[str] | list[str | None]) -> list[str | None]:
+    if lines and lines[-1] == "":
+        lines = lines[:-1]
+    return [line and line.removesuffix("\r") for line in lines]

@@ -1,0 +1,235 @@
+"""Predictions for rows that come one after the other, as many as there are: a chunk at a time, in their order.
+
+Within a chunk rows are sorted by length, so that batches hold little padding; batches have few shapes, so that few
+programs are compiled. Results leave in the order in which the rows came.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from distil_jax.config import TaskSettings
+from distil_jax.errors import UserError
+from distil_jax.hf import Tokenizer
+from distil_jax.models import EncoderConfig, TaskHead, TaskModel
+from distil_jax.tasks.answers import AnswerOptions, Result, answers
+from distil_jax.tasks.batches import collate
+from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
+from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, SequenceExample, TokenExample
+from distil_jax.tasks.requests import Reading
+from distil_jax.tasks.step import make_logits_step
+from distil_jax.training.parallel import make_devices
+
+Request = tuple[Any, Example]
+
+_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # that rows are padded to
+_SIZES = (1, 8, 64, 512)  # rows of a batch that is not full
+_BATCH_TOKENS = {"cpu": 1 << 10}  # by platform; enough for its arithmetic units to be busy, few enough for its caches
+_BATCH_TOKENS_ELSE = 1 << 16
+_CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
+_CHUNK_CHARACTERS = 1 << 22  # long texts in smaller chunks, so that memory is bounded
+_IN_FLIGHT = 4  # batches that the device has before it; the host takes up results meanwhile
+
+
+@dataclasses.dataclass
+class Tally:
+    """What a user should hear at the end: results given, and how often something was said about the rows."""
+
+    rows: int = 0
+    notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, notes: Iterable[str]) -> None:
+        """Adds notes of the form "12 examples cut to 128 tokens", as `Encoded` has them."""
+        for note in notes:
+            count, _, what = note.partition(" ")
+            self.notes[what] += int(count.replace(",", ""))
+
+
+class Predictor:
+    """A fine-tuned model with its tokenizer, on all devices, ready for rows.
+
+    Attributes:
+        head: what it predicts.
+        settings: lengths, windows and spans.
+        reading: which columns of a row it reads.
+        options: what is said about a row, unless a call says otherwise.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        head: TaskHead,
+        params: Any,
+        tokenizer: Tokenizer,
+        *,
+        settings: TaskSettings,
+        reading: Reading,
+        options: AnswerOptions | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        """Puts the parameters on the devices; nothing is compiled yet.
+
+        Args:
+            encoder: sizes.
+            head: of the task.
+            params: {"encoder", "task_head"} of NumPy arrays.
+            tokenizer: of the model.
+            settings: max_length (0: as in fine-tuning), doc_stride, max_question_length, max_answer_length, n_best.
+            reading: which columns are read.
+            options: what is said about a row.
+            dtype: what is computed in.
+
+        Raises:
+            UserError: rows longer than the model, or a tokenizer larger than it.
+        """
+        self._limit = longest_row(settings, head.kind)
+        if self._limit > encoder.max_position_embeddings:
+            raise UserError(
+                f"max_length = {self._limit}: the model has {encoder.max_position_embeddings} positions; lower it"
+            )
+        if tokenizer.vocab_size > encoder.vocab_size:
+            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {encoder.vocab_size}")
+        self.head, self.settings, self.reading, self.options = head, settings, reading, options or AnswerOptions()
+        self._tokenizer = tokenizer
+        self._devices = make_devices("shard_map")
+        self._params = self._devices.replicate(params)
+        self._step = self._devices.map(make_logits_step(TaskModel(encoder, head, np.dtype(dtype))), replicated=1)
+
+    def chunks(
+        self,
+        requests: Iterable[Request],
+        *,
+        batch_size: int = 0,
+        options: AnswerOptions | None = None,
+        tally: Tally | None = None,
+    ) -> Iterator[list[Result]]:
+        """Results of a chunk of rows after the other, in the order of the rows.
+
+        The first chunk is one batch, so that the first results come soon; later ones are larger.
+
+        Args:
+            requests: (id, example) pairs; no more are taken than the chunk needs that is worked on.
+            batch_size: rows of a batch over all devices; 0: chosen by the kind of device and the rows' lengths.
+            options: what is said about a row; None: `self.options`.
+            tally: is told what a user should hear.
+
+        Raises:
+            UserError: the model's numbers are not finite.
+        """
+        pending, rows = iter(requests), self._batch_rows(_LENGTHS[0], batch_size)
+        most, chosen = rows * _CHUNK_BATCHES, options or self.options
+        while chunk := _taken(pending, rows):
+            results = self._results([example for _, example in chunk], batch_size, chosen, tally or Tally())
+            if tally is not None:
+                tally.rows += len(chunk)
+            yield [{"id": identity, **result} for (identity, _), result in zip(chunk, results, strict=True)]
+            rows = min(4 * rows, most)
+
+    def _batch_rows(self, length: int, given: int, choices: int = 1) -> int:
+        """Rows of a full batch of this length, a multiple of the number of devices."""
+        count = self._devices.count
+        if given:
+            rows = given
+        else:
+            tokens = count * _BATCH_TOKENS.get(jax.default_backend(), _BATCH_TOKENS_ELSE)
+            rows = 1 << max(tokens // (length * choices), 1).bit_length() - 1
+        return -(-rows // count) * count
+
+    def _results(
+        self, examples: list[Example], batch_size: int, options: AnswerOptions, tally: Tally
+    ) -> Sequence[Result]:
+        if self.head.kind == "choice":
+            return self._choices(examples, batch_size, options, tally)
+        return self._alike(examples, batch_size, options, tally)
+
+    def _choices(self, examples: list[Example], batch_size: int, options: AnswerOptions, tally: Tally) -> list[Result]:
+        """Rows with equal numbers of endings together, as their batches have to be."""
+        counts = np.array([len(example.endings) for example in examples if isinstance(example, ChoiceExample)])
+        found: list[Result] = [{}] * len(examples)
+        for count in np.unique(counts):
+            places = np.flatnonzero(counts == count)
+            results = self._alike([examples[place] for place in places], batch_size, options, tally)
+            for place, result in zip(places, results, strict=True):
+                found[place] = result
+        return found
+
+    def _alike(self, examples: list[Example], batch_size: int, options: AnswerOptions, tally: Tally) -> list[Result]:
+        if self.head.kind == "token":
+            # The number of each word instead of its tag: it tells which tokens are looked at, and whose they are.
+            examples = [
+                dataclasses.replace(example, tags=tuple(range(len(example.words))))
+                for example in examples
+                if isinstance(example, TokenExample)
+            ]
+        encoded = encode_examples(self._tokenizer, self.head.kind, examples, self.settings)
+        tally.add(encoded.notes)
+        return answers(self.head, self._logits(encoded, batch_size), encoded, examples, self.settings, options)
+
+    def _logits(self, encoded: Encoded, batch_size: int) -> list[np.ndarray]:
+        """Of each row, without those of the padding."""
+        found: list[np.ndarray] = [np.empty(0)] * len(encoded)
+        in_flight: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
+        for rows, length, size in self._plan(encoded, batch_size):
+            batch = collate(encoded, self.head.kind, rows, length, size)
+            inputs = {name: batch[name] for name in ("ids", "mask", "types")}
+            in_flight.append((rows, self._step(self._params, self._devices.place_rows(inputs))))
+            if len(in_flight) > _IN_FLIGHT:
+                self._take(found, encoded, *in_flight.popleft())
+        for rows, logits in in_flight:
+            self._take(found, encoded, rows, logits)
+        return found
+
+    def _plan(self, encoded: Encoded, batch_size: int) -> Iterator[tuple[np.ndarray, int, int]]:
+        """(rows, length, batch size) of each batch, the longest rows first."""
+        order = np.argsort(-encoded.lengths, kind="stable")
+        choices = len(encoded.ids[0]) if self.head.kind == "choice" else 1
+        first = 0
+        while first < len(order):
+            longest = int(encoded.lengths[order[first]])
+            length = min((one for one in _LENGTHS if one >= longest), default=self._limit)
+            length = max(min(length, self._limit), longest)
+            size = self._batch_rows(length, batch_size, choices)
+            rows = order[first : first + size]
+            if len(rows) < size:
+                fitting = (self._batch_rows(length, one) for one in _SIZES if one >= len(rows))
+                size = min(size, *fitting) if len(rows) <= _SIZES[-1] else size
+            yield rows, length, size
+            first += len(rows)
+
+    def _take(self, found: list[np.ndarray], encoded: Encoded, rows: np.ndarray, logits: Any) -> None:
+        values = np.asarray(logits, np.float32)[: len(rows)]
+        if not np.isfinite(values).all():
+            raise UserError("the model's outputs are not finite; it has diverged, or its weights are damaged")
+        for row, one in zip(rows, values, strict=True):
+            found[row] = one[: encoded.lengths[row]] if self.head.kind in ("token", "question") else one
+
+
+def _taken(pending: Iterator[Request], rows: int) -> list[Request]:
+    """The next requests, at most `rows` of them, fewer where they are long."""
+    found: list[Request] = []
+    characters = 0
+    for request in itertools.islice(pending, rows):
+        found.append(request)
+        characters += _characters(request[1])
+        if characters > _CHUNK_CHARACTERS:
+            break
+    return found
+
+
+def _characters(example: Example) -> int:
+    match example:
+        case SequenceExample():
+            return len(example.text) + len(example.pair or "")
+        case TokenExample():
+            return sum(map(len, example.words))
+        case QuestionExample():
+            return len(example.question) + len(example.context)
+        case ChoiceExample():
+            return len(example.endings) * len(example.prompt) + sum(map(len, example.endings))

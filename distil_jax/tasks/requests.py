@@ -1,0 +1,227 @@
+"""Rows without labels as examples to predict: which columns are read, and what is no text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from distil_jax.config import TaskSettings
+from distil_jax.errors import UserError
+from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
+from distil_jax.tasks.gather import own_columns
+from distil_jax.tasks.official import OFFICIAL, Columns
+from distil_jax.tasks.streams import PLAIN
+from distil_jax.tasks.tables import BadRowError, Faults, Row, place_of, some
+from distil_jax.tasks.tabular import FIELD_LIMIT
+
+_USUAL: dict[Kind, Columns] = {
+    "sequence": Columns(("text", "sentence"), ("pair", "text_pair"), id=("id",)),
+    "token": Columns(("words", "tokens", "text"), id=("id",)),
+    "question": Columns(("question",), ("context",), id=("id",)),
+    "choice": Columns(("text", "prompt"), id=("id",), endings=(("endings",),)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Which columns make an example of which kind.
+
+    Attributes:
+        kind: what the model reads.
+        columns: alternatives, best first; `label` does not matter.
+        pairs: of "sequence": the model reads pairs, or single texts; None: not known, a pair is taken where there is
+            one.
+    """
+
+    kind: Kind
+    columns: Columns
+    pairs: bool | None = None
+
+
+def usual_reading(kind: Kind) -> Reading:
+    """For a model of which nothing but its kind is known."""
+    return Reading(kind, _USUAL[kind])
+
+
+def reading_of(settings: TaskSettings, kind: Kind) -> Reading:
+    """For a model that was fine-tuned with these settings: the columns it was trained on, then the usual ones."""
+    official, usual = OFFICIAL.get(settings.name), _USUAL[kind]
+    known = official.columns if official else own_columns(settings, kind)
+    pairs = bool(known.pair) if kind == "sequence" else None
+    columns = Columns(
+        text=(*known.text, *usual.text),
+        pair=(*known.pair, *(usual.pair if pairs or kind == "question" else ())),
+        id=(*known.id, *usual.id),
+        endings=(*known.endings, *usual.endings),
+    )
+    return Reading(kind, columns, pairs)
+
+
+def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tuple[str, ...] = ()) -> Reading:
+    """The same with columns that the user names; empty: as they are."""
+    columns = reading.columns
+    columns = dataclasses.replace(
+        columns,
+        text=(text,) if text else columns.text,
+        pair=(pair,) if pair else columns.pair,
+        endings=(endings,) if endings else columns.endings,
+    )
+    named_pair = bool(pair) and reading.kind == "sequence"
+    return dataclasses.replace(reading, columns=columns, pairs=True if named_pair else reading.pairs)
+
+
+class RowFaults(Faults):
+    """What is done about rows that can't be predicted, in the words of `predict`."""
+
+    def __call__(self, where: str, what: str) -> None:
+        """Counts a row that is left out. Raises UserError where none may be."""
+        if not self.skip:
+            raise UserError(f"{where}: {what}; mend it, or leave such rows out with --on-error skip")
+        super().__call__(where, what)
+
+
+def requests(
+    rows: Iterable[Row], reading: Reading, faults: Faults, name: str, unit: str = "line"
+) -> Iterator[tuple[Any, Example]]:
+    """(id, example) of each row that is one; the id is the row's number, from 0, where it has none of its own.
+
+    Args:
+        rows: read one at a time.
+        reading: how they are read.
+        faults: what is done about those that can't be.
+        name: what they come from, for messages.
+        unit: what a row's place counts.
+
+    Raises:
+        UserError: place and reason of a row that can't be used, as `faults` has it.
+    """
+    for row in rows:
+        try:
+            identity, example = request(row.values, reading)
+        except BadRowError as error:
+            faults(place_of(name, unit, row.place), str(error))
+            continue
+        yield row.number if identity is None else identity, example
+
+
+def request(row: Any, reading: Reading) -> tuple[Any, Example]:
+    """A row's id, None without one, and its example.
+
+    Args:
+        row: named columns; or a bare text (sequence; words between blanks), two texts (sequence: a pair; question:
+            question and context), or a list of words (token).
+        reading: how rows are read.
+
+    Raises:
+        BadRowError: the row lacks something, or holds what is no text.
+    """
+    values = _named(row, reading)
+    identity = next((values[name] for name in reading.columns.id if values.get(name) not in (None, "")), None)
+    if identity is not None and not isinstance(identity, str | int):
+        raise BadRowError(f"an id of type {type(identity).__name__}, expected a text or a number")
+    if isinstance(identity, str):
+        _text(identity, "the id")
+    return identity, _MAKERS[reading.kind]("" if identity is None else str(identity), values, reading)
+
+
+def _named(row: Any, reading: Reading) -> Mapping[str, Any]:
+    kind, columns = reading.kind, reading.columns
+    if isinstance(row, Mapping):
+        if PLAIN not in row:
+            return row
+        row = row[PLAIN]
+    if isinstance(row, str) and kind in ("sequence", "token"):
+        return {columns.text[0]: row}
+    if isinstance(row, list | tuple) and kind == "token":
+        return {columns.text[0]: list(row)}
+    if isinstance(row, list | tuple) and len(row) == 2 and kind in ("sequence", "question") and columns.pair:
+        return {columns.text[0]: row[0], columns.pair[0]: row[1]}
+    wanted = {"question": "a question and its context", "choice": "a text and its endings"}.get(kind, "a text")
+    raise BadRowError(f"{'a bare text' if isinstance(row, str) else type(row).__name__} where {wanted} is wanted")
+
+
+def _find(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of the columns that is there. Raises BadRowError without one."""
+    for name in names:
+        if name in values:
+            return values[name]
+    missing = " or ".join(map(repr, names))
+    raise BadRowError(f"no column {missing} (found: {some([*values])}); name the columns to read")
+
+
+def _text(value: Any, what: str) -> str:
+    """A text that tokenizers take. Raises BadRowError."""
+    if not isinstance(value, str):
+        raise BadRowError(f"{what} is empty" if value is None else f"{what} holds {type(value).__name__}, not text")
+    if not value.strip():
+        raise BadRowError(f"{what} is empty")
+    if len(value) > FIELD_LIMIT:
+        raise BadRowError(f"{what} is longer than {FIELD_LIMIT} characters")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise BadRowError(f"{what} is not valid Unicode (half of a surrogate pair)") from error
+    return value
+
+
+def _sequence(identity: str, values: Mapping[str, Any], reading: Reading) -> SequenceExample:
+    columns = reading.columns
+    text = _text(_find(values, columns.text), "the text")
+    given = next((values[name] for name in columns.pair if values.get(name) is not None), None)
+    if reading.pairs and given is None:
+        _find(values, columns.pair)
+        raise BadRowError("the second text of the pair is empty")
+    return SequenceExample(identity, text, None if given is None else _text(given, "the second text"))
+
+
+def _token(identity: str, values: Mapping[str, Any], reading: Reading) -> TokenExample:
+    words = _find(values, reading.columns.text)
+    if isinstance(words, str):
+        words = _text(words, "the text").split()
+    if not isinstance(words, list) or not words:
+        raise BadRowError(f"words are {'an empty list' if words == [] else type(words).__name__}, not a list of words")
+    return TokenExample(identity, tuple(_text(word, f"word {i} of the sentence") for i, word in enumerate(words, 1)))
+
+
+def _question(identity: str, values: Mapping[str, Any], reading: Reading) -> QuestionExample:
+    question = _text(_find(values, reading.columns.text), "the question")
+    return QuestionExample(identity, question, _text(_find(values, reading.columns.pair), "the context"))
+
+
+def _choice(identity: str, values: Mapping[str, Any], reading: Reading) -> ChoiceExample:
+    prompt = _text(_find(values, reading.columns.text), "the text")
+    endings = [_text(ending, f"ending {i}") for i, ending in enumerate(_endings(values, reading.columns))]
+    start = next((values[name] for name in reading.columns.pair if values.get(name) is not None), None)
+    if start is not None:
+        endings = [f"{_text(start, 'the start of the endings').strip()} {ending}" for ending in endings]
+    return ChoiceExample(identity, prompt, tuple(endings))
+
+
+def _endings(values: Mapping[str, Any], columns: Columns) -> list[Any]:
+    names = next((names for names in columns.endings if all(name in values for name in names)), None)
+    if names is None:
+        missing = " or ".join(", ".join(map(repr, names)) for names in columns.endings)
+        raise BadRowError(f"no column {missing} (found: {some([*values])}); endings are needed")
+    if len(names) != 1:
+        return [values[name] for name in names]
+    (column,) = names
+    endings = values[column]
+    if isinstance(endings, str):  # a cell of a table
+        try:
+            endings = json.loads(endings)
+        except (ValueError, RecursionError) as error:
+            raise BadRowError(f"column {column!r} holds no JSON list of endings") from error
+    if not isinstance(endings, list | tuple) or len(endings) < 2:
+        raise BadRowError(f"column {column!r} holds no list of two or more endings")
+    return list(endings)
+
+
+_MAKERS: dict[Kind, Callable[[str, Mapping[str, Any], Reading], Example]] = {
+    "sequence": _sequence,
+    "token": _token,
+    "question": _question,
+    "choice": _choice,
+}

@@ -1,0 +1,178 @@
+"""Fine-tuning of every kind: it learns, resumes, keeps the best, takes a teacher, refuses nonsense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from distil_jax.config import Config
+from distil_jax.errors import UserError
+from distil_jax.hf import load_tokenizer, save_pretrained
+from distil_jax.tasks.finetune import RESULT_FILE, class_weights, finetune
+from distil_jax.tasks.load import load_task
+from distil_jax.training import loop
+from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.telemetry import read_metrics
+
+TaskConfig = Callable[..., Config]
+KINDS = ["classification", "regression", "multilabel", "tagging", "question", "choice"]
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["metrics"]["loss"] for row in read_metrics(folder, "train")]
+
+
+@pytest.fixture(scope="module")
+def trained(task_config: TaskConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """The folder of a finished classification run of six epochs, what it returned, and its last state in NumPy."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    changes = {"training.epochs": 6, "checkpoint.keep": 10, "checkpoint.every_steps": 7}
+    found = finetune(task_config("classification", folder, changes))
+    return folder, found, jax.tree.map(np.asarray, found.outcome.state)
+
+
+def test_it_learns_and_says_how_well(trained: tuple[Path, Any, Any]) -> None:
+    folder, found, _ = trained
+    assert losses(folder)[-1] < 0.5 * losses(folder)[0]
+    assert found.measures["score"] == found.measures["accuracy"] >= 0.75
+    result = json.loads((folder / RESULT_FILE).read_text())
+    assert result["score"] == found.measures["score"]
+    assert result["measures"] == found.measures
+    assert (result["task"], result["step"], result["steps"]) == ("classification", found.outcome.best_step, 30)
+
+
+def test_the_chosen_step_is_the_best_and_is_still_there(trained: tuple[Path, Any, Any]) -> None:
+    folder, found, _ = trained
+    scores = {int(step): measures["score"] for step, measures in found.outcome.evaluations.items()}
+    assert sorted(scores) == [5, 10, 15, 20, 25, 30]
+    assert found.outcome.best_step == min(step for step in scores if scores[step] == max(scores.values()))
+    assert found.outcome.best_step in Checkpoints(folder / "checkpoints", read_only=True).all_steps()
+
+
+def test_a_stopped_run_ends_with_the_same_bits(
+    trained: tuple[Path, Any, Any], task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, found, state = trained
+    finished, save = loop._Meter.finished, Checkpoints.save
+
+    def save_and_wait(self: Any, *arguments: Any, **settings: Any) -> None:
+        save(self, *arguments, **settings)
+        self._manager.wait_until_finished()
+
+    def stop(self: Any, number: int, metrics: Any) -> None:
+        finished(self, number, metrics)
+        if number == 17:
+            raise KeyboardInterrupt
+
+    changes = {"training.epochs": 6, "checkpoint.keep": 10, "checkpoint.every_steps": 7}
+    config = task_config("classification", tmp_path / "run", changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Meter, "finished", stop)
+        patch.setattr(Checkpoints, "save", save_and_wait)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
+    again = finetune(config)
+    assert 0 < again.outcome.resumed_from < 17
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.outcome.state), state)
+    assert losses(tmp_path / "run") == losses(folder)
+    assert again.outcome.evaluations == found.outcome.evaluations
+
+
+def test_patience_ends_a_run_that_gets_no_better(task_config: TaskConfig, tmp_path: Path) -> None:
+    changes = {"training.epochs": 50, "finetune.patience": 2, "optimizer.learning_rate": 1e-12}
+    config = task_config("classification", tmp_path / "run", changes)
+    found = finetune(config)
+    assert (found.outcome.step, found.outcome.best_step) == (15, 5)
+    assert finetune(config).outcome.resumed_from == 15, "a run that stopped early is finished"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_from_labels_and_from_a_teacher(task_config: TaskConfig, tmp_path: Path, kind: str) -> None:
+    first = finetune(task_config(kind, tmp_path / "teacher", {"training.epochs": 3}))
+    assert losses(tmp_path / "teacher")[-1] < losses(tmp_path / "teacher")[0]
+    assert -1 <= first.measures["score"] <= 1
+    metadata = Checkpoints(tmp_path / "teacher" / "checkpoints", read_only=True).metadata(first.outcome.step)
+    export(tmp_path / "teacher", metadata, first.outcome.state.params)
+    changes = {"teacher.path": str(tmp_path / "teacher" / "hf"), "finetune.alpha_cos": 0.1, "training.epochs": 1}
+    finetune(task_config(kind, tmp_path / "student", changes))
+    rows = [row["metrics"] for row in read_metrics(tmp_path / "student", "train")]
+    assert all(row["loss_ce"] > 0 and row["loss_cos"] > 0 for row in rows)
+    total = [0.5 * row["loss_task"] + 0.5 * row["loss_ce"] + 0.1 * row["loss_cos"] for row in rows]
+    np.testing.assert_allclose([row["loss"] for row in rows], total, rtol=1e-5)
+
+
+def export(run: Path, metadata: dict[str, Any], params: Any) -> None:
+    """A run's last state as a model folder."""
+    from distil_jax.models import EncoderConfig, TaskHead
+
+    head, config = TaskHead(**metadata["head"]), EncoderConfig(**metadata["model"])
+    values = jax.tree.map(np.asarray, params)
+    save_pretrained(run / "hf", config, values, head=head, tokenizer=load_tokenizer(run / "tokenizer"))
+
+
+def test_more_devices_change_nothing(task_config: TaskConfig, tmp_path: Path) -> None:
+    scores = []
+    for devices, mapping in ((1, "shard_map"), (4, "pmap"), (8, "shard_map")):
+        output = tmp_path / f"{devices}"
+        changes = {"parallel.devices": devices, "parallel.mapping": mapping, "training.micro_batch_size": 1}
+        found = finetune(task_config("classification", output, {**changes, "training.epochs": 1}))
+        scores.append((losses(output), found.measures["accuracy"]))
+    for values, accuracy in scores[1:]:
+        np.testing.assert_allclose(values, scores[0][0], rtol=1e-4)
+        assert accuracy == scores[0][1]
+
+
+def test_augmentation_changes_what_is_seen(task_config: TaskConfig, tmp_path: Path) -> None:
+    plain = finetune(task_config("classification", tmp_path / "plain", {"training.epochs": 1}))
+    changes = {"training.epochs": 1, "task.word_masking": 0.3, "task.word_shuffling": 0.3}
+    finetune(task_config("classification", tmp_path / "one", changes))
+    finetune(task_config("classification", tmp_path / "two", changes))
+    assert losses(tmp_path / "one") == losses(tmp_path / "two") != losses(tmp_path / "plain")
+    assert plain.outcome.step == 5
+
+
+def test_class_weights_are_scikit_learns(task_config: TaskConfig, tmp_path: Path) -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    data = load_task(task_config("classification", tmp_path).task, 0)
+    labels = np.array([example.label for example in data.train])  # type: ignore[union-attr]
+    expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
+    np.testing.assert_allclose(class_weights(data), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "words"),
+    [
+        ("classification", {"task.max_length": 64}, "task.max_length = 64: model.initial has 32 positions"),
+        ("classification", {"finetune.metric": "bleu"}, "finetune.metric = 'bleu'.*accuracy"),
+        ("regression", {"task.class_weights": "balanced"}, "class_weights"),
+        ("tagging", {"task.word_shuffling": 0.1}, "word_shuffling"),
+        ("question", {"task.doc_stride": 12}, "task.doc_stride = 12.*9 tokens"),
+        ("classification", {"training.micro_batch_size": 8, "parallel.devices": 2}, "multiple"),
+        ("classification", {"task.train": "/nowhere.csv"}, "/nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    task_config: TaskConfig, tmp_path: Path, task: str, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        finetune(task_config(task, tmp_path / "run", changes))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_teacher_of_something_else_is_refused(
+    task_config: TaskConfig, tmp_path: Path, model_folder: Callable[..., str]
+) -> None:
+    with pytest.raises(UserError, match="teacher.path.*no head for classification"):
+        finetune(task_config("classification", tmp_path / "run", {"teacher.path": model_folder()}))
+
+
+def test_another_run_in_the_folder_is_refused(trained: tuple[Path, Any, Any], task_config: TaskConfig) -> None:
+    with pytest.raises(UserError, match=r"optimizer.learning_rate: was 0.01, is 0.1"):
+        finetune(task_config("classification", trained[0], {"training.epochs": 6, "optimizer.learning_rate": 0.1}))

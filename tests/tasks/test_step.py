@@ -1,0 +1,109 @@
+"""One step of fine-tuning: the same on any number of devices, in any micro-batches; every parameter learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from distil_jax.config import FineTune
+from distil_jax.models import EncoderConfig, TaskHead, TaskModel
+from distil_jax.tasks.losses import Models, batch_losses
+from distil_jax.tasks.step import TaskConstants, TaskSetup, make_logits_step, make_task_step
+from distil_jax.training.parallel import Devices, make_devices
+from distil_jax.training.step import init_state
+
+BERT = EncoderConfig("bert", 40, 8, 1, 2, 16, 16, type_vocab_size=2, pooler=True, initializer_range=0.4)
+HEAD = TaskHead("sequence", num_outputs=3, dropout=0.3, problem="single_label_classification")
+MODELS = Models(TaskModel(BERT, HEAD), TaskModel(BERT, HEAD))
+SETTINGS = FineTune(alpha_cos=0.5)
+
+
+def params_of(seed: int) -> Any:
+    init = jax.jit(lambda: MODELS.student.init(jax.random.key(seed), jnp.zeros((1, 8), jnp.int32))["params"])
+    return jax.tree.map(np.asarray, init())
+
+
+def make_batch() -> dict[str, np.ndarray]:
+    """Eight places of which six are rows, of uneven lengths."""
+    random = np.random.default_rng(0)
+    lengths = np.array([8, 3, 5, 8, 4, 6, 1, 1])
+    real = np.arange(8)[None] < lengths[:, None]
+    rows = np.where(np.arange(8) < 6, 1.0, 0.0)
+    return {
+        "ids": np.where(real, random.integers(5, 40, (8, 8)), 0).astype(np.int32),
+        "types": (np.arange(8)[None] > 3).astype(np.int32) * real,
+        "mask": real.astype(np.int32),
+        "labels": random.integers(0, 3, 8).astype(np.int32),
+        "weights": (rows / 6).astype(np.float32),
+        "shares": (rows / 6).astype(np.float32),
+        "token_share": (rows / 34).astype(np.float32),
+    }
+
+
+def run(devices: Devices, micro: int) -> tuple[Any, dict[str, Any]]:
+    setup, optimizer, schedule = TaskSetup(MODELS, SETTINGS, micro), optax.adam(1e-2), optax.constant_schedule(1e-2)
+    step = devices.map(make_task_step(setup, optimizer, schedule), replicated=2)
+    state = devices.replicate(init_state(params_of(1), optimizer, ("encoder", "task_head")))
+    constants = devices.replicate(TaskConstants(params_of(2), np.int32(7)))
+    return step(state, constants, devices.place_rows(make_batch()))
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[Any, dict[str, Any]]:
+    return run(make_devices("shard_map", 1), 8)
+
+
+@pytest.mark.parametrize(("mapping", "count", "micro"), [("shard_map", 8, 1), ("shard_map", 2, 2), ("pmap", 4, 1)])
+def test_devices_and_micro_batches_change_nothing(alone: Any, mapping: str, count: int, micro: int) -> None:
+    state, metrics = run(make_devices(mapping, count), micro)
+    for name, value in alone[1].items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
+    moments = zip(jax.tree.leaves(state.opt_state[0].mu), jax.tree.leaves(alone[0].opt_state[0].mu), strict=True)
+    for found, expected in moments:
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_every_parameter_moves(alone: Any) -> None:
+    before = params_of(1)
+    key_bias = before["encoder"]["layer_0"]["key"].pop("bias")  # adds the same to all scores of a row: no gradient
+    alone[0].params["encoder"]["layer_0"]["key"].pop("bias")
+    assert key_bias.shape == (8,)
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(alone[0].params), strict=True
+    ):
+        assert np.abs(np.asarray(new) - old).max() > 1e-4, jax.tree_util.keystr(path)
+
+
+def test_metrics_are_those_of_the_whole_batch(alone: Any) -> None:
+    batch = make_batch()
+    assert float(alone[1]["tokens"]) == 34
+    _, terms = batch_losses(SETTINGS, MODELS, params_of(1), params_of(2), batch, None)  # type: ignore[arg-type]
+    total = 0.5 * alone[1]["loss_task"] + 0.5 * alone[1]["loss_ce"] + 0.5 * alone[1]["loss_cos"]
+    np.testing.assert_allclose(alone[1]["loss"], total, rtol=1e-6)
+    assert all(abs(float(alone[1][f"loss_{name}"] - terms[name])) > 1e-6 for name in terms), "no dropout in training"
+
+
+def test_empty_places_change_nothing() -> None:
+    batch, other = make_batch(), make_batch()
+    other["ids"][6:], other["labels"][6:] = 9, 2
+    found = [
+        batch_losses(SETTINGS, MODELS, params_of(1), params_of(2), each, None)[0]  # type: ignore[arg-type]
+        for each in (batch, other)
+    ]
+    assert float(found[0]) == float(found[1])
+
+
+@pytest.mark.parametrize(("mapping", "count"), [("shard_map", 1), ("shard_map", 8), ("pmap", 2)])
+def test_logits_come_back_in_the_rows_order(mapping: str, count: int) -> None:
+    devices, batch = make_devices(mapping, count), make_batch()
+    params = params_of(1)
+    inputs = {name: batch[name] for name in ("ids", "mask", "types")}
+    step = devices.map(make_logits_step(MODELS.student), replicated=1)
+    found = step(devices.replicate(params), devices.place_rows(inputs))
+    expected = MODELS.student.apply({"params": params}, batch["ids"], batch["mask"], None, batch["types"])
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)

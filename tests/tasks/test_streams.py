@@ -1,0 +1,133 @@
+"""Rows of files and pipes: what tables hold, one row at a time, and the place of what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distil_jax.errors import UserError
+from distil_jax.tasks.streams import PLAIN, json_line, stream_file, stream_pipe
+from distil_jax.tasks.tables import Faults, Row
+
+STRICT = Faults()
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    data = content.encode() if isinstance(content, str) else content
+    packers = {".gz": gzip.compress, ".xz": lzma.compress}
+    path.write_bytes(packers.get(path.suffix, bytes)(data))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz"])
+def test_a_text_is_a_row_a_line(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path, f"a.txt{ending}", "\ufeffone\r\ntwo\x85still two\n\nfour")
+    assert list(stream_file(path, STRICT)) == [
+        Row(1, 0, {PLAIN: "one"}),
+        Row(2, 1, {PLAIN: "two\x85still two"}),
+        Row(3, 2, {PLAIN: ""}),
+        Row(4, 3, {PLAIN: "four"}),
+    ]
+
+
+def test_csv_is_what_the_csv_module_says(tmp_path: Path) -> None:
+    table = [["text", "id"], ['a "quoted" one', "x"], ["two\nlines, and a comma", "y"], ["", "z"]]
+    text = io.StringIO()
+    csv.writer(text).writerows(table)
+    rows = list(stream_file(write(tmp_path, "a.csv", text.getvalue()), STRICT))
+    assert [row.values for row in rows] == [dict(zip(table[0], cells, strict=True)) for cells in table[1:]]
+    assert [row.place for row in rows] == [2, 3, 5]
+    assert [row.number for row in rows] == [0, 1, 2]
+
+
+def test_quotes_of_a_tsv_are_characters(tmp_path: Path) -> None:
+    rows = list(stream_file(write(tmp_path, "a.tsv", 'text\tid\n"so\t1\n'), STRICT))
+    assert [row.values for row in rows] == [{"text": '"so', "id": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,id\na,1\nb\n", "a.csv, line 3: 1 columns, not 2"),
+        ("a.csv", 'text\na\n"b\nc\n', "a.csv, line 3: not quoted as CSV"),
+        ("a.csv", "text,text\n", "line 1: two columns are called 'text'"),
+        ("a.jsonl", '{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3: not JSON"),
+        ("a.jsonl", "[1]\n", "a.jsonl, line 1: holds list"),
+        ("a.jsonl", '{"a": 1, "a": 2}\n', "'a' is there twice"),
+        ("a.txt", b"one\ntw\xff\n", r"a.txt, line 2: not valid UTF-8 \(byte 3 of the line\)"),
+        ("a.txt", b"one\0\n", "line 1: holds a NUL byte"),
+        ("a.txt", "one".encode("utf-16"), "UTF-16"),
+        ("a.xlsx", "", "a.xlsx: the ending .xlsx does not tell the format"),
+        ("a.txt.gz", b"", None),
+    ],
+)
+def test_what_is_wrong_has_a_place(tmp_path: Path, name: str, content: str | bytes, message: str | None) -> None:
+    path = write(tmp_path, name, content)
+    if message is None:
+        assert list(stream_file(path, STRICT)) == []
+        return
+    with pytest.raises(UserError, match=message):
+        list(stream_file(path, STRICT))
+
+
+def test_a_quote_that_is_never_closed_costs_its_own_line(tmp_path: Path) -> None:
+    faults = Faults(skip=True)
+    path = write(tmp_path, "a.csv", 'text\none\n"two\nthree\n"fo"ur\nfive\n')
+    assert [row.values["text"] for row in stream_file(path, faults)] == ["one", "three", "five"]
+    assert faults.count == 2
+    assert faults.first.startswith(f"{path}, line 3: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "values"),
+    [
+        (b'\n{"text": "a"}\n{"text": "b"}', [{"text": "a"}, {"text": "b"}]),
+        (b"a\nb\n", [{PLAIN: "a"}, {PLAIN: "b"}]),
+        (b"", []),
+    ],
+)
+def test_a_pipe_holds_objects_or_lines(data: bytes, values: list[dict[str, str]]) -> None:
+    assert [row.values for row in stream_pipe(io.BytesIO(data), STRICT)] == values
+
+
+def test_a_pipe_is_read_as_far_as_needed() -> None:
+    """A line that has come is handed on, although the pipe stays open."""
+
+    class Slow(io.RawIOBase):
+        def __init__(self) -> None:
+            self.parts: Iterator[bytes] = iter([b"one\ntw", b"o\n", b""])
+            self.reads = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: bytearray, /) -> int:  # type: ignore[override]
+            self.reads += 1
+            part = next(self.parts)
+            buffer[: len(part)] = part
+            return len(part)
+
+    slow = Slow()
+    rows = stream_pipe(io.BufferedReader(slow), STRICT)
+    assert next(rows).values == {PLAIN: "one"}
+    assert slow.reads == 1
+    assert [row.values for row in rows] == [{PLAIN: "two"}]
+
+
+def test_results_are_json_that_any_reader_takes() -> None:
+    value = {"text": "naïve\u2028\n", "score": 0.25}
+    for plain in (False, True):
+        line = json_line(value, plain)
+        assert "\n" not in line
+        assert json.loads(line) == value
+    assert json_line(value, True).isascii()
+    with pytest.raises(ValueError, match="JSON"):
+        json_line(float("nan"))
