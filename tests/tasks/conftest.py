@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from distil_jax.config import Config, load_config, with_overrides
+from distil_jax.hf import load_tokenizer, save_pretrained
+from distil_jax.models import Encoder, EncoderConfig
 
 GOOD, BAD = ("warm", "old", "big", "green"), ("cold", "blue", "red", "dark")
 WORDS = ("the", "cat", "dog", "house", "tree", "sings", "runs", "near", "under", "river", "night")
@@ -29,7 +34,8 @@ RUN = {
 
 
 def _sentence(chance: random.Random, kind: str) -> str:
-    return " ".join([*chance.choices(WORDS, k=chance.randint(2, 9)), chance.choice(GOOD if kind == "good" else BAD)])
+    words = chance.choices(WORDS, k=chance.randint(0, 4)) + chance.choices(GOOD if kind == "good" else BAD, k=4)
+    return " ".join(chance.sample(words, len(words)))
 
 
 def _jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -76,14 +82,26 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
 
 
 @pytest.fixture(scope="session")
+def learner(tiny_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a BERT encoder of one layer with weights as before training, which learn easily."""
+    tokenizer = load_tokenizer(tiny_inputs / "tokenizer")
+    config = EncoderConfig(
+        "bert", tokenizer.vocab_size, 16, 1, 2, 32, 32, type_vocab_size=2, initializer_range=0.1, hidden_dropout=0.0
+    )
+    init = jax.jit(lambda: Encoder(config).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"])
+    folder = tmp_path_factory.mktemp("learner") / "model"
+    save_pretrained(folder, config, jax.tree.map(np.asarray, init()), tokenizer=tokenizer)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def task_config(
-    task_files: Mapping[str, Mapping[str, Any]], model_folder: Callable[..., str], program_cache: Path
+    task_files: Mapping[str, Mapping[str, Any]], learner: str, program_cache: Path
 ) -> Callable[..., Config]:
-    """A function (task, output, **{"section.key": value}) -> configuration of a run of seconds."""
-    model = model_folder(head=False, num_layers=1, initializer_range=0.3)
+    """A function (task, output, {"section.key": value}) -> configuration of a run of seconds."""
 
     def make(task: str, output: Path, changes: Mapping[str, Any] | None = None) -> Config:
-        settings = {**RUN, **task_files[task], "model.initial": model, "run.output": str(output)}
+        settings = {**RUN, **task_files[task], "model.initial": learner, "run.output": str(output)}
         return with_overrides(load_config("finetune"), {**settings, **(changes or {})})
 
     return make
