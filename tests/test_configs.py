@@ -9,19 +9,34 @@ import pytest
 from distil_jax.config import Config, load_config, shipped_config
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml"))
+FINE_TUNING = ["finetune", "glue", "minilm_tasks"]
+ON_TEXT = [name for name in SHIPPED if name not in FINE_TUNING]
 
 
 def test_the_shipped_configurations_are_these() -> None:
     assert SHIPPED == [
         "distilbert_base_uncased",
+        "finetune",
+        "glue",
         "minilm_l3",
         "minilm_l3_teacher",
+        "minilm_tasks",
         "quickstart",
         "quickstart_teacher",
     ]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_fine_tuning_has_what_is_usual_for_it(name: str) -> None:
+    config = load_config(name)
+    assert config == load_config(shipped_config(name))
+    assert (config.optimizer.beta2, config.optimizer.weight_decay, config.optimizer.clip_norm) == (0.999, 0.01, 1.0)
+    assert config.training.batch_size == 32
+    assert bool(config.model.initial) == bool(config.run.output) == (name != "finetune")
+    assert not config.task.name, "which task is said on the command line"
+
+
+@pytest.mark.parametrize("name", ON_TEXT)
 def test_loads_by_name_and_by_path(name: str) -> None:
     config = load_config(name)
     assert config == load_config(shipped_config(name))
@@ -36,9 +51,9 @@ def test_loads_by_name_and_by_path(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_header_holds_the_command_and_the_hardware(name: str) -> None:
     header = shipped_config(name).read_text().partition("\n[")[0]
-    command = "pretrain" if name.endswith("_teacher") else "distill"
+    command = "pretrain" if name.endswith("_teacher") else "finetune" if name in FINE_TUNING else "distill"
     assert f"distil-jax {command}" in " ".join(header.split())
-    assert f"--config {name}" in header
+    assert f"--config {name}" in header or name == "finetune"  # which it has by itself
     assert "# Hardware:" in header
 
 

@@ -99,16 +99,24 @@ def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool 
         UserError: as `read_run` and `save_pretrained`.
     """
     trained = read_run(run, step)
-    config = config_from_toml(trained.metadata["config"], f"{run}: checkpoint {trained.step}")
+    save_trained(trained, output, overwrite=overwrite)
+    return trained
+
+
+def save_trained(trained: Trained, output: Path, *, overwrite: bool = False) -> None:
+    """Write what `read_run` has read as a Hugging Face folder with tokenizer and model card.
+
+    Raises:
+        UserError: as `save_pretrained`.
+    """
+    config = config_from_toml(trained.metadata["config"], f"{output}: checkpoint {trained.step}")
     about = (config, trained.encoder, trained.metadata, trained.step, output.name)
-    card = model_card(*about) if trained.head is None else task_card(*about, trained.head)
     save_pretrained(
         output,
         trained.encoder,
         trained.params,
         head=trained.head,
         tokenizer=trained.tokenizer,
-        readme=card,
+        readme=model_card(*about) if trained.head is None else task_card(*about, trained.head),
         overwrite=overwrite,
     )
-    return trained

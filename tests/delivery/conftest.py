@@ -62,7 +62,7 @@ def task_run(tiny_world: Path, program_cache: Path) -> Path:
     from distil_jax.config import load_config
     from distil_jax.tasks.finetune import finetune
 
-    words = "cat dog sat ran home red fish bird sky moon".split()
+    words = ["cat", "dog", "sat", "ran", "home", "red", "fish", "bird", "sky", "moon"]
     rows = [
         f"the {words[i % 10]} {words[i % 7]},a {words[(3 * i) % 10]} and,{'same' if i % 3 else 'other'}"
         for i in range(24)

@@ -18,7 +18,8 @@ from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.predict import Tally
 
 CHANCE = random.Random(2)
-WORDS = "the cat dog sat on a mat ran fast home red fish big old blue sea bird sky tree river moon".split()
+TEXT = "the cat dog sat on a mat ran fast home red fish big old blue sea bird sky tree river moon"
+WORDS = TEXT.split()
 
 
 def text(least: int = 1, most: int = 28) -> str:

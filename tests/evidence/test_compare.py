@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ PAPER = {
 }
 
 
-def study(folder: Path, medians: dict[str, float | None]) -> Path:
+def study(folder: Path, medians: Mapping[str, float | None]) -> Path:
     folder.mkdir(parents=True)
     rows = {
         task: {"title": task.upper(), "measure": "score", **({} if median is None else {"median": median})}

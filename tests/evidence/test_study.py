@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 
-from distil_jax.cli import main
 from distil_jax.config import Config, TaskSettings, load_config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.evidence import study as study_module
-from distil_jax.evidence.server_files import spelled
 from distil_jax.evidence.study import TaskDataBySeed, run_study
-from distil_jax.evidence.study_plan import plan_study
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.run_folder import open_run_folder
@@ -258,194 +253,3 @@ def test_what_cannot_be_written_is_a_failure_and_tried_again(
     assert run_study(config).failures == ()
     assert run_study(config).report["tasks"]["imdb"]["model_folder"] == str(tmp_path / "imdb" / "model")
     assert written == [(tmp_path / "imdb" / "seed1", tmp_path / "imdb" / "model", 4)]
-
-
-# The prediction files
-
-
-@pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("cola", ["1", "0"]),
-        ("sst2", ["1", "0"]),
-        ("mrpc", ["1", "0"]),
-        ("qqp", ["1", "0"]),
-        ("wnli", ["1", "0"]),
-        ("rte", ["not_entailment", "entailment"]),
-        ("qnli", ["not_entailment", "entailment"]),
-    ],
-)
-def test_classes_are_spelled_as_the_server_wants_them(task: str, expected: list[str]) -> None:
-    assert spelled(task_spec(task), np.array([[0.1, 0.2], [3.0, -1.0]])) == expected
-
-
-def test_entailment_and_scores_are_spelled_as_the_server_wants_them() -> None:
-    for task in ("mnli", "ax"):
-        assert spelled(task_spec(task), np.eye(3)) == ["entailment", "neutral", "contradiction"]
-    scores = np.array([[-0.5], [2.34567], [5.25], [4.9996]], np.float32)
-    assert spelled(task_spec("stsb"), scores) == ["0.000", "2.346", "5.000", "5.000"]
-
-
-# With real training
-
-
-class Study(NamedTuple):
-    """A small study of two tasks with data and one without, made by the command line."""
-
-    output: Path
-    arguments: list[str]
-    status: int
-    out: str
-    err: str
-
-
-def write_glue(folder: Path) -> None:
-    """CoLA (a fish or bird?) and RTE (first sentence of a cat or dog?) in the form of the published files."""
-    chance = random.Random(1)
-    nouns = ("cat", "dog", "fish", "bird")
-
-    def sentence(noun: str) -> str:
-        return f"the {chance.choice(('big', 'old', 'red'))} {noun} sat under a {chance.choice(('tree', 'door'))}"
-
-    (folder / "CoLA").mkdir(parents=True)
-    (folder / "RTE").mkdir()
-    for name, count in (("train", 64), ("dev", 10), ("test", 7)):
-        chosen = [nouns[i % 4] for i in range(count)]
-        texts = [sentence(noun) for noun in chosen]
-        cola = [f"x\t{int(noun in ('fish', 'bird'))}\t\t{text}" for noun, text in zip(chosen, texts, strict=True)]
-        header = []
-        if name == "test":
-            cola, header = [f"{i}\t{text}" for i, text in enumerate(texts)], ["index\tsentence"]
-        (folder / "CoLA" / f"{name}.tsv").write_text("\n".join([*header, *cola]) + "\n")
-        label = ("not_entailment", "entailment")
-        rows = [f"{i}\t{text}\t{sentence('cat')}" for i, text in enumerate(texts)]
-        header = ["index\tsentence1\tsentence2"]
-        if name != "test":
-            rows = [f"{row}\t{label[noun in ('cat', 'dog')]}" for row, noun in zip(rows, chosen, strict=True)]
-            header = [f"{header[0]}\tlabel"]
-        (folder / "RTE" / f"{name}.tsv").write_text("\n".join([*header, *rows]) + "\n")
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path, program_cache: Path) -> Study:
-    del program_cache  # runs of several seeds share their programs
-    import contextlib
-    import io
-
-    folder = tmp_path_factory.mktemp("study")
-    write_glue(folder / "glue")
-    output = folder / "out"
-    arguments = [
-        *("finetune", "--task", "cola,rte,sst2", "--seeds", "2", "--run.output", str(output)),
-        *("--model.initial", str(tiny_world / "teacher"), "--task.source", str(folder / "glue"), "--study.export"),
-        *("--task.max-length", "32", "--training.epochs", "3", "--training.batch-size", "8"),
-        *("--training.micro-batch-size", "8", "--parallel.devices", "1", "--finetune.buckets", "32"),
-        *("--logging.progress", "none", "--logging.no-tensorboard", "--evaluation.batch-size", "8"),
-        *("--optimizer.learning-rate", "1e-2"),
-    ]
-    with (
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as err,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # JAX has its cache already
-        status = main(arguments)
-    return Study(output, arguments, status, out.getvalue(), err.getvalue())
-
-
-def test_the_table_is_that_of_the_runs(real: Study) -> None:
-    report = json.loads((real.output / "report.json").read_text())
-    for task in ("cola", "rte"):
-        made = [json.loads((real.output / task / f"seed{seed}" / "result.json").read_text()) for seed in (0, 1)]
-        scores = sorted(result["score"] for result in made)
-        row = report["tasks"][task]
-        assert [row["min"], row["median"], row["max"]] == pytest.approx([scores[0], sum(scores) / 2, scores[1]])
-        assert (row["seeds"], row["examples"]) == (2, 64)
-    assert real.status == 1  # as the third task has no data
-    assert "distil-jax: failed: SST-2 (2 times): " in real.err and "holds no data of sst2" in real.err
-    assert "| macro-average of 2 of 3 " in real.out and "| SST-2 " in real.out
-
-
-def test_finished_runs_are_left_alone(real: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read but results: no data, no models, no checkpoints."""
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise AssertionError("not needed")
-
-    for name in ("finetune", "export", "write_server_files"):
-        monkeypatch.setattr(study_module, name, refuse)
-    real_load = study_module.load_task
-    monkeypatch.setattr(
-        study_module, "load_task", lambda task, seed: real_load(task, seed) if task.name == "sst2" else refuse()
-    )
-    before = {path: path.stat().st_mtime_ns for path in real.output.rglob("seed*/*")}
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    assert main(real.arguments) == 1
-    assert {path: path.stat().st_mtime_ns for path in real.output.rglob("seed*/*")} == before
-
-
-def test_server_files_hold_what_pytorch_predicts_with_the_exported_model(real: Study) -> None:
-    """Every row of the test set, with the model folder of the run that the report calls the best."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    spellings = {"CoLA.tsv": ("0", "1"), "RTE.tsv": ("entailment", "not_entailment")}
-    for (file, spelling), task in zip(spellings.items(), ("cola", "rte"), strict=True):
-        rows = [line.split("\t") for line in (real.output / "server" / file).read_text().splitlines()]
-        assert rows[0] == ["index", "prediction"]
-        assert [number for number, _ in rows[1:]] == [str(i) for i in range(7)]
-        model: Any = AutoModelForSequenceClassification.from_pretrained(real.output / task / "model")
-        tokenizer: Any = AutoTokenizer.from_pretrained(real.output / task / "model")
-        source = Path(real.arguments[real.arguments.index("--task.source") + 1])
-        lines = [line.split("\t")[1:] for line in (source / file[:-4] / "test.tsv").read_text().splitlines()[1:]]
-        with torch.no_grad():
-            logits = [model(**tokenizer(*line, return_tensors="pt")).logits[0] for line in lines]
-        assert len({name for _, name in rows[1:]}) == 2  # else any model would do
-        assert [name for _, name in rows[1:]] == [spelling[int(row.argmax())] for row in logits]
-
-
-def test_the_model_folder_is_that_of_the_best_run(real: Study) -> None:
-    report = json.loads((real.output / "report.json").read_text())
-    for task in ("cola", "rte"):
-        results = [json.loads((real.output / task / f"seed{seed}" / "result.json").read_text()) for seed in (0, 1)]
-        scores = {result["seed"]: result["score"] for result in results}
-        best = max(scores, key=lambda seed: (scores[seed], -seed))
-        assert report["tasks"][task]["best_run"] == str(real.output / task / f"seed{best}")
-        assert checkpoints_of(real.output / task) == [f"seed{best}"]
-        assert (real.output / task / "model" / "model.safetensors").is_file()
-
-
-def test_a_plain_run_keeps_its_folder_and_takes_the_placeholder(
-    real: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A second distillation whose teacher is named by task."""
-    from distil_jax.tasks import finetune as finetune_module
-
-    asked: list[Config] = []
-
-    def finetune(config: Config) -> Any:
-        asked.append(config)
-        outcome = SimpleNamespace(is_main=True, resumed_from=0, step=4, best_step=4)
-        return finetune_module.FineTuned(outcome, data_of("rte"), {"score": 0.5}, ())  # type: ignore[arg-type]
-
-    monkeypatch.setattr(finetune_module, "finetune", finetune)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    given = [argument for argument in real.arguments if argument not in ("--seeds", "2", "--study.export")]
-    given[given.index("--task") + 1] = "rte"
-    given[given.index("--run.output") + 1] = str(tmp_path / "run")
-    assert main([*given, "--teacher.path", str(real.output / "{task}" / "model")]) == 0
-    (config,) = asked
-    assert (config.run.output, config.task.name) == (str(tmp_path / "run"), "rte")
-    assert config.teacher.path == f"{real.output}/rte/model"
-    assert f"{tmp_path}/run: RTE finished" in capsys.readouterr().out
-
-
-def test_a_run_of_a_study_is_an_ordinary_run(real: Study) -> None:
-    """Its stored configuration is that of the plain run, so that `finetune` itself can continue it."""
-    from distil_jax.training.run_folder import read_config
-
-    config = read_config(real.output / "cola" / "seed1")
-    assert config.study == Config().study
-    assert config.run.seed == 1 and config.task.name == "cola"
-    (plan,) = plan_study(dataclasses.replace(config, study=dataclasses.replace(config.study, tasks=("cola",))))
-    assert plan.runs[0].config.task == config.task

@@ -512,7 +512,7 @@ TOKENIZERS: dict[str, Callable[[dict[str, Any]], None]] = {
     ),
     "a table that panics": lambda raw: raw.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
     "deep sequences": lambda raw: raw.update(
-        normalizer=functools.reduce(lambda x, _: {"type": "Sequence", "normalizers": [x]}, range(100), None)
+        normalizer=functools.reduce(lambda x, _: {"type": "Sequence", "normalizers": [x]}, range(100), {})
     ),
     "endless words": lambda raw: raw["model"].update(max_input_chars_per_word=1 << 40),
     "another model": lambda raw: raw["model"].update(type="Unigram"),

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from distil_jax.config import Config
+from distil_jax.config import Config, load_config
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, save_pretrained
 from distil_jax.tasks.finetune import RESULT_FILE, class_weights, finetune
@@ -176,3 +176,24 @@ def test_a_teacher_of_something_else_is_refused(
 def test_another_run_in_the_folder_is_refused(trained: tuple[Path, Any, Any], task_config: TaskConfig) -> None:
     with pytest.raises(UserError, match=r"optimizer.learning_rate: was 0.01, is 0.1"):
         finetune(task_config("classification", trained[0], {"training.epochs": 6, "optimizer.learning_rate": 0.1}))
+
+
+@pytest.mark.parametrize("name", ["glue", "minilm_tasks"])
+def test_the_shipped_configurations_train(
+    name: str, task_files: dict[str, dict[str, Any]], learner: str, tmp_path: Path
+) -> None:
+    changes = {
+        **task_files["classification"],
+        "task.max_length": 24,
+        "model.initial": learner,
+        "run.output": str(tmp_path / "run"),
+        "training.steps": 2,
+        "training.batch_size": 8,
+        "training.micro_batch_size": 8,
+        "parallel.devices": 1,
+        "logging.every_steps": 1,
+        "logging.progress": "none",
+    }
+    found = finetune(load_config(name, changes))
+    assert found.outcome.step == 2
+    assert np.isfinite(losses(tmp_path / "run")).all()

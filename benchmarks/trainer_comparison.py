@@ -1,0 +1,175 @@
+"""One GLUE task fine-tuned twice from the same folder: by distil_jax and by transformers' PyTorch `Trainer`.
+
+    python benchmarks/trainer_comparison.py --task mrpc --source data/glue --model MODEL --seeds 3 --output FOLDER
+
+Both see the same examples in the same order, with the same learning rate, schedule, epochs, weight decay and clipping;
+only dropout and a new head's weights are drawn by each for itself. Runs alternate, one after the other, in processes
+of their own, so that both have the machine to themselves. Prints a table and writes it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+EPOCHS, BATCH, LEARNING_RATE = 3, 32, 5e-5
+WARMUP, DECAY, CLIP = 0.1, 0.01, 1.0
+
+
+def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The configuration, the task's data and the encoded training set, as `distil-jax finetune` has them."""
+    from distil_jax.config import load_config
+    from distil_jax.hf import load_tokenizer
+    from distil_jax.tasks.encode import encode_examples
+    from distil_jax.tasks.load import load_task
+
+    settings = {
+        "task.name": arguments.task,
+        "task.source": arguments.source,
+        "model.initial": arguments.model,
+        "run.seed": arguments.seed,
+        "run.output": str(Path(arguments.output) / f"jax{arguments.seed}"),
+        "training.epochs": EPOCHS,
+        "training.batch_size": BATCH,
+        "training.micro_batch_size": BATCH,
+        "optimizer.learning_rate": LEARNING_RATE,
+        "optimizer.warmup_fraction": WARMUP,
+        "optimizer.weight_decay": DECAY,
+        "optimizer.clip_norm": CLIP,
+        "finetune.keep": "last",
+        "parallel.devices": 1,
+        "logging.tensorboard": False,
+        "logging.progress": "none",
+    }
+    config = load_config("finetune", settings)
+    data = load_task(config.task, config.run.seed)
+    train = encode_examples(load_tokenizer(arguments.model), data.spec.kind, data.train, config.task, training=True)
+    return config, data, train
+
+
+def run_jax(arguments: argparse.Namespace) -> dict[str, float]:
+    """Our fine-tuning: score, and seconds from the start of training to the last evaluation, compiling included."""
+    from distil_jax.tasks.finetune import finetune
+    from distil_jax.training.runtime import start
+
+    config, data, _ = load(arguments)
+    start(config)
+    began = time.monotonic()
+    found = finetune(config, data)
+    return {"score": found.measures["score"], "seconds": time.monotonic() - began}
+
+
+def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
+    """The same with the PyTorch `Trainer`: dynamic padding, the batches in our order."""
+    import numpy as np
+    import torch
+    import transformers
+
+    from distil_jax.hf import load_tokenizer
+    from distil_jax.tasks.batches import choose_buckets, steps_per_epoch, training_plan
+    from distil_jax.tasks.encode import encode_examples
+    from distil_jax.tasks.inference import measures_of, score
+
+    config, data, train = load(arguments)
+    validation = encode_examples(
+        load_tokenizer(arguments.model), data.spec.kind, next(iter(data.validation.values())), config.task
+    )
+    steps = EPOCHS * steps_per_epoch(len(train), BATCH)
+    plan = training_plan(train.lengths, choose_buckets(train.lengths, (), max(steps // 50, 1)), BATCH, arguments.seed)
+    order = [int(row) for step in range(steps) for row in plan(step)[1]]
+
+    def items(encoded: Any, rows: list[int]) -> list[dict[str, Any]]:
+        return [
+            {
+                "input_ids": encoded.ids[row].tolist(),
+                "token_type_ids": encoded.types[row].tolist(),
+                "attention_mask": [1] * len(encoded.ids[row]),
+                "labels": encoded.labels[row].item(),
+            }
+            for row in rows
+        ]
+
+    class InOrder(transformers.Trainer):
+        def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    transformers.set_seed(arguments.seed)
+    regression = data.spec.problem == "regression"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        arguments.model, num_labels=1 if regression else len(data.labels), problem_type=data.spec.problem
+    )
+    settings = transformers.TrainingArguments(
+        output_dir=str(Path(arguments.output) / f"torch{arguments.seed}"),
+        num_train_epochs=1,  # the items already are those of all epochs
+        per_device_train_batch_size=BATCH,
+        per_device_eval_batch_size=64,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=round(WARMUP * steps),
+        weight_decay=DECAY,
+        max_grad_norm=CLIP,
+        adam_beta1=config.optimizer.beta1,
+        adam_beta2=config.optimizer.beta2,
+        adam_epsilon=config.optimizer.epsilon,
+        lr_scheduler_type="linear",
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        seed=arguments.seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
+    trainer = InOrder(
+        model=model,
+        args=settings,
+        train_dataset=items(train, order),  # type: ignore[arg-type]
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+    )
+    began = time.monotonic()
+    trainer.train()
+    logits: Any = trainer.predict(items(validation, list(range(len(validation))))).predictions  # type: ignore[arg-type]
+    seconds = time.monotonic() - began
+    examples = next(iter(data.validation.values()))
+    measures = measures_of(data, config.task, examples, validation, list(np.asarray(logits, np.float32)))
+    return {"score": score(data.spec.headline, data.spec.metrics, measures), "seconds": seconds}
+
+
+def main() -> None:
+    """Run both by turns, each in a process of its own, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="mrpc")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--system", choices=("jax", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.system:
+        found = {"jax": run_jax, "torch": run_torch}[arguments.system](arguments)
+        Path(arguments.output, f"{arguments.system}{arguments.seed}.json").write_text(json.dumps(found))
+        return
+    Path(arguments.output).mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, float]]] = {"jax": [], "torch": []}
+    for seed in range(arguments.seeds):
+        for system, results in found.items():
+            command = [sys.executable, __file__, *sys.argv[1:], "--system", system, "--seed", str(seed)]
+            subprocess.run(command, check=True, env=os.environ)
+            results.append(json.loads(Path(arguments.output, f"{system}{seed}.json").read_text()))
+    Path(arguments.output, "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
+    print("| | score: median (min-max) | seconds: median |\n|---|---|---|")
+    for system, results in found.items():
+        scores = [100 * row["score"] for row in results]
+        seconds = statistics.median(row["seconds"] for row in results)
+        print(f"| {system} | {statistics.median(scores):.1f} ({min(scores):.1f}-{max(scores):.1f}) | {seconds:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
