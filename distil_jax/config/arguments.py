@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from distil_jax.config.fields import allowed_text, fields_of, one_line
+from distil_jax.config.fields import allowed_text, fields_of
 from distil_jax.config.files import find_field, load_config, setting_names, to_tables, with_overrides
 from distil_jax.config.schema import SECTIONS, Config
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 CONFIG_FLAG = "--config"
 T = TypeVar("T")

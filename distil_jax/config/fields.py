@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 INTEGER_LIMIT = 2**31  # JAX without 64-bit mode takes signed 32-bit integers
 # Settings become float32 numbers on the device: what is larger would be infinite there, what is smaller would be 0.
@@ -132,19 +132,6 @@ def fields_of(section: type[Section]) -> dict[str, Field]:
         )
         for spec in dataclasses.fields(typing.cast(Any, section))
     }
-
-
-def one_line(text: object, limit: int = 200) -> str:
-    """Text of unknown origin as part of a message: one line of printable characters, at most `limit` of them.
-
-    Control characters, line ends and lone surrogates are written as escapes, so that nothing in a file or an argument
-    can break a message in two or steer a terminal.
-    """
-    whole = str(text)
-    part = whole[: limit + 1]
-    if not part.isprintable():
-        part = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in part)
-    return part if len(part) <= limit else part[: limit - 3] + "..."
 
 
 def shown(value: Any) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 Compression = Literal["", "gz", "xz", "bz2", "zst"]
 COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".xz": "xz", ".bz2": "bz2", ".zst": "zst"}

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 _BATCH_ROWS = 256
 # Text packs to a tenth at best; a column that promises to unfold a thousandfold is a bomb or of no use.

@@ -159,13 +159,14 @@ def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
             for name, value in plan[part].items()
             if old[part].get(name) != value
         ]
+        old_files = [{"name": file["name"], **file} for file in old["files"]]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{folder / PLAN}: damaged ({error}); delete the folder and prepare again") from error
     if changes:
         raise UserError(f"{folder}: holds another corpus ({'; '.join(changes)}); {remedy}")
     if not (folder / INDEX).exists():
         return False
-    changed = _changed_files(open_corpus(folder), old["files"], plan["files"])
+    changed = _changed_files(open_corpus(folder), old_files, plan["files"])
     if changed:
         raise UserError(f"{folder}: made from other files ({changed}); delete the folder or choose another output")
     for path in folder.glob("block-*.json"):  # left when a run was killed right after its commit

@@ -19,32 +19,6 @@ PARQUET_BATCH_ROWS = 256
 _SPLIT = re.compile(r"@([^@/\\]+)$")  # "@" elsewhere belongs to a path
 
 
-def open_parquet(path: str, column: str) -> tuple[Any, list[str] | None, int]:
-    """Opens one Parquet file, of which only `column` will be decoded. Raises UserError where it is broken."""
-    import datasets
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with _quiet("datasets"):
-            with pyarrow.parquet.ParquetFile(path) as file:
-                names, count = file.schema_arrow.names, file.metadata.num_rows
-            columns = [column] if column in names else None  # what is missing is for the caller to say
-            data: Any = datasets.load_dataset(
-                "parquet",
-                data_files=[path],
-                split="train",
-                streaming=True,
-                columns=columns,
-                batch_size=PARQUET_BATCH_ROWS,
-            )
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{path}: not a readable Parquet file ({_first_line(error)}); fetch or write it again"
-        ) from error
-    return data, names, count
-
-
 def open_hf(source: str, column: str) -> tuple[Any, list[str] | None, int]:
     """Opens `hf:NAME[:CONFIG][@SPLIT]` as a stream.
 

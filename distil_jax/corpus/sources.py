@@ -30,9 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distil_jax.config.fields import one_line
 from distil_jax.corpus.files import CHUNK, Compression, RawFile, chunks_of, compression_of
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 ROW_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 TEXT_SUFFIXES = (".txt", ".text")

@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from distil_jax.config.fields import one_line
 from distil_jax.corpus.index import COUNTS, flaw_of_index, shard_names
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 FORMAT, VERSION = "distil_jax tokens", 1
 _LARGEST_INDEX = 64 << 20  # bytes; a shard has about 800

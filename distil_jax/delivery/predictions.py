@@ -111,7 +111,8 @@ class Done:
     def text(self) -> str:
         """All of it in one line."""
         rate = self.rows / max(self.seconds, 1e-9)
-        return "; ".join([f"{self.rows:,} rows in {self.seconds:.1f} s, {rate:,.1f} rows/s", *self.notes])
+        unit = "row" if self.rows == 1 else "rows"
+        return "; ".join([f"{self.rows:,} {unit} in {self.seconds:.1f} s, {rate:,.1f} rows/s", *self.notes])
 
 
 def write_predictions(

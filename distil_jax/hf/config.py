@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.hf.locate import locate
 from distil_jax.hf.names import FAMILIES
 
@@ -54,7 +54,12 @@ LARGEST = {
     "max_position_embeddings": 1 << 20,
     "type_vocab_size": 1 << 10,
 }
-LARGEST_FILE = 16 << 20  # bytes; a JSON file of a model folder is a few kB, a tokenizer's a few MB
+LARGEST_FILE = 1 << 20  # bytes; settings in a model folder have a few kB
+
+
+def _shown(value: Any) -> str:
+    """A value of a file as part of a message."""
+    return one_line(repr(value), 80)
 
 
 def read_json(path: Path, limit: int = LARGEST_FILE) -> dict[str, Any]:
@@ -85,32 +90,38 @@ class Fields:
         value = self.raw.get(name, default)
         low = 0 if ours == "type_vocab_size" else 1
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= LARGEST[ours]:
-            raise UserError(f"{self.where}: {name} = {value!r}, expected a whole number from {low} to {LARGEST[ours]}")
+            raise UserError(
+                f"{self.where}: {name} = {_shown(value)}, expected a whole number from {low} to {LARGEST[ours]}"
+            )
         return value
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         value = self.raw.get(name, default)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < high:
-            raise UserError(f"{self.where}: {name} = {value!r}, expected a number from {low} to below {high}")
+            raise UserError(f"{self.where}: {name} = {_shown(value)}, expected a number from {low} to below {high}")
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self.raw.get(name, default)
         if not isinstance(value, bool):
-            raise UserError(f"{self.where}: {name} = {value!r}, expected true or false")
+            raise UserError(f"{self.where}: {name} = {_shown(value)}, expected true or false")
         return value
 
     def activation(self, name: str) -> str:
         value = self.raw.get(name, "gelu")
         if not isinstance(value, str) or value not in ACTIVATION_NAMES:
-            raise UserError(f"{self.where}: {name} = {value!r} is not supported; known: {', '.join(ACTIVATION_NAMES)}")
+            raise UserError(
+                f"{self.where}: {name} = {_shown(value)} is not supported; known: {', '.join(ACTIVATION_NAMES)}"
+            )
         return ACTIVATION_NAMES[value]
 
     def pad(self, vocab_size: int) -> int:
         value = self.raw.get("pad_token_id", 0)
         value = 0 if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < vocab_size:
-            raise UserError(f"{self.where}: pad_token_id = {value!r}, expected an id below vocab_size {vocab_size}")
+            raise UserError(
+                f"{self.where}: pad_token_id = {_shown(value)}, expected an id below vocab_size {vocab_size}"
+            )
         return value
 
 
@@ -121,7 +132,7 @@ def family_of(raw: dict[str, Any], where: str) -> str:
         names = architectures(raw)
         family = next((f for f in FAMILIES for name in names if name.lower().startswith(f)), None)
     if family not in FAMILIES:
-        raise UserError(f"{where}: model_type = {family!r} is not supported; known: {', '.join(FAMILIES)}")
+        raise UserError(f"{where}: model_type = {_shown(family)} is not supported; known: {', '.join(FAMILIES)}")
     return family
 
 
@@ -135,7 +146,7 @@ def _refuse_what_is_not_computed(raw: dict[str, Any], family: str, where: str) -
     """Settings under which the same weights mean another function than ours."""
     kind = raw.get("position_embedding_type", "absolute")
     if kind != "absolute":
-        raise UserError(f"{where}: position_embedding_type = {kind!r} is not supported, only 'absolute'")
+        raise UserError(f"{where}: position_embedding_type = {_shown(kind)} is not supported, only 'absolute'")
     if raw.get("add_cross_attention"):
         raise UserError(f"{where}: add_cross_attention is not supported; only encoders and plain decoders are")
     if raw.get("quantization_config"):

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.hf.stored import LONGEST_NAME, MOST_TENSORS, RAW_TYPES, StoredTensor
 
 _ARRAY = 1

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.hf.config import read_json
 from distil_jax.hf.flax_msgpack import read_flax_file, torch_names
 from distil_jax.hf.locate import WEIGHT_FILES

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 # dtype names as in NumPy; files are little-endian. NumPy has no bfloat16: its 16 bits are the upper half of a float32.
 RAW_TYPES = {

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.hf.checkpoint import Checkpoint, Params, collected, complaints, insert, listed, open_checkpoint
 from distil_jax.hf.config import ARCHITECTURES, architectures, encoder_config_from_hf, read_json
 from distil_jax.hf.locate import locate

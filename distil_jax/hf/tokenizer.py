@@ -13,8 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.hf.config import read_json
 from distil_jax.hf.locate import home_resolved, locate
 from distil_jax.hf.tokenizer_json import plain_tokenizer

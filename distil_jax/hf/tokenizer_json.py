@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
 NORMALIZERS = {
     "BertNormalizer": ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase"),

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from distil_jax.config.fields import one_line
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.hf.stored import LONGEST_NAME, RAW_TYPES, StoredTensor
 from distil_jax.hf.torch_zip import Archive, RefusedError, check_sum
 

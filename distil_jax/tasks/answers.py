@@ -13,7 +13,7 @@ from distil_jax.config import TaskSettings
 from distil_jax.hf.task_config import numbered_labels
 from distil_jax.models import TaskHead
 from distil_jax.tasks.encode import Encoded
-from distil_jax.tasks.entities import _entities as entity_spans
+from distil_jax.tasks.entities import entity_spans as entity_spans
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, TokenExample
 from distil_jax.tasks.spans import AnswerPrediction, predict_answers
 

@@ -136,15 +136,15 @@ def _encode_tokens(
     words = _pieces(tokenizer, itertools.chain.from_iterable(example.words for example in examples))
     rows, labels, cut, first, limit = [], [], 0, 0, longest_row(settings, "token")
     for example in examples:
-        pieces = words[first : first + len(example.words)]
+        # A word of which the tokenizer leaves nothing still gets a token and with it a prediction.
+        pieces = [piece or [tokenizer.unk_id] for piece in words[first : first + len(example.words)]]
         first += len(example.words)
         ids = list(itertools.chain.from_iterable(pieces))
         tags = [IGNORED] * len(ids)
         place = 0
         for number, piece in enumerate(pieces):
-            if piece:
-                # Where the tags are not known, 0 only marks the tokens that get a prediction.
-                tags[place] = 0 if example.tags is None else example.tags[number]
+            # Where the tags are not known, 0 only marks the tokens that get a prediction.
+            tags[place] = 0 if example.tags is None else example.tags[number]
             place += len(piece)
         joined, types, shortened = _joined(tokenizer, ids, None, limit)
         rows.append((joined, types))

@@ -30,7 +30,7 @@ def entity_measures(
     lengths = [[len(sentence) for sentence in tags] for tags in (predicted_tags, reference_tags)]
     if lengths[0] != lengths[1]:
         raise ValueError("predicted and reference tags have not the same numbers of sentences and words")
-    predicted, reference = (set(_entities(tags)) for tags in (predicted_tags, reference_tags))
+    predicted, reference = (set(entity_spans(tags)) for tags in (predicted_tags, reference_tags))
     both = len(predicted & reference)
     precision, recall = _share(both, len(predicted)), _share(both, len(reference))
     pairs = [
@@ -50,7 +50,7 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _entities(sentences: Sequence[Sequence[str]]) -> Iterator[tuple[str, int, int]]:
+def entity_spans(sentences: Sequence[Sequence[str]]) -> Iterator[tuple[str, int, int]]:
     """(type, first word, last word) of each entity; words are counted over all sentences, plus one between two."""
     previous, previous_kind, start = "O", "", 0
     for place, tag in enumerate(tag for sentence in sentences for tag in (*sentence, "O")):

@@ -65,12 +65,11 @@ def _take(found: Logits, encoded: Encoded, model: TaskModel, rows: np.ndarray, l
 
 
 def predicted_tags(logits: Logits, encoded: Encoded, examples: Sequence[TokenExample], labels: Sequence[str]) -> Any:
-    """A tag for every word of every sentence; words that were cut off or have no token get "O" (or the first tag)."""
+    """A tag for every word of every sentence; words that were cut off get "O" (or the first tag)."""
     assert encoded.labels is not None
     missing = _NO_TAG if _NO_TAG in labels else labels[0]
     found: list[list[str]] = []
-    for row, marks, ids, example in zip(logits, encoded.labels, encoded.ids, examples, strict=True):
-        del ids
+    for row, marks, example in zip(logits, encoded.labels, examples, strict=True):
         tags = [labels[number] for number in row[word_positions(marks)].argmax(axis=-1)]
         found.append(tags + [missing] * (len(example.words) - len(tags)))
     return found

@@ -148,7 +148,7 @@ def _find(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
         if name in values:
             return values[name]
     missing = " or ".join(map(repr, names))
-    raise BadRowError(f"no column {missing} (found: {some([*values])}); name the columns to read")
+    raise BadRowError(f"no column {missing} (found: {some([*values])})")
 
 
 def _text(value: Any, what: str) -> str:

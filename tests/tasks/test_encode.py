@@ -66,6 +66,14 @@ def test_the_first_piece_of_a_word_carries_its_tag(tokenizer: Tokenizer) -> None
     assert tokens == ["[CLS]", "cat", ",", "dog", "sat", ".", "home", "[SEP]"]
 
 
+def test_a_word_that_the_tokenizer_drops_keeps_its_place(tokenizer: Tokenizer) -> None:
+    example = TokenExample("0", ("cat", "\u200b", "home"), (1, 0, 2))
+    encoded = encode_examples(tokenizer, "token", [example], TaskSettings())
+    assert encoded.labels is not None
+    assert encoded.labels[0].tolist() == [IGNORED, 1, 0, 2, IGNORED]
+    assert encoded.ids[0][2] == tokenizer.unk_id
+
+
 def test_a_cut_sentence_loses_its_last_tags(tokenizer: Tokenizer) -> None:
     example = TokenExample("0", tuple(LONG.split()), tuple(range(len(LONG.split()))))
     encoded = encode_examples(tokenizer, "token", [example], TaskSettings(max_length=8))
