@@ -27,8 +27,8 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The configuration, the task's data and the encoded training set, as `distil-jax finetune` has them."""
     from distil_jax.config import load_config
     from distil_jax.hf import load_tokenizer
+    from distil_jax.tasks.data.load import load_task
     from distil_jax.tasks.encode import encode_examples
-    from distil_jax.tasks.load import load_task
 
     settings = {
         "task.name": arguments.task,

@@ -14,10 +14,10 @@ from distil_jax.config.predicting import PredictArguments
 from distil_jax.delivery.predictor import faults_of, load_predictor
 from distil_jax.errors import UserError
 from distil_jax.tasks.answers import AnswerOptions
+from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import Reading, requests, with_columns
 from distil_jax.tasks.streams import PLAIN, json_line, stream_file, stream_pipe
-from distil_jax.tasks.tables import Faults, Row
 
 PIPE = "-"
 

@@ -15,11 +15,11 @@ from distil_jax.hf.config import read_json
 from distil_jax.hf.task_config import named_kind
 from distil_jax.models import EncoderConfig
 from distil_jax.tasks.answers import AnswerOptions
+from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import Kind
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import Reading, RowFaults, reading_of, requests, usual_reading
-from distil_jax.tasks.tables import Faults, Row
 
 _MOST_TOKENS = 512  # of a row where a model could take more and nobody has said how many
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question

@@ -10,8 +10,8 @@ from distil_jax import __version__
 from distil_jax.config import Config
 from distil_jax.delivery.card import architecture
 from distil_jax.models import EncoderConfig, TaskHead
+from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.encode import longest_row
-from distil_jax.tasks.official import OFFICIAL
 from distil_jax.tasks.registry import task_spec
 
 _PIPELINE_TAGS = {

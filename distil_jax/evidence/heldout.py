@@ -44,6 +44,8 @@ def load_language_model(path: str) -> LanguageModel:
     """
     if (Path(path) / "checkpoints").is_dir():
         trained = read_run(Path(path))
+        if trained.head is not None:
+            raise UserError(f"{path}: was fine-tuned on a task; its measures are in its result.json")
         return LanguageModel(trained.encoder, trained.params, trained.tokenizer)
     folder = locate(path)
     encoder, params = read_params(folder)

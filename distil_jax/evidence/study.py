@@ -36,9 +36,9 @@ from distil_jax.evidence.study_report import (
     task_row,
     write_report,
 )
+from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.finetune import RESULT_FILE, finetune
-from distil_jax.tasks.load import load_task
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.run_folder import CONFIG_FILE, check_run_folder
 

@@ -13,8 +13,8 @@ from distil_jax.config import TaskSettings
 from distil_jax.hf.task_config import numbered_labels
 from distil_jax.models import TaskHead
 from distil_jax.tasks.encode import Encoded
-from distil_jax.tasks.entities import entity_spans as entity_spans
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, TokenExample
+from distil_jax.tasks.measures.entities import entity_spans
 from distil_jax.tasks.spans import AnswerPrediction, predict_answers
 
 Result = dict[str, Any]

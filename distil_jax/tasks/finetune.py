@@ -26,10 +26,10 @@ from distil_jax.hf.config import read_json
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
+from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import Example, TaskData
 from distil_jax.tasks.inference import make_predictor, measures_of, score
-from distil_jax.tasks.load import load_task
 from distil_jax.tasks.losses import Models, Params
 from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training

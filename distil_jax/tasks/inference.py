@@ -12,11 +12,11 @@ from distil_jax.config import TaskSettings
 from distil_jax.models import TaskModel
 from distil_jax.tasks.batches import choose_buckets, collate, evaluation_plan
 from distil_jax.tasks.encode import Encoded, word_positions
-from distil_jax.tasks.entities import entity_measures
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
-from distil_jax.tasks.metrics import measure
+from distil_jax.tasks.measures.entities import entity_measures
+from distil_jax.tasks.measures.metrics import measure
+from distil_jax.tasks.measures.squad import squad_measures
 from distil_jax.tasks.spans import AnswerPrediction, predict_answers
-from distil_jax.tasks.squad import squad_measures
 from distil_jax.tasks.step import make_logits_step
 from distil_jax.training.parallel import Devices
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.gather import own_columns
+from distil_jax.tasks.data.official import OFFICIAL, Columns
+from distil_jax.tasks.data.tables import BadRowError, Faults, Row, place_of, some
+from distil_jax.tasks.data.tabular import FIELD_LIMIT
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
-from distil_jax.tasks.gather import own_columns
-from distil_jax.tasks.official import OFFICIAL, Columns
 from distil_jax.tasks.streams import PLAIN
-from distil_jax.tasks.tables import BadRowError, Faults, Row, place_of, some
-from distil_jax.tasks.tabular import FIELD_LIMIT
 
 _USUAL: dict[Kind, Columns] = {
     "sequence": Columns(("text", "sentence"), ("pair", "text_pair"), id=("id",)),

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from distil_jax.corpus.files import CHUNK, RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError
-from distil_jax.tasks.lines import BOM, UTF16_MARKS, suffix_of
-from distil_jax.tasks.tables import Faults, Row, place_of, some
-from distil_jax.tasks.tabular import FIELD_LIMIT, QUOTE_FAILURES, parse_json
+from distil_jax.tasks.data.lines import BOM, UTF16_MARKS, suffix_of
+from distil_jax.tasks.data.tables import Faults, Row, place_of, some
+from distil_jax.tasks.data.tabular import FIELD_LIMIT, QUOTE_FAILURES, parse_json
 
 PLAIN = ""  # the column of what is no table: a line of text
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv")

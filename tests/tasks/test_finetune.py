@@ -14,8 +14,8 @@ import pytest
 from distil_jax.config import Config, load_config
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, save_pretrained
+from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.finetune import RESULT_FILE, class_weights, finetune
-from distil_jax.tasks.load import load_task
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.telemetry import read_metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distil_jax.errors import UserError
-from distil_jax.tasks.official import OFFICIAL
+from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.registry import glue_tasks, task_names, task_spec
 
 OWN = {"classification", "regression", "multilabel", "tagging", "question", "choice"}

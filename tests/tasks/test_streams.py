@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.streams import PLAIN, json_line, stream_file, stream_pipe
-from distil_jax.tasks.tables import Faults, Row
 
 STRICT = Faults()
 

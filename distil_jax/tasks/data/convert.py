@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distil_jax.errors import UserError
-from distil_jax.tasks.conll import to_iob2
+from distil_jax.tasks.data.conll import to_iob2
+from distil_jax.tasks.data.labels import class_name, class_number, class_set, is_blank, score
+from distil_jax.tasks.data.official import Columns, Role
+from distil_jax.tasks.data.tables import BadRowError, Faults, Row, Table, some
+from distil_jax.tasks.data.tabular import FIELD_LIMIT
 from distil_jax.tasks.examples import (
     Answer,
     ChoiceExample,
@@ -17,10 +21,6 @@ from distil_jax.tasks.examples import (
     SequenceExample,
     TokenExample,
 )
-from distil_jax.tasks.labels import class_name, class_number, class_set, is_blank, score
-from distil_jax.tasks.official import Columns, Role
-from distil_jax.tasks.tables import BadRowError, Faults, Row, Table, some
-from distil_jax.tasks.tabular import FIELD_LIMIT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ import zstandard
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import Answer, ChoiceExample, SequenceExample
-from distil_jax.tasks.load import load_task
 
 
 def write(path: Path, text: str | bytes | list[dict[str, Any]]) -> str:

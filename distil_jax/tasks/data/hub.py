@@ -11,8 +11,8 @@ from typing import Any
 
 from distil_jax.corpus.rows import open_tfds
 from distil_jax.errors import UserError
-from distil_jax.tasks.official import HubId
-from distil_jax.tasks.tables import Row, Table
+from distil_jax.tasks.data.official import HubId
+from distil_jax.tasks.data.tables import Row, Table
 
 BATCH = 1000  # rows fetched at a time
 

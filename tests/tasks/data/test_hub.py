@@ -11,8 +11,8 @@ import pytest
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import Answer, ChoiceExample, TokenExample
-from distil_jax.tasks.load import load_task
 
 
 def load(name: str, source: str = "", **settings: Any) -> Any:

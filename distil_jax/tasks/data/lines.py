@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distil_jax.corpus.files import RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError
-from distil_jax.tasks.tables import Faults, place_of
+from distil_jax.tasks.data.tables import Faults, place_of
 
 BOM = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")

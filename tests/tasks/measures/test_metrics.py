@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from distil_jax.errors import UserError
-from distil_jax.tasks.metrics import measure
+from distil_jax.tasks.measures.metrics import measure
 
 
 def close(value: float) -> object:

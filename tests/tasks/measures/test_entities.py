@@ -11,7 +11,7 @@ import seqeval.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distil_jax.tasks.entities import entity_measures
+from distil_jax.tasks.measures.entities import entity_measures
 
 PLAIN = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 ODD = [

@@ -11,7 +11,7 @@ import pytest
 
 from distil_jax.errors import UserError
 from distil_jax.tasks.examples import Answer, QuestionExample
-from distil_jax.tasks.squad import normalise_answer, squad_measures
+from distil_jax.tasks.measures.squad import normalise_answer, squad_measures
 
 OFFICIAL = {
     "exact": "exact_match",

@@ -10,8 +10,8 @@ import pytest
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import Answer, QuestionExample
-from distil_jax.tasks.load import load_task
 
 CONTEXT = "Über the hill \U0001f600 lived Ada, and Ada was old."
 ADA = {"text": "Ada", "answer_start": CONTEXT.index("Ada")}

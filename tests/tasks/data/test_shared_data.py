@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distil_jax.config import TaskSettings
-from distil_jax.tasks.load import load_task
+from distil_jax.tasks.data.load import load_task
 
 
 def load(name: str, source: Path | str = "", **settings: Any) -> Any:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from distil_jax.tasks.tables import BadRowError, some
+from distil_jax.tasks.data.tables import BadRowError, some
 
 _BIO = re.compile(r"([BIESLU])-(.+)")
 _INTEGER = re.compile(r"-?[0-9]+")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distil_jax.config import TaskSettings
-from distil_jax.tasks.load import load_task
+from distil_jax.tasks.data.load import load_task
 
 
 def write(path: Path, text: str | bytes | list[dict[str, Any]]) -> str:

@@ -9,10 +9,10 @@ import pytest
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.tasks.conll import read_conll, to_iob2
+from distil_jax.tasks.data.conll import read_conll, to_iob2
+from distil_jax.tasks.data.load import load_task
+from distil_jax.tasks.data.tables import Faults
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.load import load_task
-from distil_jax.tasks.tables import Faults
 
 
 def write(path: Path, text: str) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import ChoiceExample, Example, SequenceExample
-from distil_jax.tasks.load import load_task
 
 
 def fill(folder: Path, files: Mapping[str, str]) -> Path:

@@ -8,13 +8,13 @@ from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.tasks.convert import Found, Reading, find_columns, to_examples
+from distil_jax.tasks.data.convert import Found, Reading, find_columns, to_examples
+from distil_jax.tasks.data.gather import Part, gather
+from distil_jax.tasks.data.labels import found_classes, found_sets, found_tags, uses_bars
+from distil_jax.tasks.data.official import OFFICIAL
+from distil_jax.tasks.data.splits import digest, draw, set_aside
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec
-from distil_jax.tasks.gather import Part, gather
-from distil_jax.tasks.labels import found_classes, found_sets, found_tags, uses_bars
-from distil_jax.tasks.official import OFFICIAL
 from distil_jax.tasks.registry import task_spec
-from distil_jax.tasks.splits import digest, draw, set_aside
 
 
 def load_task(settings: TaskSettings, seed: int) -> TaskData:

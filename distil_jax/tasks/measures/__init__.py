@@ -1,0 +1,1 @@
+"""The official measures of tasks: numbers (`metrics`), entities, answers of SQuAD."""
