@@ -42,7 +42,7 @@ class PredictArguments:
     n_best: int = 0
     """answers to a question that are listed; 0: only the best"""
     no_answer: bool = False
-    """a question may have no answer (models fine-tuned on squad_v2: always)"""
+    """a question may have no answer (always so for models that were fine-tuned on such ones)"""
     null_threshold: float = 0.0
     """no answer is given where its score beats the best answer's by more than this"""
     on_error: Literal["stop", "skip"] = "stop"

@@ -183,6 +183,11 @@ class FineTune(Section):
     def check_together(self) -> None:
         if self.alpha_task + self.alpha_ce + self.alpha_cos == 0:
             raise UserError("finetune: every alpha is 0, nothing would be learned; set at least one above 0")
+        if self.patience and self.keep == "last":
+            raise UserError(
+                f"finetune.patience = {self.patience}: has no effect where finetune.keep = last; set it to 0, or keep "
+                "to best"
+            )
 
 
 @dataclass(frozen=True)

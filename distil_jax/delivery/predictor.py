@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def _of_run(folder: Path, step: int | None, max_length: int, dtype: str) -> Pred
     if trained.head is None:
         raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
     settings = config_from_toml(trained.metadata["config"], f"{folder}: checkpoint {trained.step}").task
-    options = AnswerOptions(no_answer=settings.name == "squad_v2", null_threshold=settings.null_threshold)
+    no_answer = settings.name == "squad_v2" or bool(trained.metadata["description"].get("no_answer"))
+    options = AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold)
     return Predictor(
         trained.encoder,
         trained.head,
@@ -122,6 +123,8 @@ def predict(
     Raises:
         UserError: as `load_predictor`, or a row that can't be used.
     """
+    if isinstance(rows, str | Mapping):
+        raise UserError("rows: is one row, not rows; put it into a list")
     predictor = model if isinstance(model, Predictor) else load_predictor(model)
     numbered = (Row(number + 1, number, row) for number, row in enumerate(rows))
     asked = requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")

@@ -18,7 +18,9 @@ _ENOUGH = 1.1  # this much padded / real work is not worth one more program
 Batch = dict[str, np.ndarray]
 
 
-def choose_buckets(lengths: np.ndarray, given: Sequence[int] = (), most: int = MOST_BUCKETS) -> tuple[int, ...]:
+def choose_buckets(
+    lengths: np.ndarray, given: Sequence[int] = (), most: int = MOST_BUCKETS, limit: int | None = None
+) -> tuple[int, ...]:
     """Lengths to pad to, ascending; the last one holds the longest row.
 
     `given` ones are used as far as rows need them. Otherwise as few multiples of 8 as keep padding below a tenth (at
@@ -28,12 +30,13 @@ def choose_buckets(lengths: np.ndarray, given: Sequence[int] = (), most: int = M
         lengths: [N] tokens of each row.
         given: lengths wanted by the user; empty: choose.
         most: lengths that may be chosen, six at most.
+        limit: positions of the model, which no row is longer than: behind them its embeddings are NaN.
     """
     longest = -(-int(lengths.max(initial=1)) // _MULTIPLE) * _MULTIPLE
     if given:
         inside = sorted({length for length in given if length < longest})
         beyond = [length for length in given if length >= longest]
-        return (*inside, min(beyond) if beyond else longest)
+        return _within((*inside, min(beyond) if beyond else longest), limit)
     sizes = np.arange(_MULTIPLE, longest + 1, _MULTIPLE)
     rows = np.bincount((lengths - 1) // _MULTIPLE, minlength=len(sizes))
     real = max(int(lengths.sum()), 1)
@@ -42,7 +45,11 @@ def choose_buckets(lengths: np.ndarray, given: Sequence[int] = (), most: int = M
         tokens, found = _fewest_tokens(sizes, rows, count)
         if tokens <= _ENOUGH * real:
             break
-    return found
+    return _within(found, limit)
+
+
+def _within(buckets: tuple[int, ...], limit: int | None) -> tuple[int, ...]:
+    return buckets if limit is None else tuple(sorted({min(length, limit) for length in buckets}))
 
 
 def _fewest_tokens(sizes: np.ndarray, rows: np.ndarray, count: int) -> tuple[float, tuple[int, ...]]:

@@ -29,7 +29,7 @@ from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_e
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import Example, TaskData
-from distil_jax.tasks.inference import make_predictor, measures_of, score
+from distil_jax.tasks.inference import is_version_2, make_predictor, measures_of, score
 from distil_jax.tasks.losses import Models, Params
 from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
@@ -63,6 +63,12 @@ class _Learner:
     tokenizer: Tokenizer
     teacher: tuple[EncoderConfig, TaskHead, Params] | None
 
+    @property
+    def positions(self) -> int:
+        """Tokens that all of its models take."""
+        encoders = [self.encoder] if self.teacher is None else [self.encoder, self.teacher[0]]
+        return min(encoder.max_position_embeddings for encoder in encoders)
+
 
 def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
     """Fine-tune `model.initial` on a task; with `teacher.path` it also learns from that model of the same task.
@@ -79,6 +85,8 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
     _check_data(config, data)
     learner = _learner(config, data)
     train = encode_examples(learner.tokenizer, data.spec.kind, data.train, config.task, training=True)
+    if not len(train):
+        raise UserError(f"task {data.spec.name}: no training example has an answer that tokens cover; check task.train")
     held_out = {
         name: encode_examples(learner.tokenizer, data.spec.kind, examples, config.task)
         for name, examples in data.validation.items()
@@ -210,6 +218,7 @@ def _job(
             "initial": config.model.initial,
             "teacher": config.teacher.path,
             "examples": len(data.train),
+            "no_answer": is_version_2(data),
         },
         "selection": selection.measure if config.finetune.keep == "best" else "",
         "steps": steps,
@@ -222,7 +231,7 @@ def _job(
         trainable=("encoder", "task_head"),
         constants=TaskConstants(_teacher_params(config, learner), np.int32(config.run.seed)),
         make_step=partial(make_task_step, setup),
-        make_batches=partial(_batches, config, data, learner.tokenizer, train),
+        make_batches=partial(_batches, config, data, learner, train),
         make_evaluator=partial(_evaluator, config, data, model, held_out),
         metadata=metadata,
         flops_per_token=_flops_per_token(learner, float(train.lengths.mean())),
@@ -248,12 +257,12 @@ def _flops_per_token(learner: _Learner, length: float) -> float:
 
 
 def _batches(
-    config: Config, data: TaskData, tokenizer: Tokenizer, encoded: Encoded, steps: range, devices: Devices
+    config: Config, data: TaskData, learner: _Learner, encoded: Encoded, steps: range, devices: Devices
 ) -> Iterator[Batch]:
     """This process's rows of the batches of `steps`, made ready ahead on threads."""
     settings, size = config.task, config.training.batch_size
     programs = max(_steps(config, encoded) // _STEPS_A_PROGRAM, 1)
-    buckets = choose_buckets(encoded.lengths, config.finetune.buckets, programs)
+    buckets = choose_buckets(encoded.lengths, config.finetune.buckets, programs, learner.positions)
     plan = training_plan(encoded.lengths, buckets, size, config.run.seed)
     weights = class_weights(data) if settings.class_weights == "balanced" else None
     part = devices.process_part(size)
@@ -263,9 +272,9 @@ def _batches(
             augment_ids,
             masking=settings.word_masking,
             shuffling=settings.word_shuffling,
-            continuation=continuation_table(tokenizer),
-            special_ids=tokenizer.special_ids,
-            mask_id=tokenizer.mask_id,
+            continuation=continuation_table(learner.tokenizer),
+            special_ids=learner.tokenizer.special_ids,
+            mask_id=learner.tokenizer.mask_id,
         )
 
     def load(step: int) -> Batch:

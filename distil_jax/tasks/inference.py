@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from distil_jax.config import TaskSettings
+from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
 from distil_jax.tasks.batches import choose_buckets, collate, evaluation_plan
 from distil_jax.tasks.encode import Encoded, word_positions
@@ -41,7 +42,8 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
 
     def predict(params: Any, encoded: Encoded) -> Logits:
         programs = max(len(encoded) // (size * _BATCHES_A_PROGRAM), 1)
-        plan = evaluation_plan(encoded.lengths, choose_buckets(encoded.lengths, buckets, programs), size)
+        chosen = choose_buckets(encoded.lengths, buckets, programs, model.config.max_position_embeddings)
+        plan = evaluation_plan(encoded.lengths, chosen, size)
         found: Logits = [np.empty(0)] * len(encoded)
         waiting: list[tuple[np.ndarray, Any]] = []
         for length, rows in plan:
@@ -59,12 +61,16 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
 
 def _take(found: Logits, encoded: Encoded, model: TaskModel, rows: np.ndarray, logits: Any) -> None:
     values = np.asarray(logits, np.float32)
+    if not np.isfinite(values[: len(rows)]).all():
+        raise UserError("logits that are not finite: the model has diverged; lower optimizer.learning_rate")
     by_token = model.head.kind in ("token", "question")
     for place, row in enumerate(rows):
         found[row] = values[place, : encoded.lengths[row]] if by_token else values[place]
 
 
-def predicted_tags(logits: Logits, encoded: Encoded, examples: Sequence[TokenExample], labels: Sequence[str]) -> Any:
+def predicted_tags(
+    logits: Logits, encoded: Encoded, examples: Sequence[TokenExample], labels: Sequence[str]
+) -> list[list[str]]:
     """A tag for every word of every sentence; words that were cut off get "O" (or the first tag)."""
     assert encoded.labels is not None
     missing = _NO_TAG if _NO_TAG in labels else labels[0]

@@ -195,6 +195,7 @@ def test_lists_and_texts_are_checked() -> None:
         ({"objective.alpha_clm": 1.0}, ["alpha_clm", "alpha_mlm"]),
         ({f"objective.alpha_{term}": 0 for term in ("ce", "mlm", "cos", "mse", "clm")}, ["objective", "alpha"]),
         ({"corpus.sequence_length": 8}, ["min_tokens = 12", "sequence_length = 8"]),
+        ({"finetune.keep": "last", "finetune.patience": 2}, ["finetune.patience = 2", "finetune.keep = last"]),
         ({"parallel.coordinator": "host"}, ["parallel.coordinator", "host:port"]),
         ({"parallel.coordinator": "host:1"}, ["coordinator", "num_processes", "process_id"]),
         (

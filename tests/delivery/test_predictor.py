@@ -265,3 +265,9 @@ def test_a_run_predicts_as_its_export(task_run: Path, tmp_path: Path) -> None:
 def test_a_run_trained_on_pairs_wants_pairs(task_run: Path) -> None:
     with pytest.raises(UserError, match="no column 'second' or 'pair'"):
         list(predict(task_run, ["a text alone"]))
+
+
+@pytest.mark.parametrize("rows", ["the cat", {"text": "the cat"}])
+def test_one_row_that_is_in_no_list_is_refused(predictor: Callable[..., Predictor], rows: Any) -> None:
+    with pytest.raises(UserError, match="put it into a list"):
+        list(predict(predictor("classes"), rows))

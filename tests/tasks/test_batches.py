@@ -49,6 +49,11 @@ def test_given_buckets_are_used_as_far_as_needed(given: tuple[int, ...], used: t
     assert choose_buckets(np.array([5, 99, 40]), given) == used
 
 
+@pytest.mark.parametrize(("given", "used"), [((), (50,)), ((512,), (50,)), ((16, 52), (16, 50))])
+def test_no_bucket_is_longer_than_the_model_has_positions(given: tuple[int, ...], used: tuple[int, ...]) -> None:
+    assert choose_buckets(np.full(9, 50), given, most=1, limit=50) == used
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
 def test_an_epoch_has_every_row_once_in_as_few_batches_as_can_be(batch_size: int) -> None:
     buckets = choose_buckets(LENGTHS)
