@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from distil_jax.config import Config, Masking, parse_arguments, require
-from distil_jax.errors import UserError
+from distil_jax.errors import Fault, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"distil-jax: error: {mistake}", file=sys.stderr, flush=True)
         _leave_other_processes(2)
         return 2
+    except Fault as fault:
+        print(f"distil-jax: fault: {fault}", file=sys.stderr, flush=True)
+        _leave_other_processes(1)
+        return 1
     except KeyboardInterrupt:
         print("distil-jax: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""What is said in one line: mistakes that the user can mend, and faults that nobody here can."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ class UserError(Exception):
 
     The message is one line: what is wrong, where, and what to do about it. The command line prints it
     without a traceback and ends with status 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, _LONGEST_MESSAGE))
+
+
+class Fault(Exception):
+    """Something that the user did not cause and the program cannot mend, such as damaged storage.
+
+    One line as well; the command line ends with status 1.
     """
 
     def __init__(self, message: str) -> None:

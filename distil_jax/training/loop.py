@@ -99,10 +99,9 @@ def run_training(job: Job, devices: Devices) -> Outcome:
     checkpoints = Checkpoints(job.folder / "checkpoints", keep=config.checkpoint.keep)
     state = devices.replicate(init_state(job.params, optimizer, job.trainable))
     evaluations: dict[str, dict[str, float]] = {}
-    start = checkpoints.latest_step()
-    if start is not None:
-        state = checkpoints.restore(start, state)
-        evaluations = checkpoints.metadata(start)["evaluations"]
+    start = None
+    if (resumed := checkpoints.resume(state)) is not None:
+        state, start, evaluations = resumed[0], int(resumed[0].step), resumed[1]["evaluations"]
     main = jax.process_index() == 0
     with (
         MetricsWriter(job.folder, restored_step=start, tensorboard=config.logging.tensorboard, enabled=main) as writer,
