@@ -181,7 +181,7 @@ def _labelled(
     first = labels[rows[0]]
     tags = kind == "token"
     shape = (batch_size, length) if tags else (batch_size, *first.shape)
-    found = np.zeros(shape, first.dtype)
+    found: Any = np.zeros(shape, first.dtype)
     counts = np.zeros(shape if tags else (batch_size,), np.float32)
     for place, row in enumerate(rows):
         if tags:

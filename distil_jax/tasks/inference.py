@@ -76,7 +76,8 @@ def predicted_tags(
     missing = _NO_TAG if _NO_TAG in labels else labels[0]
     found: list[list[str]] = []
     for row, marks, example in zip(logits, encoded.labels, examples, strict=True):
-        tags = [labels[number] for number in row[word_positions(marks)].argmax(axis=-1)]
+        best: Any = row[word_positions(marks)].argmax(axis=-1)
+        tags = [labels[number] for number in best]
         found.append(tags + [missing] * (len(example.words) - len(tags)))
     return found
 
