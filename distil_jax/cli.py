@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from distil_jax.config import Config, Masking, parse_arguments, require
-from distil_jax.errors import Fault, UserError
+from distil_jax.errors import FaultError, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"distil-jax: error: {mistake}", file=sys.stderr, flush=True)
         _leave_other_processes(2)
         return 2
-    except Fault as fault:
+    except FaultError as fault:
         print(f"distil-jax: fault: {fault}", file=sys.stderr, flush=True)
         _leave_other_processes(1)
         return 1

@@ -16,7 +16,7 @@ class UserError(Exception):
         super().__init__(one_line(message, _LONGEST_MESSAGE))
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """Something that the user did not cause and the program cannot mend, such as damaged storage.
 
     One line as well; the command line ends with status 1.

@@ -175,7 +175,9 @@ class FineTune(Section):
     keep: Literal["best", "last"] = setting("best", "which checkpoint is the result: best on validation, or the last")
     metric: str = setting("", "validation measure that decides what is best; empty: the task's own")
     patience: int = setting(0, "evaluations without a better one after which training stops; 0: never", at_least(0))
-    evaluations_per_epoch: int = setting(1, "evaluations per epoch, where evaluation.every_steps is 0", at_least(1))
+    evaluations_per_epoch: int = setting(
+        1, "evaluations per epoch, where evaluation.every_steps is 0 or above all steps", at_least(1)
+    )
     buckets: tuple[int, ...] = setting(
         (), "lengths that batches are padded to; empty: chosen from the data", LAYER_NUMBERS
     )

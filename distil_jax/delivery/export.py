@@ -15,11 +15,11 @@ import numpy as np
 from distil_jax.config import config_from_toml
 from distil_jax.delivery.card import model_card
 from distil_jax.delivery.task_card import task_card
-from distil_jax.errors import Fault, UserError
+from distil_jax.errors import FaultError, UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM, TaskHead, TaskModel
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.integrity import Damaged
+from distil_jax.training.integrity import DamagedError
 from distil_jax.training.run_folder import read_config
 from distil_jax.training.selection import Selection
 
@@ -47,12 +47,14 @@ def read_run(folder: Path, step: int | None = None) -> Trained:
 
     Raises:
         UserError: no run, no checkpoint, or not that one.
-        Fault: the checkpoint is damaged.
+        FaultError: the checkpoint is damaged.
     """
     try:
         return _read(folder, step)
-    except Damaged as damage:
-        raise Fault(f"{folder}: checkpoint of {damage}; choose another with --step, or train on from one") from damage
+    except DamagedError as damage:
+        raise FaultError(
+            f"{folder}: checkpoint of {damage}; choose another with --step, or train on from one"
+        ) from damage
 
 
 def _read(folder: Path, step: int | None) -> Trained:

@@ -235,10 +235,18 @@ def _job(
         make_evaluator=partial(_evaluator, config, data, model, held_out),
         metadata=metadata,
         flops_per_token=_flops_per_token(learner, float(train.lengths.mean())),
-        evaluate_every=config.evaluation.every_steps or max(per_epoch // config.finetune.evaluations_per_epoch, 1),
+        evaluate_every=_evaluate_every(config, per_epoch, steps),
         evaluate_start=False,
         selection=selection if held_out and config.finetune.keep == "best" else None,
     )
+
+
+def _evaluate_every(config: Config, per_epoch: int, steps: int) -> int:
+    every = config.evaluation.every_steps
+    if 0 < every <= steps:
+        return every
+    # The default for long runs on text would leave a small task without any choice of checkpoints.
+    return max(per_epoch // config.finetune.evaluations_per_epoch, 1)
 
 
 def _steps(config: Config, train: Encoded) -> int:

@@ -18,8 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
-from distil_jax.errors import Fault, UserError, one_line
-from distil_jax.training.integrity import Damaged, json_hash, leaf_hashes, refuse_damage
+from distil_jax.errors import FaultError, UserError, one_line
+from distil_jax.training.integrity import DamagedError, json_hash, leaf_hashes, refuse_damage
 from distil_jax.training.step import TrainState
 
 # Orbax warns about options that are as they should be, such as that a read-only manager saves nothing.
@@ -109,25 +109,25 @@ class Checkpoints:
     def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """State and metadata of the newest whole checkpoint, None where there is none at all.
 
-        Damaged ones are said to be so in a line of the log and moved to `corrupt/`, all processes agreeing.
+        DamagedError ones are said to be so in a line of the log and moved to `corrupt/`, all processes agreeing.
 
         Raises:
-            Fault: there are checkpoints, but none is whole; starting anew would lose the run without a word.
+            FaultError: there are checkpoints, but none is whole; starting anew would lose the run without a word.
         """
         bad: list[str] = []
         while (step := self.latest_step()) is not None:
             state, metadata, complaint = like, {}, ""
             try:
                 state, metadata = self.restore(step, like), self.metadata(step)
-            except Damaged as damage:
+            except DamagedError as damage:
                 complaint = str(damage)
             if _all_agree(not complaint):
                 return state, metadata
             bad.append(complaint or f"step {step}: damaged for another process")
             self._put_aside(step, bad[-1])
         if bad:
-            raise Fault(
-                f"{self._folder}: no checkpoint is whole ({'; '.join(bad)}); they are in {CORRUPT}/. Bring back a copy, "
+            raise FaultError(
+                f"{self._folder}: no checkpoint is whole ({'; '.join(bad)}); all are in {CORRUPT}/. Bring back a copy "
                 "or start anew in another folder"
             )
         return None
@@ -143,17 +143,17 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of `step`, with the shapes, types and placement of `like`. Raises `Damaged`."""
+        """The state of `step`, with the shapes, types and placement of `like`. Raises `DamagedError`."""
         optimizer = {"step": like.step, "opt_state": like.opt_state}
         found = self._read(step, {"params": like.params, "optimizer": optimizer})
         return TrainState(params=found["params"], **found["optimizer"])
 
     def params(self, step: int, like: Any) -> dict[str, Any]:
-        """Only the parameters of `step`; `like` is their tree of arrays or ShapeDtypeStructs. Raises `Damaged`."""
+        """Only the parameters of `step`; `like` is their tree of arrays or ShapeDtypeStructs. Raises `DamagedError`."""
         return self._read(step, {"params": like})["params"]
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What was saved beside the state of `step`. Raises `Damaged`."""
+        """What was saved beside the state of `step`. Raises `DamagedError`."""
         return self._read(step, {})["metadata"]
 
     def _read(self, step: int, trees: dict[str, Any]) -> Any:
@@ -166,7 +166,7 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # the library raises what the bytes it met made it raise
-            raise Damaged(f"step {step}: cannot be read ({one_line(error, 150)})") from error
+            raise DamagedError(f"step {step}: cannot be read ({one_line(error, 150)})") from error
         hashes = found["hashes"] if isinstance(found["hashes"], dict) else {}
         for name in items:
             value = found[name]

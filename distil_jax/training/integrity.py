@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """A checkpoint that does not give back what was saved; the message says of which step, and what differs."""
 
 
@@ -35,9 +35,9 @@ def json_hash(value: Any) -> str:
 
 
 def refuse_damage(step: int, expected: Any, found: Mapping[str, str]) -> None:
-    """`Damaged` where the hashes of what was read are not those of what was saved, naming the first such leaf."""
+    """`DamagedError` where the hashes of what was read are not those of what was saved, naming the first such leaf."""
     if not isinstance(expected, Mapping):
-        raise Damaged(f"step {step}: has no hashes of its contents")
+        raise DamagedError(f"step {step}: has no hashes of its contents")
     for name in [*found, *(name for name in expected if name not in found)]:
         if expected.get(name) != found.get(name):
-            raise Damaged(f"step {step}: {name} is not what was saved")
+            raise DamagedError(f"step {step}: {name} is not what was saved")

@@ -84,6 +84,13 @@ def test_a_stopped_run_ends_with_the_same_bits(
     assert again.outcome.evaluations == found.outcome.evaluations
 
 
+def test_a_small_task_is_measured_every_epoch_whatever_suits_long_runs(task_config: TaskConfig, tmp_path: Path) -> None:
+    long = finetune(task_config("classification", tmp_path / "long", {"evaluation.every_steps": 1000}))
+    assert sorted(map(int, long.outcome.evaluations)) == [5, 10]
+    given = finetune(task_config("classification", tmp_path / "given", {"evaluation.every_steps": 4}))
+    assert sorted(map(int, given.outcome.evaluations)) == [4, 8, 10]
+
+
 def test_patience_ends_a_run_that_gets_no_better(task_config: TaskConfig, tmp_path: Path) -> None:
     changes = {"training.epochs": 50, "finetune.patience": 2, "optimizer.learning_rate": 1e-12}
     config = task_config("classification", tmp_path / "run", changes)

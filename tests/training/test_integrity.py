@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Optimizer
-from distil_jax.errors import Fault
+from distil_jax.errors import FaultError
 from distil_jax.training.checkpoint import CORRUPT, Checkpoints
-from distil_jax.training.integrity import Damaged, leaf_hashes, refuse_damage
+from distil_jax.training.integrity import DamagedError, leaf_hashes, refuse_damage
 from distil_jax.training.optimizer import make_optimizer
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.step import TrainState, init_state
@@ -119,7 +119,7 @@ def test_with_every_checkpoint_damaged_nothing_starts_anew(saved: Path, tmp_path
     for step in ("1", "2"):
         for path in files_of(folder / step):
             path.write_bytes(b"")
-    with pytest.raises(Fault, match=r"no checkpoint is whole \(step 2: .*step 1: "):
+    with pytest.raises(FaultError, match=r"no checkpoint is whole \(step 2: .*step 1: "):
         Checkpoints(folder, keep=2).resume(state_of(0))
     assert sorted(path.name for path in (folder / CORRUPT).iterdir()) == ["1", "2"]
 
@@ -150,5 +150,5 @@ def test_hashes_tell_every_change(change: str) -> None:
         other.pop("b")
     else:
         other["c"] = np.zeros(1)
-    with pytest.raises(Damaged, match=r"step 5: \['[abc]'\]"):
+    with pytest.raises(DamagedError, match=r"step 5: \['[abc]'\]"):
         refuse_damage(5, hashes, leaf_hashes(other))
