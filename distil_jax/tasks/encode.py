@@ -34,6 +34,7 @@ class Encoded:
         pad_id: id that fills up.
         notes: what a user should hear, such as how many examples were longer than allowed and lost their end.
         windows: of questions; empty for other kinds.
+        tagged_words: of sentences, the numbers of the words whose tags a row's labels are; empty for other kinds.
     """
 
     ids: list[np.ndarray]
@@ -43,6 +44,7 @@ class Encoded:
     pad_id: int
     notes: tuple[str, ...]
     windows: list[Window] = dataclasses.field(default_factory=list)
+    tagged_words: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -134,23 +136,25 @@ def _encode_tokens(
     """The first piece of a word carries its tag, the others none (Devlin et al. 2019, section 5.3)."""
     del training
     words = _pieces(tokenizer, itertools.chain.from_iterable(example.words for example in examples))
-    rows, labels, cut, first, limit = [], [], 0, 0, longest_row(settings, "token")
+    rows, labels, tagged, cut, first, limit = [], [], [], 0, 0, longest_row(settings, "token")
     for example in examples:
-        # A word of which the tokenizer leaves nothing still gets a token and with it a prediction.
-        pieces = [piece or [tokenizer.unk_id] for piece in words[first : first + len(example.words)]]
+        pieces = words[first : first + len(example.words)]
         first += len(example.words)
         ids = list(itertools.chain.from_iterable(pieces))
         tags = [IGNORED] * len(ids)
-        place = 0
+        place, numbers = 0, []
         for number, piece in enumerate(pieces):
-            # Where the tags are not known, 0 only marks the tokens that get a prediction.
-            tags[place] = 0 if example.tags is None else example.tags[number]
+            if piece:  # of some words, a control character say, the tokenizer leaves nothing
+                # Where the tags are not known, 0 only marks the tokens that get a prediction.
+                tags[place] = 0 if example.tags is None else example.tags[number]
+                numbers.append(number)
             place += len(piece)
         joined, types, shortened = _joined(tokenizer, ids, None, limit)
         rows.append((joined, types))
         labels.append(np.asarray([IGNORED, *tags[: len(joined) - 2], IGNORED], np.int32))
+        tagged.append(np.asarray(numbers[: np.count_nonzero(labels[-1] != IGNORED)], np.int32))
         cut += shortened
-    return _assembled(tokenizer, rows, labels, _cut(cut, limit))
+    return _assembled(tokenizer, rows, labels, _cut(cut, limit), tagged_words=tagged)
 
 
 def _encode_questions(

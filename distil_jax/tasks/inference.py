@@ -71,14 +71,16 @@ def _take(found: Logits, encoded: Encoded, model: TaskModel, rows: np.ndarray, l
 def predicted_tags(
     logits: Logits, encoded: Encoded, examples: Sequence[TokenExample], labels: Sequence[str]
 ) -> list[list[str]]:
-    """A tag for every word of every sentence; words that were cut off get "O" (or the first tag)."""
+    """A tag for every word of every sentence; words without a token, cut off or not, get "O" (or the first tag)."""
     assert encoded.labels is not None
     missing = _NO_TAG if _NO_TAG in labels else labels[0]
     found: list[list[str]] = []
-    for row, marks, example in zip(logits, encoded.labels, examples, strict=True):
+    for row, marks, words, example in zip(logits, encoded.labels, encoded.tagged_words, examples, strict=True):
         best: Any = row[word_positions(marks)].argmax(axis=-1)
-        tags = [labels[number] for number in best]
-        found.append(tags + [missing] * (len(example.words) - len(tags)))
+        tags = [missing] * len(example.words)
+        for word, number in zip(words, best, strict=True):
+            tags[word] = labels[number]
+        found.append(tags)
     return found
 
 

@@ -238,9 +238,8 @@ def test_any_file(text: str) -> None:
 @given(data=st.binary(max_size=60))
 def test_any_bytes_in_a_file(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.toml").write_bytes(data)
-    assert outcome(lambda: load_config(tmp_path / "a.toml")).startswith(
-        (f"{tmp_path}/a.toml: ", "")[not data.strip() :][0]
-    )
+    said = outcome(lambda: load_config(tmp_path / "a.toml"))
+    assert said == "" or said.startswith(f"{tmp_path}/a.toml: ")  # comments and white space are a configuration
 
 
 @settings(max_examples=10, deadline=None)

@@ -12,6 +12,7 @@ from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer
 from distil_jax.tasks.encode import IGNORED, encode_examples
 from distil_jax.tasks.examples import Answer, ChoiceExample, QuestionExample, SequenceExample, TokenExample
+from distil_jax.tasks.inference import predicted_tags
 
 LONG = "the big old dog ran fast home to eat red fish with the cat"
 SHORT = "a bird sings"
@@ -66,12 +67,14 @@ def test_the_first_piece_of_a_word_carries_its_tag(tokenizer: Tokenizer) -> None
     assert tokens == ["[CLS]", "cat", ",", "dog", "sat", ".", "home", "[SEP]"]
 
 
-def test_a_word_that_the_tokenizer_drops_keeps_its_place(tokenizer: Tokenizer) -> None:
-    example = TokenExample("0", ("cat", "\u200b", "home"), (1, 0, 2))
+def test_a_word_that_the_tokenizer_drops_does_not_shift_the_others(tokenizer: Tokenizer) -> None:
+    example = TokenExample("0", ("cat", "\x07", "home"), (1, 0, 2))
     encoded = encode_examples(tokenizer, "token", [example], TaskSettings())
     assert encoded.labels is not None
-    assert encoded.labels[0].tolist() == [IGNORED, 1, 0, 2, IGNORED]
-    assert encoded.ids[0][2] == tokenizer.unk_id
+    assert encoded.labels[0].tolist() == [IGNORED, 1, 2, IGNORED]
+    assert encoded.tagged_words[0].tolist() == [0, 2]
+    logits = [np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]]
+    assert predicted_tags(logits, encoded, [example], ["O", "B-X", "I-X"]) == [["B-X", "O", "I-X"]]
 
 
 def test_a_cut_sentence_loses_its_last_tags(tokenizer: Tokenizer) -> None:
