@@ -153,8 +153,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.system:
-        found = {"jax": run_jax, "torch": run_torch}[arguments.system](arguments)
-        Path(arguments.output, f"{arguments.system}{arguments.seed}.json").write_text(json.dumps(found))
+        result = {"jax": run_jax, "torch": run_torch}[arguments.system](arguments)
+        Path(arguments.output, f"{arguments.system}{arguments.seed}.json").write_text(json.dumps(result))
         return
     Path(arguments.output).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, float]]] = {"jax": [], "torch": []}

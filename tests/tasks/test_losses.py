@@ -13,7 +13,13 @@ from torch.nn import functional
 
 from distil_jax.config import FineTune
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
-from distil_jax.tasks.losses import Models, batch_losses, distillation_loss, task_loss
+from distil_jax.tasks import losses
+from distil_jax.tasks.losses import Models
+
+# Given NumPy arrays, where the functions are annotated with what they meet inside a step.
+task_loss: Any = losses.task_loss
+distillation_loss: Any = losses.distillation_loss
+batch_losses: Any = losses.batch_losses
 
 CLASSES = TaskHead("sequence", num_outputs=4, problem="single_label_classification")
 SETS = TaskHead("sequence", num_outputs=4, problem="multi_label_classification")

@@ -105,5 +105,5 @@ def test_logits_come_back_in_the_rows_order(mapping: str, count: int) -> None:
     inputs = {name: batch[name] for name in ("ids", "mask", "types")}
     step = devices.map(make_logits_step(MODELS.student), replicated=1)
     found = step(devices.replicate(params), devices.place_rows(inputs))
-    expected = MODELS.student.apply({"params": params}, batch["ids"], batch["mask"], None, batch["types"])
+    expected: Any = MODELS.student.apply({"params": params}, batch["ids"], batch["mask"], None, batch["types"])
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)

@@ -70,7 +70,7 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path / "model")
     encoder, head, params, _ = read_task_model(tmp_path / "model", "sequence")
     devices, optimizer = make_devices("shard_map", 2), make_optimizer(SETTINGS, STEPS)
-    schedule = learning_rate_schedule(SETTINGS, STEPS)
+    schedule: Any = learning_rate_schedule(SETTINGS, STEPS)
     step = devices.map(
         make_task_step(TaskSetup(Models(TaskModel(encoder, head)), FineTune(), 3), optimizer, schedule), replicated=2
     )

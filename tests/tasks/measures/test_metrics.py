@@ -17,6 +17,8 @@ from hypothesis.extra import numpy as hnp
 from distil_jax.errors import UserError
 from distil_jax.tasks.measures.metrics import measure
 
+ZERO: Any = 0  # the annotations of scikit-learn only know the word "warn"
+
 
 def close(value: float) -> object:
     return pytest.approx(value, rel=1e-12, abs=1e-12)
@@ -45,7 +47,7 @@ def test_two_classes_as_scikit_learn(rows: np.ndarray) -> None:
     found = measure(["accuracy", "f1", "matthews"], *rows)
     assert list(found) == ["accuracy", "f1", "matthews"]
     assert found["accuracy"] == close(sklearn.metrics.accuracy_score(rows[1], rows[0]))
-    assert found["f1"] == close(sklearn.metrics.f1_score(rows[1], rows[0], zero_division=0))
+    assert found["f1"] == close(sklearn.metrics.f1_score(rows[1], rows[0], zero_division=ZERO))
     assert found["matthews"] == close(sklearn.metrics.matthews_corrcoef(rows[1], rows[0]))
 
 
@@ -53,7 +55,7 @@ def test_two_classes_as_scikit_learn(rows: np.ndarray) -> None:
 def test_many_classes_as_scikit_learn(rows: np.ndarray) -> None:
     found = measure(["macro_f1", "micro_f1", "matthews", "accuracy"], *rows)
     for average in ("macro", "micro"):
-        theirs = sklearn.metrics.f1_score(rows[1], rows[0], average=average, zero_division=0)
+        theirs = sklearn.metrics.f1_score(rows[1], rows[0], average=average, zero_division=ZERO)
         assert found[f"{average}_f1"] == close(theirs), average
     assert found["matthews"] == close(sklearn.metrics.matthews_corrcoef(rows[1], rows[0]))
     assert found["accuracy"] == close(sklearn.metrics.accuracy_score(rows[1], rows[0]))
@@ -68,14 +70,14 @@ def test_class_sets_as_scikit_learn(rows: np.ndarray) -> None:
     found = measure(["accuracy", "macro_f1", "micro_f1"], logits, references)
     if references.shape[1] == 1:  # scikit-learn takes one column as two classes, so here it gets a second, empty one
         rows = np.concatenate([rows, np.zeros_like(rows)], axis=2)
-        assert 2 * sklearn.metrics.f1_score(rows[1], rows[0], average="macro", zero_division=0) == close(
+        assert 2 * sklearn.metrics.f1_score(rows[1], rows[0], average="macro", zero_division=ZERO) == close(
             found["macro_f1"]
         )
     else:
-        theirs = sklearn.metrics.f1_score(rows[1], rows[0], average="macro", zero_division=0)
+        theirs = sklearn.metrics.f1_score(rows[1], rows[0], average="macro", zero_division=ZERO)
         assert found["macro_f1"] == close(theirs)
     assert found["accuracy"] == close(sklearn.metrics.accuracy_score(rows[1], rows[0]))
-    assert found["micro_f1"] == close(sklearn.metrics.f1_score(rows[1], rows[0], average="micro", zero_division=0))
+    assert found["micro_f1"] == close(sklearn.metrics.f1_score(rows[1], rows[0], average="micro", zero_division=ZERO))
 
 
 def test_a_logit_of_zero_is_not_in_the_set() -> None:
