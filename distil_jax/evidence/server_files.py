@@ -15,6 +15,7 @@ from distil_jax.tasks.encode import encode_examples
 from distil_jax.tasks.examples import Example, TaskData, TaskSpec
 from distil_jax.tasks.inference import make_predictor
 from distil_jax.training.parallel import make_devices
+from distil_jax.training.run_folder import write_whole
 
 FOLDER = "server"
 _LOWEST, _HIGHEST = 0.0, 5.0  # scores of STS-B
@@ -78,7 +79,5 @@ def _numbers(examples: Sequence[Example]) -> list[str]:
 def _write(path: Path, rows: Iterable[tuple[str, str]]) -> Path:
     lines = ["index\tprediction", *(f"{number}\t{prediction}" for number, prediction in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, "\n".join(lines) + "\n")
     return path

@@ -13,6 +13,7 @@ from distil_jax.evidence.report import markdown
 from distil_jax.evidence.study_plan import PlannedRun, TaskPlan
 from distil_jax.tasks.examples import TaskSpec
 from distil_jax.tasks.finetune import RESULT_FILE, SCORE
+from distil_jax.training.run_folder import write_whole
 
 REPORT_FILE, TABLE_FILE = "report.json", "report.md"
 NOTHING = "-"
@@ -152,9 +153,7 @@ def write_report(folder: Path, report: Report) -> str:
     """Write report.json and report.md, each whole or not at all; returns the Markdown."""
     text = report_markdown(report)
     for name, content in ((REPORT_FILE, json.dumps(report, indent=2)), (TABLE_FILE, text)):
-        unfinished = folder / f"{name}.unfinished"
-        unfinished.write_text(content + "\n", encoding="utf-8")
-        unfinished.replace(folder / name)
+        write_whole(folder / name, content + "\n")
     return text
 
 

@@ -34,7 +34,7 @@ from distil_jax.tasks.losses import Models, Params
 from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
-from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder
+from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder, write_whole
 from distil_jax.training.selection import Selection
 from distil_jax.training.telemetry import encoder_flops
 
@@ -349,6 +349,4 @@ def _write_result(
         "resumed_from": outcome.resumed_from,
         "notes": list(notes),
     }
-    unfinished = folder / f"{RESULT_FILE}.unfinished"
-    unfinished.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(folder / RESULT_FILE)
+    write_whole(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy as np
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
-from distil_jax.tasks.batches import choose_buckets, collate, evaluation_plan
+from distil_jax.tasks.batches import Batch, choose_buckets, collate, evaluation_plan
 from distil_jax.tasks.encode import Encoded, word_positions
-from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
+from distil_jax.tasks.examples import Example, Kind, QuestionExample, TaskData, TokenExample
 from distil_jax.tasks.measures.entities import entity_measures
 from distil_jax.tasks.measures.metrics import measure
 from distil_jax.tasks.measures.squad import squad_measures
@@ -25,6 +26,7 @@ Logits = list[np.ndarray]
 Predictor = Callable[[Any, Encoded], Logits]
 _NO_TAG = "O"
 _BATCHES_A_PROGRAM = 8  # fewer batches of a length are not worth compiling for it
+_IN_FLIGHT = 4  # batches that the device has before it
 
 
 def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets: Sequence[int] = ()) -> Predictor:
@@ -44,28 +46,51 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
         programs = max(len(encoded) // (size * _BATCHES_A_PROGRAM), 1)
         chosen = choose_buckets(encoded.lengths, buckets, programs, model.config.max_position_embeddings)
         plan = evaluation_plan(encoded.lengths, chosen, size)
-        found: Logits = [np.empty(0)] * len(encoded)
-        waiting: list[tuple[np.ndarray, Any]] = []
-        for length, rows in plan:
-            batch = collate(encoded, model.head.kind, rows, length, size)
-            mine = {name: batch[name][part] for name in ("ids", "mask", "types")}
-            waiting.append((rows, step(params, devices.place_rows(mine))))
-            if len(waiting) > 2:  # the device computes while the host takes up what is done
-                _take(found, encoded, model, *waiting.pop(0))
-        for rows, logits in waiting:
-            _take(found, encoded, model, rows, logits)
-        return found
+
+        def compute(batch: Batch) -> Any:
+            return step(params, devices.place_rows({name: values[part] for name, values in batch.items()}))
+
+        batches = ((rows, length, size) for length, rows in plan)
+        return logits_of_rows(model.head.kind, encoded, batches, compute)
 
     return predict
 
 
-def _take(found: Logits, encoded: Encoded, model: TaskModel, rows: np.ndarray, logits: Any) -> None:
-    values = np.asarray(logits, np.float32)
-    if not np.isfinite(values[: len(rows)]).all():
-        raise UserError("logits that are not finite: the model has diverged; lower optimizer.learning_rate")
-    by_token = model.head.kind in ("token", "question")
-    for place, row in enumerate(rows):
-        found[row] = values[place, : encoded.lengths[row]] if by_token else values[place]
+def logits_of_rows(
+    kind: Kind,
+    encoded: Encoded,
+    batches: Iterable[tuple[np.ndarray, int, int]],
+    compute: Callable[[Batch], Any],
+) -> Logits:
+    """Logits of every row, without those of its padding; the host takes them up while the device computes the next.
+
+    Args:
+        kind: of the rows.
+        encoded: the set.
+        batches: (rows, length to pad to, batch size) of each batch; together they hold every row once.
+        compute: {"ids", "mask", "types"} of a batch -> its logits, on the devices.
+
+    Raises:
+        UserError: logits that are not finite.
+    """
+    found: Logits = [np.empty(0)] * len(encoded)
+
+    def take(rows: np.ndarray, logits: Any) -> None:
+        values = np.asarray(logits, np.float32)[: len(rows)]
+        if not np.isfinite(values).all():
+            raise UserError("the model's outputs are not finite; it has diverged, or its weights are damaged")
+        for row, one in zip(rows, values, strict=True):
+            found[row] = one[: encoded.lengths[row]] if kind in ("token", "question") else one
+
+    in_flight: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
+    for rows, length, size in batches:
+        batch = collate(encoded, kind, rows, length, size)
+        in_flight.append((rows, compute({name: batch[name] for name in ("ids", "mask", "types")})))
+        if len(in_flight) > _IN_FLIGHT:
+            take(*in_flight.popleft())
+    for rows, logits in in_flight:
+        take(rows, logits)
+    return found
 
 
 def predicted_tags(

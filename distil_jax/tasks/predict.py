@@ -20,9 +20,10 @@ from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
 from distil_jax.tasks.answers import AnswerOptions, Result, answers
-from distil_jax.tasks.batches import collate
+from distil_jax.tasks.batches import Batch
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, SequenceExample, TokenExample
+from distil_jax.tasks.inference import logits_of_rows
 from distil_jax.tasks.requests import Reading
 from distil_jax.tasks.step import make_logits_step
 from distil_jax.training.parallel import make_devices
@@ -35,7 +36,6 @@ _BATCH_TOKENS = {"cpu": 1 << 10}  # by platform; enough for its arithmetic units
 _BATCH_TOKENS_ELSE = 1 << 16
 _CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
 _CHUNK_CHARACTERS = 1 << 22  # long texts in smaller chunks, so that memory is bounded
-_IN_FLIGHT = 4  # batches that the device has before it; the host takes up results meanwhile
 
 
 @dataclasses.dataclass
@@ -174,17 +174,11 @@ class Predictor:
 
     def _logits(self, encoded: Encoded, batch_size: int) -> list[np.ndarray]:
         """Of each row, without those of the padding."""
-        found: list[np.ndarray] = [np.empty(0)] * len(encoded)
-        in_flight: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
-        for rows, length, size in self._plan(encoded, batch_size):
-            batch = collate(encoded, self.head.kind, rows, length, size)
-            inputs = {name: batch[name] for name in ("ids", "mask", "types")}
-            in_flight.append((rows, self._step(self._params, self._devices.place_rows(inputs))))
-            if len(in_flight) > _IN_FLIGHT:
-                self._take(found, encoded, *in_flight.popleft())
-        for rows, logits in in_flight:
-            self._take(found, encoded, rows, logits)
-        return found
+
+        def compute(batch: Batch) -> Any:
+            return self._step(self._params, self._devices.place_rows(batch))
+
+        return logits_of_rows(self.head.kind, encoded, self._plan(encoded, batch_size), compute)
 
     def _plan(self, encoded: Encoded, batch_size: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """(rows, length, batch size) of each batch, the longest rows first."""
@@ -202,13 +196,6 @@ class Predictor:
                 size = min(size, *fitting) if len(rows) <= _SIZES[-1] else size
             yield rows, length, size
             first += len(rows)
-
-    def _take(self, found: list[np.ndarray], encoded: Encoded, rows: np.ndarray, logits: Any) -> None:
-        values = np.asarray(logits, np.float32)[: len(rows)]
-        if not np.isfinite(values).all():
-            raise UserError("the model's outputs are not finite; it has diverged, or its weights are damaged")
-        for row, one in zip(rows, values, strict=True):
-            found[row] = one[: encoded.lengths[row]] if self.head.kind in ("token", "question") else one
 
 
 def _taken(pending: Iterator[Request], rows: int) -> list[Request]:

@@ -68,8 +68,8 @@ def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> 
         lock.truncate(0)
         lock.write(f"{socket.gethostname()} process {os.getpid()}")
         lock.flush()
-        _write(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
-        _write(folder / CONFIG_FILE, config_to_toml(config))
+        write_whole(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
+        write_whole(folder / CONFIG_FILE, config_to_toml(config))
         yield
 
 
@@ -93,7 +93,8 @@ def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) ->
         )
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that nobody ever sees half of it; one that holds this text already is left alone."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     unfinished = path.with_suffix(".unfinished")
