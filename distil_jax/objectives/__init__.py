@@ -5,10 +5,9 @@ from distil_jax.objectives.distillation import (
     MicroBatch,
     evaluation_sums,
     is_causal,
-    loss_sums,
     needs_all_logits,
+    objective_loss,
     uses_teacher,
-    weighted_total,
 )
 from distil_jax.objectives.losses import SumCount
 from distil_jax.objectives.student import every_other_layer, student_config, student_params
@@ -20,10 +19,9 @@ __all__ = [
     "evaluation_sums",
     "every_other_layer",
     "is_causal",
-    "loss_sums",
     "needs_all_logits",
+    "objective_loss",
     "student_config",
     "student_params",
     "uses_teacher",
-    "weighted_total",
 ]

@@ -6,7 +6,8 @@ plain masked-language-model training, and only the predicted positions meet the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +16,14 @@ from jax import Array
 
 from distil_jax.config import Objective
 from distil_jax.models import MaskedLM
-from distil_jax.objectives.losses import (
-    SumCount,
-    cosine_distance,
-    cross_entropy,
-    distillation_kl,
-    logit_mse,
-    top1_matches,
+from distil_jax.objectives.losses import SumCount, cosine_distance
+from distil_jax.objectives.vocabulary import (
+    LABEL_TERMS,
+    OutputLayer,
+    Positions,
+    fused_vocabulary_loss,
+    plain_vocabulary_loss,
+    vocabulary_measures,
 )
 
 Params = Mapping[str, Any]
@@ -65,7 +67,11 @@ def uses_teacher(objective: Objective) -> bool:
 
 def needs_all_logits(objective: Objective) -> bool:
     """Whether every real position goes through the vocabulary, not only the predicted ones."""
-    return (objective.alpha_ce > 0 or objective.alpha_mse > 0) and not objective.restrict_ce_to_mask
+    return _compares_logits(objective) and not objective.restrict_ce_to_mask
+
+
+def _compares_logits(objective: Objective) -> bool:
+    return objective.alpha_ce > 0 or objective.alpha_mse > 0
 
 
 def _select(hidden: Array, positions: Array) -> Array:
@@ -82,48 +88,83 @@ def _forward(module: MaskedLM, params: Params, batch: MicroBatch, dropout_keys: 
     return module.apply({"params": params}, *arguments, method="encode")  # type: ignore[return-value]
 
 
-def _logits(module: MaskedLM, params: Params, hidden: Array) -> Array:
-    return module.apply({"params": params}, hidden, method="mlm_logits")  # type: ignore[return-value]
+def _output_layer(module: MaskedLM, params: Params, hidden: Array) -> OutputLayer:
+    """hidden [N, H] of the last layer -> what its logits are made of."""
+    factors: Any = module.apply({"params": params}, hidden, method="mlm_factors")
+    return OutputLayer(*factors)
 
 
-def loss_sums(
+def _alpha(objective: Objective, name: str) -> float:
+    return getattr(objective, f"alpha_{name}")
+
+
+def _coefficients(objective: Objective, denominators: Denominators) -> dict[str, Array]:
+    """What the sum of each loss whose alpha is not 0 is multiplied by in the total: alpha / global count."""
+    labelled = {"mlm", "clm"} | ({"ce", "mse"} if objective.restrict_ce_to_mask else set())
+    counts = {
+        name: denominators.predicted if name in labelled else denominators.tokens
+        for name in ("ce", "mlm", "cos", "mse", "clm")
+    }
+    return {
+        name: _alpha(objective, name) / jnp.maximum(count, 1.0)
+        for name, count in counts.items()
+        if _alpha(objective, name) > 0
+    }
+
+
+def objective_loss(
     objective: Objective,
     student: MaskedLM,
     student_params: Params,
     teacher: MaskedLM | None,
     teacher_params: Params | None,
     batch: MicroBatch,
-) -> dict[str, SumCount]:
-    """Sums and counts of every loss whose alpha is not 0: keys "ce", "mlm", "cos", "mse", "clm".
+    denominators: Denominators,
+) -> tuple[Array, dict[str, SumCount]]:
+    """This micro-batch's part of sum_i alpha_i * (global sum_i / global count_i); the alphas are not normalised.
 
     Only the predicted positions go through the vocabulary unless a loss needs all of them.
+
+    Returns:
+        (total (), differentiable by the student's parameters; sums and counts of every loss whose alpha is not 0, keys
+        "ce", "mlm", "cos", "mse", "clm", as measures without gradient).
+
+    Raises:
+        ValueError: a loss needs a teacher and there is none.
     """
     if uses_teacher(objective) and (teacher is None or teacher_params is None):
         raise ValueError("a loss with alpha > 0 needs a teacher")
-    hidden = _forward(student, student_params, batch, batch.dropout_keys)
-    real = (batch.sequences > 0).astype(jnp.float32).reshape(-1)
-    sums: dict[str, SumCount] = {}
-    teacher_hidden = None
+    hidden, teacher_hidden = _forward(student, student_params, batch, batch.dropout_keys), None
     if teacher is not None and teacher_params is not None and uses_teacher(objective):
         teacher_hidden = jax.lax.stop_gradient(_forward(teacher, teacher_params, batch, None))
-        if objective.alpha_cos > 0:
-            sums["cos"] = cosine_distance(_rows(hidden), _rows(teacher_hidden), real)
-    needs_teacher_logits = objective.alpha_ce > 0 or objective.alpha_mse > 0
-    on_all = needs_all_logits(objective)
-    student_logits = _logits(student, student_params, _rows(hidden) if on_all else _select(hidden, batch.positions))
-    if needs_teacher_logits:
-        assert teacher is not None and teacher_params is not None and teacher_hidden is not None  # checked above
-        chosen = _rows(teacher_hidden) if on_all else _select(teacher_hidden, batch.positions)
-        teacher_logits = jax.lax.stop_gradient(_logits(teacher, teacher_params, chosen))
-        weights = real if on_all else batch.weights.reshape(-1)
-        if objective.alpha_ce > 0:
-            sums["ce"] = distillation_kl(student_logits, teacher_logits, weights, objective.temperature)
-        if objective.alpha_mse > 0:
-            sums["mse"] = logit_mse(student_logits, teacher_logits, weights)
-    if objective.alpha_mlm > 0 or objective.alpha_clm > 0:
-        targets, weights = _labels_of_all(batch) if on_all else (batch.targets.reshape(-1), batch.weights.reshape(-1))
-        sums["clm" if is_causal(objective) else "mlm"] = cross_entropy(student_logits, targets, weights)
-    return sums
+    coefficients = _coefficients(objective, denominators)
+    total, sums = jnp.zeros(()), {}
+    if teacher_hidden is not None and "cos" in coefficients:
+        real = (batch.sequences > 0).astype(jnp.float32).reshape(-1)
+        sums["cos"] = cosine_distance(_rows(hidden), _rows(teacher_hidden), real)
+        total = coefficients.pop("cos") * sums["cos"].sum
+    if coefficients:
+        on_all = needs_all_logits(objective)
+        chosen = _rows if on_all else partial(_select, positions=batch.positions)
+        layer, teacher_layer = _output_layer(student, student_params, chosen(hidden)), None
+        if teacher_hidden is not None and _compares_logits(objective):
+            assert teacher is not None and teacher_params is not None  # it has hidden states
+            teacher_layer = _output_layer(teacher, teacher_params, chosen(teacher_hidden))
+        positions = _positions(batch, coefficients.keys(), on_all)
+        of_vocabulary = fused_vocabulary_loss if objective.vocabulary == "fused" else plain_vocabulary_loss
+        part, found = of_vocabulary(layer, teacher_layer, positions, coefficients, temperature=objective.temperature)
+        total, sums = total + part, sums | found
+    return total, jax.lax.stop_gradient(sums)
+
+
+def _positions(batch: MicroBatch, losses: Collection[str], on_all: bool) -> Positions:
+    """Weights and targets of the losses over the vocabulary, at all M * L positions or the M * K predicted ones."""
+    targets, predicted = batch.targets.reshape(-1), batch.weights.reshape(-1)
+    compared = predicted
+    if on_all:
+        targets, predicted = _labels_of_all(batch)
+        compared = (batch.sequences > 0).astype(jnp.float32).reshape(-1)
+    return Positions({name: predicted if name in LABEL_TERMS else compared for name in losses}, targets)
 
 
 def _labels_of_all(batch: MicroBatch) -> tuple[Array, Array]:
@@ -133,16 +174,6 @@ def _labels_of_all(batch: MicroBatch) -> tuple[Array, Array]:
     targets = jnp.zeros(shape, jnp.int32).at[rows, batch.positions].set(batch.targets)
     weights = jnp.zeros(shape, jnp.float32).at[rows, batch.positions].set(batch.weights)
     return targets.reshape(-1), weights.reshape(-1)
-
-
-def weighted_total(objective: Objective, sums: Mapping[str, SumCount], denominators: Denominators) -> Array:
-    """This micro-batch's part of sum_i alpha_i * (global sum_i / global count_i); the alphas are not normalised."""
-    total = jnp.zeros((), jnp.float32)
-    for name, term in sums.items():
-        labelled = name in ("mlm", "clm") or (name in ("ce", "mse") and objective.restrict_ce_to_mask)
-        count = denominators.predicted if labelled else denominators.tokens
-        total = total + getattr(objective, f"alpha_{name}") * term.sum / jnp.maximum(count, 1.0)
-    return total
 
 
 def evaluation_sums(
@@ -156,12 +187,11 @@ def evaluation_sums(
 
     "kl" is KL(teacher || student) at temperature 1; "agreement" the share of equal most probable tokens.
     """
-    logits = _logits(student, student_params, _select(_forward(student, student_params, batch, None), batch.positions))
-    targets, weights = batch.targets.reshape(-1), batch.weights.reshape(-1)
-    sums = {"mlm": cross_entropy(logits, targets, weights), "accuracy": top1_matches(logits, targets, weights)}
+
+    def layer_of(module: MaskedLM, params: Params) -> OutputLayer:
+        return _output_layer(module, params, _select(_forward(module, params, batch, None), batch.positions))
+
+    layer, wanted = layer_of(student, student_params), None
     if teacher is not None and teacher_params is not None:
-        hidden = _select(_forward(teacher, teacher_params, batch, None), batch.positions)
-        teacher_logits = _logits(teacher, teacher_params, hidden)
-        sums["kl"] = distillation_kl(logits, teacher_logits, weights, 1.0)
-        sums["agreement"] = top1_matches(logits, jnp.argmax(teacher_logits, axis=-1), weights)
-    return sums
+        wanted = layer_of(teacher, teacher_params)
+    return vocabulary_measures(layer, wanted, batch.targets.reshape(-1), batch.weights.reshape(-1))

@@ -25,7 +25,8 @@ class SumCount(NamedTuple):
         return self.sum / jnp.maximum(self.count, 1.0)
 
 
-def _weighted(values: Array, weights: Array) -> SumCount:
+def weighted(values: Array, weights: Array) -> SumCount:
+    """Sum of values [N] * weights [N], and sum of the weights."""
     # `where`, not only a product: a position that does not count may hold inf or NaN.
     return SumCount(jnp.sum(jnp.where(weights > 0, values * weights, 0.0)), jnp.sum(weights))
 
@@ -35,20 +36,20 @@ def distillation_kl(student_logits: Array, teacher_logits: Array, weights: Array
     student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
     teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
     divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-    return _weighted(divergence * temperature**2, weights)
+    return weighted(divergence * temperature**2, weights)
 
 
 def cross_entropy(logits: Array, targets: Array, weights: Array) -> SumCount:
     """L_mlm and L_clm: -log softmax(logits)[target]; targets [N] int32, in range also where the weight is 0."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    return _weighted(jax.nn.logsumexp(logits, axis=-1) - chosen, weights)
+    return weighted(jax.nn.logsumexp(logits, axis=-1) - chosen, weights)
 
 
 def logit_mse(student_logits: Array, teacher_logits: Array, weights: Array) -> SumCount:
     """L_mse: squared difference of the raw logits, summed over the vocabulary."""
     difference = student_logits.astype(jnp.float32) - teacher_logits.astype(jnp.float32)
-    return _weighted(jnp.sum(difference**2, axis=-1), weights)
+    return weighted(jnp.sum(difference**2, axis=-1), weights)
 
 
 def cosine_distance(student_hidden: Array, teacher_hidden: Array, weights: Array) -> SumCount:
@@ -57,9 +58,9 @@ def cosine_distance(student_hidden: Array, teacher_hidden: Array, weights: Array
     dot = jnp.sum(student * teacher, axis=-1)
     # The same guard against zero vectors as torch's CosineEmbeddingLoss.
     norms = jnp.sqrt((jnp.sum(student**2, axis=-1) + 1e-12) * (jnp.sum(teacher**2, axis=-1) + 1e-12))
-    return _weighted(1.0 - dot / norms, weights)
+    return weighted(1.0 - dot / norms, weights)
 
 
 def top1_matches(logits: Array, targets: Array, weights: Array) -> SumCount:
     """How often the most probable token is `targets` [N] int32 (accuracy, or agreement with a teacher's choice)."""
-    return _weighted((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32), weights)
+    return weighted((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32), weights)

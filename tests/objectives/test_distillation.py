@@ -17,10 +17,9 @@ from distil_jax.objectives import (
     MicroBatch,
     evaluation_sums,
     is_causal,
-    loss_sums,
+    objective_loss,
     student_config,
     uses_teacher,
-    weighted_total,
 )
 
 ROWS, LENGTH, VOCAB = 6, 9, 23
@@ -89,11 +88,12 @@ def world() -> Any:
 def sums_of(
     world: Any, objective: Objective, batch: MicroBatch, teacher: bool = True
 ) -> dict[str, tuple[float, float]]:
-    function = jax.jit(
-        lambda student, other, batch: loss_sums(
-            objective, MaskedLM(STUDENT), student, MaskedLM(TEACHER) if teacher else None, other, batch
-        )
-    )
+    module, denominators = MaskedLM(TEACHER) if teacher else None, Denominators(jnp.ones(()), jnp.ones(()))
+
+    @jax.jit
+    def function(student: Any, other: Any, batch: MicroBatch) -> Any:
+        return objective_loss(objective, MaskedLM(STUDENT), student, module, other, batch, denominators)[1]
+
     found = function(world["student"], world["teacher"] if teacher else None, batch)
     return {name: (float(term.sum), float(term.count)) for name, term in found.items()}
 
@@ -149,15 +149,19 @@ def test_only_the_losses_that_weigh_are_there(world: Any) -> None:
     assert is_causal(Objective(alpha_clm=1.0, alpha_mlm=0.0)) and not is_causal(Objective())
 
 
+@pytest.mark.parametrize("vocabulary", ["fused", "plain"])
 @pytest.mark.parametrize("restrict", [False, True])
-def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool) -> None:
-    objective, batch = dataclasses.replace(EVERYTHING, restrict_ce_to_mask=restrict), world["batch"]
+def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool, vocabulary: Any) -> None:
+    objective, batch = (
+        dataclasses.replace(EVERYTHING, restrict_ce_to_mask=restrict, vocabulary=vocabulary),
+        world["batch"],
+    )
     real, predicted = (float(np.sum(x)) for x in (np.asarray(batch.sequences) > 0, batch.weights))
     denominators = Denominators(jnp.float32(real), jnp.float32(predicted))
 
     def total(params: Any, micro: MicroBatch) -> Any:
-        sums = loss_sums(objective, MaskedLM(STUDENT), params, MaskedLM(TEACHER), world["teacher"], micro)
-        return weighted_total(objective, sums, denominators)
+        modules, teacher = (MaskedLM(STUDENT), MaskedLM(TEACHER)), world["teacher"]
+        return objective_loss(objective, modules[0], params, modules[1], teacher, micro, denominators)[0]
 
     value_and_gradient = jax.jit(jax.value_and_grad(total))
 
@@ -175,10 +179,13 @@ def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool) -> None:
     assert near(float(whole), by_hand)
 
 
-def test_the_teacher_gets_no_gradient(world: Any) -> None:
+@pytest.mark.parametrize("vocabulary", ["fused", "plain"])
+def test_the_teacher_gets_no_gradient(world: Any, vocabulary: Any) -> None:
+    objective, ones = dataclasses.replace(EVERYTHING, vocabulary=vocabulary), Denominators(jnp.ones(()), jnp.ones(()))
+
     def total(teacher: Any) -> Any:
-        sums = loss_sums(EVERYTHING, MaskedLM(STUDENT), world["student"], MaskedLM(TEACHER), teacher, world["batch"])
-        return sum(term.sum for term in sums.values())
+        modules, batch = (MaskedLM(STUDENT), MaskedLM(TEACHER)), world["batch"]
+        return objective_loss(objective, modules[0], world["student"], modules[1], teacher, batch, ones)[0]
 
     gradient = jax.jit(jax.grad(total))(world["teacher"])
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
@@ -191,7 +198,8 @@ def test_only_the_student_has_dropout(world: Any) -> None:
     @jax.jit
     def distance(batch: MicroBatch) -> Any:
         module = MaskedLM(dataclasses.replace(TEACHER, hidden_dropout=0.5))
-        return loss_sums(Objective(), module, world["teacher"], module, world["teacher"], batch)["cos"].mean
+        ones, teacher = Denominators(jnp.ones(()), jnp.ones(())), world["teacher"]
+        return objective_loss(Objective(), module, teacher, module, teacher, batch, ones)[1]["cos"].mean
 
     assert float(distance(batch)) > 0.01
     assert abs(float(distance(batch._replace(dropout_keys=None)))) < 1e-5

@@ -15,7 +15,7 @@ from distil_jax.config import Objective
 from distil_jax.hf import read_params, read_tensors
 from distil_jax.hf.names import leaves, prefixed
 from distil_jax.models import MaskedLM
-from distil_jax.objectives import Denominators, MicroBatch, loss_sums, weighted_total
+from distil_jax.objectives import Denominators, MicroBatch, objective_loss
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,14 @@ def as_micro_batch(batch: dict[str, np.ndarray], keys: dict[str, str]) -> tuple[
     return MicroBatch(*arrays, dropout_keys=None), Denominators(jnp.float32(mask.sum()), jnp.float32(weights.sum()))
 
 
+@pytest.mark.parametrize("vocabulary", ["fused", "plain"])
 @pytest.mark.parametrize("variant", ["all_tokens", "masked_only"])
-def test_losses_and_gradients_match_the_original(golden: Any, variant: str) -> None:
+def test_losses_and_gradients_match_the_original(golden: Any, variant: str, vocabulary: Any) -> None:
     expected, alphas = golden["losses"]["losses"][variant], golden["losses"]["alphas"]
     objective = Objective(
         temperature=golden["losses"]["temperature"],
         restrict_ce_to_mask=variant == "masked_only",
+        vocabulary=vocabulary,
         **{f"alpha_{name}": value for name, value in alphas.items()},
     )
     keys = {"ids": "input_ids", "mask": "attention_mask", "labels": "labels"}
@@ -56,8 +58,7 @@ def test_losses_and_gradients_match_the_original(golden: Any, variant: str) -> N
     student, teacher = MaskedLM(student_config), MaskedLM(teacher_config)
 
     def total(params: Any) -> Any:
-        sums = loss_sums(objective, student, params, teacher, teacher_params, micro)
-        return weighted_total(objective, sums, denominators), sums
+        return objective_loss(objective, student, params, teacher, teacher_params, micro, denominators)
 
     (value, sums), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(student_params)
     for name, term in sums.items():

@@ -1,0 +1,116 @@
+"""What the losses over the vocabulary hold in memory, all logits at once against in chunks, as XLA compiles them.
+
+    python benchmarks/loss_memory.py --output results/loss_memory
+
+Compiles the value and gradient of KL + cross entropy at 2k, 8k and 32k positions, base size, and runs nothing: the
+numbers are the compiler's own plan of temporary buffers (parameters and gradients not counted). Prints a table and
+writes OUTPUT.json and OUTPUT.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distil_jax.evidence.report import markdown
+from distil_jax.objectives.vocabulary import (
+    OutputLayer,
+    Positions,
+    chunk_size,
+    fused_vocabulary_loss,
+    plain_vocabulary_loss,
+)
+
+FORMS: dict[str, Callable[..., Any]] = {"plain": plain_vocabulary_loss, "fused": fused_vocabulary_loss}
+TERMS = ("ce", "mlm")
+
+
+def temporary_bytes(loss: Callable[..., Any], tokens: int, vocabulary: int, width: int, dtype: str) -> int:
+    """Bytes of temporary buffers of the compiled value and gradient."""
+
+    def array(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    layer = OutputLayer(array(tokens, width, dtype=dtype), array(vocabulary, width), array(vocabulary))
+    positions = Positions({name: array(tokens) for name in TERMS}, array(tokens, dtype=jnp.int32))
+    function = jax.jit(jax.value_and_grad(partial(loss, temperature=2.0), has_aux=True))
+    program = function.lower(layer, layer, positions, {name: array() for name in TERMS}).compile()
+    plan: Any = program.memory_analysis()
+    return plan.temp_size_in_bytes
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that the table shows, and on what it was measured."""
+    sizes = [
+        (tokens, vocabulary)
+        for tokens in arguments.tokens
+        for vocabulary in (arguments.vocabulary if tokens == arguments.tokens[-1] else arguments.vocabulary[:1])
+    ]
+    rows = [
+        {
+            "tokens": tokens,
+            "vocabulary": vocabulary,
+            "chunk": chunk_size(tokens, vocabulary),
+            **{
+                name: temporary_bytes(loss, tokens, vocabulary, arguments.hidden, arguments.dtype)
+                for name, loss in FORMS.items()
+            },
+        }
+        for tokens, vocabulary in sizes
+    ]
+    return {
+        "platform": jax.default_backend(),
+        "machine": platform.processor() or platform.machine(),
+        "jax": jax.__version__,
+        "dtype": arguments.dtype,
+        "hidden": arguments.hidden,
+        "rows": rows,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: MiB of each form."""
+    header = ["tokens", "vocabulary", "chunk", *(f"{name}, MiB" for name in FORMS), "plain / fused"]
+    rows = [
+        [
+            *(f"{row[name]:,}" for name in ("tokens", "vocabulary", "chunk")),
+            *(f"{row[name] / 2**20:,.0f}" for name in FORMS),
+            f"{row['plain'] / row['fused']:.1f}",
+        ]
+        for row in found["rows"]
+    ]
+    title = f"Temporary buffers, {found['dtype']}, width {found['hidden']}, {found['platform']}, jax {found['jax']}\n\n"
+    return title + markdown(header, rows)
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 32768], help="positions")
+    parser.add_argument(
+        "--vocabulary", type=int, nargs="+", default=[30522, 119547], help="sizes; all but the first at the most tokens"
+    )
+    parser.add_argument("--hidden", type=int, default=768, help="width of both models")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the hidden states")
+    parser.add_argument("--output", type=Path, help="files to write, without .json and .md")
+    arguments = parser.parse_args()
+    found = measure(arguments)
+    print(table(found))
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        arguments.output.with_suffix(".md").write_text(table(found) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
