@@ -5,8 +5,9 @@ Imports nothing else of this package. Parameters are plain nested dictionaries o
 
 from distil_jax.models.attention import AttentionKind
 from distil_jax.models.dropout import row_keys
-from distil_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig
+from distil_jax.models.encoder import Encoder, EncoderConfig
 from distil_jax.models.heads import HeadKind, MaskedLM, Problem, TaskHead, TaskModel, choice_keys
+from distil_jax.models.layers import ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from distil_jax.models import kernels
 from distil_jax.models.dropout import dropout
 
-AttentionKind = Literal["auto", "xla", "cudnn"]
+AttentionKind = Literal["auto", "xla", "cudnn", "splash"]
 
 
 def attention_mask_matrix(attention_mask: Array, causal: bool) -> Array:
@@ -32,26 +33,52 @@ def attend(
     query: Array,
     key: Array,
     value: Array,
-    allowed: Array | None,
+    attention_mask: Array | None,
     *,
+    causal: bool = False,
     kind: AttentionKind = "auto",
     dropout_keys: Array | None = None,
     dropout_site: int = 0,
     dropout_rate: float = 0.0,
 ) -> Array:
-    """softmax(Q K^T / sqrt(D)) V: query, key, value [B, L, N, D], allowed [B, L, L] bool -> [B, L, N, D].
+    """softmax(Q K^T / sqrt(D)) V of every row, head by head.
 
-    Dropout on the probabilities needs them, and `jax.nn.dot_product_attention` has no dropout, so training
-    with attention dropout takes the written-out form; everything else takes the library's.
+    Args:
+        query: [B, L, N, D].
+        key: [B, L, N, D].
+        value: [B, L, N, D].
+        attention_mask: [B, L] int32 as in `Encoder`; None: one sequence a row.
+        causal: a query sees no later key.
+        kind: which code computes it. "auto" takes the device's flash attention where that works and pays; a named one
+            is insisted on. Dropout on the probabilities needs them written out, with bits that depend on the row
+            alone, which no flash attention has: calls with dropout take the "xla" form whatever is named.
+        dropout_keys: [B, 2] uint32, or None for no dropout.
+        dropout_site: which bits of these keys.
+        dropout_rate: of the probabilities.
+
+    Returns:
+        [B, L, N, D]. What a padding query gives is finite, means nothing and differs between kinds.
+
+    Raises:
+        UserError: the named kind can't compute this.
     """
-    mask = None if allowed is None else allowed[:, None]
-    if dropout_keys is None or dropout_rate == 0.0:
-        implementation = None if kind == "auto" else kind
-        return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
-    scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32)
+    drops = dropout_keys is not None and dropout_rate > 0.0
+    call = kernels.Call(kernels.this_device(), str(query.dtype), query.shape[1], query.shape[3])
+    chosen = "xla" if drops else kernels.choose(kind, call)
+    if chosen == "splash":
+        return kernels.splash(query, key, value, attention_mask, causal=causal)
+    if attention_mask is None and causal:
+        attention_mask = jnp.ones(query.shape[:2], jnp.int32)
+    allowed = None if attention_mask is None else attention_mask_matrix(attention_mask, causal)[:, None]
+    if chosen == "cudnn":
+        return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation="cudnn")
+    # Heads before tokens: matrices then lie together for the products, which on CPU is worth the transposes.
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
     scores = scores * (1.0 / math.sqrt(query.shape[-1]))
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    if allowed is not None:
+        # Not -inf: a row that sees nothing stays finite, and so does its gradient.
+        scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     probabilities = dropout(probabilities, dropout_keys, dropout_site, dropout_rate)
-    return jnp.einsum("bnqk,bknd->bqnd", probabilities, value)
+    return jnp.swapaxes(jnp.einsum("bnqk,bnkd->bnqd", probabilities, value), 1, 2)

@@ -13,7 +13,8 @@ from jax.typing import DTypeLike
 
 from distil_jax.models.attention import AttentionKind
 from distil_jax.models.dropout import dropout
-from distil_jax.models.encoder import ACTIVATIONS, Encoder, EncoderConfig, dropout_sites
+from distil_jax.models.encoder import Encoder, EncoderConfig, Remat, dropout_sites
+from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 
 HeadKind = Literal["sequence", "token", "question", "choice"]
 Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
@@ -27,15 +28,17 @@ class MLMHead(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.transform = nn.Dense(
-            config.hidden_size, dtype=self.dtype, kernel_init=nn.initializers.normal(config.initializer_range)
-        )
-        self.norm = nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=self.dtype, use_fast_variance=False)
+        self.transform = dense(config.hidden_size, config.initializer_range, self.dtype)
+        self.norm = LayerNorm(config.layer_norm_eps, self.dtype)
         self.bias = self.param("bias", nn.initializers.zeros_init(), (config.vocab_size,))
+
+    def transformed(self, hidden: Array) -> Array:
+        """hidden [..., H] -> [..., H], what the word embeddings are multiplied with."""
+        return self.norm(ACTIVATIONS[self.config.activation](self.transform(hidden)))
 
     def __call__(self, hidden: Array, word_embeddings: Array) -> Array:
         """hidden [..., H], word_embeddings [V, H] -> logits [..., V] float32."""
-        x = self.norm(ACTIVATIONS[self.config.activation](self.transform(hidden)))
+        x = self.transformed(hidden)
         logits = jnp.einsum("...h,vh->...v", x, word_embeddings.astype(x.dtype), preferred_element_type=jnp.float32)
         return logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
 
@@ -46,9 +49,10 @@ class MaskedLM(nn.Module):
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
+    remat: Remat = "none"
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.dtype, self.attention)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat)
         self.mlm_head = MLMHead(self.config, self.dtype)
 
     def __call__(
@@ -76,6 +80,10 @@ class MaskedLM(nn.Module):
     def mlm_logits(self, hidden: Array) -> Array:
         """hidden [..., H] -> logits [..., V] float32: any selection of positions, so that a loss need not hold all."""
         return self.mlm_head(hidden, self.encoder.embeddings.word.embedding)
+
+    def mlm_factors(self, hidden: Array) -> tuple[Array, Array, Array]:
+        """What `mlm_logits` multiplies: transformed hidden [..., H], word embeddings [V, H] and bias [V] as held."""
+        return self.mlm_head.transformed(hidden), self.encoder.embeddings.word.embedding, self.mlm_head.bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +137,11 @@ class TaskLayers(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        normal = nn.initializers.normal(self.config.initializer_range)
+        spread = self.config.initializer_range
         if self.head.dense:
-            self.dense = nn.Dense(self.config.hidden_size, dtype=self.dtype, kernel_init=normal)
+            self.dense = dense(self.config.hidden_size, spread, self.dtype)
         # In float32 whatever the rest computes in: scores are compared with each other, and it costs next to nothing.
-        self.output = nn.Dense(self.head.num_outputs, dtype=jnp.float32, kernel_init=normal)
+        self.output = dense(self.head.num_outputs, spread, jnp.float32)
 
     def __call__(self, x: Array, dropout_keys: Array | None) -> Array:
         """x [N, H] of token 0 or [N, L, H] of all -> [N, num_outputs] or [N, L, num_outputs] float32."""
@@ -152,11 +160,12 @@ class TaskModel(nn.Module):
     head: TaskHead
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
+    remat: Remat = "none"
 
     def setup(self) -> None:
         if self.head.needs_pooler and not self.config.pooler:
             raise ValueError(f"a {self.head.kind} head without a dense layer needs an encoder with a pooler")
-        self.encoder = Encoder(self.config, self.dtype, self.attention)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat)
         self.task_head = TaskLayers(self.config, self.head, self.dtype)
 
     def __call__(

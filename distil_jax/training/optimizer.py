@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from distil_jax.config import Optimizer
 
@@ -31,7 +33,38 @@ def decays(params: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW with decoupled decay (Loshchilov & Hutter 2019)."""
+    """Clip by global norm, then AdamW with decoupled decay (Loshchilov & Hutter 2019), in few passes over each tensor.
+
+    What `plain_optimizer` computes, to rounding, on a state of the same format. Scalars are worked out once and no
+    clipped gradient, corrected moment or decay is an array of its own, so that XLA makes one loop of each result.
+    """
+    plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        adam = _adam_state(state)
+        count = optax.safe_increment(adam.count)
+        rate = jnp.asarray(schedule(adam.count), jnp.float32)
+        clip = _clip_factor(gradients, settings.clip_norm)
+        step = rate / (1 - settings.beta1**count)
+        root = jax.lax.rsqrt(1 - settings.beta2**count)
+        decay = jax.tree.map(lambda decayed: settings.weight_decay if decayed else 0.0, decays(params))
+        first = jax.tree.map(lambda m, g: settings.beta1 * m + (1 - settings.beta1) * (clip * g), adam.mu, gradients)
+        second = jax.tree.map(
+            lambda v, g: settings.beta2 * v + (1 - settings.beta2) * (clip * g) ** 2, adam.nu, gradients
+        )
+
+        def move(m: Array, v: Array, param: Array, decay: float) -> Array:
+            adaptive = step * m / (root * jnp.sqrt(v) + settings.epsilon)
+            return -(adaptive + rate * decay * param) if decay else -adaptive
+
+        updates = jax.tree.map(move, first, second, params, decay)
+        return updates, optax.tree.set(state, mu=first, nu=second, count=count)
+
+    return optax.GradientTransformation(plain.init, update)
+
+
+def plain_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:
+    """The same from optax's parts: it defines the format of the state, and tests compare with it."""
     adamw = optax.adamw(
         learning_rate_schedule(settings, steps),
         b1=settings.beta1,
@@ -41,3 +74,16 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
         mask=decays,
     )
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw) if settings.clip_norm else adamw
+
+
+def _adam_state(state: Any) -> optax.ScaleByAdamState:
+    is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)  # noqa: E731
+    (found,) = filter(is_adam, jax.tree.leaves(state, is_leaf=is_adam))
+    return found
+
+
+def _clip_factor(gradients: Any, largest: float) -> Array:
+    """What gradients are multiplied by so that their global norm is at most `largest` (0: no bound); () float32."""
+    if not largest:
+        return jnp.ones((), jnp.float32)
+    return largest / jnp.maximum(optax.tree.norm(gradients), largest)

@@ -56,32 +56,57 @@ def test_the_mask_lets_each_sequence_see_itself(causal: bool) -> None:
         assert found[1, 6].tolist() == real[1].tolist(), "padding sees every real key, as in PyTorch"
 
 
-@pytest.mark.parametrize("path", ["library", "with dropout"])
-@pytest.mark.parametrize("mask", ["none", "packed", "causal"])
-def test_softmax_over_the_keys_in_sight(path: str, mask: str) -> None:
-    allowed = None if mask == "none" else brute_force_mask(PACKED, mask == "causal")
-    options: Any = {} if path == "library" else {"dropout_keys": keys(B), "dropout_rate": BARELY}
-    given = None if allowed is None else jnp.asarray(allowed)
-    found = attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), given, **options)
+@pytest.mark.parametrize("path", ["plain", "with dropout"])
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+@pytest.mark.parametrize("sequences", [None, PACKED], ids=["one sequence", "packed"])
+def test_softmax_over_the_keys_in_sight(path: str, causal: bool, sequences: np.ndarray | None) -> None:
+    options: Any = {} if path == "plain" else {"dropout_keys": keys(B), "dropout_rate": BARELY}
+    given = None if sequences is None else jnp.asarray(sequences)
+    found = attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), given, causal=causal, **options)
+    allowed = brute_force_mask(np.ones((B, L), np.int32) if sequences is None else sequences, causal)
     np.testing.assert_allclose(found, by_hand(allowed), atol=2e-6)
 
 
+@pytest.mark.parametrize("path", ["plain", "with dropout"])
+def test_its_gradients_are_those_of_the_softmax_written_out(path: str) -> None:
+    """Of a random weighted sum of the outputs of real queries, against the textbook's Jacobian in float64."""
+    options: Any = {} if path == "plain" else {"dropout_keys": keys(B), "dropout_rate": BARELY}
+    weights = np.where(PACKED[:, :, None, None] > 0, np.random.default_rng(3).standard_normal((B, L, N, D)), 0.0)
+
+    def total(query: Any, key: Any, value: Any) -> Any:
+        return (attend(query, key, value, jnp.asarray(PACKED), **options) * weights.astype(np.float32)).sum()
+
+    found = jax.grad(total, argnums=(0, 1, 2))(*on_device())
+    allowed = brute_force_mask(PACKED, causal=False)
+    expected = [np.zeros((B, L, N, D)) for _ in range(3)]
+    for b, n, q in np.ndindex(B, N, L):
+        seen = np.flatnonzero(allowed[b, q])
+        scores = KEY[b, seen, n].astype(np.float64) @ QUERY[b, q, n] / np.sqrt(D)
+        share = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+        of_share = VALUE[b, seen, n] @ weights[b, q, n]
+        of_score = share * (of_share - share @ of_share) / np.sqrt(D)
+        expected[0][b, q, n] += of_score @ KEY[b, seen, n]
+        expected[1][b, seen, n] += of_score[:, None] * QUERY[b, q, n]
+        expected[2][b, seen, n] += share[:, None] * weights[b, q, n]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-6)
+
+
 def test_a_packed_row_is_its_sequences_one_by_one() -> None:
-    allowed = attention_mask_matrix(jnp.asarray(PACKED), causal=False)
-    whole = np.asarray(attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), allowed))
+    whole = np.asarray(attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), jnp.asarray(PACKED)))
     for part in (slice(0, 3), slice(3, 7)):
         query, key, value = (jnp.asarray(x[:1, part]) for x in (QUERY, KEY, VALUE))
         np.testing.assert_allclose(whole[:1, part], attend(query, key, value, None), atol=2e-6)
 
 
-@pytest.mark.parametrize("path", ["library", "with dropout"])
+@pytest.mark.parametrize("path", ["plain", "with dropout"])
 def test_a_row_of_padding_stays_finite_with_its_gradient(path: str) -> None:
     """Evaluation fills its last batch with such rows."""
-    allowed = attention_mask_matrix(jnp.zeros((B, L), jnp.int32), causal=False)
-    options: Any = {} if path == "library" else {"dropout_keys": keys(B), "dropout_rate": 0.1}
+    padding = jnp.zeros((B, L), jnp.int32)
+    options: Any = {} if path == "plain" else {"dropout_keys": keys(B), "dropout_rate": 0.1}
 
     def total(query: Any) -> Any:
-        return attend(query, jnp.asarray(KEY), jnp.asarray(VALUE), allowed, **options).sum()
+        return attend(query, jnp.asarray(KEY), jnp.asarray(VALUE), padding, **options).sum()
 
     value, gradient = jax.value_and_grad(total)(jnp.asarray(QUERY))
     assert np.isfinite(value) and np.isfinite(gradient).all()
@@ -100,7 +125,7 @@ def test_dropout_of_probabilities_keeps_the_expectation() -> None:
 def test_the_site_separates_the_dropout_of_layers() -> None:
     arrays = on_device()
     one, again, other = (
-        np.asarray(attend(*arrays, allowed=None, dropout_keys=keys(B), dropout_site=site, dropout_rate=0.3))
+        np.asarray(attend(*arrays, None, dropout_keys=keys(B), dropout_site=site, dropout_rate=0.3))
         for site in (1, 1, 4)
     )
     np.testing.assert_array_equal(one, again)
@@ -109,12 +134,12 @@ def test_the_site_separates_the_dropout_of_layers() -> None:
 
 def test_without_keys_there_is_no_dropout() -> None:
     arrays = on_device()
-    np.testing.assert_array_equal(attend(*arrays, allowed=None, dropout_rate=0.5), attend(*arrays, allowed=None))
+    np.testing.assert_array_equal(attend(*arrays, None, dropout_rate=0.5), attend(*arrays, None))
 
 
 def test_bfloat16_keeps_its_type_on_both_paths() -> None:
     arrays = on_device(jnp.bfloat16)
     for options in ({}, {"dropout_keys": keys(B), "dropout_rate": BARELY}):
-        found = attend(*arrays, allowed=None, **options)
+        found = attend(*arrays, None, **options)
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(found, np.float32), by_hand(None), atol=0.05)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distil_jax.config import Optimizer
-from distil_jax.training.optimizer import decays, learning_rate_schedule, make_optimizer
+from distil_jax.training.optimizer import decays, learning_rate_schedule, make_optimizer, plain_optimizer
 
 STEPS = 8
 SHAPES = {
@@ -72,6 +72,38 @@ def test_it_is_pytorchs_adamw(clip_norm: float) -> None:
         params = optax.apply_updates(params, updates)
         for ours, theirs in zip(jax.tree.leaves(params), expected[number], strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [5.0, 0.0])
+@pytest.mark.parametrize("weight_decay", [0.3, 0.0])
+def test_it_is_optaxs_adamw_with_the_same_state(clip_norm: float, weight_decay: float) -> None:
+    """Updates and moments to rounding, and a state that checkpoints of either form can hold."""
+    settings = Optimizer(learning_rate=1e-2, weight_decay=weight_decay, warmup_fraction=0.25, clip_norm=clip_norm)
+    ours, plain = make_optimizer(settings, STEPS), plain_optimizer(settings, STEPS)
+    params = draw(np.random.default_rng(0))
+    state, expected_state = ours.init(params), plain.init(params)
+    for gradient in gradients():
+        updates, state = jax.jit(ours.update)(gradient, state, params)
+        expected, expected_state = jax.jit(plain.update)(gradient, expected_state, params)
+        assert jax.tree.structure(state) == jax.tree.structure(expected_state)
+        for left, right in zip(
+            jax.tree.leaves((updates, state)), jax.tree.leaves((expected, expected_state)), strict=True
+        ):
+            assert left.dtype == right.dtype and left.shape == right.shape
+            # Where terms cancel, the error is that of the largest.
+            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6 * float(np.abs(right).max()))
+        params = optax.apply_updates(params, updates)
+    assert [int(count) for _, count in optax.tree.get_all_with_path(state, "count")] == [len(gradients())] * 2
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_shows(bad: float) -> None:
+    """Clipping must not turn it into an update that looks harmless."""
+    settings, params, gradient = Optimizer(), draw(np.random.default_rng(0)), draw(np.random.default_rng(1))
+    gradient["layer_0"]["query"]["kernel"][1, 2] = bad
+    optimizer = make_optimizer(settings, STEPS)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    assert np.isnan(np.asarray(updates["layer_0"]["query"]["kernel"])[1, 2])
 
 
 def test_matrices_decay_and_neither_biases_nor_norms() -> None:

@@ -1,0 +1,142 @@
+"""Flash attention of devices that have it: which one a call can use, and the call.
+
+cuDNN's (Dao et al. 2022, by way of `jax.nn.dot_product_attention`) for CUDA, JAX's splash attention in Pallas for TPU.
+What they compute is tested in interpret mode (splash) or not at all here (cuDNN): no such device was at hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from distil_jax.errors import UserError
+
+# Below this the scores of a head fit into a TPU's fast memory whatever computes them. A judgement, not a measurement.
+SPLASH_FROM = 512
+_LANES = 128  # of a TPU's vector registers: splash attention works on tiles of this many tokens
+_TILES = (512, 256, _LANES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What computes: platform "cpu", "cuda", "rocm" or "tpu"; compute capability of a CUDA device, else (0, 0)."""
+
+    platform: str
+    capability: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What a kernel has to deal with: device, dtype by name, tokens a row, width of a head."""
+
+    device: Device
+    dtype: str
+    length: int
+    head_width: int
+
+
+def this_device() -> Device:
+    """The device that JAX computes on by default."""
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return Device(backend)
+    device: Any = jax.local_devices()[0]
+    if "cuda" not in device.client.platform_version.lower():
+        return Device("rocm")
+    major, minor = str(device.compute_capability).split(".")[:2]
+    return Device("cuda", (int(major), int(minor)))
+
+
+def choose(kind: str, call: Call) -> str:
+    """The form that computes `call`: "xla", "cudnn" or "splash".
+
+    Raises:
+        UserError: `kind` is one that can't.
+    """
+    if kind == "auto":
+        if not _why_not_cudnn(call):
+            return "cudnn"
+        return "splash" if not _why_not_splash(call) and call.length >= SPLASH_FROM else "xla"
+    reason = {"cudnn": _why_not_cudnn, "splash": _why_not_splash}.get(kind, lambda _: "")(call)
+    if reason:
+        raise UserError(f"training.attention = {kind!r}: {reason}; use 'auto'")
+    return kind
+
+
+def _why_not_cudnn(call: Call) -> str:
+    """What cuDNN's attention lacks for this call; "" if nothing (its conditions as of cuDNN 9)."""
+    device = call.device
+    if device.platform != "cuda":
+        return f"needs an NVIDIA GPU, and this is {device.platform}"
+    if device.capability < (8, 0):
+        return f"needs compute capability 8.0, and this GPU has {device.capability[0]}.{device.capability[1]}"
+    if call.dtype not in ("bfloat16", "float16"):
+        return f"computes in bfloat16, not in {call.dtype} (training.compute_dtype)"
+    widest = 256 if device.capability >= (9, 0) else 128
+    if call.head_width % 8 or call.head_width > widest:
+        return f"takes heads of 8, 16, ... {widest} wide, and these are {call.head_width}"
+    if call.length % 2:
+        return f"takes rows of an even number of tokens, and these have {call.length}"
+    return ""
+
+
+def _why_not_splash(call: Call) -> str:
+    """What splash attention lacks for this call; "" if nothing."""
+    if call.device.platform != "tpu":
+        return f"needs a TPU, and this is {call.device.platform}"
+    if call.length % _LANES:
+        return f"takes rows of a multiple of {_LANES} tokens, and these have {call.length}"
+    return ""
+
+
+def splash(
+    query: Array, key: Array, value: Array, attention_mask: Array | None, *, causal: bool, interpret: bool = False
+) -> Array:
+    """Splash attention: query, key, value [B, L, N, D], attention_mask [B, L] as in `Encoder` -> [B, L, N, D].
+
+    Padding is one more sequence here: its queries see padding, no real query does. L is a multiple of 128;
+    `interpret` computes it without a TPU, for tests.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
+
+    kernel = _splash_kernel(query.shape[1], query.shape[2], causal, interpret)
+    query = query * jnp.asarray(1.0 / math.sqrt(query.shape[-1]), query.dtype)
+    heads_first = [jnp.swapaxes(x, 1, 2) for x in (query, key, value)]
+    if attention_mask is None:
+        mixed = jax.vmap(kernel)(*heads_first)
+    else:
+        segments = SegmentIds(q=attention_mask, kv=attention_mask)
+        mixed = jax.vmap(lambda q, k, v, ids: kernel(q, k, v, segment_ids=ids))(*heads_first, segments)
+    return jnp.swapaxes(mixed, 1, 2)
+
+
+@lru_cache(maxsize=32)
+def _splash_kernel(length: int, heads: int, causal: bool, interpret: bool) -> Any:
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        BlockSizes,
+        CausalMask,
+        FullMask,
+        MultiHeadMask,
+        make_splash_mha,
+    )
+
+    tile = next(size for size in _TILES if length % size == 0)
+    mask = MultiHeadMask([(CausalMask if causal else FullMask)((length, length)) for _ in range(heads)])
+    blocks = BlockSizes(
+        block_q=tile,
+        block_kv=tile,
+        block_kv_compute=tile,
+        block_q_dkv=tile,
+        block_kv_dkv=tile,
+        block_kv_dkv_compute=tile,
+        block_q_dq=tile,
+        block_kv_dq=tile,
+    )
+    with jax.ensure_compile_time_eval():  # its tables are constants, kept for the next trace
+        return make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=blocks, interpret=interpret)

@@ -1,0 +1,95 @@
+"""Dense layers, LayerNorm and GELU against PyTorch's, values and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from distil_jax.models.layers import LayerNorm, dense, gelu, joint_dense, rows_dot
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
+G = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
+
+
+def tensor(x: np.ndarray) -> torch.Tensor:
+    return torch.tensor(x, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_layer_norm_is_pytorchs(shift: float) -> None:
+    """With a mean far from 0, E[x^2] - E[x]^2 would have lost four digits."""
+    scale, bias = (RANDOM.standard_normal(24).astype(np.float32) for _ in range(2))
+    x, s, b = tensor(X + np.float32(shift)), tensor(scale), tensor(bias)
+    expected = torch.nn.functional.layer_norm(x, (24,), s, b, 1e-12)
+    expected.backward(torch.tensor(G, dtype=torch.float64))
+    found, pull = jax.vjp(
+        lambda x, s, b: LayerNorm(1e-12).apply({"params": {"scale": s, "bias": b}}, x),
+        X + np.float32(shift),
+        scale,
+        bias,
+    )
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-5, atol=1e-5 if shift == 0 else 1e-4)
+    for ours, theirs in zip(pull(jnp.asarray(G)), (x, s, b), strict=True):
+        assert theirs.grad is not None
+        np.testing.assert_allclose(ours, theirs.grad, rtol=1e-4, atol=1e-5 if shift == 0 else 1e-3)
+
+
+def test_layer_norm_in_bfloat16_computes_in_float32() -> None:
+    module, x = LayerNorm(1e-12, jnp.bfloat16), jnp.asarray(X + 3, jnp.bfloat16)
+    params = module.init(jax.random.key(0), x)
+    found, pull = jax.vjp(lambda x: module.apply(params, x), x)
+    exact = LayerNorm(1e-12).apply(params, x.astype(jnp.float32))
+    assert found.dtype == jnp.bfloat16 and pull(jnp.ones_like(found))[0].dtype == jnp.bfloat16  # type: ignore[union-attr]
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(exact.astype(jnp.bfloat16)))  # type: ignore[union-attr]
+
+
+def test_gelu_is_pytorchs_with_its_slope() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 4001), [0.0, -0.0, 1e-30, -30.0, 30.0]]).astype(np.float32)
+    t = tensor(x)
+    expected = torch.nn.functional.gelu(t)
+    expected.sum().backward()
+    found, slope = jax.jit(jax.vmap(jax.value_and_grad(gelu)))(x)
+    assert t.grad is not None
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(slope, t.grad, rtol=1e-6, atol=1e-6)
+    half = jnp.asarray(x, jnp.bfloat16)
+    assert gelu(half).dtype == jax.grad(lambda x: gelu(x).sum())(half).dtype == jnp.bfloat16
+
+
+def test_dense_takes_all_leading_axes_as_one() -> None:
+    module = dense(7, 0.5, jnp.float32)
+    params: Any = module.init(jax.random.key(0), X)
+    kernel = np.asarray(params["params"]["kernel"], np.float64)
+    np.testing.assert_allclose(module.apply(params, X), X.astype(np.float64) @ kernel, atol=1e-5)  # type: ignore[arg-type]
+    gradient = jax.grad(lambda p: (module.apply(p, X) * G[..., :7]).sum())(params)["params"]  # type: ignore[operator]
+    expected = np.einsum("blk,bln->kn", X.astype(np.float64), G[..., :7].astype(np.float64))
+    np.testing.assert_allclose(gradient["kernel"], expected, atol=1e-4)
+    np.testing.assert_allclose(gradient["bias"], G[..., :7].sum((0, 1)), atol=1e-5)
+
+
+def test_no_gradient_of_a_kernel_multiplies_transposed_copies() -> None:
+    """What `rows_dot` is for: the product contracts one axis of two matrices as they lie."""
+    kernel = np.ones((24, 7), np.float32)
+    text = str(jax.make_jaxpr(jax.grad(lambda k: rows_dot(X, k, (((2,), (0,)), ((), ()))).sum()))(kernel))
+    assert "(([0], [0]), ([], []))" in text and "(([0, 1]" not in text
+
+
+def test_rows_dot_refuses_other_contractions() -> None:
+    with pytest.raises(ValueError, match="contracts the last axis"):
+        rows_dot(X, np.ones((5, 3), np.float32), (((1,), (0,)), ((), ())))
+
+
+def test_joint_layers_are_the_layers_one_by_one() -> None:
+    weights = [
+        (RANDOM.standard_normal((24, 6)).astype(np.float32), RANDOM.standard_normal(6).astype(np.float32))
+        for _ in range(3)
+    ]
+    for (kernel, bias), found in zip(weights, joint_dense(jnp.asarray(X), weights, jnp.float32), strict=True):  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, X @ kernel + bias, atol=1e-5)
+    assert joint_dense(jnp.asarray(X), weights, jnp.bfloat16)[0].dtype == jnp.bfloat16  # type: ignore[arg-type]
