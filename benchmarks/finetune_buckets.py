@@ -1,0 +1,111 @@
+"""Length buckets against padding everything to the longest, in fine-tuning: examples a second.
+
+    python benchmarks/finetune_buckets.py --source data/glue --tasks sst2 mrpc --model MODEL --output buckets.md
+
+The same examples and model, the batches of an epoch drawn as training draws them. Without --model, random weights of
+DistilBERT's size. (PyTorch's Trainer with dynamic padding stands in `trainer_comparison.py`.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from taking_turns import command_line, finish
+
+from distil_jax.config import Config, load_config, with_overrides
+from distil_jax.evidence.benchmark import run_benchmark
+from distil_jax.evidence.benchmark_plan import BenchmarkArguments
+from distil_jax.evidence.benchmark_report import machine_lines
+from distil_jax.evidence.report import markdown
+
+BUCKETS, LONGEST = "buckets", "all to the longest"
+
+
+def configuration(arguments: argparse.Namespace, task: str) -> Config:
+    """Fine-tuning of one task on one device; made-up data where --source is empty."""
+    given = load_config(arguments.config or "finetune")
+    changes: dict[str, Any] = {
+        "task.name": task,
+        "task.source": arguments.source,
+        "task.max_length": arguments.max_length,
+        "training.batch_size": arguments.rows,
+        "training.micro_batch_size": arguments.rows,
+        "parallel.devices": 1,
+    }
+    if arguments.model:
+        changes["model.initial"] = arguments.model
+    elif not arguments.config:
+        changes |= {"model.family": "distilbert", "model.num_layers": 6}
+    return with_overrides(given, changes)
+
+
+def compare(arguments: argparse.Namespace, task: str) -> dict[str, Any]:
+    """Both ways of padding for one task."""
+    config = configuration(arguments, task)
+    options = BenchmarkArguments(
+        repeats=arguments.repeats, steps=arguments.steps, warm_start=False, vocabulary=arguments.vocabulary
+    )
+    found: dict[str, Any] = {"task": task}
+    for name, buckets in ((BUCKETS, ()), (LONGEST, (arguments.max_length,))):
+        changed = with_overrides(config, {"finetune.buckets": buckets})
+        report = run_benchmark(
+            changed,
+            "finetune",
+            options,
+            say=lambda line, name=name: print(f"{task}, {name}: {line}", file=sys.stderr, flush=True),
+        )
+        found[name] = {**report["rows"][0], "all_notes": report["notes"]}
+        found["machine"] = report["machine"]
+    return found
+
+
+def report_markdown(reports: list[dict[str, Any]], command: str) -> str:
+    """A table of all tasks, machine and command."""
+    rows, notes = [], []
+    for report in reports:
+        slow = report[LONGEST]["rows_per_second"]
+        for name in (BUCKETS, LONGEST):
+            row = report[name]
+            rows.append(
+                [
+                    f"{report['task']}, {name}",
+                    f"{row['tokens'] / row['positions']:.1%}",
+                    str(row["programs"]),
+                    f"{row['rows_per_second']:,.1f}",
+                    f"{100 * row['spread']:.1f}",
+                    f"{row['rows_per_second'] / slow:.2f}",
+                ]
+            )
+            notes += row["all_notes"]
+    header = ["task, padding", "real tokens", "programs", "examples/s", "± %", "times the longest"]
+    lines = "\n".join(f"- {note}" for note in dict.fromkeys(notes))
+    return f"{markdown(header, rows)}\n\n{lines}\n\n{machine_lines(reports[0]['machine'])}\n- command: {command}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc"])
+    parser.add_argument("--source", default="", help="folder with the published files of GLUE; empty: made-up examples")
+    parser.add_argument("--model", default="", help="folder of a model; empty: random weights")
+    parser.add_argument("--config", default="", help="configuration instead of the shipped finetune")
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=32, help="per batch")
+    parser.add_argument("--vocabulary", type=int, default=30_522)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20, help="batches of an epoch that are timed")
+    parser.add_argument("--output", default="")
+    arguments = parser.parse_args(argv)
+    reports = [compare(arguments, task) for task in arguments.tasks]
+    finish(report_markdown(reports, command_line(sys.argv[1:] if argv is None else argv)), arguments.output)
+    if arguments.output:
+        Path(f"{arguments.output}.json").write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Classifying texts with `distil_jax`, as a worker of `inference_latency.py`: jitted, lengths in buckets."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from distil_jax.evidence.benchmark_inputs import random_params
+from distil_jax.evidence.benchmark_machine import describe_machine
+from distil_jax.evidence.benchmark_process import peak_memory, pin, serve
+from distil_jax.hf import read_task_model, save_pretrained, task_head
+from distil_jax.models import EncoderConfig, TaskModel
+
+_MULTIPLE = 16  # a program for each multiple of this many tokens
+
+
+def write_models(folder: str, sizes: dict[str, Any], vocabulary: int, layers: int) -> dict[str, Any]:
+    """Write teacher/ (BERT) and student/ (DistilBERT with `layers` layers), scoring pairs, with random weights."""
+    common = {"vocab_size": vocabulary, "max_position_embeddings": 512, **sizes}
+    models = {
+        "teacher": EncoderConfig(family="bert", type_vocab_size=2, pooler=True, **common),
+        "student": EncoderConfig(family="distilbert", **{**common, "num_layers": layers}),
+    }
+    for name, encoder in models.items():
+        head = task_head(encoder, None, "sequence", (), "regression")
+        encoder = dataclasses.replace(encoder, pooler=head.needs_pooler)
+        params = random_params(TaskModel(encoder, head), 0.04)
+        save_pretrained(Path(folder) / name, encoder, params, head=head)
+    return {"machine": describe_machine()}
+
+
+class Side:
+    """The worker's state between requests."""
+
+    def open(self, **request: Any) -> dict[str, Any]:
+        """Load a model and compile it for every length of the rows [count, at most L] in the file."""
+        pin(request["cores"])
+        encoder, head, params, _ = read_task_model(request["model"], "sequence")
+        model = TaskModel(encoder, head)
+        self._forward = jax.jit(
+            lambda params, ids, mask, types: model.apply(
+                {"params": params}, ids, mask, None, types if encoder.type_vocab_size else None
+            )
+        )
+        self._params = jax.device_put(params)
+        self._rows = [row[row > 0] for row in np.load(request["rows"])["ids"]]
+        self._batches = [self._padded(row[None]) for row in self._rows]
+        self._large = self._padded(np.load(request["rows"])["large"])
+        for batch in (*self._batches, self._large):
+            self._call(batch)
+        return {"jax": jax.__version__}
+
+    def _padded(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        length = -(-ids.shape[1] // _MULTIPLE) * _MULTIPLE
+        padded = np.zeros((len(ids), length), np.int32)
+        padded[:, : ids.shape[1]] = ids
+        return padded, (padded > 0).astype(np.int32)
+
+    def _call(self, batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        ids, mask = batch
+        return np.asarray(self._forward(self._params, ids, mask, np.zeros_like(ids)))
+
+    def scores(self) -> dict[str, Any]:
+        """What the model says to every row."""
+        return {"scores": [float(self._call(batch)[0, 0]) for batch in self._batches]}
+
+    def round(self, what: str) -> dict[str, Any]:
+        """Seconds a row: of "single" rows one after the other, padding included, or of one "large" batch."""
+        start = time.perf_counter()
+        if what == "single":
+            for row in self._rows:
+                self._call(self._padded(row[None]))
+            return {"seconds": (time.perf_counter() - start) / len(self._rows)}
+        self._call(self._large)
+        return {"seconds": (time.perf_counter() - start) / len(self._large[0])}
+
+    def memory(self) -> dict[str, Any]:
+        """Bytes held at most."""
+        return {"peak_bytes": peak_memory()}
+
+
+if __name__ == "__main__":
+    side = Side()
+    serve(
+        {"write_models": write_models, **{name: getattr(side, name) for name in ("open", "scores", "round", "memory")}}
+    )

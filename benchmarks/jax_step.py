@@ -1,0 +1,176 @@
+"""The distillation step of `distil_jax`, as a worker of `step_comparison.py`: what `distil-jax distill` runs.
+
+It also prepares what both sides start from: model folders, and a batch with the very masks that the step draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distil_jax.config import Config, with_overrides
+from distil_jax.corpus.masking import MaskingRule, masking_log_weights, row_quotas
+from distil_jax.corpus.sequences import sequence_numbers
+from distil_jax.evidence.benchmark_inputs import corpus_of_rows, random_params
+from distil_jax.evidence.benchmark_machine import describe_machine, peak_bytes
+from distil_jax.evidence.benchmark_process import pin, serve
+from distil_jax.hf import save_pretrained
+from distil_jax.models import MaskedLM
+from distil_jax.objectives import student_config, student_params
+from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from distil_jax.training.parallel import make_devices
+from distil_jax.training.stages import distillation_learner, make_job, read_model, scratch_encoder
+from distil_jax.training.step import Task, init_state, lay_out_rows
+
+_STEPS = 100_000  # of the schedule, which is constant here: both sides always use the same learning rate
+
+
+def configuration(changes: Mapping[str, Any], settings: Mapping[str, float]) -> Config:
+    """The step's configuration: one device, one micro-batch, a constant learning rate.
+
+    Args:
+        changes: by "section.key"; sizes, rows, lengths.
+        settings: losses and optimiser, as `pytorch_step.Settings` names them.
+    """
+    losses = {f"objective.{name}": value for name, value in settings.items() if name.startswith(("alpha", "temp"))}
+    rest = {f"optimizer.{name}": value for name, value in settings.items() if f"objective.{name}" not in losses}
+    fixed = {"optimizer.schedule": "constant", "optimizer.warmup_fraction": 0.0, "parallel.devices": 1}
+    return with_overrides(Config(), {**fixed, **losses, **rest, "run.output": "benchmark", **changes})
+
+
+def prepare(folder: str, changes: dict[str, Any], vocabulary: int, layers: list[int]) -> dict[str, Any]:
+    """Write teacher/, student/ and batch.npz below `folder`.
+
+    batch.npz: `raw` [B, L] as from a corpus, `ids` [B, L] masked as the first step masks them, `mask` [B, L] 1 where
+    real, `targets` [B, L], -100 where nothing is predicted.
+    """
+    config = configuration(changes, {})
+    teacher = scratch_encoder(config.model, vocabulary, 0)
+    # Logits of the order of 1, so that no loss is near a trivial value.
+    params = random_params(MaskedLM(teacher), teacher.hidden_size**-0.5)
+    student = student_config(teacher, layers, "distilbert")
+    save_pretrained(Path(folder) / "teacher", teacher, params)
+    save_pretrained(Path(folder) / "student", student, student_params(params, teacher, student, layers))
+    rows, length = config.training.batch_size, config.corpus.sequence_length
+    generator = np.random.default_rng(1)
+    raw = 5 + generator.zipf(1.3, (rows, length)) % (vocabulary - 5)
+    raw[:, 0], raw[:, -1] = 2, 3
+    raw = raw.astype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
+    masked: Any = masked_batch(config, raw, vocabulary)
+    np.savez(Path(folder) / "batch.npz", raw=raw, **masked)
+    return {"teacher_parameters": _size(params), "machine": describe_machine()}
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def masked_batch(config: Config, raw: np.ndarray, vocabulary: int) -> dict[str, np.ndarray]:
+    """The masks that the training step draws at step 0, which no other code is told of."""
+    corpus = corpus_of_rows(raw, vocabulary, len(raw), packed=False)
+    masking = config.masking
+    task = Task(
+        student=MaskedLM(scratch_encoder(config.model, vocabulary, 0)),
+        teacher=None,
+        objective=config.objective,
+        rule=MaskingRule(corpus.mask_id, vocabulary, masking.probability, masking.mask, masking.random),
+        cls_id=corpus.cls_id,
+        pad_id=corpus.pad_id,
+        seed=config.run.seed,
+        micro_batch_size=len(raw),
+    )
+    log_weights = jnp.asarray(masking_log_weights(corpus.token_counts, corpus.special_ids, masking.smoothing))
+    ids = jnp.asarray(raw.astype(np.int32))
+    sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
+    eligible = jnp.sum((log_weights[ids] > -jnp.inf) & (sequences > 0), axis=1)
+    quotas = row_quotas(jnp.sum(sequences > 0, axis=1), eligible, masking.probability)
+    step_key = jax.random.fold_in(jax.random.key(task.seed), 0)
+    keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(jnp.arange(len(raw)))
+    laid = lay_out_rows(task, ids, keys, quotas, log_weights, dropout=False)
+    targets = np.full(raw.shape, -100, np.int64)
+    for row, (places, wanted, weights) in enumerate(zip(laid.positions, laid.targets, laid.weights, strict=True)):
+        here = np.asarray(weights) > 0
+        targets[row, np.asarray(places)[here]] = np.asarray(wanted)[here]
+    return {"ids": np.asarray(laid.ids), "mask": np.asarray(sequences > 0, np.int64), "targets": targets}
+
+
+class Side:
+    """The worker's state between requests."""
+
+    def open(self, **request: Any) -> dict[str, Any]:
+        """Remember what to load."""
+        pin(request["cores"])
+        self._request = request
+        return {"jax": jax.__version__, "platform": jax.default_backend()}
+
+    def _load(self, *, dropout: bool, dtype: str) -> None:
+        request = self._request
+        teacher, params = read_model(request["teacher"])
+        self.raw = np.load(request["batch"])["raw"]
+        sizes = {
+            "training.batch_size": len(self.raw),
+            "training.micro_batch_size": len(self.raw),
+            "corpus.sequence_length": self.raw.shape[1],
+            "training.compute_dtype": dtype,
+            "student.init": request["student"],
+            "student.layers": tuple(request["layers"]),
+            "teacher.path": request["teacher"],
+        }
+        if dtype == "bfloat16":
+            sizes["teacher.dtype"] = "bfloat16"
+        config = configuration({**sizes, **request["changes"]}, request["settings"])
+        learner = distillation_learner(config, teacher, params)
+        if not dropout:
+            still = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "attention_output_dropout": 0.0}
+            learner = dataclasses.replace(learner, encoder=dataclasses.replace(learner.encoder, **still))
+        corpus = corpus_of_rows(self.raw, teacher.vocab_size, len(self.raw), packed=False)
+        job = make_job(config, learner, (corpus, None), {}, _STEPS)
+        optimizer = make_optimizer(config.optimizer, _STEPS)
+        step = job.make_step(optimizer, learning_rate_schedule(config.optimizer, _STEPS))
+        self.devices = make_devices("shard_map", 1)
+        self._step = self.devices.map(step, replicated=2, donate=(0,))
+        self._state = self.devices.replicate(init_state(job.params, optimizer, job.trainable))
+        self._constants = self.devices.replicate(job.constants)
+
+    def _run(self, steps: int) -> dict[str, Any]:
+        metrics: Any = {}
+        for _ in range(steps):
+            self._state, metrics = self._step(self._state, self._constants, self.devices.place_rows(self.raw))
+        return jax.block_until_ready(metrics)
+
+    def losses(self) -> dict[str, Any]:
+        """Losses and gradient norm of the first step, without dropout, in float32."""
+        self._load(dropout=False, dtype="float32")
+        metrics = self._run(1)
+        terms = {name: float(metrics[f"loss_{name}"]) for name in ("ce", "mlm", "cos")}
+        return {"loss": float(metrics["loss"]), **terms, "gradient_norm": float(metrics["gradient_norm"])}
+
+    def warm_up(self) -> dict[str, Any]:
+        """Two steps, the first of which compiles."""
+        start = time.perf_counter()
+        self._load(dropout=True, dtype=self._request["dtype"])
+        loss = float(self._run(2)["loss"])
+        return {"seconds": time.perf_counter() - start, "loss": loss}
+
+    def round(self, steps: int) -> dict[str, Any]:
+        """Seconds a step."""
+        start = time.perf_counter()
+        self._run(steps)
+        return {"seconds": (time.perf_counter() - start) / steps}
+
+    def memory(self) -> dict[str, Any]:
+        """Bytes held at most."""
+        return {"peak_bytes": peak_bytes(self.devices.local)}
+
+
+if __name__ == "__main__":
+    side = Side()
+    own = {name: getattr(side, name) for name in ("open", "losses", "warm_up", "round", "memory")}
+    serve({"prepare": prepare, **own})

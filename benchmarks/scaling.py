@@ -1,0 +1,201 @@
+"""How a distillation step grows: with tokens, with the batch by accumulation, with the vocabulary, with devices.
+
+    python benchmarks/scaling.py --output scaling.md
+
+Time against tokens is measured and fitted with a line; memory is what the compiler plans, without the parameters, their
+gradients and moments; traffic between devices is read from the program compiled for eight virtual ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from taking_turns import command_line, finish
+
+DEVICES = 8
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {"model": {}, "layers": (0, 2, 4, 7, 9, 11), "length": 128, "rows": (1, 2, 4, 8), "vocabulary": 30_522},
+    "small": {
+        "model": {"num_layers": 4, "hidden_size": 256, "num_heads": 4, "intermediate_size": 1024},
+        "layers": (0, 2),
+        "length": 128,
+        "rows": (2, 4, 8, 16),
+        "vocabulary": 30_522,
+    },
+    "tiny": {
+        "model": {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32},
+        "layers": (0,),
+        "length": 16,
+        "rows": (2, 4, 8),
+        "vocabulary": 200,
+    },
+}
+ACCUMULATIONS = (1, 2, 4, 8)
+VOCABULARIES = (1, 2, 4, 8)  # times a quarter of the size's own
+
+
+def step_parts(size: str, rows: int, micro: int, vocabulary: int, devices: int = 1) -> Any:
+    """(step as compiled, its arguments, parameters that are trained) for random weights and made-up rows."""
+    import jax
+
+    from distil_jax.config import Config, with_overrides
+    from distil_jax.evidence.benchmark_inputs import make_inputs
+    from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
+    from distil_jax.training.parallel import make_devices
+    from distil_jax.training.step import init_state
+
+    sizes = SIZES[size]
+    changes = {f"model.{name}": value for name, value in sizes["model"].items()}
+    changes |= {"student.layers": sizes["layers"], "corpus.sequence_length": sizes["length"]}
+    changes |= {"training.batch_size": rows, "training.micro_batch_size": micro, "corpus.pack": False}
+    job = make_inputs(with_overrides(Config(), changes), "distill", vocabulary).job
+    placed = make_devices("shard_map", devices)
+    optimizer = make_optimizer(job.config.optimizer, job.steps)
+    mapped = placed.map(
+        job.make_step(optimizer, learning_rate_schedule(job.config.optimizer, job.steps)), replicated=2, donate=(0,)
+    )
+    state = placed.replicate(init_state(job.params, optimizer, job.trainable))
+    batch = placed.place_rows(next(job.make_batches(range(1), placed)))
+    arguments = (state, placed.replicate(job.constants), batch)
+    trained = sum(leaf.size for name in job.trainable for leaf in jax.tree.leaves(job.params[name]))
+    return mapped.lower(*arguments).compile(), arguments, trained
+
+
+def time_against_tokens(size: str, rounds: int) -> dict[str, Any]:
+    """Seconds a step for several numbers of rows, and the line through them with its coefficient of determination."""
+    import time
+
+    import jax
+    import numpy as np
+
+    from distil_jax.evidence.benchmark_timing import summarise
+
+    sizes, points = SIZES[size], []
+    for rows in sizes["rows"]:
+        program, (state, constants, batch), _ = step_parts(size, rows, rows, sizes["vocabulary"])
+        seconds = []
+        for number in range(rounds + 1):
+            start = time.perf_counter()
+            state, metrics = program(state, constants, batch)
+            jax.block_until_ready(metrics)
+            if number:  # the first touches its memory for the first time
+                seconds.append(time.perf_counter() - start)
+        timing = summarise(seconds)
+        points.append({"tokens": rows * sizes["length"], "seconds": timing.median, "spread": timing.spread})
+    tokens, seconds = (np.array([point[name] for point in points]) for name in ("tokens", "seconds"))
+    return {"points": points, **fit_line(tokens, seconds)}
+
+
+def fit_line(x: Any, y: Any) -> dict[str, float]:
+    """Least squares: {"per_token", "fixed", "r2"}."""
+    import numpy as np
+
+    slope, fixed = np.polyfit(x, y, 1)
+    residual = float(((y - (slope * x + fixed)) ** 2).sum())
+    total = float(((y - y.mean()) ** 2).sum())
+    return {"per_token": float(slope), "fixed": float(fixed), "r2": 1 - residual / total if total else 1.0}
+
+
+def planned(size: str, rows: int, micro: int, vocabulary: int) -> dict[str, int]:
+    """Bytes that the compiler plans besides the arguments, and those of them that are gradients."""
+    from distil_jax.evidence.benchmark_worker import memory_plan
+
+    program, _, trained = step_parts(size, rows, micro, vocabulary)
+    return {"temporary": memory_plan(program)["temporary"], "gradients": 4 * trained}
+
+
+def memory_against_batch(size: str) -> list[dict[str, Any]]:
+    """Planned memory for larger and larger batches of micro-batches of the same size."""
+    sizes = SIZES[size]
+    micro = sizes["rows"][0]
+    return [
+        {"rows": micro * times, "micro": micro, **planned(size, micro * times, micro, sizes["vocabulary"])}
+        for times in ACCUMULATIONS
+    ]
+
+
+def memory_against_vocabulary(size: str) -> list[dict[str, Any]]:
+    """Planned memory for larger and larger vocabularies."""
+    sizes, found = SIZES[size], []
+    rows = sizes["rows"][-1]
+    for times in VOCABULARIES:
+        vocabulary = times * sizes["vocabulary"] // 4
+        logits = 4 * rows * sizes["length"] * vocabulary
+        found.append({"vocabulary": vocabulary, "logits": logits, **planned(size, rows, rows, vocabulary)})
+    return found
+
+
+def traffic(size: str) -> dict[str, Any]:
+    """Collectives of a step with four micro-batches on each of eight devices."""
+    from collectives import find_collectives
+
+    sizes = SIZES[size]
+    micro = 1
+    program, _, trained = step_parts(size, 4 * micro * DEVICES, micro, sizes["vocabulary"], DEVICES)
+    found = [vars(one) for one in find_collectives(program.as_text())]
+    return {"collectives": found, "gradients": 4 * trained}
+
+
+def report_markdown(report: dict[str, Any]) -> str:
+    """Everything as Markdown tables."""
+    from distil_jax.evidence.report import markdown
+
+    line, parts = report["tokens"], []
+    points = [[f"{p['tokens']:,}", f"{1000 * p['seconds']:.4g}", f"{100 * p['spread']:.1f}"] for p in line["points"]]
+    parts.append("Time against tokens:\n\n" + markdown(["tokens", "ms/step", "± %"], points))
+    parts.append(
+        f"line: {1e6 * line['per_token']:.3g} µs a token + {1000 * line['fixed']:.3g} ms a step, R² = {line['r2']:.4f}"
+    )
+
+    def mebibytes(row: dict[str, Any]) -> list[str]:
+        rest = row["temporary"] - row["gradients"]
+        return [f"{size / 2**20:,.1f}" for size in (row["temporary"], row["gradients"], rest)]
+
+    columns = ["temporary MiB", "of it gradients", "the rest"]
+    batch = [[f"{row['rows']} in {row['micro']}s", *mebibytes(row)] for row in report["batch"]]
+    parts.append("Memory against the batch, by accumulation:\n\n" + markdown(["rows", *columns], batch))
+    vocabulary = [
+        [f"{row['vocabulary']:,}", *mebibytes(row), f"{row['logits'] / 2**20:,.1f}"] for row in report["vocabulary"]
+    ]
+    header = ["tokens in the vocabulary", *columns, "one array of logits would be"]
+    parts.append("Memory against the vocabulary:\n\n" + markdown(header, vocabulary))
+    sent = [
+        [one["kind"], f"{one['size']:,}", "yes" if one["in_loop"] else "no"] for one in report["traffic"]["collectives"]
+    ]
+    parts.append(f"Traffic of a step on {DEVICES} devices:\n\n" + markdown(["collective", "bytes", "in a loop"], sent))
+    parts.append(f"gradients: {report['traffic']['gradients']:,} bytes")
+    return "\n\n".join(parts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", default="")
+    arguments = parser.parse_args(argv)
+    from distil_jax.evidence.benchmark_machine import describe_machine
+    from distil_jax.evidence.benchmark_report import machine_lines
+
+    size = arguments.size
+    report = {
+        "tokens": time_against_tokens(size, arguments.rounds),
+        "batch": memory_against_batch(size),
+        "vocabulary": memory_against_vocabulary(size),
+        "traffic": traffic(size),
+    }
+    command = command_line(sys.argv[1:] if argv is None else argv)
+    finish(f"{report_markdown(report)}\n\n{machine_lines(describe_machine())}\n- command: {command}", arguments.output)
+    if arguments.output:
+        Path(f"{arguments.output}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(DEVICES))
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What the comparisons share: who runs in which environment, rounds by turns, and what to print of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distil_jax.errors import FaultError
+from distil_jax.evidence.benchmark_process import Worker
+from distil_jax.evidence.benchmark_timing import Timing, noise_note, summarise
+from distil_jax.training.runtime import MALLOC_SETTINGS, cpu_environment
+
+HERE = Path(__file__).resolve().parent
+INSTALLED, FAIREST = "as installed", "fairest"
+# On processors of other vendors MKL takes slower code paths; these two functions are how it asks.
+_SHIM = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
+
+
+def vendor_shim(folder: Path) -> str:
+    """Path of a library that, preloaded, has MKL take its fastest code on every processor; "" where none is needed.
+
+    Raises:
+        FaultError: there is no C compiler.
+    """
+    try:
+        if "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+            return ""
+    except OSError:
+        return ""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise FaultError("the fairest setting of PyTorch on this processor needs a C compiler (gcc); install one")
+    source, library = folder / "vendor.c", folder / "vendor.so"
+    source.write_text(_SHIM, encoding="utf-8")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
+    return str(library)
+
+
+def require_cpp() -> None:
+    """`torch.compile` on CPU writes C++; `FaultError` where nothing compiles it."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise FaultError("torch.compile on CPU needs a C++ compiler (g++); install one, or leave the compile sides out")
+
+
+def environment(system: str, setting: str, folder: Path) -> dict[str, str]:
+    """The environment of a side's process.
+
+    Args:
+        system: "jax" has what its command line sets by itself, in every setting; "torch" the same allocator settings
+            and `vendor_shim` in the fairest one, nothing otherwise.
+        setting: `INSTALLED` or `FAIREST`.
+        folder: for the shim.
+    """
+    plain = {name: value for name, value in os.environ.items() if name not in (*MALLOC_SETTINGS, "LD_PRELOAD")}
+    plain["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    plain["HF_HUB_OFFLINE"] = "1"
+    if system == "jax":
+        return {**plain, "JAX_COMPILATION_CACHE_DIR": "", **cpu_environment(plain, "any")}
+    if setting == INSTALLED:
+        return plain
+    shim = vendor_shim(folder)
+    return {**plain, **MALLOC_SETTINGS, **({"LD_PRELOAD": shim} if shim else {})}
+
+
+def start(name: str, script: str, env: Mapping[str, str]) -> Worker:
+    """A worker that runs a script of this folder."""
+    return Worker(name, [sys.executable, str(HERE / script)], env)
+
+
+def take_turns(workers: Mapping[str, Worker], rounds: int, request: Mapping[str, Any]) -> dict[str, Timing]:
+    """Ask every worker for a round, one at a time, forwards and backwards by turns, so that none always comes first."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for number in range(rounds):
+        order = list(workers) if number % 2 == 0 else list(workers)[::-1]
+        for name in order:
+            seconds[name].append(workers[name].ask("round", **request)["seconds"])
+    return {name: summarise(found) for name, found in seconds.items()}
+
+
+def noise_lines(timings: Mapping[str, Timing]) -> list[str]:
+    """A line for each timing that is too noisy to quote."""
+    return [line for name, timing in timings.items() if (line := noise_note(name, timing))]
+
+
+def finish(text: str, output: str) -> None:
+    """Print a result, and write it to a file if one is named."""
+    print(text, flush=True)
+    if output:
+        path = Path(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """How this script was called."""
+    import shlex
+
+    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(arguments)}".rstrip()

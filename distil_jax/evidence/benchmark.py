@@ -1,0 +1,186 @@
+"""`distil-jax benchmark`: the step of any configuration, measured variant by variant, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distil_jax.config import Config, config_to_toml, with_overrides
+from distil_jax.errors import UserError
+from distil_jax.evidence.benchmark_plan import BenchmarkArguments, Cell, Stage, cells
+from distil_jax.evidence.benchmark_process import Worker, WorkerDiedError
+from distil_jax.evidence.benchmark_report import benchmark_markdown
+from distil_jax.evidence.benchmark_timing import Timing, noise_note
+from distil_jax.evidence.benchmark_work import predicted_gain
+from distil_jax.training.run_folder import write_whole
+from distil_jax.training.runtime import CACHE_FOLDER, cpu_environment
+
+Say = Callable[[str], None]
+Report = dict[str, Any]
+_WORKER = "distil_jax.evidence.benchmark_worker"
+_PROBES = (2, 4)  # rows that memory is planned for, to see how it grows
+_ROOM = 0.95  # of the memory that the first try is made with
+_TRIES = 4  # batches tried, each a tenth smaller
+INPUT_RATIO = 3.0  # times as fast as the step that the input has to be
+
+
+def run_benchmark(
+    config: Config, stage: Stage, arguments: BenchmarkArguments, *, command: str = "", say: Say = lambda _: None
+) -> Report:
+    """Measure every variant and length.
+
+    Args:
+        config: the configuration.
+        stage: from `stage_of`.
+        arguments: what to measure.
+        command: how it was called, for the report.
+        say: takes a line on how far it is.
+
+    Returns:
+        {"command", "stage", "machine", "rows": [...], "notes": [...]}; a row has what `benchmark_worker.measure` gives,
+        "variant", "length", "batch_size", "micro_batch_size", and "predicted" and "brought" against the first variant
+        of its length. A variant that does not fit has "fits": False and nothing measured.
+
+    Raises:
+        UserError: a setting is wrong. FaultError: a process failed.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        with _worker("machine", config, cache) as worker:
+            seen = worker.ask("machine")
+        limit = int(arguments.memory * 2**30) or seen["memory_limit"]
+        rows = []
+        for cell in cells(config, stage, arguments, seen["machine"]["platform"]):
+            say(f"{cell.variant}, rows of {cell.length} tokens")
+            rows.append(_measure(cell, arguments, limit, cache))
+    _compare(rows)
+    return {
+        "command": command,
+        "stage": stage,
+        "machine": seen["machine"],
+        "rows": rows,
+        "notes": _notes(rows),
+    }
+
+
+def _worker(name: str, config: Config, cache: str) -> Worker:
+    """A fresh process with the settings that training would run with, and a cache of programs of its own."""
+    environment = {**os.environ, CACHE_FOLDER: cache, **cpu_environment(os.environ, config.run.platform)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    return Worker(name, [sys.executable, "-m", _WORKER], environment)
+
+
+def _measure(cell: Cell, arguments: BenchmarkArguments, limit: int, cache_root: str) -> dict[str, Any]:
+    about = {"variant": cell.variant, "length": cell.length}
+    config, tries = cell.config, 1
+    if arguments.fill:
+        config, tries = _filled(cell, arguments, limit, cache_root), _TRIES
+    for _ in range(tries):
+        with tempfile.TemporaryDirectory(dir=cache_root) as cache:
+            found = _measured_once(config, cell, arguments, cache)
+        if found["fits"]:
+            break
+        config = _smaller(config)
+    sizes = {"batch_size": config.training.batch_size, "micro_batch_size": config.training.micro_batch_size}
+    return {**about, **sizes, "compute_dtype": config.training.compute_dtype, **found}
+
+
+def _measured_once(config: Config, cell: Cell, arguments: BenchmarkArguments, cache: str) -> dict[str, Any]:
+    request = {"config": config_to_toml(config), "stage": cell.stage, "vocabulary": arguments.vocabulary}
+    try:
+        spawned = time.time()
+        with _worker(cell.variant, config, cache) as worker:
+            timed = {"repeats": arguments.repeats, "steps": arguments.steps, "spawned": spawned}
+            found = worker.ask("measure", **request, **timed)
+    except WorkerDiedError as death:
+        if not death.killed:
+            raise
+        return {"fits": False}  # the system ran out of memory
+    if found["fits"] and arguments.warm_start:
+        spawned = time.time()
+        with _worker(cell.variant, config, cache) as worker:
+            again = worker.ask("first_step", **request, spawned=spawned)
+        found["cached_first_step_seconds"] = again.get("first_step_seconds")
+    return found
+
+
+def _filled(cell: Cell, arguments: BenchmarkArguments, limit: int, cache: str) -> Config:
+    """The configuration with the largest batch that should fit, from the compiler's plans for two small ones.
+
+    Memory grows with the rows in a straight line, which two points give; that it fits is seen when it is run.
+    """
+    request = {"config": config_to_toml(cell.config), "stage": cell.stage, "vocabulary": arguments.vocabulary}
+    with _worker(cell.variant, cell.config, cache) as worker:
+        found = worker.ask("plan_memory", **request, rows=list(_PROBES))
+    if not found["fits"]:
+        raise UserError(f"{cell.variant}: not even {_PROBES[0]} rows of {cell.length} tokens fit into the memory")
+    rows = largest_batch({int(rows): size for rows, size in found["planned"].items()}, _ROOM * limit)
+    if rows < 1:
+        raise UserError(
+            f"{cell.variant}: no row of {cell.length} tokens fits into {limit / 2**30:.2f} GiB; raise --memory"
+        )
+    devices = found["devices"]
+    return with_overrides(cell.config, {"training.micro_batch_size": rows, "training.batch_size": rows * devices})
+
+
+def largest_batch(planned: Mapping[int, int], limit: float) -> int:
+    """Rows whose memory is `limit` bytes, on the line through two (rows -> bytes); whole eights from 8 on."""
+    (low, low_bytes), (high, high_bytes) = sorted(planned.items())
+    slope = (high_bytes - low_bytes) / (high - low)
+    if slope <= 0:
+        return high
+    rows = int(low + (limit - low_bytes) / slope)
+    return rows - rows % 8 if rows >= 8 else max(rows, 0)
+
+
+def _smaller(config: Config) -> Config:
+    rows = config.training.micro_batch_size
+    fewer = max(1, rows - max(1, rows // 10))
+    fewer -= fewer % 8 if fewer >= 8 else 0
+    devices = config.training.batch_size // rows
+    return with_overrides(config, {"training.micro_batch_size": fewer, "training.batch_size": fewer * devices})
+
+
+def _compare(rows: list[dict[str, Any]]) -> None:
+    """Add what each variant brought, and was predicted to, against the first that fits of its length."""
+    for row in rows:
+        first = next((one for one in rows if one["length"] == row["length"] and one["fits"]), None)
+        if first is None or not row["fits"]:
+            continue
+        row["predicted"] = predicted_gain(row, first)
+        row["brought"] = row["tokens_per_second"] / first["tokens_per_second"]
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What a reader has to know: noise, slow input, what did not fit, what was made up."""
+    found = []
+    for row in rows:
+        name = f"{row['variant']}, {row['length']} tokens"
+        if not row["fits"]:
+            found.append(f"{name}: does not fit into the memory with a batch of {row['batch_size']}")
+            continue
+        found.append(noise_note(name, Timing(row["median"], row["spread"], tuple(row["rounds"]))))
+        if row["input_ratio"] < INPUT_RATIO:
+            found.append(
+                f"{name}: the input is only {row['input_ratio']:.1f} times as fast as the step; {INPUT_RATIO:g} is "
+                "wanted, so that it never waits"
+            )
+        found += row["notes"]
+    return list(dict.fromkeys(note for note in found if note))
+
+
+def write_benchmark(output: Path, report: Report) -> list[Path]:
+    """Write FILE.md and FILE.json; returns their paths."""
+    paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".md", ".json")]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(paths[0], benchmark_markdown(report) + "\n")
+        write_whole(paths[1], json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+    return paths

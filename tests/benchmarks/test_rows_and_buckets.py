@@ -1,0 +1,133 @@
+"""Packed against padded rows, buckets against one length, the accelerator's table, the Trainer: settings and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distil_jax.config import Config
+from distil_jax.evidence.benchmark_plan import BenchmarkArguments, cells
+
+Script = Callable[[str], Any]
+MACHINE = {
+    **dict.fromkeys(("devices", "processor", "cores", "system"), "?"),
+    "memory_gib": 1.0,
+    "versions": {},
+    "settings": {},
+    "platform": "cpu",
+}
+ROW = {
+    "median": 0.5,
+    "spread": 0.01,
+    "rounds": [0.5, 0.5],
+    "noisy": False,
+    "steps": 1,
+    "fits": True,
+    "programs": 2,
+    "positions": 100.0,
+    "tokens": 60.0,
+    "rows_per_second": 8.0,
+    "tokens_per_second": 120.0,
+    "input_ratio": 9.0,
+    "mfu_known": None,
+    "mfu_measured": 0.5,
+    "peak_bytes": 1 << 30,
+    "compile_seconds": 1.0,
+    "predicted": 1.0,
+    "first_step_seconds": 2.0,
+    "brought": 1.0,
+    "flops_per_token": 1e6,
+    "peak_measured": 1e12,
+    "compute_dtype": "float32",
+}
+
+
+class Benchmark:
+    """Stands for `run_benchmark`: notes what it is asked for, and answers with made-up numbers."""
+
+    def __init__(self, speeds: Sequence[float]) -> None:
+        self.speeds, self.configs = list(speeds), []
+
+    def __call__(self, config: Config, stage: Any, given: BenchmarkArguments, **_: Any) -> dict[str, Any]:
+        self.configs.append(config)
+        rows = []
+        for cell in cells(config, stage, given, "cpu"):
+            speed = self.speeds.pop(0)
+            sizes = {"batch_size": 16, "micro_batch_size": 16, "variant": cell.variant, "length": cell.length}
+            rows.append({**ROW, **sizes, "tokens_per_second": speed, "rows_per_second": speed})
+        return {"rows": rows, "notes": ["a note"], "machine": MACHINE, "stage": stage, "command": "the command"}
+
+
+def test_packed_and_padded_rows_of_the_same_text(
+    script: Script, tiny_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, asked = script("packed_padded"), Benchmark([300.0, 100.0])
+    monkeypatch.setattr(module, "run_benchmark", asked)
+    output = tmp_path / "packed.md"
+    arguments = ["--text", str(tiny_inputs / "text" / "train.txt"), "--tokenizer", str(tiny_inputs / "tokenizer")]
+    config = ["--config", str(tiny_inputs / "config.toml"), "--lengths", "32", "--documents", "0"]
+    assert module.main([*arguments, *config, "--output", str(output)]) == 0
+    assert [config.corpus.pack for config in asked.configs] == [True, False]
+    assert all(config.corpus.sequence_length == 32 for config in asked.configs)
+    text = output.read_text()
+    assert "3.00" in text and "| packed, 32" in text and "lines of like lengths, 32" in text and "a note" in text
+    (report,) = module.json.loads(Path(f"{output}.json").read_text())
+    forms = report["forms"]
+    assert forms["packed"]["tokens"] == forms["padded"]["tokens"]
+    assert min(forms["packed"]["fill"], forms["grouped"]["fill"]) > forms["padded"]["fill"]
+
+
+def test_the_fill_of_grouped_lines(script: Script) -> None:
+    lengths = np.array([4, 1, 2, 8, 8])
+    # Sorted in pairs: (1, 2), (4, 8), (8): 23 tokens in 4 + 16 + 8 places.
+    assert script("packed_padded").grouped_fill(lengths, 2) == pytest.approx(23 / 28)
+
+
+def test_buckets_against_one_length(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, asked = script("finetune_buckets"), Benchmark([50.0, 20.0])
+    monkeypatch.setattr(module, "run_benchmark", asked)
+    assert module.main(["--tasks", "mrpc", "--max-length", "64", "--output", str(tmp_path / "b.md")]) == 0
+    assert [config.finetune.buckets for config in asked.configs] == [(), (64,)]
+    same = [dataclasses.replace(config, finetune=asked.configs[0].finetune) for config in asked.configs]
+    assert same[0] == same[1] and same[0].task.max_length == 64
+    text = (tmp_path / "b.md").read_text()
+    assert "2.50" in text and "mrpc, all to the longest" in text
+
+
+def test_the_accelerators_table_in_tiny_form(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, asked = script("gpu_table"), Benchmark([100.0] * 50)
+    monkeypatch.setattr(module, "run_benchmark", asked)
+    started: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        started.append(command)
+        Path(command[command.index("--output") + 1]).write_text("the comparison\n")
+        return module.argparse.Namespace(returncode=0)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    assert module.main(["--output", str(tmp_path / "gpu"), "--tiny", "--lengths", "16", "32"]) == 0
+    text = (tmp_path / "gpu.md").read_text()
+    assert "rows of 16 tokens" in text and "rows of 32 tokens" in text and "the comparison" in text
+    shapes = started[0][started[0].index("--shapes") + 1 :][:2]
+    assert shapes == ["4x16", "4x32"]  # a quarter of the batch that fits
+    assert {"configured", "plain", "fused", "packed", "padded"} <= {
+        line.split("|")[1].strip() for line in text.split("\n") if "|" in line
+    }
+
+
+def test_the_trainer_comparison_alternates_and_tells_every_seed(script: Script) -> None:
+    module = script("trainer_comparison")
+    assert module.order_of(3) == [
+        ("jax", 0), ("torch", 0), ("torch", 1), ("jax", 1), ("jax", 2), ("torch", 2),
+    ]  # fmt: skip
+    found = {
+        "jax": [{"score": 0.8, "seconds": 10.0}, {"score": 0.9, "seconds": 12.0}],
+        "torch": [{"score": 0.7, "seconds": 30.0}, {"score": 0.75, "seconds": 36.0}],
+    }
+    text = module.table(found)
+    assert "85.0 (80.0-90.0)" in text and "11 (10, 12)" in text and "33 (30, 36)" in text and "3.00" in text

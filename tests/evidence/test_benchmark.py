@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from distil_jax.cli import main
+from distil_jax.cli.measuring import split_arguments
+from distil_jax.config import Config, config_from_toml, config_to_toml, load_config, with_overrides
+from distil_jax.errors import FaultError, UserError
+from distil_jax.evidence import benchmark, benchmark_worker
+from distil_jax.evidence.benchmark import largest_batch, run_benchmark, write_benchmark
+from distil_jax.evidence.benchmark_inputs import make_inputs
+from distil_jax.evidence.benchmark_plan import BenchmarkArguments
+from distil_jax.evidence.benchmark_process import WorkerDiedError
+from distil_jax.evidence.benchmark_report import benchmark_markdown
+from distil_jax.evidence.benchmark_work import Work, predicted_gain, work_of_step
+from distil_jax.models import EncoderConfig
+from distil_jax.training.telemetry import distillation_flops, encoder_flops
+
+TINY: dict[str, Any] = {
+    "model.num_layers": 1,
+    "model.hidden_size": 16,
+    "model.num_heads": 2,
+    "model.intermediate_size": 24,
+    "training.batch_size": 8,
+    "training.micro_batch_size": 4,
+    "parallel.devices": 1,
+    "corpus.sequence_length": 32,
+}
+QUICK = BenchmarkArguments(repeats=2, steps=1, warm_start=False, vocabulary=60)
+
+
+class Inside:
+    """Does what a worker's process would do, in this one, or answers what `canned` has for a request."""
+
+    asked: ClassVar[list[str]] = []
+    sizes: ClassVar[list[tuple[int, int]]] = []
+    canned: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, *_: Any) -> None:
+        self.handlers = {
+            name: benchmark_worker.guarded(getattr(benchmark_worker, name))
+            for name in ("machine", "first_step", "plan_memory", "measure")
+        }
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        self.asked.append(do)
+        if do == "measure":
+            settings = config_from_toml(arguments["config"], "").training
+            self.sizes.append((settings.micro_batch_size, settings.batch_size))
+        if do in self.canned:
+            answer = self.canned[do]
+            return dict(answer() if callable(answer) else answer)
+        return json.loads(json.dumps(self.handlers[do](**arguments)))
+
+    def __enter__(self) -> Inside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, program_cache: Path) -> type[Inside]:
+    """Benchmarks without processes, on programs that the session keeps; the machine's peaks are made up."""
+    monkeypatch.setattr(benchmark, "_worker", Inside)
+    monkeypatch.setattr(benchmark_worker, "matmul_peak", lambda dtype: 1e12 if dtype == "float32" else 2e12)
+    monkeypatch.setattr(benchmark_worker, "memory_bandwidth", lambda: 1e11)
+    monkeypatch.setattr(Inside, "asked", [])
+    monkeypatch.setattr(Inside, "sizes", [])
+    monkeypatch.setattr(Inside, "canned", {})
+    return Inside
+
+
+def measured(report: dict[str, Any]) -> dict[str, Any]:
+    """What the worker answered for the first row."""
+    added = {"variant", "length", "batch_size", "micro_batch_size", "compute_dtype", "predicted", "brought"}
+    return {name: value for name, value in report["rows"][0].items() if name not in added}
+
+
+@pytest.fixture(scope="module")
+def report(program_cache: Path) -> dict[str, Any]:
+    """A tiny distillation's step, on packed and on padded rows."""
+    given = dataclasses.replace(QUICK, variants=("packed", "padded"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "_worker", Inside)
+        patch.setattr(benchmark_worker, "matmul_peak", lambda dtype: 1e12)
+        patch.setattr(benchmark_worker, "memory_bandwidth", lambda: 1e11)
+        return run_benchmark(with_overrides(Config(), TINY), "distill", given, command="the command")
+
+
+def test_variants_are_compared_with_the_first(report: dict[str, Any]) -> None:
+    packed, padded = report["rows"]
+    assert [row["variant"] for row in report["rows"]] == ["packed", "padded"]
+    assert (packed["brought"], packed["predicted"]) == (1.0, 1.0)
+    assert padded["brought"] == pytest.approx(padded["tokens_per_second"] / packed["tokens_per_second"])
+    # The same work on rows that are less full.
+    assert padded["predicted"] == pytest.approx(padded["work"]["fill"] / packed["work"]["fill"], rel=1e-6)
+    assert packed["positions"] == padded["positions"] == 8 * 32
+    assert padded["tokens"] < packed["tokens"] <= packed["positions"]
+
+
+def test_speed_utilisation_and_memory_follow_from_what_was_measured(report: dict[str, Any]) -> None:
+    for row in report["rows"]:
+        assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["median"])
+        assert row["mfu_known"] is None
+        assert row["mfu_measured"] == pytest.approx(row["flops_per_token"] * row["tokens_per_second"] / 1e12)
+        assert len(row["rounds"]) == 2 and row["peak_bytes"] > row["planned_bytes"] > 0
+        assert set(row["losses"]) == {"loss", "loss_ce", "loss_mlm", "loss_cos"}
+        assert row["first_step_seconds"] > row["compile_seconds"] > 0
+
+
+def test_noise_slow_input_and_what_was_made_up_are_said(report: dict[str, Any]) -> None:
+    for row in report["rows"]:
+        assert row["noisy"] == (row["spread"] > 0.05)
+        name = f"{row['variant']}, 32 tokens"
+        assert any(note.startswith(f"{name}: noisy") for note in report["notes"]) == row["noisy"]
+        slow = any(note.startswith(f"{name}: the input is only") for note in report["notes"])
+        assert slow == (row["input_ratio"] < 3)
+    text = benchmark_markdown(report)
+    assert "distill, rows of 32 tokens" in text and "- command: the command" in text and "made-up rows" in text
+
+
+def test_the_work_per_token_is_that_of_the_formula(tiny_world: Path) -> None:
+    config = load_config(tiny_world / "config.toml", {"teacher.path": str(tiny_world / "teacher")})
+    inputs = make_inputs(config, "distill", 30_522)
+    assert inputs.teacher is not None
+    expected = distillation_flops(inputs.teacher, inputs.student, 24)
+    assert inputs.job.flops_per_token == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_other_stages(stage: Any) -> None:
+    config = with_overrides(load_config("finetune") if stage == "finetune" else Config(), TINY)
+    (row,) = run_benchmark(config, stage, dataclasses.replace(QUICK, steps=2))["rows"]
+    assert row["fits"] and row["rows_per_second"] > 0 and row["losses"]["loss"] > 0
+    assert row["programs"] >= 1
+
+
+@pytest.mark.slow
+def test_the_largest_batch_fills_the_memory(inside: type[Inside]) -> None:
+    given = dataclasses.replace(QUICK, fill=True, memory=0.004)
+    (row,) = run_benchmark(with_overrides(Config(), TINY), "distill", given)["rows"]
+    assert inside.asked == ["machine", "plan_memory", "measure"]
+    assert row["batch_size"] == row["micro_batch_size"] > 4
+    assert 0.7 * 0.004 * 2**30 < row["planned_bytes"] <= 0.004 * 2**30
+
+
+def test_the_batch_is_what_the_plans_say_and_smaller_while_it_does_not_fit(
+    inside: type[Inside], report: dict[str, Any]
+) -> None:
+    mebi = 1 << 20
+    inside.canned["plan_memory"] = {"planned": {"2": 12 * mebi, "4": 14 * mebi}, "devices": 3, "fits": True}
+    answers = [{"fits": False}, {"fits": False}, measured(report)]
+    inside.canned["measure"] = lambda: answers.pop(0)
+    given = dataclasses.replace(QUICK, fill=True, memory=110 / 1024 / 0.95)
+    config = with_overrides(Config(), {**TINY, "parallel.devices": 3, "training.batch_size": 12})
+    (row,) = run_benchmark(config, "distill", given)["rows"]
+    # 10 MiB and 1 more a row: 100 rows, 96 in whole eights; then a tenth fewer, twice.
+    assert inside.sizes == [(96, 288), (80, 240), (72, 216)]
+    assert (row["micro_batch_size"], row["batch_size"], row["fits"]) == (72, 216, True)
+    with pytest.raises(UserError, match=r"no row of 32 tokens fits into 0.00 GiB; raise --memory"):
+        run_benchmark(config, "distill", dataclasses.replace(given, memory=1e-5))
+
+
+def test_what_never_fits_is_said(inside: type[Inside]) -> None:
+    inside.canned["measure"] = {"fits": False}
+    found = run_benchmark(with_overrides(Config(), TINY), "distill", QUICK)
+    assert not found["rows"][0]["fits"]
+    assert any("does not fit" in note for note in found["notes"])
+    assert "does not fit" in benchmark_markdown(found)
+
+
+@pytest.mark.parametrize(("status", "fits"), [(-9, False), (1, None)])
+def test_a_killed_process_had_no_memory_and_another_death_is_a_fault(
+    inside: type[Inside], status: int, fits: bool | None
+) -> None:
+    def dies() -> Any:
+        raise WorkerDiedError("configured", status, "")
+
+    inside.canned["measure"] = dies
+    if fits is None:
+        with pytest.raises(FaultError, match="status 1"):
+            run_benchmark(with_overrides(Config(), TINY), "distill", QUICK)
+    else:
+        assert run_benchmark(with_overrides(Config(), TINY), "distill", QUICK)["rows"][0]["fits"] is fits
+
+
+def test_running_out_of_memory_is_an_answer_and_other_errors_are_not() -> None:
+    def fails(text: str) -> Callable[[], Any]:
+        def call() -> Any:
+            raise RuntimeError(text)
+
+        return call
+
+    assert benchmark_worker.guarded(fails("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"))() == {"fits": False}
+    with pytest.raises(RuntimeError, match="INTERNAL"):
+        benchmark_worker.guarded(fails("INTERNAL: something else"))()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("program_cache")
+def test_planned_memory_grows_with_the_rows() -> None:
+    text = config_to_toml(with_overrides(Config(), TINY))
+    found = benchmark_worker.plan_memory(text, "distill", 60, [2, 4, 8])["planned"]
+    assert found["2"] < found["4"] < found["8"]
+
+
+@pytest.mark.usefixtures("report")
+def test_the_first_step_is_counted_from_where_it_is_said() -> None:
+    text = config_to_toml(with_overrides(Config(), TINY))
+    found = benchmark_worker.first_step(text, "distill", 60, time.time() - 100)
+    assert found["first_step_seconds"] > 100 + found["compile_seconds"] > 100
+
+
+@pytest.mark.parametrize(
+    ("planned", "limit", "rows"),
+    [
+        ({2: 300, 4: 500}, 1100, 8),  # 100 bytes and 100 more a row: 10 rows, in whole eights
+        ({2: 300, 4: 500}, 650, 5),
+        ({2: 300, 4: 500}, 2500, 24),
+        ({2: 300, 4: 500}, 150, 0),
+        ({2: 300, 4: 300}, 1000, 4),
+    ],
+)
+def test_rows_that_fit_on_the_line_through_two_plans(planned: dict[int, int], limit: float, rows: int) -> None:
+    assert largest_batch(planned, limit) == rows
+
+
+BASE = EncoderConfig("bert", 30_522, 768, 12, 12, 3072)
+STUDENT = dataclasses.replace(BASE, num_layers=6)
+
+
+def work(config: Config, accelerator: bool = True, student: EncoderConfig = STUDENT) -> Work:
+    return work_of_step(
+        config,
+        student,
+        BASE,
+        flops=1e12,
+        positions=4096,
+        length=512,
+        vocabulary_positions=4096.0,
+        parameters=(67_000_000, 110_000_000),
+        fill=0.9,
+        accelerator=accelerator,
+    )
+
+
+def test_what_changes_the_counted_work() -> None:
+    half = with_overrides(Config(), {"training.compute_dtype": "bfloat16"})
+    written = with_overrides(half, {"training.attention": "xla"})
+    assert work(half).bytes_moved < work(Config()).bytes_moved
+    assert work(half).bytes_moved < work(written).bytes_moved == work(half, accelerator=False).bytes_moved
+    # Scores of the teacher, 12 heads x 512 keys at 2.5 values of two bytes, of 12 layers passed twice; the student's
+    # are written in any case, for their dropout.
+    difference = 4096 * 12 * 512 * 5 * 12 * 2
+    assert work(written).bytes_moved - work(half).bytes_moved == pytest.approx(difference)
+    still = dataclasses.replace(STUDENT, attention_dropout=0.0)
+    more = 4096 * 12 * 512 * 5 * 6 * 5
+    assert work(half).bytes_moved - work(half, student=still).bytes_moved == pytest.approx(more)
+
+
+def test_a_prediction_is_operations_over_peak_plus_bytes_over_bandwidth() -> None:
+    row = {"positions": 100, "peak_measured": 10.0, "bandwidth": 5.0}
+    one = {**row, "work": {"flops": 20.0, "extra_flops": 0.0, "bytes_moved": 10.0, "fill": 0.5}}
+    other = {**row, "work": {"flops": 20.0, "extra_flops": 20.0, "bytes_moved": 20.0, "fill": 1.0}}
+    assert predicted_gain(one, one) == 1.0
+    assert predicted_gain(other, one) == pytest.approx((100 * 1.0 / 8.0) / (100 * 0.5 / 4.0))
+
+
+def test_rematerialisation_is_another_forward_pass() -> None:
+    plain, again = (work(with_overrides(Config(), {"training.remat": remat})) for remat in ("none", "layer"))
+    assert again.extra_flops == encoder_flops(STUDENT, 512) * 4096 and plain.extra_flops == 0
+    assert again.bytes_held < plain.bytes_held and again.bytes_moved > plain.bytes_moved
+
+
+def test_the_fused_loss_holds_no_logits() -> None:
+    plain, fused = (
+        work(with_overrides(Config(), {"objective.vocabulary": form, "training.micro_batch_size": 8}))
+        for form in ("plain", "fused")
+    )
+    assert plain.bytes_held - fused.bytes_held == pytest.approx(4 * 4 * 4096 * 30_522)
+    assert plain.bytes_moved > fused.bytes_moved and plain.flops == fused.flops
+
+
+def test_arguments_are_the_commands_own_or_the_configurations() -> None:
+    given = [
+        "--stage",
+        "distill",
+        "--config",
+        "x.toml",
+        "--variants",
+        "a=b",
+        "c.d=e",
+        "--training.steps",
+        "3",
+        "--fill",
+    ]
+    own, settings = split_arguments(given)
+    assert own == ["--stage", "distill", "--variants", "a=b", "c.d=e", "--fill"]
+    assert settings == ["--config", "x.toml", "--training.steps", "3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--repeats", "1"], "--repeats 1"),
+        (["--varients", "all"], "did you mean --variants?"),
+        (["--training.stepz", "3"], "did you mean --training.steps?"),
+        (["--config", "nothere"], "nothere"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1) and said in err
+
+
+def test_the_command_prints_a_table_and_writes_files(
+    inside: type[Inside], report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside.canned["measure"] = measured(report)
+    (tmp_path / "tiny.toml").write_text(config_to_toml(with_overrides(Config(), TINY)))
+    output = tmp_path / "new" / "found"
+    arguments = ["--config", str(tmp_path / "tiny.toml"), "--stage", "distill", "--repeats", "2", "--steps", "1"]
+    assert main(["benchmark", *arguments, "--vocabulary", "60", "--no-warm-start", "--output", str(output)]) == 0
+    out, err = capsys.readouterr()
+    assert "| configured |" in out and "--no-warm-start" in out
+    assert output.with_name("found.md").read_text() == out
+    written = json.loads(output.with_name("found.json").read_text())
+    assert written["stage"] == "distill" and written["machine"]["cores"] >= 1
+    assert "measuring: configured" in err
+
+
+def test_a_place_that_cannot_be_written_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    report = {"rows": [], "notes": [], "command": "", "stage": "distill"}
+    report["machine"] = {**dict.fromkeys(("devices", "processor", "cores", "system"), ""), "memory_gib": 1.0}
+    report["machine"] |= {"versions": {}, "settings": {}}
+    with pytest.raises(UserError, match="cannot be written"):
+        write_benchmark(tmp_path / "file" / "found", report)
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own(tmp_path: Path) -> None:
+    config = with_overrides(Config(), TINY)
+    given = BenchmarkArguments(repeats=2, steps=1, vocabulary=60, variants=("packed", "training.warp=1"))
+    with pytest.raises(UserError, match="training.warp"):
+        run_benchmark(config, "distill", given)
+    (row,) = run_benchmark(config, "distill", dataclasses.replace(given, variants=()))["rows"]
+    assert row["fits"] and row["first_step_seconds"] > row["compile_seconds"] > 0
+    assert row["cached_first_step_seconds"] > 0
