@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +16,10 @@ from distil_jax.delivery.predictor import faults_of, load_predictor
 from distil_jax.errors import UserError
 from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.data.tables import Faults, Row
+from distil_jax.tasks.files import rows_of_file
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import Reading, requests, with_columns
-from distil_jax.tasks.streams import PLAIN, json_line, stream_file, stream_pipe
+from distil_jax.tasks.streams import PLAIN, json_line, stream_pipe
 
 PIPE = "-"
 
@@ -40,8 +42,8 @@ class Inputs:
     endings: Sequence[str] = ()
     path: str = ""
 
-    def rows(self, reading: Reading, faults: Faults) -> tuple[Iterable[Row], str]:
-        """The rows and what they come from.
+    def rows(self, reading: Reading, faults: Faults) -> tuple[Iterable[Row], str, str]:
+        """The rows, what they come from, and what their places count there.
 
         Raises:
             UserError: nothing is given, too much is, or it does not fit the model.
@@ -60,11 +62,12 @@ class Inputs:
         if self.path and spoken:
             raise UserError(f"--input and {spoken[0]} are both given; give one of the two")
         if self.path == PIPE:
-            return stream_pipe(sys.stdin.buffer, faults), "standard input"
+            return stream_pipe(sys.stdin.buffer, faults), "standard input", "line"
         if self.path:
-            return stream_file(Path(self.path).expanduser(), faults), self.path
+            rows, unit = rows_of_file(Path(self.path).expanduser(), reading, faults)
+            return rows, self.path, unit
         self._check(reading, spoken)
-        return self._spoken_rows(reading), "the command line"
+        return self._spoken_rows(reading), "the command line", "row"
 
     def _check(self, reading: Reading, spoken: Sequence[str]) -> None:
         needed = {"question": ["--question", "--context"], "choice": ["--text", "--endings"]}
@@ -142,9 +145,8 @@ def write_predictions(
         UserError: rows that can't be read, or a file that can't be written.
     """
     reading, faults, tally = reading or predictor.reading, faults_of(on_error), Tally()
-    rows, name = inputs.rows(reading, faults)
     _check_output(output, inputs.path)
-    unit = "line" if inputs.path else "row"
+    rows, name, unit = inputs.rows(reading, faults)
     asked = requests(rows, reading, faults, name, unit)
     started = time.monotonic()
     with _opened(output) as file:
@@ -173,6 +175,8 @@ def predict_rows(given: PredictArguments, show: Callable[[str], None] = lambda _
             raise UserError(f"--{flag} {value}: must be from 0 to {most}")
     if not 0 <= given.threshold <= 1:
         raise UserError(f"--threshold {given.threshold:g}: is a probability, must be from 0 to 1")
+    if given.null_threshold is not None and not math.isfinite(given.null_threshold):
+        raise UserError(f"--null-threshold {given.null_threshold}: must be a finite number")
     step = None if given.step < 0 else given.step
     predictor = load_predictor(given.model, step=step, max_length=given.max_length, dtype=given.dtype)
     options = dataclasses.replace(
@@ -180,8 +184,11 @@ def predict_rows(given: PredictArguments, show: Callable[[str], None] = lambda _
         threshold=given.threshold,
         n_best=given.n_best,
         no_answer=given.no_answer or predictor.options.no_answer,
-        null_threshold=given.null_threshold or predictor.options.null_threshold,
     )
+    if given.null_threshold is not None:
+        if not options.no_answer:
+            raise UserError("--null-threshold: this model always gives an answer; allow none with --no-answer")
+        options = dataclasses.replace(options, null_threshold=given.null_threshold)
     return write_predictions(
         predictor,
         Inputs(given.text, given.pair, given.question, given.context, given.endings, given.input),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from distil_jax.errors import UserError
 from distil_jax.hf.checkpoint import Params
-from distil_jax.hf.config import encoder_config_from_hf, read_json
+from distil_jax.hf.config import read_json
 from distil_jax.hf.locate import locate
 from distil_jax.hf.params import read_params
-from distil_jax.hf.task_config import KINDS, named_kind, task_head
+from distil_jax.hf.task_config import KINDS, named_kind
 from distil_jax.hf.task_params import read_task_model
 
 if TYPE_CHECKING:
-    from distil_jax.models import AttentionKind, Encoder, HeadKind, MaskedLM, TaskHead, TaskModel
+    from distil_jax.models import AttentionKind, Encoder, HeadKind, MaskedLM, TaskModel
 
 AnyHead = Literal["auto", "mlm", "none", "sequence", "token", "question", "choice"]
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -62,6 +62,8 @@ def from_pretrained(
     asked = labels is not None or num_labels is not None or problem is not None
     if asked and head not in KINDS:
         raise UserError(f"labels, num_labels and problem with head = {head!r}; choose one of {', '.join(KINDS)}")
+    if num_labels is not None and (type(num_labels) is not int or num_labels < 1):
+        raise UserError(f"num_labels = {num_labels!r}, expected a whole number from 1 on")
     folder = locate(path_or_id)
     kind = cast("HeadKind | None", head if head in KINDS else None)
     if head == "auto":
@@ -71,8 +73,8 @@ def from_pretrained(
     from distil_jax.models import Encoder, MaskedLM, TaskModel
 
     if kind is not None:
-        wanted = _wanted(folder, kind, labels, num_labels, problem) if asked else None
-        config, found, params, fresh = read_task_model(folder, kind, head=wanted, seed=seed)
+        wanted: Any = {"labels": labels, "problem": problem or "", "num_outputs": num_labels or 0}
+        config, found, params, fresh = read_task_model(folder, kind, **wanted, seed=seed)
         if fresh:
             logging.getLogger(__name__).warning("%s: has no such %s head; a new, untrained one is used", folder, kind)
         return TaskModel(config, found, jnp.dtype(dtype), attention), params
@@ -80,15 +82,3 @@ def from_pretrained(
     if "mlm_head" in params:
         return MaskedLM(config, jnp.dtype(dtype), attention), params
     return Encoder(config, jnp.dtype(dtype), attention), params["encoder"]
-
-
-def _wanted(
-    folder: Path, kind: HeadKind, labels: Sequence[str] | None, num_labels: int | None, problem: str | None
-) -> TaskHead:
-    path = folder / "config.json"
-    raw = read_json(path)
-    config = encoder_config_from_hf(raw, str(path))
-    if num_labels is not None and (type(num_labels) is not int or num_labels < 1):
-        raise UserError(f"num_labels = {num_labels!r}, expected a whole number from 1 on")
-    names = () if labels is None else labels
-    return task_head(config, raw, kind, names, problem or "", num_outputs=num_labels or 0, where=str(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,32 @@ from distil_jax.hf.checkpoint import Checkpoint, Params, collected, complaints, 
 from distil_jax.hf.config import ARCHITECTURES, architectures, encoder_config_from_hf, read_json
 from distil_jax.hf.locate import locate
 from distil_jax.hf.names import Leaf, leaves
-from distil_jax.hf.task_config import KINDS, has_dense, has_names, named_kind, task_head_from_hf
+from distil_jax.hf.task_config import KINDS, has_dense, has_names, named_kind, task_head, task_head_from_hf
 
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig, HeadKind, TaskHead
 
 
 def read_task_model(
-    path_or_id: str | Path, kind: HeadKind, *, head: TaskHead | None = None, seed: int = 0
+    path_or_id: str | Path,
+    kind: HeadKind,
+    *,
+    labels: Sequence[str] | None = None,
+    problem: str = "",
+    num_outputs: int = 0,
+    seed: int = 0,
 ) -> tuple[EncoderConfig, TaskHead, Params, bool]:
     """A folder's or hub id's encoder with a task head, the folder's own where it fits.
 
     Args:
         path_or_id: a local folder or a hub id (see `locate`).
         kind: what the head reads.
-        head: the head that is wanted (see `task_head`). The folder's is taken if it is of the same kind, with the
-            same number of outputs and the same problem, and the same names if both have names; outputs in another
-            order are put into the wanted one. Otherwise the head is new, and so is a pooler that the folder lacks.
-            None takes the folder's head as it is.
+        labels: names of the wanted head's outputs, as `task_head` has them.
+        problem: what they mean, as `task_head` has it.
+        num_outputs: their number, as `task_head` has it. Where none of the three is given, the folder's head is taken
+            as it is. Otherwise it is taken if it is of the same kind, with the same number of outputs and the same
+            problem, and the same names if both have names; outputs in another order are put into the wanted one. If it
+            does not fit, the head is new, and so is a pooler that the folder lacks.
         seed: of the random values of a new head.
 
     Returns:
@@ -41,22 +49,23 @@ def read_task_model(
         views of the file); fresh says that the head is new.
 
     Raises:
-        UserError: the folder has no such head and none was given, or it cannot be read.
+        UserError: the folder has no such head and none was asked for, what was asked for is no head, or it cannot be
+            read.
     """
-    if kind not in KINDS or (head is not None and head.kind != kind):
-        raise UserError(f"head = {head.kind if head else kind!r} where one of {', '.join(KINDS)} is wanted")
+    if kind not in KINDS:
+        raise UserError(f"head = {kind!r} where one of {', '.join(KINDS)} is wanted")
     folder = locate(path_or_id)
     where = str(folder / "config.json")
     raw = read_json(folder / "config.json")
     config = encoder_config_from_hf(raw, where)
     checkpoint = open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False)
     own = task_head_from_hf(config, raw, kind, where) if _has_head(config, raw, checkpoint, kind) else None
-    if head is None:
+    if labels is None and not problem and not num_outputs:
         if own is None:
             raise UserError(_no_such_head(config, raw, checkpoint, kind, folder))
         config, params = _read(config, checkpoint, own)
         return config, own, params, False
-    head = dataclasses.replace(head, dense=has_dense(config, kind))
+    head = task_head(config, raw, kind, labels or (), problem, num_outputs=num_outputs, where=where)
     agreed = None if own is None else _agreed(own, head)
     if agreed is None:
         config, params = _read(config, checkpoint, None)
@@ -159,9 +168,11 @@ def _agreed(own: TaskHead, wanted: TaskHead) -> tuple[TaskHead, list[int]] | Non
         labels = own.labels
     elif has_names(own.labels):
         # Capitals differ between writers of one and the same task (NEGATIVE, negative), as does the order.
-        places = {name.casefold(): place for place, name in enumerate(own.labels)}
-        found = [places.get(name.casefold()) for name in wanted.labels]
-        if len(places) < own.num_outputs or set(found) != set(order):
+        folded = len({name.casefold() for name in own.labels}) == own.num_outputs
+        keys = [[name.casefold() if folded else name for name in names] for names in (own.labels, wanted.labels)]
+        places = {name: place for place, name in enumerate(keys[0])}
+        found = [places.get(name) for name in keys[1]]
+        if set(found) != set(order):
             return None
         order = [place for place in found if place is not None]
     return dataclasses.replace(wanted, labels=labels, problem=wanted.problem or own.problem), order

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError
+from distil_jax.hf.checksums import write_checksums
 from distil_jax.hf.config import encoder_config_to_hf
 from distil_jax.hf.params import tensors_from_params
 from distil_jax.hf.task_config import task_head_to_hf
@@ -30,7 +31,7 @@ def save_pretrained(
     readme: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write config.json, model.safetensors, the tokenizer's files and README.md.
+    """Write config.json, model.safetensors, the tokenizer's files, README.md and their hashes (SHA256SUMS).
 
     The folder is put together beside its place and renamed into it, so that nobody ever sees half of it. The model
     has the task head `head` if one is given, else a masked-language-model head if `params` has "mlm_head"; a BERT
@@ -72,6 +73,7 @@ def save_pretrained(
             write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_position_embeddings)
         if readme is not None:
             (unfinished / "README.md").write_text(readme, encoding="utf-8")
+        write_checksums(unfinished)
         _settle(unfinished)
         _move_into_place(unfinished, target)
     except OSError as error:

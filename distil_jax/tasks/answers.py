@@ -12,7 +12,7 @@ import numpy as np
 from distil_jax.config import TaskSettings
 from distil_jax.hf.task_config import numbered_labels
 from distil_jax.models import TaskHead
-from distil_jax.tasks.encode import Encoded
+from distil_jax.tasks.encode import Encoded, word_logits
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, TokenExample
 from distil_jax.tasks.measures.entities import entity_spans
 from distil_jax.tasks.spans import AnswerPrediction, predict_answers
@@ -53,19 +53,19 @@ def answers(
     Args:
         head: whose logits these are.
         logits: of each row: [K] of "sequence", [L, K] of "token", [L, 2] of "question", [C] of "choice".
-        encoded: the rows; of "token" with the number of a word as the label of its first token.
+        encoded: the rows.
         examples: what the rows were made from.
         settings: of spans.
         options: what is said.
     """
     if head.kind == "token":
-        assert encoded.labels is not None
         sentences = cast("Sequence[TokenExample]", examples)
         labels = _labels(head)
-        rows = zip(logits, encoded.labels, sentences, strict=True)
-        return [_tagged(row, marks, sentence.words, labels) for row, marks, sentence in rows]
+        found = zip(word_logits(encoded, logits, len(sentences)), sentences, strict=True)
+        return [_tagged(numbers, rows, sentence.words, labels) for (numbers, rows), sentence in found]
     if head.kind == "question":
-        return _answered(logits, encoded, cast("Sequence[QuestionExample]", examples), settings, options)
+        questions = cast("Sequence[QuestionExample]", examples)
+        return [_answer(one, options) for one in predicted_answers(logits, encoded, questions, settings, options)]
     values = np.stack(logits).astype(np.float64)
     if head.kind == "choice":
         chosen = zip(_softmax(values), cast("Sequence[ChoiceExample]", examples), strict=True)
@@ -108,16 +108,13 @@ def _classified(head: TaskHead, logits: np.ndarray, options: AnswerOptions) -> I
             yield {"label": labels[place], "score": row[place], "scores": dict(zip(labels, row, strict=True))}
 
 
-def _tagged(logits: np.ndarray, marks: np.ndarray, words: Sequence[str], labels: Sequence[str]) -> Result:
-    """Words that were cut off, or that no token stands for, get the tag O with score 0."""
+def _tagged(numbers: np.ndarray, logits: np.ndarray, words: Sequence[str], labels: Sequence[str]) -> Result:
+    """Logits [W, K] are those of the words of these numbers; words that no token stands for get the tag O, score 0."""
     missing = _NO_TAG if _NO_TAG in labels else labels[0]
     tags, scores = [missing] * len(words), [0.0] * len(words)
-    positions = np.flatnonzero(marks >= 0)
-    chosen = logits[positions].astype(np.float64)
-    if len(positions):
-        best, chances = chosen.argmax(axis=-1), _softmax(chosen)
-        for place, (word, number) in enumerate(zip(marks[positions].tolist(), best.tolist(), strict=True)):
-            tags[word], scores[word] = labels[number], float(chances[place, number])
+    best, chances = logits.argmax(axis=-1), _softmax(logits.astype(np.float64))
+    for place, word in enumerate(numbers.tolist()):
+        tags[word], scores[word] = labels[best[place]], float(chances[place, best[place]])
     found: Result = {"words": [*words], "tags": tags, "scores": scores}
     if all(_SPAN_TAG.fullmatch(label) for label in labels):
         found["entities"] = [
@@ -133,14 +130,15 @@ def _tagged(logits: np.ndarray, marks: np.ndarray, words: Sequence[str], labels:
     return found
 
 
-def _answered(
+def predicted_answers(
     logits: Sequence[np.ndarray],
     encoded: Encoded,
     examples: Sequence[QuestionExample],
     settings: TaskSettings,
     options: AnswerOptions,
-) -> list[Result]:
-    found = predict_answers(
+) -> list[AnswerPrediction]:
+    """The answer to every question from the logits [L, 2] of its windows."""
+    return predict_answers(
         examples,
         encoded.windows,
         [row[:, 0] for row in logits],
@@ -150,7 +148,6 @@ def _answered(
         null_threshold=options.null_threshold,
         version_2=options.no_answer,
     )
-    return [_answer(one, options) for one in found]
 
 
 def _answer(found: AnswerPrediction, options: AnswerOptions) -> Result:

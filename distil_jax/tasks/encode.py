@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
-from distil_jax.tasks.spans import QuestionWindows, Window, question_windows
+from distil_jax.tasks.spans import QuestionWindows, Window, question_windows, window_layout
 
 if TYPE_CHECKING:
     from distil_jax.hf import Tokenizer
@@ -23,7 +23,7 @@ Ids = list[int]
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Rows of one set, in the order of its examples (questions: of their windows).
+    """Rows of one set, in the order of its examples (questions and long sentences: of their windows).
 
     Attributes:
         ids: a row's tokens [L] int32; of a choice [C, L], padded with `pad_id` to its longest ending.
@@ -34,7 +34,8 @@ class Encoded:
         pad_id: id that fills up.
         notes: what a user should hear, such as how many examples were longer than allowed and lost their end.
         windows: of questions; empty for other kinds.
-        tagged_words: of sentences, the numbers of the words whose tags a row's labels are; empty for other kinds.
+        tagged: of sentences, the number of a row's sentence, and those of the words whose tags its labels are (each
+            word of a sentence in one row); empty for other kinds.
     """
 
     ids: list[np.ndarray]
@@ -44,7 +45,7 @@ class Encoded:
     pad_id: int
     notes: tuple[str, ...]
     windows: list[Window] = dataclasses.field(default_factory=list)
-    tagged_words: list[np.ndarray] = dataclasses.field(default_factory=list)
+    tagged: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,28 +134,36 @@ def _encode_sequences(
 def _encode_tokens(
     tokenizer: Tokenizer, examples: Sequence[TokenExample], settings: TaskSettings, training: bool
 ) -> Encoded:
-    """The first piece of a word carries its tag, the others none (Devlin et al. 2019, section 5.3)."""
+    """The first piece of a word carries its tag, the others none (Devlin et al. 2019, section 5.3).
+
+    Sentences that are too long become several rows that overlap by half.
+    """
     del training
     words = _pieces(tokenizer, itertools.chain.from_iterable(example.words for example in examples))
-    rows, labels, tagged, cut, first, limit = [], [], [], 0, 0, longest_row(settings, "token")
-    for example in examples:
+    room = longest_row(settings, "token") - 2
+    rows, labels, tagged, long, first = [], [], [], 0, 0
+    for number, example in enumerate(examples):
         pieces = words[first : first + len(example.words)]
         first += len(example.words)
         ids = list(itertools.chain.from_iterable(pieces))
-        tags = [IGNORED] * len(ids)
-        place, numbers = 0, []
-        for number, piece in enumerate(pieces):
-            if piece:  # of some words, a control character say, the tokenizer leaves nothing
-                # Where the tags are not known, 0 only marks the tokens that get a prediction.
-                tags[place] = 0 if example.tags is None else example.tags[number]
-                numbers.append(number)
-            place += len(piece)
-        joined, types, shortened = _joined(tokenizer, ids, None, limit)
-        rows.append((joined, types))
-        labels.append(np.asarray([IGNORED, *tags[: len(joined) - 2], IGNORED], np.int32))
-        tagged.append(np.asarray(numbers[: np.count_nonzero(labels[-1] != IGNORED)], np.int32))
-        cut += shortened
-    return _assembled(tokenizer, rows, labels, _cut(cut, limit), tagged_words=tagged)
+        # Of some words, a control character say, the tokenizer leaves nothing.
+        sizes = np.array([len(piece) for piece in pieces])
+        numbers = np.flatnonzero(sizes)
+        places = (np.cumsum(sizes) - sizes)[numbers]
+        # Where the tags are not known, 0 only marks the tokens that get a prediction.
+        tags = np.zeros(len(numbers), np.int32) if example.tags is None else np.asarray(example.tags)[numbers]
+        layout = window_layout(len(ids), room, max(room // 2, 1))
+        long += len(layout) > 1
+        for begin, owned in layout:
+            inside = np.flatnonzero((places >= begin) & (places < begin + len(owned)))
+            inside = inside[owned[places[inside] - begin]]
+            row = np.full(len(owned) + 2, IGNORED, np.int32)
+            row[places[inside] - begin + 1] = tags[inside]
+            rows.append(_joined(tokenizer, ids[begin : begin + len(owned)], None, room + 2)[:2])
+            labels.append(row)
+            tagged.append((number, numbers[inside]))
+    notes = (f"{long:,} sentences of more than {room + 2} tokens read in parts",) if long else ()
+    return _assembled(tokenizer, rows, labels, notes, tagged=tagged)
 
 
 def _encode_questions(
@@ -214,6 +223,14 @@ _ENCODERS = {
 }
 
 
-def word_positions(row: np.ndarray) -> np.ndarray:
-    """Positions of a row's tokens that carry a word's tag, from its labels [L]."""
-    return np.flatnonzero(row != IGNORED)
+def word_logits(
+    encoded: Encoded, logits: Sequence[np.ndarray], sentences: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers [W] of the words of each sentence that a token stands for, and the logits [W, K] of their tags."""
+    assert encoded.labels is not None
+    found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(sentences)]
+    for row, labels, (sentence, words) in zip(logits, encoded.labels, encoded.tagged, strict=True):
+        found[sentence].append((words, row[np.flatnonzero(labels != IGNORED)]))
+    return (
+        (np.concatenate(words), np.concatenate(rows)) for words, rows in (zip(*parts, strict=True) for parts in found)
+    )

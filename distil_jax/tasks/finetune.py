@@ -5,11 +5,10 @@ Everything that a user can get wrong is looked at here, before anything is compi
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,25 @@ import numpy as np
 
 from distil_jax.config import Config, config_to_toml, require
 from distil_jax.errors import UserError
-from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_encoder_config, read_task_model, task_head
-from distil_jax.hf.config import read_json
+from distil_jax.hf import Tokenizer, load_tokenizer, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
 from distil_jax.tasks.data.load import load_task
+from distil_jax.tasks.data.tables import some
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import Example, TaskData
 from distil_jax.tasks.inference import is_version_2, make_predictor, measures_of, score
 from distil_jax.tasks.losses import Models, Params
 from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
+from distil_jax.tasks.testing import labelled_tests, measured_tests
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.peers import first_process_in
 from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder, write_whole
 from distil_jax.training.selection import Selection
 from distil_jax.training.telemetry import encoder_flops
+from distil_jax.training.watch import Watch
 
 RESULT_FILE = "result.json"
 SCORE = "score"
@@ -54,7 +56,7 @@ class FineTuned:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Learner:
+class Learner:
     """The model that learns and the one it learns from, each with its parameters."""
 
     encoder: EncoderConfig
@@ -81,9 +83,14 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
         UserError: settings, data, models or the run's folder do not fit each other.
     """
     require(config, "run.output", "model.initial", "task.name")
+    with Watch(config) as watch:
+        return _finetune(config, data, watch)
+
+
+def _finetune(config: Config, data: TaskData | None, watch: Watch) -> FineTuned:
     data = load_task(config.task, config.run.seed) if data is None else data
     _check_data(config, data)
-    learner = _learner(config, data)
+    learner = read_learner(config, data)
     train = encode_examples(learner.tokenizer, data.spec.kind, data.train, config.task, training=True)
     if not len(train):
         raise UserError(f"task {data.spec.name}: no training example has an answer that tokens cover; check task.train")
@@ -99,20 +106,22 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
     folder, main = Path(config.run.output), jax.process_index() == 0
     sets = {"train": train, **held_out}
     notes = (*data.notes, *(f"{name}: {note}" for name, encoded in sets.items() for note in encoded.notes))
-    with open_run_folder(folder, config, inputs) if main else contextlib.nullcontext():
+    with first_process_in(partial(open_run_folder, folder, config, inputs, "finetune")):
         texts = keep_tokenizer(folder, learner.tokenizer, learner.encoder.family) if main else {}
         started = time.monotonic()
-        job = _job(config, data, learner, train, held_out, texts)
-        outcome = run_training(job, devices)
+        job = make_job(config, data, learner, train, held_out, texts)
+        outcome = run_training(job, devices, watch)
         measures = outcome.evaluations.get(str(outcome.best_step), {})
         if main and not (outcome.resumed_from == outcome.step and (folder / RESULT_FILE).is_file()):
+            measures = measures | _tested(config, data, learner, outcome, devices, watch)
             _write_result(folder, config, data, outcome, measures, time.monotonic() - started, notes)
     return FineTuned(outcome, data, measures, notes)
 
 
 def _check_data(config: Config, data: TaskData) -> None:
     if not data.train:
-        raise UserError(f"task {data.spec.name}: has no training data here; give task.train or another task.source")
+        where = config.task.source or "its dataset"
+        raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
     settings, one_label = config.task, data.spec.problem == "single_label_classification"
     if settings.class_weights == "balanced" and not (one_label or data.spec.kind == "token"):
         raise UserError(f"task.class_weights = balanced: only for classes and tags, not for {data.spec.name}")
@@ -122,26 +131,24 @@ def _check_data(config: Config, data: TaskData) -> None:
         )
 
 
-def _learner(config: Config, data: TaskData) -> _Learner:
+def read_learner(config: Config, data: TaskData) -> Learner:
+    """`model.initial` with a head for the task, and the teacher of `teacher.path`.
+
+    Raises:
+        UserError: one of them cannot be read, or they do not fit the task or each other.
+    """
     source, spec = config.model.initial, data.spec
-    encoder = read_encoder_config(source)
-    _check_lengths(config, data, "model.initial", encoder)
-    raw_path = locate(source) / "config.json"
-    wanted = task_head(
-        encoder, read_json(raw_path), spec.kind, data.labels, _problem(data), num_outputs=0, where=str(raw_path)
+    encoder, head, params, _ = read_task_model(
+        source, spec.kind, labels=data.labels, problem=spec.problem, seed=config.run.seed
     )
-    encoder, head, params, _ = read_task_model(source, spec.kind, head=wanted, seed=config.run.seed)
+    _check_lengths(config, data, "model.initial", encoder)
     tokenizer = load_tokenizer(source)
     if tokenizer.vocab_size > encoder.vocab_size:
         raise UserError(f"{source}: {tokenizer.vocab_size} tokens, but only {encoder.vocab_size} word embeddings")
     teacher = None
     if config.teacher.path:
         teacher = _teacher(config, data, head, encoder, tokenizer)
-    return _Learner(encoder, head, params, tokenizer, teacher)
-
-
-def _problem(data: TaskData) -> str:
-    return data.spec.problem if data.spec.kind == "sequence" else ""
+    return Learner(encoder, head, params, tokenizer, teacher)
 
 
 def _check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
@@ -165,10 +172,13 @@ def _teacher(
         raise UserError(
             f"teacher.path = {source}: its vocabulary is not that of model.initial = {config.model.initial}"
         )
-    encoder, own, params, fresh = read_task_model(source, data.spec.kind, head=head)
+    encoder, own, params, fresh = read_task_model(
+        source, data.spec.kind, labels=head.labels, problem=head.problem, num_outputs=head.num_outputs
+    )
     if fresh:
+        labels = f" with the labels {some(data.labels)}" if data.labels else ""
         raise UserError(
-            f"teacher.path = {source}: has no head for {data.spec.name} with these labels; fine-tune it first "
+            f"teacher.path = {source}: has no head for {data.spec.name}{labels}; fine-tune it first "
             "(distil-jax finetune), or leave teacher.path empty"
         )
     _check_lengths(config, data, "teacher.path", encoder)
@@ -187,16 +197,29 @@ def class_weights(data: TaskData) -> np.ndarray:
     return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
 
 
-def _job(
+def make_job(
     config: Config,
     data: TaskData,
-    learner: _Learner,
+    learner: Learner,
     train: Encoded,
     held_out: Mapping[str, Encoded],
     tokenizer_texts: Mapping[str, str],
 ) -> Job:
+    """The run that trains `learner` on `train` and is measured on `held_out`.
+
+    Args:
+        config: its settings.
+        data: the task, and the examples that `train` was made from.
+        learner: the models.
+        train: encoded examples.
+        held_out: encoded examples by the name of their set; empty: nothing is measured.
+        tokenizer_texts: the tokenizer's files by name, which checkpoints carry.
+
+    Raises:
+        UserError: finetune.metric is not measured here.
+    """
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
-    model = TaskModel(learner.encoder, learner.head, dtype, attention)
+    model = TaskModel(learner.encoder, learner.head, dtype, attention, config.training.remat)
     teacher = None if learner.teacher is None else TaskModel(*learner.teacher[:2], dtype, attention)
     setup = TaskSetup(Models(model, teacher), config.finetune, config.training.micro_batch_size)
     per_epoch, steps = steps_per_epoch(len(train), config.training.batch_size), _steps(config, train)
@@ -207,7 +230,6 @@ def _job(
             f"finetune.metric = {selection.measure!r}: not measured here; choose from {', '.join(measures)}"
         )
     metadata = {
-        "format": 1,
         "config": config_to_toml(config),
         "model": dataclasses.asdict(learner.encoder),
         "head": dataclasses.asdict(learner.head),
@@ -232,6 +254,7 @@ def _job(
         constants=TaskConstants(_teacher_params(config, learner), np.int32(config.run.seed)),
         make_step=partial(make_task_step, setup),
         make_batches=partial(_batches, config, data, learner, train),
+        batch_rows=lambda step: _plan(config, learner, train)(step)[1],
         make_evaluator=partial(_evaluator, config, data, model, held_out),
         metadata=metadata,
         flops_per_token=_flops_per_token(learner, float(train.lengths.mean())),
@@ -253,25 +276,30 @@ def _steps(config: Config, train: Encoded) -> int:
     return config.training.steps or config.training.epochs * steps_per_epoch(len(train), config.training.batch_size)
 
 
-def _teacher_params(config: Config, learner: _Learner) -> Params | None:
+def _teacher_params(config: Config, learner: Learner) -> Params | None:
     if learner.teacher is None:
         return None
     return jax.tree.map(lambda x: np.asarray(x, jnp.dtype(config.teacher.dtype)), learner.teacher[2])
 
 
-def _flops_per_token(learner: _Learner, length: float) -> float:
+def _flops_per_token(learner: Learner, length: float) -> float:
     forward = 0.0 if learner.teacher is None else encoder_flops(learner.teacher[0], round(length))
     return forward + 3 * encoder_flops(learner.encoder, round(length))
 
 
+def _plan(config: Config, learner: Learner, encoded: Encoded) -> Callable[[int], tuple[int, np.ndarray]]:
+    """A function: number of a batch -> the length it is padded to, and its rows."""
+    programs = max(_steps(config, encoded) // _STEPS_A_PROGRAM, 1)
+    buckets = choose_buckets(encoded.lengths, config.finetune.buckets, programs, learner.positions)
+    return training_plan(encoded.lengths, buckets, config.training.batch_size, config.run.seed)
+
+
 def _batches(
-    config: Config, data: TaskData, learner: _Learner, encoded: Encoded, steps: range, devices: Devices
+    config: Config, data: TaskData, learner: Learner, encoded: Encoded, steps: range, devices: Devices
 ) -> Iterator[Batch]:
     """This process's rows of the batches of `steps`, made ready ahead on threads."""
     settings, size = config.task, config.training.batch_size
-    programs = max(_steps(config, encoded) // _STEPS_A_PROGRAM, 1)
-    buckets = choose_buckets(encoded.lengths, config.finetune.buckets, programs, learner.positions)
-    plan = training_plan(encoded.lengths, buckets, size, config.run.seed)
+    plan = _plan(config, learner, encoded)
     weights = class_weights(data) if settings.class_weights == "balanced" else None
     part = devices.process_part(size)
     change = None
@@ -312,11 +340,11 @@ def _evaluator(
         return None
     predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
 
-    def evaluate(params: Params, _: Any) -> dict[str, float]:
+    def evaluate(params: Params, _: Any, go: Callable[[], None]) -> dict[str, float]:
         found: dict[str, float] = {}
         for number, (name, encoded) in enumerate(held_out.items()):
             examples: Sequence[Example] = data.validation[name]
-            measures = measures_of(data, config.task, examples, encoded, predict(params, encoded))
+            measures = measures_of(data, config.task, examples, encoded, predict(params, encoded, go))
             if number == 0:
                 found = {SCORE: score(data.spec.headline, data.spec.metrics, measures)}
             # The first set's measures have plain names, those of further ones (MNLI's mismatched) the set's before.
@@ -324,6 +352,20 @@ def _evaluator(
         return found
 
     return evaluate
+
+
+def _tested(
+    config: Config, data: TaskData, learner: Learner, outcome: Outcome, devices: Devices, watch: Watch
+) -> dict[str, float]:
+    """Measures on labelled test sets; by one process alone, as a checkpoint is read for them."""
+    tests = labelled_tests(data) if jax.process_count() == 1 else {}
+    if not tests:
+        return {}
+    model = TaskModel(
+        learner.encoder, learner.head, jnp.dtype(config.training.compute_dtype), config.training.attention
+    )
+    with watch.preemption.interruptible():
+        return measured_tests(config, data, tests, model, learner.tokenizer, outcome, devices, watch.go)
 
 
 def _write_result(
@@ -347,6 +389,7 @@ def _write_result(
         "examples": len(data.train),
         "seconds": round(seconds, 1),
         "resumed_from": outcome.resumed_from,
+        "skipped_steps": outcome.skipped_steps,
         "notes": list(notes),
     }
     write_whole(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")

@@ -5,25 +5,32 @@ from __future__ import annotations
 import collections
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
+from distil_jax.tasks.answers import AnswerOptions, predicted_answers
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, evaluation_plan
-from distil_jax.tasks.encode import Encoded, word_positions
+from distil_jax.tasks.encode import Encoded, word_logits
 from distil_jax.tasks.examples import Example, Kind, QuestionExample, TaskData, TokenExample
 from distil_jax.tasks.measures.entities import entity_measures
 from distil_jax.tasks.measures.metrics import measure
 from distil_jax.tasks.measures.squad import squad_measures
-from distil_jax.tasks.spans import AnswerPrediction, predict_answers
 from distil_jax.tasks.step import make_logits_step
 from distil_jax.training.parallel import Devices
 
 Logits = list[np.ndarray]
-Predictor = Callable[[Any, Encoded], Logits]
+
+
+class Predictor(Protocol):
+    """(parameters on the devices, set) -> logits of its rows; `go` is called before every batch."""
+
+    def __call__(self, params: Any, encoded: Encoded, go: Callable[[], None] = ..., /) -> Logits: ...
+
+
 _NO_TAG = "O"
 _BATCHES_A_PROGRAM = 8  # fewer batches of a length are not worth compiling for it
 _IN_FLIGHT = 4  # batches that the device has before it
@@ -42,13 +49,15 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
     size = -(-batch_size // devices.count) * devices.count
     part = devices.process_part(size)
 
-    def predict(params: Any, encoded: Encoded) -> Logits:
+    def predict(params: Any, encoded: Encoded, go: Callable[[], None] = lambda: None) -> Logits:
         programs = max(len(encoded) // (size * _BATCHES_A_PROGRAM), 1)
         chosen = choose_buckets(encoded.lengths, buckets, programs, model.config.max_position_embeddings)
         plan = evaluation_plan(encoded.lengths, chosen, size)
 
         def compute(batch: Batch) -> Any:
-            return step(params, devices.place_rows({name: values[part] for name, values in batch.items()}))
+            rows = devices.place_rows({name: values[part] for name, values in batch.items()})
+            go()
+            return step(params, rows)
 
         batches = ((rows, length, size) for length, rows in plan)
         return logits_of_rows(model.head.kind, encoded, batches, compute)
@@ -96,33 +105,15 @@ def logits_of_rows(
 def predicted_tags(
     logits: Logits, encoded: Encoded, examples: Sequence[TokenExample], labels: Sequence[str]
 ) -> list[list[str]]:
-    """A tag for every word of every sentence; words without a token, cut off or not, get "O" (or the first tag)."""
-    assert encoded.labels is not None
+    """A tag for every word of every sentence; words without a token get "O" (or the first tag)."""
     missing = _NO_TAG if _NO_TAG in labels else labels[0]
     found: list[list[str]] = []
-    for row, marks, words, example in zip(logits, encoded.labels, encoded.tagged_words, examples, strict=True):
-        best: Any = row[word_positions(marks)].argmax(axis=-1)
+    for (words, rows), example in zip(word_logits(encoded, logits, len(examples)), examples, strict=True):
         tags = [missing] * len(example.words)
-        for word, number in zip(words, best, strict=True):
+        for word, number in zip(words, rows.argmax(axis=-1), strict=True):
             tags[word] = labels[number]
         found.append(tags)
     return found
-
-
-def predicted_answers(
-    logits: Logits, encoded: Encoded, examples: Sequence[QuestionExample], settings: TaskSettings, *, version_2: bool
-) -> list[AnswerPrediction]:
-    """The answer to every question from the logits of its windows."""
-    return predict_answers(
-        examples,
-        encoded.windows,
-        [row[:, 0] for row in logits],
-        [row[:, 1] for row in logits],
-        n_best=settings.n_best,
-        max_answer_length=settings.max_answer_length,
-        null_threshold=settings.null_threshold,
-        version_2=version_2,
-    )
 
 
 def has_unanswerable(examples: Sequence[QuestionExample]) -> bool:
@@ -143,13 +134,16 @@ def measures_of(
     if kind == "question":
         questions = cast("Sequence[QuestionExample]", examples)
         two = is_version_2(data)
-        answers = predicted_answers(logits, encoded, questions, settings, version_2=two)
+        options = AnswerOptions(no_answer=two, null_threshold=settings.null_threshold)
+        answers = predicted_answers(logits, encoded, questions, settings, options)
         if not two:
             texts = {answer.id: answer.text for answer in answers}
-            return squad_measures(texts, questions, version_2=False)
-        spans = {answer.id: answer.span.text for answer in answers}
-        scores = {answer.id: answer.no_answer_score for answer in answers}
-        return squad_measures(spans, questions, scores, version_2=True, threshold=settings.null_threshold)
+            found = squad_measures(texts, questions, version_2=False)
+        else:
+            spans = {answer.id: answer.span.text for answer in answers}
+            scores = {answer.id: answer.no_answer_score for answer in answers}
+            found = squad_measures(spans, questions, scores, version_2=True, threshold=settings.null_threshold)
+        return {name: value for name, value in found.items() if not name.endswith("total")}  # no shares
     references = np.stack(encoded.labels or [])
     outputs = np.stack(logits)
     if data.spec.problem == "regression":

@@ -161,13 +161,6 @@ class Predictor:
         return found
 
     def _alike(self, examples: list[Example], batch_size: int, options: AnswerOptions, tally: Tally) -> list[Result]:
-        if self.head.kind == "token":
-            # The number of each word instead of its tag: it tells which tokens are looked at, and whose they are.
-            examples = [
-                dataclasses.replace(example, tags=tuple(range(len(example.words))))
-                for example in examples
-                if isinstance(example, TokenExample)
-            ]
         encoded = encode_examples(self._tokenizer, self.head.kind, examples, self.settings)
         tally.add(encoded.notes)
         return answers(self.head, self._logits(encoded, batch_size), encoded, examples, self.settings, options)

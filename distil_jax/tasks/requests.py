@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.convert import listed_endings
 from distil_jax.tasks.data.gather import own_columns
 from distil_jax.tasks.data.official import OFFICIAL, Columns
 from distil_jax.tasks.data.tables import BadRowError, Faults, Row, place_of, some
@@ -55,6 +55,7 @@ def reading_of(settings: TaskSettings, kind: Kind) -> Reading:
         pair=(*known.pair, *(usual.pair if pairs or kind == "question" else ())),
         id=(*known.id, *usual.id),
         endings=(*known.endings, *usual.endings),
+        positions=known.positions,
     )
     return Reading(kind, columns, pairs)
 
@@ -208,15 +209,7 @@ def _endings(values: Mapping[str, Any], columns: Columns) -> list[Any]:
     if len(names) != 1:
         return [values[name] for name in names]
     (column,) = names
-    endings = values[column]
-    if isinstance(endings, str):  # a cell of a table
-        try:
-            endings = json.loads(endings)
-        except (ValueError, RecursionError) as error:
-            raise BadRowError(f"column {column!r} holds no JSON list of endings") from error
-    if not isinstance(endings, list | tuple) or len(endings) < 2:
-        raise BadRowError(f"column {column!r} holds no list of two or more endings")
-    return list(endings)
+    return listed_endings(values[column], column)
 
 
 _MAKERS: dict[Kind, Callable[[str, Mapping[str, Any], Reading], Example]] = {

@@ -123,7 +123,7 @@ def question_windows(
         context = contexts[example.context]
         head = np.array([tokenizer.cls_id, *question[:max_question_length], tokenizer.sep_id], np.int32)
         key = (len(context.ids), max_length - len(head) - 1)
-        layout = layouts.get(key) or layouts.setdefault(key, _layout(*key, doc_stride))
+        layout = layouts.get(key) or layouts.setdefault(key, window_layout(*key, doc_stride))
         state, first, last = _answer_tokens(example, context.offsets)
         counts[state] += 1
         holders = 0
@@ -158,8 +158,11 @@ def _encode_contexts(tokenizer: Tokenizer, examples: Sequence[QuestionExample]) 
     return found
 
 
-def _layout(tokens: int, room: int, stride: int) -> list[tuple[int, np.ndarray]]:
-    """(first token, [C] bool max_context) of each window over `tokens` context tokens, `room` in a window at most."""
+def window_layout(tokens: int, room: int, stride: int) -> list[tuple[int, np.ndarray]]:
+    """Windows over `tokens` tokens: (first token, [C] bool) of each, C at most `room`.
+
+    A token is True in one window alone, that which shows the most around it.
+    """
     begins = [0]
     while begins[-1] + room < tokens:
         begins.append(begins[-1] + min(room, stride))

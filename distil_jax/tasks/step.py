@@ -44,7 +44,7 @@ def make_task_step(
 
     The weights in the batch add up to 1 over all devices, so one reduction of sums gives the means. Dropout depends on
     (seed, step, row of the global batch). Metrics, of the parameters before the update, float32 scalars: "loss",
-    "loss_<term>", "gradient_norm", "learning_rate", "tokens" (real ones).
+    "loss_<term>", "tokens" (real ones), and those of `apply_gradients`.
     """
 
     def train_step(state: TrainState, constants: TaskConstants, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -62,7 +62,7 @@ def make_task_step(
         local = sum_over(gradients_of, micro_batches((batch, keys), setup.micro_batch_size))
         (value, terms), gradients = jax.lax.psum(local, AXIS)
         tokens = terms.pop("tokens")
-        state, metrics = apply_gradients(state, gradients, optimizer, schedule)
+        state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
         return state, {
             "loss": value,
             **{f"loss_{name}": term for name, term in terms.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import BinaryIO
 from distil_jax.corpus.files import CHUNK, RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.lines import BOM, UTF16_MARKS, suffix_of
+from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.data.tables import Faults, Row, place_of, some
 from distil_jax.tasks.data.tabular import FIELD_LIMIT, QUOTE_FAILURES, parse_json
 
@@ -23,12 +25,13 @@ _LINE_LIMIT = 1 << 26  # bytes; what is longer is no line of a text file
 Line = tuple[int, str | None]  # its number from 1, and its text; None: left out, it is no text
 
 
-def stream_file(path: Path, faults: Faults) -> Iterator[Row]:
+def stream_file(path: Path, faults: Faults, columns: Columns | None = None) -> Iterator[Row]:
     """Rows of a text (a row a line, in the column `PLAIN`), JSON Lines, CSV or TSV file, packed or not.
 
     Args:
         path: its ending tells the format; .gz, .xz, .bz2 and .zst are unpacked on the way.
         faults: what is done about rows that can't be read.
+        columns: its `positions` are the columns of a table whose first line is no header.
 
     Raises:
         UserError: an unknown ending, or a row that can't be read, with its line.
@@ -36,7 +39,8 @@ def stream_file(path: Path, faults: Faults) -> Iterator[Row]:
     suffix, name = suffix_of(path), str(path)
     if suffix not in SUFFIXES:
         raise UserError(
-            f"{path}: the ending {suffix or 'is missing and'} does not tell the format; use {some(SUFFIXES)}"
+            f"{path}: the ending {suffix or 'is missing and'} does not tell the format; use "
+            f"{some([*SUFFIXES, '.json', '.parquet'])}"
         )
     with RawFile.open(path) as raw:
         lines = _lines(chunks_of(raw, compression_of(path)), name, faults)
@@ -44,7 +48,7 @@ def stream_file(path: Path, faults: Faults) -> Iterator[Row]:
             yield from _plain_rows(lines)
         elif suffix in (".csv", ".tsv"):
             cells = _csv_cells(lines, name, faults) if suffix == ".csv" else _tsv_cells(lines)
-            yield from _table_rows(cells, name, faults)
+            yield from _table_rows(cells, name, faults, columns)
         else:
             yield from _json_rows(lines, name, faults)
 
@@ -129,10 +133,14 @@ def _json_rows(lines: Iterator[Line], name: str, faults: Faults) -> Iterator[Row
             faults(where, f"holds {type(values).__name__}, not an object with named columns")
 
 
-def _table_rows(cells: Iterator[tuple[int, list[str]]], name: str, faults: Faults) -> Iterator[Row]:
+def _table_rows(
+    cells: Iterator[tuple[int, list[str]]], name: str, faults: Faults, columns: Columns | None
+) -> Iterator[Row]:
     line, first = next(cells, (0, []))
     header = [column.strip() for column in first]
-    if repeated := next((column for column in header if column and header.count(column) > 1), None):
+    if columns is not None and len(columns.positions) == len(header) and not {*header} & {*columns.text}:
+        header, cells = [*columns.positions], itertools.chain([(line, first)], cells)
+    elif repeated := next((column for column in header if column and header.count(column) > 1), None):
         raise UserError(f"{name}, line {line}: two columns are called {repeated!r}; rename one of them")
     for number, (line, values) in enumerate(cells):
         if len(values) == len(header):

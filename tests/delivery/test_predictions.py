@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -15,9 +16,10 @@ import pytest
 
 from distil_jax import cli
 from distil_jax.config.predicting import PredictArguments
-from distil_jax.delivery import load_predictor, predict
+from distil_jax.delivery import load_predictor, predict, predictions
 from distil_jax.delivery.predictions import Inputs, predict_rows, write_predictions
 from distil_jax.errors import UserError
+from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.predict import Predictor
 
 TEXTS = ["the cat sat", "a dog ran fast", "red fish", "the moon over the sea"]
@@ -134,7 +136,7 @@ def test_a_row_of_the_command_line(
 def test_the_command(
     task_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "start", lambda _: None)
+    monkeypatch.setattr(cli.models, "start", lambda _: None)
     model = str(task_folder("classes"))
     assert cli.main(["predict", model, "--text", "the cat", "a dog"]) == 0
     out, err = capsys.readouterr()
@@ -144,3 +146,38 @@ def test_the_command(
     assert "--threshold 2: is a probability" in capsys.readouterr().err
     assert cli.main(["predict", model, "--text", "a", "--on-error", "ignore"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_threshold_of_zero_is_not_one_that_was_not_given(
+    task_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's own value counts unless another is given, be it 0."""
+    predictor = load_predictor(task_folder("answers"))
+    predictor.options = dataclasses.replace(predictor.options, no_answer=True, null_threshold=2.5)
+    used: list[float] = []
+
+    def write(*_: Any, options: AnswerOptions, **__: Any) -> None:
+        used.append(options.null_threshold)
+
+    monkeypatch.setattr(predictions, "load_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(predictions, "write_predictions", write)
+    for given in (None, 0.0, -1.5):
+        predict_rows(PredictArguments("m", null_threshold=given))
+    assert used == [2.5, 0.0, -1.5]
+    with pytest.raises(UserError, match="--null-threshold nan: must be a finite number"):
+        predict_rows(PredictArguments("m", null_threshold=float("nan")))
+    predictor.options = AnswerOptions()
+    with pytest.raises(UserError, match="--null-threshold: this model always gives an answer; .* --no-answer"):
+        predict_rows(PredictArguments("m", null_threshold=0.0))
+
+
+def test_published_formats_of_the_command(task_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Files of CoNLL columns for tags and of SQuAD's JSON for questions."""
+    (tmp_path / "a.conll").write_text("the\tO\ncat\tB-PER\n\nsat\tO\n")
+    paragraph = {"context": "the cat sat", "qas": [{"id": "q1", "question": "who sat"}]}
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    output = tmp_path / "out.jsonl"
+    predict_rows(PredictArguments(str(task_folder("tags")), input=str(tmp_path / "a.conll"), output=str(output)))
+    assert [row["words"] for row in read(output)] == [["the", "cat"], ["sat"]]
+    predict_rows(PredictArguments(str(task_folder("answers")), input=str(tmp_path / "a.json"), output=str(output)))
+    assert [row["id"] for row in read(output)] == ["q1"]

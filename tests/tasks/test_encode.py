@@ -72,17 +72,30 @@ def test_a_word_that_the_tokenizer_drops_does_not_shift_the_others(tokenizer: To
     encoded = encode_examples(tokenizer, "token", [example], TaskSettings())
     assert encoded.labels is not None
     assert encoded.labels[0].tolist() == [IGNORED, 1, 2, IGNORED]
-    assert encoded.tagged_words[0].tolist() == [0, 2]
+    assert encoded.tagged[0][1].tolist() == [0, 2]
     logits = [np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]]
     assert predicted_tags(logits, encoded, [example], ["O", "B-X", "I-X"]) == [["B-X", "O", "I-X"]]
 
 
-def test_a_cut_sentence_loses_its_last_tags(tokenizer: Tokenizer) -> None:
-    example = TokenExample("0", tuple(LONG.split()), tuple(range(len(LONG.split()))))
-    encoded = encode_examples(tokenizer, "token", [example], TaskSettings(max_length=8))
+def test_a_long_sentence_is_read_in_parts_and_each_word_tagged_once(tokenizer: Tokenizer) -> None:
+    words = tuple(LONG.split())
+    example = TokenExample("0", words, tuple(range(len(words))))
+    encoded = encode_examples(
+        tokenizer, "token", [TokenExample("1", ("cat",), (0,)), example], TaskSettings(max_length=8)
+    )
     assert encoded.labels is not None
-    assert encoded.labels[0].tolist() == [IGNORED, 0, 1, 2, 3, 4, 5, IGNORED]
-    assert encoded.notes == ("1 examples cut to 8 tokens",)
+    assert encoded.notes == ("1 sentences of more than 8 tokens read in parts",)
+    assert encoded.lengths.max() == 8
+    tags = np.concatenate([row[row != IGNORED] for row in encoded.labels[1:]])
+    assert sorted(tags.tolist()) == list(range(len(words)))
+    # Inside the sentence a word is tagged where two words or more stand on either side of it.
+    for labels in encoded.labels[2:-1]:
+        owned = np.flatnonzero(labels != IGNORED)
+        assert owned.min() >= 1 + 1 and owned.max() <= len(labels) - 1 - 2
+    # Logits that say what the labels are give the words their tags back, across the parts.
+    names = [f"B-{i}" for i in range(len(words))]
+    logits = [np.eye(len(names), dtype=np.float32)[row] for row in encoded.labels]
+    assert predicted_tags(logits, encoded, [TokenExample("1", ("cat",)), example], names) == [["B-0"], names]
 
 
 def test_answers_point_at_their_tokens(tokenizer: Tokenizer) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from distil_jax.config import Config, load_config
-from distil_jax.errors import UserError
+from distil_jax.errors import PreemptedError, UserError
 from distil_jax.hf import load_tokenizer, save_pretrained
+from distil_jax.tasks import finetune as finetune_module
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.finetune import RESULT_FILE, class_weights, finetune
 from distil_jax.training import loop
@@ -84,6 +89,41 @@ def test_a_stopped_run_ends_with_the_same_bits(
     assert again.outcome.evaluations == found.outcome.evaluations
 
 
+@pytest.mark.fault("SIGTERM, one process")
+@pytest.mark.parametrize("told", [17, 15, 30], ids=["while training", "while measuring", "while measuring in the end"])
+def test_a_preempted_run_ends_with_the_same_bits(
+    told: int, trained: tuple[Path, Any, Any], task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, found, state = trained
+    finished = loop._Meter.finished
+
+    def tell(self: Any, number: int, metrics: Any) -> None:
+        finished(self, number, metrics)
+        if number == told:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not self.run.watch.preemption.noticed:
+                time.sleep(0.01)
+
+    changes = {"training.epochs": 6, "checkpoint.keep": 10, "checkpoint.every_steps": 7}
+    config = task_config("classification", tmp_path / "run", changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Meter, "finished", tell)
+        with pytest.raises(PreemptedError):
+            finetune(config)
+    again = finetune(config)
+    assert told <= again.outcome.resumed_from <= min(told + 2, 30)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.outcome.state), state)
+    rows = [
+        [(row["step"], row["kind"], row["metrics"]) for row in read_metrics(run)] for run in (tmp_path / "run", folder)
+    ]
+    assert rows[0] == rows[1]
+    assert again.outcome.evaluations == found.outcome.evaluations
+    kept = [Checkpoints(run / "checkpoints", read_only=True) for run in (tmp_path / "run", folder)]
+    assert set(kept[0].all_steps()) == {*kept[1].all_steps(), again.outcome.resumed_from}
+    for step in kept[1].all_steps():
+        assert kept[0].metadata(step)["evaluations"] == kept[1].metadata(step)["evaluations"]
+
+
 def test_a_small_task_is_measured_every_epoch_whatever_suits_long_runs(task_config: TaskConfig, tmp_path: Path) -> None:
     long = finetune(task_config("classification", tmp_path / "long", {"evaluation.every_steps": 1000}))
     assert sorted(map(int, long.outcome.evaluations)) == [5, 10]
@@ -93,9 +133,12 @@ def test_a_small_task_is_measured_every_epoch_whatever_suits_long_runs(task_conf
 
 def test_patience_ends_a_run_that_gets_no_better(task_config: TaskConfig, tmp_path: Path) -> None:
     changes = {"training.epochs": 50, "finetune.patience": 2, "optimizer.learning_rate": 1e-12}
+    changes |= {"logging.every_steps": 4}
     config = task_config("classification", tmp_path / "run", changes)
     found = finetune(config)
     assert (found.outcome.step, found.outcome.best_step) == (15, 5)
+    # The last step has a row of metrics, wherever the run may end.
+    assert [row["step"] for row in read_metrics(tmp_path / "run", "train")] == [4, 5, 8, 10, 12, 15]
     assert finetune(config).outcome.resumed_from == 15, "a run that stopped early is finished"
 
 
@@ -204,3 +247,25 @@ def test_the_shipped_configurations_train(
     found = finetune(load_config(name, changes))
     assert found.outcome.step == 2
     assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+@pytest.mark.fault("loss or gradient not finite")
+def test_a_step_that_is_not_finite_is_skipped(
+    task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = finetune_module.make_task_step
+
+    def breaking(setup: Any, optimizer: Any, schedule: Any) -> Any:
+        step = make(setup, optimizer, schedule)
+
+        def train_step(state: Any, constants: Any, batch: Any) -> Any:
+            factor = jnp.where(state.step == 2, jnp.nan, 1.0)
+            return step(state, constants, {**batch, "weights": batch["weights"] * factor})
+
+        return train_step
+
+    monkeypatch.setattr(finetune_module, "make_task_step", breaking)
+    found = finetune(task_config("classification", tmp_path / "run", {"training.epochs": 1}))
+    assert found.outcome.skipped_steps == 1
+    rows = read_metrics(tmp_path / "run", "train")
+    assert [row["metrics"]["skipped_steps"] for row in rows] == [0, 0, 1, 1, 1]

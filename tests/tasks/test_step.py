@@ -62,7 +62,8 @@ def alone() -> tuple[Any, dict[str, Any]]:
 def test_devices_and_micro_batches_change_nothing(alone: Any, mapping: str, count: int, micro: int) -> None:
     state, metrics = run(make_devices(mapping, count), micro)
     for name, value in alone[1].items():
-        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
+        # A key's bias has no gradient but rounding.
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=1e-8, err_msg=name)
     moments = zip(jax.tree.leaves(state.opt_state[0].mu), jax.tree.leaves(alone[0].opt_state[0].mu), strict=True)
     for found, expected in moments:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)

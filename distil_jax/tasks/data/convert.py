@@ -8,10 +8,10 @@ from typing import Any
 
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.conll import to_iob2
-from distil_jax.tasks.data.labels import class_name, class_number, class_set, is_blank, score
+from distil_jax.tasks.data.labels import NAMES, SetForm, class_name, class_number, class_set, is_blank, score
 from distil_jax.tasks.data.official import Columns, Role
 from distil_jax.tasks.data.tables import BadRowError, Faults, Row, Table, some
-from distil_jax.tasks.data.tabular import FIELD_LIMIT
+from distil_jax.tasks.data.tabular import FIELD_LIMIT, parse_json
 from distil_jax.tasks.examples import (
     Answer,
     ChoiceExample,
@@ -33,7 +33,7 @@ class Reading:
         labels: names of the classes, in order.
         role: labels may be missing where it is "test".
         limits: of scores.
-        bars: sets of classes are written with | and not with commas.
+        sets: how sets of classes are written.
         iob2: tags are rewritten so that every entity begins with B-.
         blank_text: empty texts are let through.
         unanswerable: a question may have no answer.
@@ -45,7 +45,7 @@ class Reading:
     labels: tuple[str, ...]
     role: Role
     limits: tuple[float, float] | None = None
-    bars: bool = False
+    sets: SetForm = NAMES
     iob2: bool = False
     blank_text: bool = False
     unanswerable: bool = True
@@ -90,7 +90,7 @@ def _hint(table: Table) -> str:
     only = str(table.columns[0]) if len(table.columns) == 1 else ""
     separator = next((mark for mark in (";", "\t", ",") if mark in only), "")
     return (
-        f"; are its columns separated by {separator!r}?"
+        f"; are its columns separated by {separator!r}? Commas are wanted in .csv, tabs in .tsv"
         if separator
         else "; check the file, or the names of columns in [task]"
     )
@@ -105,11 +105,16 @@ def to_examples(table: Table, found: Found, reading: Reading, faults: Faults) ->
     make = _MAKERS[reading.kind]
     examples: list[Example] = []
     seen: dict[str, Row] = {}
+    endings = 0
     for row in table.rows:
         try:
             example = make(_identity(row, found), _translated(row, found, table), found, reading)
             if reading.unique_ids and found.id and seen.setdefault(example.id, row) is not row:
                 raise BadRowError(f"id {example.id!r} is there already ({table.where(seen[example.id])})")
+            if isinstance(example, ChoiceExample):
+                endings = endings or len(example.endings)
+                if len(example.endings) != endings:
+                    raise BadRowError(f"{len(example.endings)} endings, not {endings} as in the first row")
         except BadRowError as error:
             faults(table.where(row), str(error))
             continue
@@ -191,7 +196,7 @@ def _sequence(identity: str, values: Mapping[str, Any], found: Found, reading: R
     if reading.problem == "multi_label_classification":
         given = bool(found.label) and values.get(found.label) is not None
         if given or reading.role != "test":  # an empty text is a set without classes
-            label = class_set(_value(values, found.label), reading.labels, reading.bars)
+            label = class_set(_value(values, found.label), reading.labels, reading.sets)
     elif reading.problem == "regression":
         value = _label_value(values, found, reading, hidden=reading.limits is not None)
         label = None if value is None else score(value, reading.limits)
@@ -276,10 +281,20 @@ def _endings(values: Mapping[str, Any], found: Found) -> list[str]:
     if len(found.endings) != 1:
         return [_text(values, name) for name in found.endings]
     (column,) = found.endings
-    endings = _value(values, column)
-    if not isinstance(endings, list) or len(endings) < 2:
-        raise BadRowError(f"column {column!r} holds no list of two or more endings")
+    endings = listed_endings(_value(values, column), column)
     return [_checked(ending, f"ending {i}") for i, ending in enumerate(endings)]
+
+
+def listed_endings(endings: Any, column: str) -> list[Any]:
+    """The endings in one column: a list, or in a table's cell a JSON list. Raises BadRowError."""
+    if isinstance(endings, str):
+        try:
+            endings = parse_json(endings)
+        except (ValueError, RecursionError) as error:
+            raise BadRowError(f"column {column!r} holds no JSON list of endings") from error
+    if not isinstance(endings, list | tuple) or len(endings) < 2:
+        raise BadRowError(f"column {column!r} holds no list of two or more endings")
+    return list(endings)
 
 
 def _choice_number(label: Any, endings: list[str]) -> int:

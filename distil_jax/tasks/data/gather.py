@@ -12,6 +12,7 @@ from distil_jax.tasks.data import conll, squad_json
 from distil_jax.tasks.data.hub import Dataset, open_hub, open_tensorflow
 from distil_jax.tasks.data.lines import read_bytes, suffix_of
 from distil_jax.tasks.data.official import OFFICIAL, PLAIN_SPLITS, Columns, HubId, Official, Role, SplitPlace
+from distil_jax.tasks.data.parquet import PARQUET, read_parquet
 from distil_jax.tasks.data.tables import Faults, Row, Table, some
 from distil_jax.tasks.data.tabular import JSON_SUFFIXES, TABLE_SUFFIXES, read_json_rows, read_table
 from distil_jax.tasks.examples import Kind, TaskSpec
@@ -90,7 +91,9 @@ class _Reader:
             raise UserError(f"{path}: is a folder; name the file itself, or give the folder with task.source")
         columns, faults = self.columns, Faults(self.settings.on_error == "skip")
         kind, suffix = self.spec.kind, suffix_of(path)
-        if kind == "question":
+        if suffix == PARQUET:
+            table = read_parquet(path, columns, faults)
+        elif kind == "question":
             table = squad_json.read_questions(path, columns, faults)
             if not table.unit:
                 columns = Columns(("question",), ("context",), ("answers",), ("id",))
@@ -167,7 +170,7 @@ class _Reader:
     def _file_of(self, folder: Path, place: SplitPlace) -> Path | None:
         if self.official:
             return next((folder / name for name in place.files if (folder / name).is_file()), None)
-        known = (*TABLE_SUFFIXES, *JSON_SUFFIXES, ".conll", ".txt")
+        known = (*TABLE_SUFFIXES, *JSON_SUFFIXES, PARQUET, ".conll", ".txt")
         found = [p for p in sorted(folder.iterdir()) if p.name.partition(".")[0] in OWN_STEMS[place.role]]
         found = [p for p in found if p.is_file() and suffix_of(p) in known]
         if len(found) > 1:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from distil_jax.tasks.data.tables import BadRowError, some
 
 _BIO = re.compile(r"([BIESLU])-(.+)")
 _INTEGER = re.compile(r"-?[0-9]+")
+_SWITCH = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
 def is_blank(value: Any) -> bool:
@@ -67,7 +69,7 @@ def class_number(value: Any, labels: tuple[str, ...], what: str = "label") -> in
     if labels and all_names and _INTEGER.fullmatch(name):
         if 0 <= int(name[:20]) < len(labels):
             return int(name)
-        raise BadRowError(f"{what} {name} is out of range: there are {len(labels)}, 0 ({labels[0]}) to {labels[-1]}")
+        raise BadRowError(f"{what} {name} is out of range: 0 ({labels[0]}) to {len(labels) - 1} ({labels[-1]})")
     near = difflib.get_close_matches(name, labels, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise BadRowError(f"{what} {name[:60]!r} is unknown (known: {some(labels)}{hint})")
@@ -94,9 +96,36 @@ def score(value: Any, limits: tuple[float, float] | None) -> float:
     return number
 
 
-def uses_bars(values: Iterable[Any]) -> bool:
-    """Whether sets of classes are written with | between the names, so that a comma is part of a name."""
-    return any(isinstance(value, str) and "|" in value and not value.lstrip().startswith("[") for value in values)
+class SetForm(NamedTuple):
+    """How the sets of classes of some data are written.
+
+    Attributes:
+        bars: with | between the names, so that a comma is part of a name.
+        width: as so many numbers, 1 for a class of the set and 0 for the others; 0: as names.
+    """
+
+    bars: bool = False
+    width: int = 0
+
+
+NAMES = SetForm()
+
+
+def set_form(values: Iterable[Any]) -> SetForm:
+    """How these sets are written.
+
+    They are zeros and ones for all classes if all are equally long and have nothing else in them, and not every one
+    could be a set of the classes 0 and 1.
+    """
+    given = [value for value in values if not is_blank(value)]
+    bars = any(isinstance(value, str) and "|" in value and not value.lstrip().startswith("[") for value in given)
+    sets = []
+    for value in given:
+        with contextlib.suppress(BadRowError):
+            sets.append(set_names(value, bars))
+    width = len(sets[0]) if sets else 0
+    alike = width > 1 and all(len(names) == width and {*names} <= _SWITCH.keys() for names in sets)
+    return SetForm(bars, width if alike and any(len({*names}) < width for names in sets) else 0)
 
 
 def set_names(value: Any, bars: bool) -> list[str]:
@@ -119,18 +148,25 @@ def set_names(value: Any, bars: bool) -> list[str]:
     return [class_name(name) for name in value]
 
 
-def class_set(value: Any, labels: tuple[str, ...], bars: bool) -> tuple[int, ...]:
+def class_set(value: Any, labels: tuple[str, ...], form: SetForm) -> tuple[int, ...]:
     """1 for every class of the set and 0 for the others. Raises BadRowError for an unknown one."""
-    numbers = {class_number(name, labels) for name in set_names(value, bars)}
+    names = set_names(value, form.bars)
+    if form.width:
+        if len(names) != len(labels) or not {*names} <= _SWITCH.keys():
+            raise BadRowError(f"label {str(value)[:60]!r} does not hold a 0 or 1 for each of the {len(labels)} classes")
+        return tuple(_SWITCH[name] for name in names)
+    numbers = {class_number(name, labels) for name in names}
     return tuple(int(i in numbers) for i in range(len(labels)))
 
 
-def found_sets(values: Sequence[Any], bars: bool) -> tuple[str, ...]:
-    """The different names in sets of classes, as `found_classes`."""
+def found_sets(values: Sequence[Any], form: SetForm) -> tuple[str, ...]:
+    """The different names in sets of classes, as `found_classes`; of zeros and ones, the numbers of the classes."""
+    if form.width:
+        return tuple(map(str, range(form.width)))
     names: list[str] = []
     for value in values:
         try:
-            names += set_names(value, bars)
+            names += set_names(value, form.bars)
         except BadRowError:
             continue
     return found_classes(names)

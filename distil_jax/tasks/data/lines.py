@@ -38,6 +38,8 @@ def read_lines(path: Path, faults: Faults) -> list[str | None]:
         UserError: file and line of what is not UTF-8 or holds a NUL byte, unless `faults` leaves such lines out.
     """
     data = read_bytes(path)
+    if b"\r" in data.rstrip() and b"\n" not in data:
+        raise UserError(f"{path}: its lines end with CR alone; convert it with: tr '\\r' '\\n'")
     try:
         if b"\0" not in data:
             return [*_without_ends(data.decode().split("\n"))]

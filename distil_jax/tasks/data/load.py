@@ -10,7 +10,7 @@ from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.convert import Found, Reading, find_columns, to_examples
 from distil_jax.tasks.data.gather import Part, gather
-from distil_jax.tasks.data.labels import found_classes, found_sets, found_tags, uses_bars
+from distil_jax.tasks.data.labels import NAMES, SetForm, found_classes, found_sets, found_tags, set_form
 from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.data.splits import digest, draw, set_aside
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec
@@ -35,14 +35,14 @@ def load_task(settings: TaskSettings, seed: int) -> TaskData:
     _check_settings(settings, spec)
     parts = gather(settings, spec)
     found = [_columns(part, settings, spec) for part in parts]
-    bars = spec.problem == "multi_label_classification" and uses_bars(
-        value for part, columns in zip(parts, found, strict=True) for value in _label_values(part, columns)
-    )
-    labels = _labels(settings, spec, parts, found, bars)
-    notes: list[str] = []
+    form = NAMES
+    if spec.problem == "multi_label_classification":
+        form = set_form(v for part, columns in zip(parts, found, strict=True) for v in _label_values(part, columns))
+    labels = _labels(settings, spec, parts, found, form)
+    notes = [f"labels are read as 0 or 1 for each of {form.width} classes"] if form.width else []
     sets: dict[str, dict[str, list[Example]]] = {"train": {}, "validation": {}, "test": {}}
     for part, columns in zip(parts, found, strict=True):
-        reading = _reading(part, spec, labels, bars)
+        reading = _reading(part, spec, labels, form)
         sets[part.role][part.name] = to_examples(part.table, columns, reading, part.faults)
         notes += _part_notes(part)
     _check_labels(labels, spec, parts)
@@ -92,7 +92,7 @@ def _label_values(part: Part, found: Found) -> list[Any]:
 
 
 def _labels(
-    settings: TaskSettings, spec: TaskSpec, parts: Sequence[Part], found: Sequence[Found], bars: bool
+    settings: TaskSettings, spec: TaskSpec, parts: Sequence[Part], found: Sequence[Found], form: SetForm
 ) -> tuple[str, ...]:
     """Names of the classes: the task's, the given ones, the dataset's, or those found in the training data.
 
@@ -110,8 +110,11 @@ def _labels(
         labelled = labelled[:1]  # the training data, where there is some
     values = [value for part, columns in labelled for value in _label_values(part, columns)]
     if spec.kind == "token":
-        return found_tags(values)
-    return found_sets(values, bars) if spec.problem.startswith("multi") else found_classes(values)
+        tags = found_tags(values)
+        if not tags and any(isinstance(row, list) and any(isinstance(tag, int) for tag in row) for row in values):
+            raise UserError(f"{parts[0].table.name}: its tags are numbers; name them in order with task.labels")
+        return tags
+    return found_sets(values, form) if spec.problem.startswith("multi") else found_classes(values)
 
 
 def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]) -> None:
@@ -122,9 +125,9 @@ def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]
         raise UserError(f"{parts[0].table.name}: holds {only}, nothing can be learned from it; check task.label")
 
 
-def _reading(part: Part, spec: TaskSpec, labels: tuple[str, ...], bars: bool) -> Reading:
+def _reading(part: Part, spec: TaskSpec, labels: tuple[str, ...], form: SetForm) -> Reading:
     official = OFFICIAL.get(spec.name)
-    reading = Reading(spec.kind, spec.problem, labels, part.role, bars=bars, unanswerable=spec.name != "squad")
+    reading = Reading(spec.kind, spec.problem, labels, part.role, sets=form, unanswerable=spec.name != "squad")
     if official is None:
         return reading
     return dataclasses.replace(

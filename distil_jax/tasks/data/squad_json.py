@@ -22,7 +22,7 @@ def read_questions(path: Path, columns: Columns, faults: Faults) -> Table:
         UserError: the file is neither, or an entry lacks a part (its path in the document is named).
     """
     if suffix_of(path) not in JSON_SUFFIXES:
-        raise UserError(f"{path}: questions are read from SQuAD JSON or JSON Lines (.json, .jsonl)")
+        raise UserError(f"{path}: questions are read from SQuAD JSON, JSON Lines or Parquet (.json, .jsonl, .parquet)")
     document = _document(path)
     if document is None:
         return read_json_rows(path, columns, faults)

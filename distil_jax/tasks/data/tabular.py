@@ -36,7 +36,7 @@ def read_table(path: Path, columns: Columns, faults: Faults, *, flawed: bool = F
     if suffix in JSON_SUFFIXES:
         return read_json_rows(path, columns, faults)
     if suffix not in TABLE_SUFFIXES:
-        known = some([*TABLE_SUFFIXES, *JSON_SUFFIXES])
+        known = some([*TABLE_SUFFIXES, *JSON_SUFFIXES, ".parquet"])
         raise UserError(f"{path}: the ending {suffix or 'is missing and'} does not tell the format; use one of {known}")
     lines = read_lines(path, faults)
     cells = _csv_cells(path, lines, faults) if suffix == ".csv" else _tsv_cells(lines)

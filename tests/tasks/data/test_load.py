@@ -12,24 +12,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import Answer, ChoiceExample, SequenceExample
-
-
-def write(path: Path, text: str | bytes | list[dict[str, Any]]) -> str:
-    if isinstance(text, list):
-        text = "".join(json.dumps(row) + "\n" for row in text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return str(path)
-
-
-def load(name: str, **settings: Any) -> Any:
-    seed = settings.pop("seed", 0)
-    return load_task(TaskSettings(name=name, **settings), seed)
-
 
 CSV = 'text,label\n"A quick, brown fox",good\n"Two\nlines with ""quotes""",bad\nplain,good\n'
 DEV = 'label\ttext\nbad\ta "lone quote\ngood\tdone\r\n'
@@ -39,7 +23,9 @@ DEV = 'label\ttext\nbad\ta "lone quote\ngood\tdone\r\n'
     ("ending", "pack"),
     [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".zst", zstandard.ZstdCompressor().compress)],
 )
-def test_csv_is_quoted_and_tsv_is_not(tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]) -> None:
+def test_csv_is_quoted_and_tsv_is_not(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], write: Any, load: Any
+) -> None:
     train = write(tmp_path / f"a.csv{ending}", pack(b"\xef\xbb\xbf" + CSV.encode()))
     data = load("classification", train=train, validation=write(tmp_path / "b.tsv", DEV))
     assert data.labels == ("bad", "good")
@@ -55,7 +41,7 @@ def test_csv_is_quoted_and_tsv_is_not(tmp_path: Path, ending: str, pack: Callabl
     assert data.test == {} and data.notes == ()
 
 
-def test_columns_can_be_named_and_the_test_set_needs_no_labels(tmp_path: Path) -> None:
+def test_columns_can_be_named_and_the_test_set_needs_no_labels(tmp_path: Path, write: Any, load: Any) -> None:
     rows = [{"key": f"k{i}", "a": f"left {i}", "b": f"right {i}", "y": [10, 9, 2][i % 3]} for i in range(6)]
     secret = [{"key": "t", "a": "l", "b": "r"}, {"key": "u", "a": "l", "b": "r", "y": None}]
     data = load(
@@ -74,14 +60,14 @@ def test_columns_can_be_named_and_the_test_set_needs_no_labels(tmp_path: Path) -
     assert [(e.id, e.label) for e in data.test["test"]] == [("t", None), ("u", None)]
 
 
-def test_given_labels_set_the_order_and_may_be_written_as_numbers(tmp_path: Path) -> None:
+def test_given_labels_set_the_order_and_may_be_written_as_numbers(tmp_path: Path, write: Any, load: Any) -> None:
     train = write(tmp_path / "a.csv", "text,label\na,yes\nb,no\nc,0\nd,1\n")
     data = load("classification", train=train, validation=train, labels=("yes", "no"))
     assert data.labels == ("yes", "no")
     assert [e.label for e in data.train] == [0, 1, 0, 1]
 
 
-def test_regression_reads_numbers_and_has_no_classes(tmp_path: Path) -> None:
+def test_regression_reads_numbers_and_has_no_classes(tmp_path: Path, write: Any, load: Any) -> None:
     train = write(tmp_path / "a.tsv", "text\tlabel\na\t-1\nb\t2.5e0\nc\t 3 \n")
     data = load("regression", train=train, test=train, validation=train)
     assert data.labels == ()
@@ -98,7 +84,13 @@ def test_regression_reads_numbers_and_has_no_classes(tmp_path: Path) -> None:
         ([["x", "y"], ["y"], []], ("x", "y")),
     ],
 )
-def test_sets_of_classes(tmp_path: Path, written: list[Any], names: tuple[str, ...] | None) -> None:
+def test_sets_of_classes(
+    tmp_path: Path,
+    written: list[Any],
+    names: tuple[str, ...] | None,
+    write: Any,
+    load: Any,
+) -> None:
     train = write(tmp_path / "a.jsonl", [{"text": "t", "label": value} for value in written])
     data = load("multilabel", train=train, validation=train, test=write(tmp_path / "t.jsonl", [{"text": "t"}]))
     names = names or ("a", "b", "c")
@@ -110,7 +102,7 @@ def test_sets_of_classes(tmp_path: Path, written: list[Any], names: tuple[str, .
     assert data.test["test"][0].label is None
 
 
-def test_choices_are_given_by_number_or_in_words(tmp_path: Path) -> None:
+def test_choices_are_given_by_number_or_in_words(tmp_path: Path, write: Any, load: Any) -> None:
     header = "start,mid,one,two,right\n"
     train = write(tmp_path / "a.csv", header + "It rained.,She,got wet,stayed dry,0\nNoon.,He,ate,slept,slept\n")
     settings = {"text": "start", "pair": "mid", "endings": ("one", "two"), "label": "right"}
@@ -125,7 +117,7 @@ def test_choices_are_given_by_number_or_in_words(tmp_path: Path) -> None:
     )
 
 
-def test_questions_from_json_lines(tmp_path: Path) -> None:
+def test_questions_from_json_lines(tmp_path: Path, write: Any, load: Any) -> None:
     context = "Ada wrote to Charles in 1843."
     rows = [
         {"id": "x", "question": "Who?", "context": context, "answers": [{"text": "Ada", "answer_start": 0}]},
@@ -141,7 +133,7 @@ def test_questions_from_json_lines(tmp_path: Path) -> None:
     assert load("question", test=secret).test["test"][0].answers is None
 
 
-def test_tags_from_json_lines(tmp_path: Path) -> None:
+def test_tags_from_json_lines(tmp_path: Path, write: Any, load: Any) -> None:
     rows = [{"tokens": ["Bo", "Li", "ran"], "ner": ["B-PER", "I-PER", "O"]}, {"tokens": ["Rome"], "ner": ["B-LOC"]}]
     train = write(tmp_path / "a.jsonl", rows)
     data = load("tagging", train=train, validation=train, text="tokens", label="ner")
@@ -152,7 +144,7 @@ def test_tags_from_json_lines(tmp_path: Path) -> None:
 # What is refused
 
 
-def test_skipped_rows_are_counted_and_the_first_is_told(tmp_path: Path) -> None:
+def test_skipped_rows_are_counted_and_the_first_is_told(tmp_path: Path, write: Any, load: Any) -> None:
     text = b"text,label\nfine,a\n,a\nx,b\nbad\xff,a\nmany,a,b\nnul\0,a\ngood,b\n"
     train = write(tmp_path / "a.csv", text)
     data = load("classification", train=train, validation=train, on_error="skip")
@@ -200,7 +192,7 @@ REFUSED: list[tuple[str, str, str, str, str]] = [
     ("classification", "a.csv", OK, '{"labels": ["a", "a"]}', "names 'a' twice"),
     ("classification", "a.csv", "", "{}", "a.csv: the file is empty"),
     ("classification", "a.csv", "text,label\n", "{}", "holds no row that can be used"),
-    ("classification", "a.parquet", OK, "{}", "the ending .parquet does not tell the format"),
+    ("classification", "a.xlsx", OK, "{}", "the ending .xlsx does not tell the format"),
     ("classification", "a.csv.gz", OK, "{}", "broken .gz file"),
     ("classification", "a.jsonl", '{"text": "x", "label": "a"}\n{"text": "y"\n', "{}", "line 2: not JSON"),
     ("classification", "a.jsonl", '{"text": "x", "label": "a"}\n[1]\n', "{}", "line 2: holds list, not an object"),
@@ -312,7 +304,14 @@ REFUSED: list[tuple[str, str, str, str, str]] = [
 
 @pytest.mark.parametrize(("kind", "name", "text", "settings", "message"), REFUSED)
 def test_bad_input_is_refused_in_one_line(
-    tmp_path: Path, kind: str, name: str, text: str, settings: str, message: str
+    tmp_path: Path,
+    kind: str,
+    name: str,
+    text: str,
+    settings: str,
+    message: str,
+    write: Any,
+    load: Any,
 ) -> None:
     path = write(tmp_path / name, text)
     chosen = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(settings).items()}
@@ -321,13 +320,13 @@ def test_bad_input_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_label_only_in_validation_is_unknown(tmp_path: Path) -> None:
+def test_a_label_only_in_validation_is_unknown(tmp_path: Path, write: Any, load: Any) -> None:
     train, other = write(tmp_path / "a.csv", OK), write(tmp_path / "b.csv", "text,label\none,a\ntwo,zz\n")
     with pytest.raises(UserError, match=r"b\.csv, line 3: label 'zz' is unknown \(known: a, b\)"):
         load("classification", train=train, validation=other)
 
 
-def test_settings_that_do_not_belong_to_the_task(tmp_path: Path) -> None:
+def test_settings_that_do_not_belong_to_the_task(tmp_path: Path, write: Any, load: Any) -> None:
     train = write(tmp_path / "a.csv", OK)
     with pytest.raises(UserError, match=r"task\.pair is for own data"):
         load("sst2", train=train, pair="x")
@@ -343,20 +342,20 @@ def test_settings_that_do_not_belong_to_the_task(tmp_path: Path) -> None:
         load("classification", train=str(tmp_path))
 
 
-def test_an_unclosed_quote_costs_its_own_row_only(tmp_path: Path) -> None:
+def test_an_unclosed_quote_costs_its_own_row_only(tmp_path: Path, write: Any, load: Any) -> None:
     rows = ["text,label", "one,a", '"two,b', "three,b", '"four",a']
     train = write(tmp_path / "a.csv", "\n".join(rows) + "\n")
     data = load("classification", train=train, validation=train, on_error="skip")
     assert [e.text for e in data.train] == ["one", "three", "four"]
 
 
-def test_a_text_longer_than_the_csv_module_likes_is_read(tmp_path: Path) -> None:
+def test_a_text_longer_than_the_csv_module_likes_is_read(tmp_path: Path, write: Any, load: Any) -> None:
     long = "word " * 100_000
     train = write(tmp_path / "a.csv", f"text,label\n{long},a\nb,b\n")
     data = load("classification", train=train, validation=train)
     assert data.train[0].text == long
 
 
-def test_too_few_examples_to_set_some_aside(tmp_path: Path) -> None:
+def test_too_few_examples_to_set_some_aside(tmp_path: Path, write: Any, load: Any) -> None:
     with pytest.raises(UserError, match=r"2 training examples are too few.*task\.validation"):
         load("classification", train=write(tmp_path / "a.csv", OK))

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import collections
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distil_jax.config import TaskSettings
-from distil_jax.tasks.data.load import load_task
-
-
-def write(path: Path, text: str | bytes | list[dict[str, Any]]) -> str:
-    if isinstance(text, list):
-        text = "".join(json.dumps(row) + "\n" for row in text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return str(path)
-
-
-def load(name: str, **settings: Any) -> Any:
-    seed = settings.pop("seed", 0)
-    return load_task(TaskSettings(name=name, **settings), seed)
-
 
 @pytest.fixture
-def many(tmp_path: Path) -> str:
+def many(tmp_path: Path, write: Any) -> str:
     """200 rows: three classes in the ratio 16 : 3 : 1."""
     names = ["common"] * 16 + ["rare"] * 3 + ["rarest"]
     return write(tmp_path / "many.csv", "text,label\n" + "".join(f"row {i},{names[i % 20]}\n" for i in range(200)))
 
 
-def test_validation_is_set_aside_in_proportion_and_by_the_seed(many: str) -> None:
+def test_validation_is_set_aside_in_proportion_and_by_the_seed(many: str, load: Any) -> None:
     data = load("classification", train=many, validation_fraction=0.1)
     aside = data.validation["validation"]
     assert collections.Counter(e.label for e in aside) == {0: 16, 1: 3, 2: 1}
@@ -45,7 +28,7 @@ def test_validation_is_set_aside_in_proportion_and_by_the_seed(many: str) -> Non
     assert other.sha256 != data.sha256 and other.validation != data.validation
 
 
-def test_drawing_keeps_the_order_and_what_was_drawn_before(many: str) -> None:
+def test_drawing_keeps_the_order_and_what_was_drawn_before(many: str, load: Any) -> None:
     def drawn(count: int, seed: int = 0) -> list[int]:
         return [
             int(e.id) for e in load("classification", seed=seed, train=many, validation=many, max_examples=count).train
@@ -58,7 +41,7 @@ def test_drawing_keeps_the_order_and_what_was_drawn_before(many: str) -> None:
     assert notes == ("train: 7 of 200 examples drawn",)
 
 
-def test_questions_about_one_context_stay_together(tmp_path: Path) -> None:
+def test_questions_about_one_context_stay_together(tmp_path: Path, write: Any, load: Any) -> None:
     rows = [{"question": f"q {i}", "context": f"text {i // 5}", "answers": []} for i in range(100)]
     data = load("question", train=write(tmp_path / "a.jsonl", rows), validation_fraction=0.2)
     aside = data.validation["validation"]
@@ -66,7 +49,7 @@ def test_questions_about_one_context_stay_together(tmp_path: Path) -> None:
     assert not {e.context for e in aside} & {e.context for e in data.train}
 
 
-def test_the_digest_sees_every_change_and_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_sees_every_change_and_nothing_else(tmp_path: Path, write: Any, load: Any) -> None:
     lines = ["text\tlabel", "one\ta", "two\tb", "three\ta"]
     train = write(tmp_path / "a.tsv", "\n".join(lines))
     base = load("classification", train=train, validation=train)

@@ -1,0 +1,65 @@
+"""Test sets whose labels are known (IMDb's, WNUT-17's, one's own), measured once, with the run's best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from distil_jax.config import Config
+from distil_jax.hf import Tokenizer
+from distil_jax.models import TaskModel
+from distil_jax.tasks.encode import encode_examples
+from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
+from distil_jax.tasks.inference import make_predictor, measures_of
+from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.loop import Outcome
+from distil_jax.training.parallel import Devices
+
+
+def labelled_tests(data: TaskData) -> dict[str, Sequence[Example]]:
+    """The test sets of which every label is known, by name."""
+    return {name: examples for name, examples in data.test.items() if examples and all(map(_is_labelled, examples))}
+
+
+def _is_labelled(example: Example) -> bool:
+    if isinstance(example, TokenExample):
+        return example.tags is not None
+    if isinstance(example, QuestionExample):
+        return example.answers is not None
+    return example.label is not None
+
+
+def measured_tests(
+    config: Config,
+    data: TaskData,
+    tests: Mapping[str, Sequence[Example]],
+    model: TaskModel,
+    tokenizer: Tokenizer,
+    outcome: Outcome,
+    devices: Devices,
+    go: Callable[[], None],
+) -> dict[str, float]:
+    """Measures of the run's result on these sets: "test_accuracy", of several sets "test_matched_accuracy".
+
+    Args:
+        config: of the run.
+        data: the task.
+        tests: labelled sets by name.
+        model: the network.
+        tokenizer: of the model.
+        outcome: the run, whose best checkpoint is in its folder.
+        devices: what it ran on.
+        go: is called before every batch.
+    """
+    params = outcome.state.params
+    if outcome.best_step != outcome.step:
+        checkpoints = Checkpoints(Path(config.run.output) / "checkpoints", read_only=True)
+        params = checkpoints.params(outcome.best_step, params)
+    predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
+    found: dict[str, float] = {}
+    for name, examples in tests.items():
+        encoded = encode_examples(tokenizer, data.spec.kind, examples, config.task)
+        measures = measures_of(data, config.task, examples, encoded, predict(params, encoded, go))
+        prefix = "test" if len(tests) == 1 else f"test_{name}"
+        found |= {f"{prefix}_{key}": value for key, value in measures.items()}
+    return found
