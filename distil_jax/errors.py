@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+# What storage fails with that worked before, and what to do about it.
+_STORAGE = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room, or raise the quota",
+    errno.EROFS: "make it writable",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network storage",
+    errno.ETIMEDOUT: "check the network storage",
+    errno.ENOTCONN: "mount it again",
+}
+# What may also be a bug, but not for files of a run that were there a moment ago.
+_TAKEN_AWAY = {
+    errno.ENOENT: "bring the folder back",
+    errno.ENOTDIR: "bring the folder back",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+}
 _LONGEST_MESSAGE = 4000  # characters; beyond that nobody reads, and a terminal is flooded
 
 
@@ -26,6 +50,18 @@ class FaultError(Exception):
         super().__init__(one_line(message, _LONGEST_MESSAGE))
 
 
+class PreemptedError(SystemExit):
+    """The run was told to end (SIGTERM) and has saved what there was to save; the same command continues.
+
+    As a SystemExit it passes everything that catches errors, and ends the process with `STATUS`, without a traceback.
+    """
+
+    STATUS = 143  # 128 + SIGTERM, as shells and schedulers know it
+
+    def __init__(self) -> None:
+        super().__init__(self.STATUS)
+
+
 def one_line(text: object, limit: int = 200) -> str:
     """Text of unknown origin as part of a message: one line of printable characters, at most `limit` of them.
 
@@ -37,3 +73,32 @@ def one_line(text: object, limit: int = 200) -> str:
     if not part.isprintable():
         part = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in part)
     return part if len(part) <= limit else part[: limit - 3] + "..."
+
+
+def storage_reason(error: BaseException, *, own: bool = False) -> str | None:
+    """What an exception says of storage, "FILE: No space left on device; make room"; None if it is of something else.
+
+    Besides OSError with a file's name, that is TensorStore's ValueError "... "FILE": ... [os_error_code='28']". With
+    `own`, the files are ones that nobody else should touch: then missing ones are the storage's fault too.
+    """
+    if isinstance(error, OSError):
+        number, path = error.errno, error.filename
+    else:
+        code = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+        files = re.findall(r'"(/[^"\\]*)', str(error))
+        number, path = int(code[1]) if code else None, files[-1] if files else None
+    advice = {**_STORAGE, **(_TAKEN_AWAY if own else {})}.get(number or 0)
+    if advice is None or path is None:
+        return None
+    return f"{one_line(path, 500)}: {os.strerror(number or 0)}; {advice}, then give the same command again"
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Lets an OSError of the block that does not name its file, as those of writing do not, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

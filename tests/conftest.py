@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,54 @@ if TYPE_CHECKING:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+# The rows of the table of faults: what may be named by @pytest.mark.fault.
+FAULTS = (
+    *("SIGKILL at random moments", "SIGKILL, aimed", "checkpoint damaged", "all checkpoints damaged"),
+    *("SIGTERM, one process", "SIGTERM, two processes", "SIGTERM while compiling or evaluating"),
+    "other devices or processes on resume",
+    *("a process is killed", "a process raises", "a process sleeps forever", "a process is stopped (SIGSTOP)"),
+    *("loss or gradient not finite", "disk full", "output read-only", "output vanished", "two runs in one folder"),
+    *("stale lock", "wrong device", "checkpoint of another version", "checkpoint of other shapes or types"),
+    *("hostile pickles", "hostile model files, other", "hostile texts", "lines of 1 GB", "hostile token shards"),
+    "hostile configurations",
+)
+_Row = dict[str, float]
+_ROWS = pytest.StashKey[dict[str, _Row]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = item.get_closest_marker("fault")
+        if mark is not None and mark.args[0] not in FAULTS:
+            raise pytest.UsageError(f"{item.nodeid}: {mark.args[0]!r} is no row of the table of faults ({__file__})")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Counts what a test marked `fault` has tried, and survived, which is all of it or nothing."""
+    report = yield
+    mark = item.get_closest_marker("fault")
+    if mark is not None and (report.failed or (report.passed and call.when == "call")):
+        row = item.config.stash.setdefault(_ROWS, {}).setdefault(mark.args[0], dict.fromkeys(("tries", "good", "s"), 0))
+        tries = mark.kwargs.get("tries", 1)
+        row["tries"] += tries
+        row["good"] += tries * report.passed
+        row["s"] += report.duration
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The table of the faults whose tests ran, in Markdown."""
+    rows = config.stash.get(_ROWS, {})
+    if not rows:
+        return
+    terminalreporter.section("faults")
+    terminalreporter.write_line("| fault | tries | survived | seconds |\n|---|---:|---:|---:|")
+    for fault in filter(rows.__contains__, FAULTS):
+        row = rows[fault]
+        terminalreporter.write_line(f"| {fault} | {row['tries']:,} | {row['good']:,} | {row['s']:,.0f} |")
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +181,17 @@ def program_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def command_environment(program_cache: Path) -> dict[str, str]:
+    """Variables for processes of the command line: on CPU, with the session's compiled programs."""
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "DISTIL_JAX_MALLOC": "0",  # which would start another process
+        "JAX_COMPILATION_CACHE_DIR": str(program_cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 RUN = {

@@ -1,127 +1,124 @@
-"""Runs that are killed, and started again with the same command, end like the run that was left alone, bit for bit."""
+"""Runs that are killed, and started again with the same command, end like the run that was left alone, bit for bit.
+
+`pytest -m fault` runs the tests of every fault and prints their table; `benchmarks/kill_runs.py` kills more often.
+"""
 
 from __future__ import annotations
 
-import os
+import itertools
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
+from kill_runs import (
+    Command,
+    Kill,
+    Whole,
+    aimed_kill,
+    aimed_kills,
+    assert_same,
+    life_of,
+    random_kill,
+    survive,
+    whole_of,
+)
 
 from distil_jax.config import Config, config_to_toml
-from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.telemetry import read_metrics
 
-ROOT = Path(__file__).resolve().parents[1]
-GUARD_SECONDS = 600  # only ends a test that hangs
-Start = Callable[[Path], "subprocess.Popen[str]"]
+Environment = dict[str, str]
+KEEP = {"checkpoint.keep": 2}  # so that checkpoints are deleted, too
 
 
 @pytest.fixture
-def start(tiny_config: Callable[..., Config], program_cache: Path, tmp_path: Path) -> Start:
-    """A function (output) that starts the command that `whole_run` is the result of, always the same for an output."""
+def command(tiny_config: Callable[..., Config], tmp_path: Path) -> Command:
+    """The command that `whole_run` is the result of, for any folder."""
 
-    def begin(output: Path) -> subprocess.Popen[str]:
+    def make(output: Path) -> list[str]:
         config = tmp_path / f"{output.name}.toml"
-        config.write_text(config_to_toml(tiny_config(output)))
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "DISTIL_JAX_MALLOC": "0",
-            "JAX_COMPILATION_CACHE_DIR": str(program_cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", "distil_jax.cli", "distill", "--config", str(config)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        config.write_text(config_to_toml(tiny_config(output, KEEP)))
+        return ["distill", "--config", str(config)]
 
-    return begin
+    return make
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """What a process that succeeds has printed."""
-    try:
-        out, err = process.communicate(timeout=GUARD_SECONDS)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err
-    return out
+@pytest.fixture(scope="module")
+def whole(whole_run: Any) -> Whole:
+    return whole_of(whole_run.folder)
 
 
-def kill(process: subprocess.Popen[str], due: Callable[[], bool], delay: float) -> bool:
-    """SIGKILL `delay` seconds after `due`; false where the process ended by itself before."""
-    while process.poll() is None and not due():
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
-
-
-def last_row(folder: Path) -> int:
-    return max((row["step"] for row in read_metrics(folder, "train")), default=0)
-
-
-def state_of(folder: Path, whole_run: Any) -> Any:
-    """Parameters, moments and step of the last checkpoint."""
-    restored = Checkpoints(folder / "checkpoints", read_only=True).restore(12, whole_run.outcome.state)
-    return jax.tree.map(np.asarray, restored)
-
-
-def computed(folder: Path) -> list[tuple[int, str, Mapping[str, float]]]:
-    return [(row["step"], row["kind"], row["metrics"]) for row in read_metrics(folder)]
-
-
-def assert_same(folder: Path, whole_run: Any, story: str) -> None:
-    assert computed(folder) == computed(whole_run.folder), story
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, story), state_of(folder, whole_run), whole_run.state)
-
-
-def test_killed_while_training_and_started_again(start: Start, whole_run: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def chance() -> random.Random:
+    """Other kills in every session; those of a test that failed are drawn again with the seed that it has printed."""
     seed = random.randrange(10**6)
-    chance, folder = random.Random(seed), tmp_path / "run"
-    story, killed = f"kills drawn with seed {seed}:", 0
-    for row in sorted(chance.sample(range(1, 12), 3)):
-        delay = chance.uniform(0, 0.05)
-        story += f" {delay:.3f} s after row {row};"
-        killed += kill(start(folder), lambda row=row: last_row(folder) >= row, delay)
-    assert killed, f"every process finished before it was killed; {story}"
-    assert "step 12" in finish(start(folder))
-    assert_same(folder, whole_run, story)
-    assert "was finished already, step 12" in finish(start(folder))
-    assert_same(folder, whole_run, story)
+    print(f"kills drawn with seed {seed}")  # noqa: T201
+    return random.Random(seed)
+
+
+@pytest.mark.fault("SIGKILL, aimed", tries=3)
+def test_killed_at_moments_that_are_aimed_at(
+    command: Command, command_environment: Environment, whole: Whole, chance: random.Random, tmp_path: Path
+) -> None:
+    """And the moments are those that they are said to be."""
+
+    def kills() -> Iterator[Kill]:
+        folder = tmp_path / "run1" / "checkpoints"
+        yield Kill("deletion", 2, 0.0)  # 1 makes the folder for it
+        assert [entry.name for entry in sorted(folder.glob("[0-9]*"))] == ["2", "4", "6"], "2 should be about to go"
+        yield Kill("commit", 5, 0.0)  # four items and the whole
+        (unfinished,) = folder.glob("*tmp*")
+        assert unfinished.name.startswith("8.") and not list(unfinished.glob("*tmp*")), "only the last name is missing"
+        yield from (aimed_kill(chance, moment) for moment in itertools.repeat("save"))
+
+    survive(command, whole, kills(), 3, tmp_path, command_environment)
+
+
+@pytest.mark.fault("SIGKILL at random moments", tries=2)
+def test_killed_while_training(
+    command: Command, command_environment: Environment, whole: Whole, chance: random.Random, tmp_path: Path
+) -> None:
+    """Within a second of the first rows of metrics."""
+    kills = (Kill("metrics", chance.randint(2, 4), chance.uniform(0.001, 1)) for _ in itertools.count())
+    survive(command, whole, kills, 2, tmp_path, command_environment)
 
 
 @pytest.mark.slow
-def test_the_same_command_twice(start: Start, whole_run: Any, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        finish(start(tmp_path / name))
-        assert_same(tmp_path / name, whole_run, name)
-
-
-@pytest.mark.slow
-def test_killed_twenty_times_at_any_moment(start: Start, whole_run: Any, tmp_path: Path) -> None:
+@pytest.mark.fault("SIGKILL at random moments", tries=20)
+def test_killed_twenty_times_at_random_moments(
+    command: Command, command_environment: Environment, whole: Whole, chance: random.Random, tmp_path: Path
+) -> None:
     """From the start of the process on: while it imports, compiles, trains, saves."""
-    seed = random.randrange(10**6)
-    chance, folder = random.Random(seed), tmp_path / "run"
-    began = time.monotonic()
-    finish(start(tmp_path / "measured"))
-    duration, killed = time.monotonic() - began, 0
-    for _ in range(20):
-        killed += kill(start(folder), lambda: True, chance.uniform(0, duration))
-    finish(start(folder))
-    assert killed
-    assert_same(folder, whole_run, f"kills drawn with seed {seed}")
+    duration = life_of(command, tmp_path / "measured", command_environment)
+    assert_same(tmp_path / "measured", whole, "not killed at all")
+    kills = (random_kill(chance, duration) for _ in itertools.count())
+    survive(command, whole, kills, 20, tmp_path, command_environment)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("SIGKILL, aimed", tries=20)
+def test_killed_twenty_times_at_moments_that_are_aimed_at(
+    command: Command, command_environment: Environment, whole: Whole, chance: random.Random, tmp_path: Path
+) -> None:
+    survive(command, whole, aimed_kills(chance), 20, tmp_path, command_environment)
+
+
+def test_a_difference_would_be_noticed(whole: Whole, whole_run: Any, tmp_path: Path) -> None:
+    """The comparison that the tests above rely on."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run.folder, folder)
+    assert_same(folder, whole, "")
+    rows = (folder / "metrics.jsonl").read_text()
+    for wrong in (rows.replace('"tokens": ', '"tokens": 1', 1), rows + '{"step": 12', rows[: rows.rindex("{")]):
+        (folder / "metrics.jsonl").write_text(wrong)
+        with pytest.raises((AssertionError, ValueError)):
+            assert_same(folder, whole, "")
+    (folder / "metrics.jsonl").write_text(rows)
+    (folder / "checkpoints" / "10").rename(folder / "checkpoints" / "11")
+    with pytest.raises(KeyError):
+        assert_same(folder, whole, "")
+    shutil.rmtree(folder / "checkpoints" / "11")
+    shutil.rmtree(folder / "checkpoints" / "12")
+    with pytest.raises(AssertionError, match="last checkpoint"):
+        assert_same(folder, whole, "")

@@ -17,7 +17,6 @@ from distil_jax.config.schema import (
     Config,
     CorpusSettings,
     Evaluation,
-    FineTune,
     Logging,
     Masking,
     Model,
@@ -26,12 +25,11 @@ from distil_jax.config.schema import (
     Parallel,
     Run,
     Student,
-    Study,
-    TaskSettings,
     Teacher,
     Training,
     require,
 )
+from distil_jax.config.tasks import FineTune, Study, TaskSettings
 
 __all__ = [
     "SECTIONS",

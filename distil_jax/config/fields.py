@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import re
 import reprlib
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -149,7 +150,9 @@ def shown(value: Any) -> str:
 
 
 def allowed_text(annotation: Any) -> str:
-    """What values of a type are called: "a whole number"."""
+    """What values of a type are called: "a whole number"; None, where it may be left out, is not named."""
+    if isinstance(annotation, types.UnionType):
+        (annotation,) = (kind for kind in typing.get_args(annotation) if kind is not type(None))
     if typing.get_origin(annotation) is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:

@@ -22,7 +22,8 @@ class PredictArguments:
     endings: tuple[str, ...] = ()
     """what may follow --text"""
     input: str = ""
-    """.txt (a text a line), .jsonl, .csv or .tsv file, packed or not; -: lines or JSON lines of standard input"""
+    """.txt (a text a line), .jsonl, .csv, .tsv or .parquet file, CoNLL columns for tags, SQuAD's .json for questions;
+    -: lines or JSON lines of standard input"""
     output: str = "-"
     """file to write, replaced if it is there; -: standard output"""
     text_column: str = ""
@@ -43,8 +44,8 @@ class PredictArguments:
     """answers to a question that are listed; 0: only the best"""
     no_answer: bool = False
     """a question may have no answer (always so for models that were fine-tuned on such ones)"""
-    null_threshold: float = 0.0
-    """no answer is given where its score beats the best answer's by more than this"""
+    null_threshold: float | None = None
+    """no answer is given where its score beats the best answer's by more than this; None: as in fine-tuning, else 0"""
     on_error: Literal["stop", "skip"] = "stop"
     """what to do with a row that cannot be used; skip counts them"""
     step: int = -1

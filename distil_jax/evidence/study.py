@@ -12,13 +12,14 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from distil_jax.config import Config, TaskSettings
+from distil_jax.config import Config, TaskSettings, config_to_toml
 from distil_jax.delivery import export
 from distil_jax.errors import UserError
 from distil_jax.evidence.server_files import FOLDER, wants_server_files, write_server_files
@@ -33,6 +34,8 @@ from distil_jax.evidence.study_report import (
     macro_average,
     read_json,
     read_report,
+    read_result,
+    report_markdown,
     task_row,
     write_report,
 )
@@ -40,7 +43,10 @@ from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.finetune import RESULT_FILE, finetune
 from distil_jax.tasks.registry import task_spec
-from distil_jax.training.run_folder import CONFIG_FILE, check_run_folder
+from distil_jax.training.lock import hold
+from distil_jax.training.manifest import record_start
+from distil_jax.training.peers import first_process_in
+from distil_jax.training.run_folder import CONFIG_FILE, STUDY_FILE, check_run_folder, write_whole
 
 MODEL = "model"
 DELIVERED_FILE = "delivered.json"
@@ -72,11 +78,25 @@ def run_study(config: Config, *, command: str = "", say: Say = lambda _: None) -
         say: takes a line on what is being done.
 
     Raises:
-        UserError: the plan is not one, or run.output is something else's folder.
+        UserError: the plan is not one, or run.output is something else's folder, or in use.
     """
     plans, folder = plan_study(config), Path(config.run.output)
     report = _open_report(folder)
-    main = jax.process_index() == 0
+    with first_process_in(partial(_own, folder, config, command)):
+        return _run_plans(config, plans, report, command, say)
+
+
+@contextlib.contextmanager
+def _own(folder: Path, config: Config, command: str) -> Iterator[None]:
+    """Keep other studies out of `folder`, and what this one is on record, for `distil-jax resume`."""
+    with hold(folder):
+        write_whole(folder / STUDY_FILE, config_to_toml(config))
+        record_start(folder, config, {}, "study", command=command)
+        yield
+
+
+def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: str, say: Say) -> StudyOutcome:
+    main, folder = jax.process_index() == 0, Path(config.run.output)
     made: dict[str, Row] = {}
     text = ""
     for number, plan in enumerate(plans, 1):
@@ -107,12 +127,24 @@ def _open_report(folder: Path) -> Report:
     if (folder / RESULT_FILE).is_file() or (folder / CONFIG_FILE).is_file():
         raise UserError(f"run.output = {folder}: holds a single run; choose another folder for a study")
     if (folder / REPORT_FILE).is_file():
-        return read_report(folder)
+        return _read_whole_report(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
     return {"tasks": {}}
+
+
+def _read_whole_report(folder: Path) -> Report:
+    """A report whose rows are all there, as they are written again with those of this command."""
+    report = read_report(folder)
+    try:
+        report_markdown({**report, "macro": macro_average(report["tasks"])})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / REPORT_FILE}: damaged ({type(error).__name__}: {error}); delete it, the runs are still there"
+        ) from None
+    return report
 
 
 def _run_task(config: Config, plan: TaskPlan, say: Say) -> tuple[Row, bool]:
@@ -152,16 +184,10 @@ def finished(run: PlannedRun) -> Result | None:
     """What a run has left where it is finished; None where it has to be made or continued.
 
     Raises:
-        UserError: its folder holds another run.
+        UserError: its folder holds another run, or a damaged result.
     """
     check_run_folder(run.folder, run.config, {})
-    path = run.folder / RESULT_FILE
-    if not path.is_file():
-        return None
-    result = read_json(path)
-    if result["score"] is None:
-        raise UserError(f"{path}: the run was measured on no validation data; give task.validation")
-    return result
+    return read_result(run.folder) if (run.folder / RESULT_FILE).is_file() else None
 
 
 class TaskDataBySeed:
@@ -203,20 +229,25 @@ def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say
     run = next(run for run in plan.runs if str(run.folder) == row["best_run"])
     origin = {"run": str(run.folder.relative_to(plan.folder)), "step": row["best_step"]}
     note, model = plan.folder / DELIVERED_FILE, plan.folder / MODEL
-    done: dict[str, Any] = read_json(note) if note.is_file() else {}
-    if any(done.get(name) != value for name, value in origin.items()):
-        done = dict(origin)
+    done = _delivered(note, origin)
     server = plan.folder.parent / FOLDER
+
+    def step() -> int:
+        """Of the run's checkpoint; it may have been dropped when there were more seeds, and another run the best."""
+        if not (run.folder / CHECKPOINTS / str(origin["step"])).is_dir():
+            say(f"{plan.spec.title}: {run.folder} is trained again, as its checkpoints were dropped")
+            finetune(run.config, data.of(run.seed))
+        return read_result(run.folder)["step"]
 
     def write_model() -> None:
         if config.study.export and not (done.get(MODEL) and model.is_dir()):
-            export(run.folder, model, step=origin["step"], overwrite=True)
+            export(run.folder, model, step=step(), overwrite=True)
             done[MODEL] = True
 
     def write_predictions() -> None:
         if FOLDER not in done or not all((server / name).is_file() for name in done[FOLDER]):
             sets = _server_sets(config, run, data, say)
-            files = write_server_files(run.folder, origin["step"], run.config, sets, server) if sets else []
+            files = write_server_files(run.folder, step(), run.config, sets, server) if sets else []
             done[FOLDER] = [file.name for file in files]
 
     for name, act in ((MODEL, write_model), (FOLDER, write_predictions)):
@@ -228,6 +259,15 @@ def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say
     note.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
     row["model_folder"] = str(model) if done.get(MODEL) else None
     row["server_files"] = [str(server / name) for name in done.get(FOLDER, ())]
+
+
+def _delivered(note: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written of this very checkpoint, as `note` has it."""
+    with contextlib.suppress(UserError):  # absent, or damaged
+        done = read_json(note)
+        if all(done.get(name) == value for name, value in origin.items()):
+            return done
+    return dict(origin)
 
 
 def _server_sets(config: Config, run: PlannedRun, data: TaskDataBySeed, say: Say) -> list[TaskData]:

@@ -21,6 +21,9 @@ Result = Mapping[str, Any]  # of one run, as `finetune` writes it
 Row = dict[str, Any]  # of one task
 Report = dict[str, Any]
 
+_MEND = "delete it and run the study again"
+_NUMBER = int | float
+_RESULT_FIELDS = {"score": _NUMBER, "measures": dict, "step": int, "steps": int, "examples": int, "seconds": _NUMBER}
 _MEASURES = {
     "matthews": "Matthews",
     "f1": "F1",
@@ -36,12 +39,36 @@ _MEASURES = {
 }
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; `UserError` where it holds none."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that a run or study has written; `UserError` where it holds none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); delete it and run the study again") from None
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"but {type(values).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON object ({error}); {_MEND}") from None
+    return values
+
+
+def read_result(folder: Path) -> Result:
+    """What a finished run has left in its folder.
+
+    Raises:
+        UserError: the file is damaged, or the run was measured on nothing.
+    """
+    path = folder / RESULT_FILE
+    result = read_json(path)
+    if result.get("score", 0) is None:
+        raise UserError(f"{path}: the run was measured on no validation data; give task.validation")
+    _check_fields(path, result, _RESULT_FIELDS)
+    _check_fields(path, result["measures"], dict.fromkeys(result["measures"], _NUMBER))
+    return result
+
+
+def _check_fields(path: Path, values: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    for name, kind in fields.items():
+        if not isinstance(values.get(name), kind):
+            raise UserError(f"{path}: {name!r} is missing or not what it should be; {_MEND}")
 
 
 def best_point(plan: TaskPlan, results: Mapping[Path, Result]) -> tuple[float, int] | None:
@@ -80,7 +107,9 @@ def task_row(plan: TaskPlan, results: Mapping[Path, Result], failures: Mapping[P
         assert best is not None
         # The time of a run that was interrupted is that of its last part only.
         seconds = [result["seconds"] for result in chosen if not result.get("resumed_from")]
-        names = [name for name in chosen[0]["measures"] if name != SCORE]
+        # Of questions some are only measured where there are such without answer.
+        everywhere = set.intersection(*(set(result["measures"]) for result in chosen)) - {SCORE}
+        names = [name for name in chosen[0]["measures"] if name in everywhere]
         row |= {
             **_spread(scores),
             "measures": {name: statistics.median(result["measures"][name] for result in chosen) for name in names},
@@ -137,14 +166,21 @@ def read_report(folder: Path) -> Report:
     Raises:
         UserError: `folder` holds neither.
     """
-    if (folder / REPORT_FILE).is_file():
-        report = read_json(folder / REPORT_FILE)
-        if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
-            raise UserError(f"{folder / REPORT_FILE}: not the report of a study; give the run.output of one")
+    path = folder / REPORT_FILE
+    if path.is_file():
+        report = read_json(path)
+        if not isinstance(report.get("tasks"), dict):
+            raise UserError(f"{path}: not the report of a study; give the run.output of one")
+        for row in report["tasks"].values():
+            row = row if isinstance(row, dict) else {}
+            _check_fields(path, row, {"title": str, "measure": str})
+            _check_fields(path, {"median": 0.0, **row}, {"median": _NUMBER | None})
         return report
-    if not (folder / RESULT_FILE).is_file():
+    path = folder / RESULT_FILE
+    if not path.is_file():
         raise UserError(f"{folder}: no study and no finished fine-tuning here; give the run.output of one")
-    result = read_json(folder / RESULT_FILE)
+    result = read_json(path)
+    _check_fields(path, result, {"task": str, "title": str, "seed": int, "score": _NUMBER | None})
     row = {"title": result["title"], "measure": SCORE, **_spread({result["seed"]: result["score"]})}
     return {"tasks": {result["task"]: row}}
 
@@ -179,7 +215,9 @@ def percent(value: float | None) -> str:
 def _table_row(row: Row) -> list[str]:
     if row.get("median") is None:
         return [row["title"], row["measure"], *[NOTHING] * 9]
-    others = row["measures"] if len(row["measures"]) > 1 else {}
+    # A threshold is a difference of logits, no share.
+    others = {name: value for name, value in row["measures"].items() if not name.endswith("threshold")}
+    others = others if len(others) > 1 else {}
     seeds, planned = row["seeds"], len(row["seeds_planned"])
     return [
         row["title"],

@@ -6,10 +6,11 @@ model's sizes and the tokenizer.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
-from distil_jax.errors import FaultError, UserError, one_line
-from distil_jax.training.integrity import DamagedError, json_hash, leaf_hashes, refuse_damage
+from distil_jax.errors import FaultError, UserError, naming, one_line, storage_reason
+from distil_jax.training.diagnosis import unreadable_part
+from distil_jax.training.integrity import DamagedError, as_stored, fitted, json_hash, leaf_hashes, refuse_damage
+from distil_jax.training.quiet import quiet_storage
 from distil_jax.training.step import TrainState
 
-# Orbax warns about options that are as they should be, such as that a read-only manager saves nothing.
-logging.getLogger("absl").setLevel(logging.ERROR)
+quiet_storage()
 
-
+# 1: leaves under Python's own spelling of their paths; 2: under dotted ones, every field of the state.
+FORMAT = 2
 TRASH = "trash"
 CORRUPT = "corrupt"
+SUPERSEDED = "superseded"  # checkpoints that are being saved again
 _LOG = logging.getLogger("distil_jax")
 
 
@@ -49,13 +53,19 @@ class _Kept(PreservationPolicy):
 class Checkpoints:
     """The checkpoints in one folder, newest last."""
 
-    def __init__(self, folder: Path, *, keep: int | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int | None = None, read_only: bool = False, migrate: bool = False
+    ) -> None:
         """Open `folder`.
 
         Args:
             folder: absolute or relative path; made if missing, unless `read_only`.
             keep: how many of the newest are kept; None keeps all.
             read_only: never write or clean up.
+            migrate: take states of older formats and of other floating-point types too.
+
+        Raises:
+            UserError: there is no such folder, or it cannot be written.
         """
         if read_only and not folder.is_dir():
             raise UserError(f"{folder}: no checkpoints here; is this the folder of a run?")
@@ -68,10 +78,16 @@ class Checkpoints:
             preservation_policy=self._kept,
             cleanup_tmp_directories=not read_only,
         )
-        self._folder = folder
+        self._folder, self._migrate = folder, migrate
+        self._saved: int | None = None  # by this process
         self._trash = None if read_only or jax.process_index() else folder / TRASH
         self._empty_trash()
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        try:
+            if self._trash is not None:
+                self._bring_back()
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
 
     def all_steps(self) -> list[int]:
         """Numbers of all finished checkpoints, ascending."""
@@ -85,12 +101,15 @@ class Checkpoints:
         """Start saving `state` under its step; the writing goes on in the background.
 
         `best` is a step that is kept however many newer ones there are.
+
+        Raises:
+            FaultError: the save before this one failed, or this one cannot begin; those before are whole.
         """
         step = int(state.step)
         self._kept.best = best
         if step == self.latest_step():  # Orbax would decline it without a word
             return
-        optimizer = {"step": state.step, "opt_state": state.opt_state}
+        metadata, optimizer = {**metadata, "format": FORMAT}, _beside_params(state)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(optimizer),
@@ -103,8 +122,55 @@ class Checkpoints:
                 }
             ),
         )
+        self._wait()
         self._empty_trash()
-        self._manager.save(step, args=items)
+        self._saved = step
+        with self._faults():
+            self._manager.save(step, args=items)
+
+    def replace(self, state: TrainState, metadata: dict[str, Any], *, best: int | None = None) -> None:
+        """Save `state` under a step that is there already, with other metadata; at any moment one of both is there."""
+        self._wait()
+        step, self._saved = int(state.step), None
+        if jax.process_index() == 0:
+            with self._faults():
+                (self._folder / SUPERSEDED).mkdir(exist_ok=True)
+                (self._folder / str(step)).rename(self._folder / SUPERSEDED / str(step))
+        _all_agree(True)  # nobody looks again before it is gone
+        self._manager.reload()
+        self.save(state, metadata, best=best)
+        self._wait()
+        if self._trash is not None:
+            self._bring_back()
+
+    def _bring_back(self) -> None:
+        """Drop the checkpoints that were saved again; one that was not, as the process was killed, takes its place."""
+        for old in [*self._folder.glob(f"{SUPERSEDED}/*")]:
+            if (self._folder / old.name).is_dir():
+                shutil.rmtree(old)
+            else:
+                old.rename(self._folder / old.name)
+
+    def _wait(self) -> None:
+        """Wait for the save that is under way, and see that it is there: Orbax makes a deleted folder anew."""
+        with self._faults():
+            self._manager.wait_until_finished()
+        if self._saved is not None and jax.process_index() == 0:
+            there = self._folder / str(self._saved)
+            if not there.is_dir():
+                raise FaultError(f"{there}: the checkpoint was taken away from under the run, and what else was there")
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Says in one line what storage does not take."""
+        try:
+            with naming(self._folder):
+                yield
+        except Exception as error:
+            if (reason := storage_reason(error, own=True)) is None:
+                raise
+            step, self._saved = self._saved, None
+            raise FaultError(f"checkpoint of step {step} was not saved: {reason}") from error
 
     def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """State and metadata of the newest whole checkpoint, None where there is none at all.
@@ -113,18 +179,21 @@ class Checkpoints:
 
         Raises:
             FaultError: there are checkpoints, but none is whole; starting anew would lose the run without a word.
+            UserError: it is whole, but of another format, or of other shapes or types than `like`.
         """
         bad: list[str] = []
         while (step := self.latest_step()) is not None:
             state, metadata, complaint = like, {}, ""
             try:
-                state, metadata = self.restore(step, like), self.metadata(step)
+                state, metadata = self._restore(step, like)
             except DamagedError as damage:
                 complaint = str(damage)
             if _all_agree(not complaint):
                 return state, metadata
             bad.append(complaint or f"step {step}: damaged for another process")
             self._put_aside(step, bad[-1])
+        # The same command, given again, must not start anew either.
+        bad = bad or [f"step {entry.name}" for entry in sorted((self._folder / CORRUPT).glob("*"))]
         if bad:
             raise FaultError(
                 f"{self._folder}: no checkpoint is whole ({'; '.join(bad)}); all are in {CORRUPT}/. Bring back a copy "
@@ -143,40 +212,80 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of `step`, with the shapes, types and placement of `like`. Raises `DamagedError`."""
-        optimizer = {"step": like.step, "opt_state": like.opt_state}
-        found = self._read(step, {"params": like.params, "optimizer": optimizer})
-        return TrainState(params=found["params"], **found["optimizer"])
+        """The state of `step`, with the shapes, types and placement of `like`.
+
+        Raises:
+            DamagedError: it is not what was saved.
+            UserError: it is of another format, or of other shapes or types than `like`.
+        """
+        return self._restore(step, like)[0]
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        trees = {"params": like.params, "optimizer": _beside_params(like)}
+        found = self._read(step, trees)
+        older = _format(step, found["metadata"]) < FORMAT
+        if older and not self._migrate:
+            raise UserError(
+                f"{self._folder}: checkpoint step {step} is of format {found['metadata']['format']}, this program "
+                f"writes format {FORMAT}; checkpoint.migrate = true takes it over"
+            )
+        state = {
+            name: fitted(step, found[name], tree, cast=self._migrate, fill=older and name == "optimizer")
+            for name, tree in trees.items()
+        }
+        if (inside := int(state["optimizer"]["step"])) != step:
+            raise DamagedError(f"step {step}: step is {inside}; it is another checkpoint under this name")
+        return TrainState(params=state["params"], **state["optimizer"]), found["metadata"]
 
     def params(self, step: int, like: Any) -> dict[str, Any]:
-        """Only the parameters of `step`; `like` is their tree of arrays or ShapeDtypeStructs. Raises `DamagedError`."""
-        return self._read(step, {"params": like})["params"]
+        """Only the parameters of `step`, in any format, since they are alike in all.
+
+        Args:
+            step: which.
+            like: their tree of arrays or ShapeDtypeStructs.
+
+        Raises:
+            DamagedError: they are not what was saved.
+            UserError: they are of other shapes or types than `like`.
+        """
+        found = self._read(step, {"params": like})
+        _format(step, found["metadata"])
+        return fitted(step, found["params"], like, cast=self._migrate, fill=False)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What was saved beside the state of `step`. Raises `DamagedError`."""
         return self._read(step, {})["metadata"]
 
+    def verify(self, step: int) -> None:
+        """Read a whole checkpoint. Raises `DamagedError` where it is not what was saved."""
+        self._read(step, {"params": {}, "optimizer": {}})
+
     def _read(self, step: int, trees: dict[str, Any]) -> Any:
-        """Items of a checkpoint, as their hashes say they were saved: those of `trees`, or else the metadata."""
-        items: dict[str, Any] = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in trees.items()}
-        if not trees:
-            items["metadata"] = ocp.args.JsonRestore()
+        """Metadata and items of a checkpoint, placed like `trees`, as their hashes say they were saved."""
+        folder, handler = self._manager.directory / str(step), ocp.StandardCheckpointHandler()
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(**items, hashes=ocp.args.JsonRestore()))
+            items = {
+                name: ocp.args.StandardRestore(as_stored(like, handler.metadata(folder / name).tree))
+                for name, like in trees.items()
+            }
+            texts = {"metadata": ocp.args.JsonRestore(), "hashes": ocp.args.JsonRestore()}
+            found = self._manager.restore(step, args=ocp.args.Composite(**items, **texts))
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # the library raises what the bytes it met made it raise
-            raise DamagedError(f"step {step}: cannot be read ({one_line(error, 150)})") from error
+            part, reason = unreadable_part(Path(folder)) or ("", error)
+            named = f"{part} " if part else ""
+            raise DamagedError(f"step {step}: {named}cannot be read ({one_line(reason, 150)})") from error
         hashes = found["hashes"] if isinstance(found["hashes"], dict) else {}
-        for name in items:
+        for name in (*items, "metadata"):
             value = found[name]
             mine = {name: json_hash(value)} if name == "metadata" else leaf_hashes(value)
             refuse_damage(step, hashes.get(name), mine)
         return found
 
     def close(self) -> None:
-        """Wait until everything is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        """Wait until everything is on disk. Raises FaultError where that does not come about."""
+        self._wait()
         self._manager.close()
         self._empty_trash()
 
@@ -195,9 +304,16 @@ def _all_agree(good: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
 
 
-def _abstract(tree: Any) -> Any:
-    # Restoring without shardings would silently use other devices than the run does.
-    def leaf(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+def _beside_params(state: TrainState) -> dict[str, Any]:
+    fields = (field.name for field in dataclasses.fields(state))
+    return {name: getattr(state, name) for name in fields if name != "params"}
 
-    return jax.tree.map(leaf, tree)
+
+def _format(step: int, metadata: dict[str, Any]) -> int:
+    number = metadata.get("format", 1)
+    if number > FORMAT:
+        raise UserError(
+            f"checkpoint step {step}: is of format {number}, this program reads formats up to {FORMAT}; use the "
+            "version of distil_jax that wrote it"
+        )
+    return number

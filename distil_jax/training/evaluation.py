@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,7 +16,13 @@ from distil_jax.objectives import SumCount
 from distil_jax.training.parallel import Devices
 from distil_jax.training.step import Constants, Params, Task, make_evaluation_step
 
-Evaluator = Callable[[Params, Params | None], dict[str, float]]
+
+class Evaluator(Protocol):
+    """(params, teacher's params or None), both on the devices -> measures; `go` is called before every batch."""
+
+    def __call__(
+        self, params: Params, teacher_params: Params | None, go: Callable[[], None] = ..., /
+    ) -> dict[str, float]: ...
 
 
 def make_evaluator(
@@ -46,11 +52,15 @@ def make_evaluator(
         ids[: len(wanted)] = corpus.read(wanted)
         return ids
 
-    def evaluate(params: Params, teacher_params: Params | None) -> dict[str, float]:
+    def evaluate(
+        params: Params, teacher_params: Params | None, go: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         constants = Constants(teacher_params, log_weights)
         sums: Any = None
         for first in range(0, total, batch):
-            found: Any = step(params, constants, np.int32(first), devices.place_rows(read(first)))
+            rows = devices.place_rows(read(first))
+            go()
+            found: Any = step(params, constants, np.int32(first), rows)
             # Added up on the host in float64: thousands of batches must not lose digits.
             found = jax.tree.map(lambda x: np.float64(np.asarray(x)), found)
             sums = found if sums is None else jax.tree.map(np.add, sums, found)

@@ -1,26 +1,38 @@
-"""What a tree of arrays is made of, as hashes: storage may give back other bytes than it was given."""
+"""What a tree of arrays is made of, as hashes: storage may give back other bytes than it was given.
+
+Leaves go by dotted paths, "encoder.layer_0.attention.query.kernel", whether the tree is one of classes or of dicts.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from distil_jax.errors import UserError
 
 
 class DamagedError(Exception):
     """A checkpoint that does not give back what was saved; the message says of which step, and what differs."""
 
 
-def leaf_hashes(tree: Any) -> dict[str, str]:
-    """SHA-256 of every array of a tree, over shape, type and bytes, by its path ("['encoder']['layer_0']...")."""
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their dotted paths."""
     return {
-        jax.tree_util.keystr(path): _array_hash(np.asarray(leaf))
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def leaf_hashes(tree: Any) -> dict[str, str]:
+    """SHA-256 of every array of a tree, over shape, type and bytes, by its dotted path."""
+    return {name: _array_hash(np.asarray(leaf)) for name, leaf in leaves_by_name(tree).items()}
 
 
 def _array_hash(values: np.ndarray) -> str:
@@ -39,6 +51,73 @@ def refuse_damage(step: int, expected: Any, found: Mapping[str, str]) -> None:
     """`DamagedError` where the hashes of what was read are not those of what was saved, naming the first such leaf."""
     if not isinstance(expected, Mapping):
         raise DamagedError(f"step {step}: has no hashes of its contents")
+    expected = {dotted(name): value for name, value in expected.items()}
     for name in [*found, *(name for name in expected if name not in found)]:
         if expected.get(name) != found.get(name):
             raise DamagedError(f"step {step}: {name} is not what was saved")
+
+
+def dotted(name: str) -> str:
+    """Checkpoints of format 1 have names such as "['opt_state'][0].mu['encoder']"."""
+    return ".".join(filter(None, re.split(r"\['|'\]|[\[\].]+", name))) if name.startswith("[") else name
+
+
+def as_stored(like: Any, stored: Any) -> Any:
+    """What to read: the shapes and types of `stored`, placed like `like`, in the structure of `like` where it is that.
+
+    Args:
+        like: a tree of arrays or of ShapeDtypeStructs.
+        stored: a tree of anything with `shape` and `dtype`, of dicts and lists.
+
+    Returns:
+        a tree of ShapeDtypeStructs.
+    """
+    wanted, there = leaves_by_name(like), leaves_by_name(stored)
+    anywhere = next((getattr(leaf, "sharding", None) for leaf in wanted.values()), None)
+
+    def described(path: Any, _: Any) -> jax.ShapeDtypeStruct:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        leaf, sharding = there[name], getattr(wanted.get(name), "sharding", None)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or anywhere)
+
+    return jax.tree_util.tree_map_with_path(described, like if wanted.keys() == there.keys() else stored)
+
+
+def fitted(step: int, found: Any, like: Any, *, cast: bool, fill: bool) -> Any:
+    """What was read of a checkpoint, in the structure, shapes and types of `like`.
+
+    Args:
+        step: of the checkpoint, for messages.
+        found: a tree of arrays.
+        like: a tree of arrays or of ShapeDtypeStructs.
+        cast: round floats that were saved in another type.
+        fill: take leaves that `found` lacks from `like`.
+
+    Raises:
+        UserError: they do not fit each other; the first leaf that does not is named, with both sides.
+    """
+    there, wanted = leaves_by_name(found), leaves_by_name(like)
+    for name in there:
+        if name not in wanted:
+            raise UserError(f"checkpoint step {step}: {name} is {_kind(there[name])}, the model has no such thing")
+
+    def fit(path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        value = there.get(name)
+        if value is None and fill:
+            return leaf
+        if value is None:
+            raise UserError(f"checkpoint step {step}: has no {name}, the model has {_kind(leaf)}")
+        if value.shape == leaf.shape and value.dtype == leaf.dtype:
+            return value
+        floats = jnp.issubdtype(value.dtype, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        if cast and floats and value.shape == leaf.shape:
+            return value.astype(leaf.dtype)
+        remedy = "; checkpoint.migrate = true rounds it" if floats and value.shape == leaf.shape else ""
+        raise UserError(f"checkpoint step {step}: {name} is {_kind(value)}, the model has {_kind(leaf)}{remedy}")
+
+    return jax.tree_util.tree_map_with_path(fit, like)
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype} [{','.join(map(str, leaf.shape))}]"

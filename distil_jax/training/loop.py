@@ -6,7 +6,9 @@ The host only feeds rows and reads metrics that the device finished an interval 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,18 +19,26 @@ import numpy as np
 import optax
 
 from distil_jax.config import Config
+from distil_jax.errors import FaultError, one_line
+from distil_jax.training import peers
 from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.lock import check_owner
+from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinite, write_report
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
+from distil_jax.training.preemption import NOTHING_NEW
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Metrics, Params, TrainState, init_state
 from distil_jax.training.telemetry import MetricsWriter, Progress, utilisation
+from distil_jax.training.watch import Watch
 
 _STEPS_AHEAD = 2  # steps the host may be ahead of the device: enough to hide its work, few enough to stop quickly
+_LOG = logging.getLogger("distil_jax")
 
 Batch = Any  # a tree of arrays [rows, ...]
+Evaluations = dict[str, dict[str, float]]  # measures by step
 TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
-Evaluator = Callable[[Params, Any], dict[str, float]]
+Evaluator = Callable[[Params, Any, Callable[[], None]], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +54,9 @@ class Job:
         constants: what steps and evaluations only read; a tree of arrays.
         make_step: (optimizer, schedule) -> the per-device `(state, constants, batch) -> (state, metrics)`.
         make_batches: (steps, devices) -> this process's rows of the batches of those steps, on the host.
-        make_evaluator: devices -> `(params, constants) -> measures`, or None where nothing is held out.
+        batch_rows: number of a batch, from 0 -> numbers of the training rows in it, over all processes.
+        make_evaluator: devices -> `(params, constants, go) -> measures`, where `go` is called before every batch, or
+            None where nothing is held out.
         metadata: what every checkpoint carries.
         flops_per_token: of one step, for the utilisation.
         evaluate_every: steps between evaluations; 0: at the end only.
@@ -60,6 +72,7 @@ class Job:
     constants: Any
     make_step: Callable[[optax.GradientTransformation, optax.Schedule], TrainStep]
     make_batches: Callable[[range, Devices], Iterator[Batch]]
+    batch_rows: Callable[[int], np.ndarray]
     make_evaluator: Callable[[Devices], Evaluator | None]
     metadata: dict[str, Any]
     flops_per_token: float
@@ -79,132 +92,257 @@ class Outcome:
         evaluations: held-out measures by step.
         resumed_from: where this process took the run up.
         is_main: this is the process that speaks for all.
+        skipped_steps: steps that changed nothing, since their loss or gradients were not finite.
     """
 
     state: TrainState
     step: int
     best_step: int
-    evaluations: dict[str, dict[str, float]]
+    evaluations: Evaluations
     resumed_from: int
     is_main: bool
+    skipped_steps: int = 0
 
 
-def run_training(job: Job, devices: Devices) -> Outcome:
+def run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
     """Train until `job.steps`, from the newest checkpoint in the folder if there is one.
 
     Everything at step n (checkpoint, metrics, evaluation) is the same whether or not the run was interrupted.
+
+    Raises:
+        NonfiniteError: too many steps in a row were not finite, or the state is not.
+        FaultError: another process ended.
+        PreemptedError: the run was told to end, and everything is saved.
     """
+    try:
+        return _run_training(job, devices, watch)
+    except jax.errors.JaxRuntimeError as error:
+        if not peers.are_several():
+            raise
+        reason = next(iter(peers.heard("news").values()), "another one ended, or this one's devices failed")
+        raise FaultError(f"a computation of all processes failed: {reason} ({one_line(error)})") from error
+
+
+def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
     config, optimizer = job.config, make_optimizer(job.config.optimizer, job.steps)
     schedule = learning_rate_schedule(config.optimizer, job.steps)
-    checkpoints = Checkpoints(job.folder / "checkpoints", keep=config.checkpoint.keep)
+    saving = config.checkpoint
+    checkpoints = Checkpoints(job.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
     state = devices.replicate(init_state(job.params, optimizer, job.trainable))
-    evaluations: dict[str, dict[str, float]] = {}
-    start = None
+    evaluations: Evaluations = {}
+    start, skips, pending = None, Skips(), False
     if (resumed := checkpoints.resume(state)) is not None:
         state, start, evaluations = resumed[0], int(resumed[0].step), resumed[1]["evaluations"]
+        skips = Skips(**resumed[1].get("skipped_steps", {}))
+        pending = _evaluation_due(job, start) and str(start) not in evaluations
+    evaluator = job.make_evaluator(devices)
+    pending = pending and evaluator is not None
     main = jax.process_index() == 0
     with (
-        MetricsWriter(job.folder, restored_step=start, tensorboard=config.logging.tensorboard, enabled=main) as writer,
+        _finished_saves(checkpoints),
+        MetricsWriter(
+            job.folder,
+            restored_step=start,
+            pending="validation" if pending else "",
+            tensorboard=config.logging.tensorboard,
+            enabled=main,
+        ) as writer,
         Progress(
             job.folder.name, job.steps, start=start or 0, mode=config.logging.progress if main else "none"
         ) as progress,
     ):
-        run = _Run(job, devices, checkpoints, writer, job.make_evaluator(devices), devices.replicate(job.constants))
-        if start is None and job.evaluate_start:
-            run.evaluate(0, state, evaluations)
-        if start != job.steps and not run.exhausted(evaluations):
+        constants = devices.replicate(job.constants)
+        run = _Run(job, devices, watch, checkpoints, writer, evaluator, constants, evaluations)
+        if pending or (start is None and job.evaluate_start):
+            run.evaluate(start or 0, state, lambda: NOTHING_NEW)
+        if pending:
+            run.save(state, skips, again=True)
+        meter = _Meter(run, progress, skips)
+        if start != job.steps and not run.exhausted():
             step = devices.map(job.make_step(optimizer, schedule), replicated=2, donate=(0,))
-            state = _train(run, step, state, start or 0, evaluations, progress)
+            state = _train(run, _Step(step), state, start or 0, meter)
     checkpoints.close()
-    last = int(state.step)
-    best = run.best_step(evaluations)
-    return Outcome(state, last, last if best is None else best, evaluations, start or 0, main)
+    last, best = int(state.step), run.best_step()
+    return Outcome(state, last, last if best is None else best, evaluations, start or 0, main, meter.skips.total)
+
+
+@contextlib.contextmanager
+def _finished_saves(checkpoints: Checkpoints) -> Iterator[None]:
+    """What is being saved when an error ends the block is still saved; not where other processes may be gone."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, NonfiniteError) or not peers.are_several():
+            with contextlib.suppress(Exception):
+                checkpoints.close()
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """The parts of a running job that do not change from step to step."""
+    """The parts of a running job that do not change from step to step, but for what was measured."""
 
     job: Job
     devices: Devices
+    watch: Watch
     checkpoints: Checkpoints
     writer: MetricsWriter
     evaluator: Evaluator | None
     constants: Any
+    evaluations: Evaluations
 
-    def evaluate(self, step: int, state: TrainState, evaluations: dict[str, dict[str, float]]) -> None:
-        """Measure the held-out set and note the measures under this step."""
+    def evaluate(self, step: int, state: TrainState, leave: Callable[[], str]) -> None:
+        """Measure the held-out set and note the measures under this step; `leave` saves what there is on the way."""
         if self.evaluator is not None:
-            evaluations[str(step)] = self.evaluator(state.params, self.constants)
-            self.writer.write(step, evaluations[str(step)], kind="validation")
+            with self.watch.preemption.interruptible(leave):
+                measures = self.evaluator(state.params, self.constants, self.watch.go)
+            self.evaluations[str(step)] = measures
+            self.writer.write(step, measures, kind="validation")
 
-    def save(self, state: TrainState, evaluations: dict[str, dict[str, float]]) -> None:
-        """Save `state`; the metrics up to it are on disk first, so that a resumed log has no gap."""
+    def save(self, state: TrainState, skips: Skips, *, again: bool = False) -> None:
+        """Save `state`; the metrics up to it are on disk first, so that a resumed log has no gap.
+
+        Args:
+            state: what is saved, unless it is not finite.
+            skips: up to it.
+            again: the same state was saved before it was measured.
+        """
+        if jax.process_index() == 0:
+            check_owner(self.job.folder)
         self.writer.flush()
-        metadata = {**self.job.metadata, "evaluations": evaluations}
-        self.checkpoints.save(state, metadata, best=self.best_step(evaluations))
+        refuse_nonfinite((state.params, state.opt_state), f"step {int(state.step)}")
+        metadata = {
+            **self.job.metadata,
+            "evaluations": self.evaluations,
+            "skipped_steps": dataclasses.asdict(skips),
+        }
+        save = self.checkpoints.replace if again else self.checkpoints.save
+        save(state, metadata, best=self.best_step())
+        self.watch.stall.alive(f"the save of step {int(state.step)}")
 
-    def best_step(self, evaluations: dict[str, dict[str, float]]) -> int | None:
+    def best_step(self) -> int | None:
         """The best step by the job's selection, if it has one and something was measured."""
-        return None if self.job.selection is None else self.job.selection.best_step(evaluations)
+        return None if self.job.selection is None else self.job.selection.best_step(self.evaluations)
 
-    def exhausted(self, evaluations: dict[str, dict[str, float]]) -> bool:
+    def exhausted(self) -> bool:
         """Whether to stop early."""
-        return self.job.selection is not None and self.job.selection.exhausted(evaluations)
+        return self.job.selection is not None and self.job.selection.exhausted(self.evaluations)
 
 
-def _train(
-    run: _Run, step: Any, state: TrainState, start: int, evaluations: dict[str, dict[str, float]], progress: Progress
-) -> TrainState:
-    config, steps = run.job.config, run.job.steps
-    batches = run.job.make_batches(range(start, steps), run.devices)
-    in_flight: collections.deque[tuple[int, Metrics]] = collections.deque()
-    meter = _Meter(run, progress, last_time=time.monotonic())
-    saves = _SaveClock(config)
-    for number, rows in zip(range(start + 1, steps + 1), batches, strict=True):
-        state, metrics = step(state, run.constants, run.devices.place_rows(rows))
-        in_flight.append((number, metrics))
-        evaluate = number == steps or _due(number, run.job.evaluate_every)
+class _Step:
+    """A mapped step, whose programs can be made before it is called."""
+
+    def __init__(self, function: Any) -> None:
+        self._function, self._shapes = function, set()
+
+    def prepare(self, state: TrainState, constants: Any, rows: Any) -> None:
+        """Compile for rows of these shapes; donates nothing, so that the state can be saved meanwhile."""
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows))
+        if shapes not in self._shapes:
+            self._function.lower(state, constants, rows).compile()
+            self._shapes.add(shapes)
+
+    def __call__(self, state: TrainState, constants: Any, rows: Any) -> tuple[TrainState, Metrics]:
+        return self._function(state, constants, rows)
+
+
+def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter) -> TrainState:
+    job, steps = run.job, run.job.steps
+    batches = job.make_batches(range(start, steps), run.devices)
+    saves = _SaveClock(job.config)
+
+    def leave() -> str:
+        meter.wait(0, state)
+        if int(state.step) == start:
+            return NOTHING_NEW
+        run.save(state, meter.skips)
+        run.checkpoints.close()
+        return f"saved step {int(state.step)}"
+
+    for number in range(start + 1, steps + 1):
+        with run.watch.preemption.interruptible(leave):
+            batch = next(batches)
+            rows = run.devices.place_rows(batch)
+            step.prepare(state, run.constants, rows)
+            run.watch.go()
+        state, metrics = step(state, run.constants, rows)
+        evaluate = _evaluation_due(job, number)
         # What may turn out to be the best has to be kept.
-        save = number == steps or saves.due(number) or (evaluate and run.job.selection is not None)
-        while len(in_flight) > (0 if evaluate or save else _STEPS_AHEAD):
-            meter.finished(*in_flight.popleft())
+        save = number == steps or saves.due(number) or (evaluate and job.selection is not None)
+        meter.take(number, metrics, batch)
+        meter.wait(0 if evaluate or save else _STEPS_AHEAD, state)
         if evaluate:
-            run.evaluate(number, state, evaluations)
+            run.evaluate(number, state, leave)
         if save:
-            run.save(state, evaluations)
+            run.save(state, meter.skips)
             saves.saved()
         if evaluate or save:
             meter.skip_pause()
-        if evaluate and run.exhausted(evaluations):
+        if evaluate and run.exhausted():
             break
     return state
 
 
-@dataclasses.dataclass
 class _Meter:
     """Turns the metrics of finished steps into rows and progress, with the speed since the row before."""
 
-    run: _Run
-    progress: Progress
-    last_time: float
-    tokens: float = 0.0
-    steps: int = 0
+    def __init__(self, run: _Run, progress: Progress, skips: Skips) -> None:
+        """Begin after `skips`."""
+        self.run, self.progress, self.skips = run, progress, skips
+        self._in_flight: collections.deque[tuple[int, Metrics, Batch]] = collections.deque()
+        self.skip_pause()
+
+    def take(self, number: int, metrics: Metrics, batch: Batch) -> None:
+        """Take the metrics of step `number`, which are still being computed, and what this process fed to it."""
+        self._in_flight.append((number, metrics, batch))
+
+    def wait(self, most: int, state: TrainState) -> None:
+        """Wait until at most so many steps are under way; `state` is that after the last one.
+
+        Raises:
+            NonfiniteError: too many in a row were not finite.
+        """
+        while len(self._in_flight) > most:
+            number, metrics, batch = self._in_flight.popleft()
+            skipped = bool(metrics["skipped"])
+            self.skips = self.skips.after(skipped)
+            self.finished(number, metrics)
+            self.run.watch.stall.alive(f"step {number}")
+            if skipped:
+                self._complain(number, metrics, batch, state)
 
     def finished(self, number: int, metrics: Metrics) -> None:
-        """Take the metrics of step `number`; waits for that step, while later ones are queued on the device."""
-        settings = self.run.job.config.logging
-        tokens = float(metrics["tokens"])
-        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
-        self.progress.update(number, amount=tokens, loss=float(metrics["loss"]))
-        if number % settings.every_steps and number != self.run.job.steps:
+        """Take note of step `number`, while later ones are queued on the device."""
+        settings, total = self.run.job.config.logging, self.skips.total
+        tokens, loss = float(metrics["tokens"]), float(metrics["loss"])
+        self._tokens, self._steps = self._tokens + tokens, self._steps + 1
+        self.progress.update(
+            number, amount=tokens, text=f"loss {loss:.3f}" + (f"  {total} steps skipped" if total else "")
+        )
+        # An evaluation may end the run early, and the last step has a row.
+        if number % settings.every_steps and not _evaluation_due(self.run.job, number):
             return
-        now = time.monotonic()
-        seconds = max(now - self.last_time, 1e-9)
-        timing = {"tokens_per_second": self.tokens / seconds, "seconds_per_step": seconds / self.steps}
-        use = self._utilisation(self.tokens / seconds)
-        self.run.writer.write(number, metrics, timing=timing if use is None else {**timing, "mfu": use})
-        self.tokens, self.steps, self.last_time = 0.0, 0, now
+        seconds = max(time.monotonic() - self._last_time, 1e-9)
+        timing = {"tokens_per_second": self._tokens / seconds, "seconds_per_step": seconds / self._steps}
+        use = self._utilisation(self._tokens / seconds)
+        shown: dict[str, Any] = {"skipped_steps": total, **metrics}
+        del shown["skipped"], shown["gradient_norms"]
+        self.run.writer.write(number, shown, timing=timing if use is None else {**timing, "mfu": use})
+        self.skip_pause()
+
+    def _complain(self, number: int, metrics: Metrics, batch: Batch, state: TrainState) -> None:
+        job, in_row = self.run.job, self.skips.in_row
+        if self.run.writer.enabled:
+            _LOG.warning("step %d: loss or gradients are not finite; skipped, the %d. in a row", number, in_row)
+        if in_row < job.config.training.max_skipped_steps:
+            return
+        rows = job.batch_rows(number - 1)
+        folder = write_report(job.folder, number, self.skips, metrics, rows, batch, state.params, job.trainable)
+        peers.share("")  # all have written
+        raise NonfiniteError(
+            f"step {number}: loss or gradients of {in_row} steps in a row are not finite; nothing of them is saved, "
+            f"{folder} says what went in"
+        )
 
     def _utilisation(self, tokens_per_second: float) -> float | None:
         job, devices = self.run.job, self.run.devices
@@ -212,8 +350,8 @@ class _Meter:
         return utilisation(tokens_per_second, job.flops_per_token, devices.count, kind, dtype)
 
     def skip_pause(self) -> None:
-        """Do not count the time of an evaluation or a save as training time."""
-        self.tokens, self.steps, self.last_time = 0.0, 0, time.monotonic()
+        """Count training time from now on: not that of an evaluation or a save."""
+        self._tokens, self._steps, self._last_time = 0.0, 0, time.monotonic()
 
 
 class _SaveClock:
@@ -244,3 +382,7 @@ class _SaveClock:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _evaluation_due(job: Job, step: int) -> bool:
+    return step == job.steps or _due(step, job.evaluate_every)

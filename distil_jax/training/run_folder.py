@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,14 @@ import jax
 import numpy as np
 
 from distil_jax.config import Config, config_from_toml, config_to_toml, differences, run_identity
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, naming, one_line
 from distil_jax.hf import Tokenizer, save_tokenizer
+from distil_jax.training.lock import LOCK_FILE, hold
+from distil_jax.training.manifest import record_start
 
 CONFIG_FILE = "config.toml"
 INPUTS_FILE = "inputs.json"
-LOCK_FILE = "run.lock"
+STUDY_FILE = "study.toml"  # in a folder of several runs: the configuration that made them
 TOKENIZER_FOLDER = "tokenizer"
 # What a run that was killed at its very start may have left: CONFIG_FILE comes last.
 _BEFORE_CONFIG = {LOCK_FILE, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
@@ -36,41 +35,44 @@ def read_config(folder: Path) -> Config:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder}: not the folder of a run (no {CONFIG_FILE}); give the run.output of a run")
-    return config_from_toml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({one_line(error)}); bring back a copy of it") from None
+    return config_from_toml(text, str(path))
 
 
 @contextlib.contextmanager
-def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> Iterator[None]:
+def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str], stage: str = "") -> Iterator[None]:
     """Own `folder` for the length of the block; made if missing, continued if it holds this very run.
 
     Args:
         folder: the run's output.
         config: its settings.
         inputs: what the run reads, as name -> sha256; a run is not continued on other data.
+        stage: what makes the run, "pretrain", "distill" or "finetune", for its manifest.
 
     Raises:
         UserError: the folder holds another run or something else, is in use, or cannot be written.
     """
     check_run_folder(folder, config, inputs)
-    try:
+    with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    with hold(folder):
+        check_run_folder(folder, config, inputs)  # another run may have been here since
+        with _writable(folder):
+            write_whole(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
+            write_whole(folder / CONFIG_FILE, config_to_toml(config))
+        record_start(folder, config, inputs, stage)
+        yield
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise UserError(f"run.output = {folder}: in use by {owner}; wait for it or choose another folder") from None
-        check_run_folder(folder, config, inputs)  # another run may have been here since
-        lock.truncate(0)
-        lock.write(f"{socket.gethostname()} process {os.getpid()}")
-        lock.flush()
-        write_whole(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
-        write_whole(folder / CONFIG_FILE, config_to_toml(config))
-        yield
 
 
 def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> None:
@@ -85,7 +87,7 @@ def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) ->
         return
     changed = differences(run_identity(read_config(folder)), run_identity(config))
     if not changed and (folder / INPUTS_FILE).is_file():
-        before = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
+        before = read_inputs(folder)
         changed = [f"the contents of {name} changed" for name in inputs if before.get(name) != inputs[name]]
     if changed:
         raise UserError(
@@ -93,13 +95,33 @@ def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) ->
         )
 
 
+def read_inputs(folder: Path) -> dict[str, str]:
+    """What the run in `folder` reads, as name -> sha256. Raises UserError where that is not on record."""
+    path = folder / INPUTS_FILE
+    try:
+        inputs = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(inputs, dict):
+            raise ValueError("of another structure")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: damaged ({one_line(error)}); bring back a copy, or delete it if the run's data are as they were"
+        ) from None
+    return inputs
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that nobody ever sees half of it; one that holds this text already is left alone."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        with naming(unfinished):
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def keep_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> dict[str, str]:

@@ -6,16 +6,18 @@ import glob
 import hashlib
 import os
 import platform
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from distil_jax.config import Config, Parallel
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 
-HEARTBEAT_SECONDS = 30  # after which a process that died is noticed
+HEARTBEAT_SECONDS = 28  # until JAX notices that a process died, at least half as many; `watch` is faster and clearer
 SHUTDOWN_SECONDS = 60  # that a finished process waits for the others
 
 # Buffers freshly mapped by malloc cost up to a third of a training step on CPU; these settings make it keep them.
@@ -27,7 +29,7 @@ MALLOC_SETTINGS = {
 }
 MALLOC_SWITCH = "DISTIL_JAX_MALLOC"  # 0: leave malloc alone
 CACHE_FOLDER = "JAX_COMPILATION_CACHE_DIR"  # JAX's own variable; a folder, or empty for no cache
-_OWN_PROGRAMS = ("distil-jax", "cli.py", "__main__.py")
+_OWN_PROGRAMS = ("distil-jax", "__main__.py")
 
 
 def start(config: Config) -> None:
@@ -122,6 +124,9 @@ def initialize_distributed(parallel: Parallel) -> None:
             f"can't join the other processes: {reason}; check parallel.coordinator, or give it, parallel.num_processes "
             "and parallel.process_id where they are not found out"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        # JAX has set a handler that only takes a note; until a run watches, SIGTERM ends the process.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if jax.process_count() > 1:
         sys.excepthook = _end_at_once
 
@@ -140,18 +145,21 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Exception hook of one process of several: at a normal exit it would wait for the others, and they for it."""
     traceback.print_exception(kind, error, trace)
-    abandon(1)
+    abandon(1, one_line(f"{kind.__name__}: {error}"))
 
 
-def abandon(status: int) -> None:
-    """End a process of several that has failed, without waiting for the others; a process alone goes on."""
+def abandon(status: int, reason: str = "it says why") -> None:
+    """End a process of several that has failed, without waiting for the others, who hear why; alone it goes on."""
     if "jax" not in sys.modules:
         return
     import jax
 
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
+    from distil_jax.training import peers
+
+    if peers.are_several():
         sys.stdout.flush()
         sys.stderr.flush()
+        peers.fail(f"{peers.name_of(jax.process_index())} failed ({reason})")
         os._exit(status)
 
 
@@ -167,8 +175,9 @@ def require_platform(wanted: str) -> None:
         jax.config.update("jax_platforms", "cpu")
     try:
         found = jax.default_backend()
-    except RuntimeError as error:
-        raise UserError(f"no usable device: {' '.join(str(error).split())}; see JAX_PLATFORMS") from None
+    except (RuntimeError, AssertionError) as error:  # the latter where what JAX_PLATFORMS names is not installed
+        reason = " ".join(str(error).split()) or f"JAX found none of {os.environ.get('JAX_PLATFORMS')!r}"
+        raise UserError(f"no usable device: {reason}; see JAX_PLATFORMS") from None
     if wanted not in ("any", found):
         extra = (
             f'; pip install "distil_jax[{wanted}]" and check the driver' if wanted != "cpu" else "; see JAX_PLATFORMS"

@@ -5,7 +5,6 @@ Everything that a user can get wrong is looked at here, before anything is compi
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distil_jax.config import Config, Objective, config_to_toml, require
+from distil_jax.config import Config, Model, Objective, config_to_toml, require
 from distil_jax.corpus import Corpus, open_corpus
-from distil_jax.corpus.batches import training_batches
+from distil_jax.corpus.batches import batch_rows, stream_order, training_batches
 from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
@@ -34,9 +33,11 @@ from distil_jax.objectives import (
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.peers import first_process_in
 from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder
 from distil_jax.training.step import Constants, Params, Task, make_train_step
 from distil_jax.training.telemetry import distillation_flops, pretraining_flops
+from distil_jax.training.watch import Watch
 
 # Everything of an EncoderConfig that decides what its parameters mean.
 _COMPUTED = (
@@ -46,7 +47,7 @@ _COMPUTED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class _Learner:
+class Learner:
     """What a stage trains, and the teacher it learns from.
 
     `params` are those before the first step; what they lack ("encoder", "mlm_head") starts from random values.
@@ -64,6 +65,11 @@ class _Learner:
 def pretrain(config: Config) -> Outcome:
     """Train a masked language model, from scratch or from `model.initial`; its encoder may stay frozen."""
     require(config, "run.output", "corpus.folder")
+    with Watch(config) as watch:
+        return _pretrain(config, watch)
+
+
+def _pretrain(config: Config, watch: Watch) -> Outcome:
     corpora = _open_corpora(config)
     settings = config.model
     source = settings.initial or config.corpus.tokenizer
@@ -71,38 +77,56 @@ def pretrain(config: Config) -> Outcome:
         raise UserError("corpus.tokenizer: name the tokenizer's folder or hub id, or give model.initial")
     tokenizer = _matching_tokenizer(config.corpus.tokenizer or source, corpora[0])
     if settings.initial:
-        encoder, params = _read_model(settings.initial)
-        frozen = settings.freeze_encoder
+        encoder, params = read_model(settings.initial)
         if encoder.causal:
             raise UserError(f"model.initial = {settings.initial}: is causal (is_decoder); masked models are not")
     else:
-        encoder, params, frozen = _scratch_config(config, tokenizer), {}, False
-    learner = _Learner(
-        encoder=encoder,
-        params=params,
-        trainable=("mlm_head",) if frozen else ("encoder", "mlm_head"),
-        objective=Objective(alpha_ce=0.0, alpha_cos=0.0, alpha_mlm=1.0),
-        description={"stage": "pretrain", "initial": settings.initial, "frozen_encoder": frozen},
-    )
+        encoder, params = scratch_encoder(settings, tokenizer.vocab_size, tokenizer.pad_id), {}
+    learner = pretraining_learner(config, encoder, params)
     inputs = {"model.initial": fingerprint(params)} if settings.initial else {}
-    return _train(config, learner, corpora, tokenizer, inputs)
+    return _train(config, watch, learner, corpora, tokenizer, inputs)
 
 
 def distill(config: Config) -> Outcome:
     """Train a student of `teacher.path`; with no loss that needs the teacher it is trained without it."""
     require(config, "run.output", "corpus.folder", "teacher.path")
+    with Watch(config) as watch:
+        return _distill(config, watch)
+
+
+def _distill(config: Config, watch: Watch) -> Outcome:
     corpora = _open_corpora(config)
-    teacher, teacher_params = _read_model(config.teacher.path)
+    teacher, teacher_params = read_model(config.teacher.path)
     if "mlm_head" not in teacher_params:
         raise UserError(
             f"teacher.path = {config.teacher.path}: has no masked-language-model head; give it one with "
             "`distil-jax pretrain --model.initial ... --model.freeze-encoder`"
         )
     tokenizer = _matching_tokenizer(config.corpus.tokenizer or config.teacher.path, corpora[0])
+    _check_vocabulary("teacher.path", teacher, corpora[0])
+    learner = distillation_learner(config, teacher, teacher_params)
+    if is_causal(config.objective) != teacher.causal:
+        raise UserError("objective.alpha_clm: goes with a causal teacher (is_decoder), and only with one")
+    return _train(config, watch, learner, corpora, tokenizer, {"teacher.path": fingerprint(teacher_params)})
+
+
+def pretraining_learner(config: Config, encoder: EncoderConfig, params: Params) -> Learner:
+    """What `pretrain` trains: `params` of `model.initial`, or none for a model from scratch."""
+    frozen = config.model.freeze_encoder
+    return Learner(
+        encoder=encoder,
+        params=params,
+        trainable=("mlm_head",) if frozen else ("encoder", "mlm_head"),
+        objective=Objective(alpha_ce=0.0, alpha_cos=0.0, alpha_mlm=1.0),
+        description={"stage": "pretrain", "initial": config.model.initial, "frozen_encoder": frozen},
+    )
+
+
+def distillation_learner(config: Config, teacher: EncoderConfig, teacher_params: Params) -> Learner:
+    """What `distill` trains: the student that `config` makes of this teacher."""
     layers = config.student.layers or every_other_layer(teacher.num_layers)
     encoder = student_config(teacher, layers, config.student.family)
-    _check_vocabulary("teacher.path", teacher, corpora[0])
-    learner = _Learner(
+    return Learner(
         encoder=encoder,
         params=_student_start(config, teacher, teacher_params, encoder, layers),
         trainable=("encoder", "mlm_head"),
@@ -111,23 +135,19 @@ def distill(config: Config) -> Outcome:
         teacher_params=teacher_params,
         description={"stage": "distill", "teacher": config.teacher.path, "layers": list(layers)},
     )
-    if is_causal(config.objective) != teacher.causal:
-        raise UserError("objective.alpha_clm: goes with a causal teacher (is_decoder), and only with one")
-    return _train(config, learner, corpora, tokenizer, {"teacher.path": fingerprint(teacher_params)})
 
 
 def initial_student(config: Config) -> tuple[EncoderConfig, Params]:
     """The student that `distill` starts from, before any step."""
-    teacher, teacher_params = _read_model(config.teacher.path)
-    layers = config.student.layers or every_other_layer(teacher.num_layers)
-    encoder = student_config(teacher, layers, config.student.family)
-    start = _student_start(config, teacher, teacher_params, encoder, layers)
-    return encoder, _completed(encoder, start, config.run.seed)
+    teacher, teacher_params = read_model(config.teacher.path)
+    learner = distillation_learner(config, teacher, teacher_params)
+    return learner.encoder, _completed(learner.encoder, learner.params, config.run.seed)
 
 
 def _train(
     config: Config,
-    learner: _Learner,
+    watch: Watch,
+    learner: Learner,
     corpora: tuple[Corpus, Corpus | None],
     tokenizer: Tokenizer,
     inputs: Mapping[str, str],
@@ -151,33 +171,47 @@ def _train(
     inputs = {**inputs, "corpus.train": train.sha256}
     if validation is not None:
         inputs["corpus.validation"] = validation.sha256
-    folder = Path(config.run.output)
-    main = jax.process_index() == 0
-    # The first process owns the folder for all; the others wait for it at the first checkpoint.
-    with open_run_folder(folder, config, inputs) if main else contextlib.nullcontext():
+    folder, main = Path(config.run.output), jax.process_index() == 0
+    with first_process_in(partial(open_run_folder, folder, config, inputs, learner.description["stage"])):
         texts = keep_tokenizer(folder, tokenizer, learner.encoder.family) if main else {}
-        task = _task(config, learner, train)
-        job = Job(
-            config=config,
-            folder=folder,
-            steps=steps,
-            params=_completed(learner.encoder, learner.params, config.run.seed),
-            trainable=learner.trainable,
-            constants=_constants(config, learner, train),
-            make_step=partial(make_train_step, task),
-            make_batches=partial(_batches, config, train),
-            make_evaluator=partial(_evaluator, config, task, validation),
-            metadata=_metadata(config, learner, train, texts, steps),
-            flops_per_token=_flops_per_token(config, learner, train.sequence_length),
-            evaluate_every=config.evaluation.every_steps,
-        )
-        return run_training(job, devices)
+        return run_training(make_job(config, learner, corpora, texts, steps), devices, watch)
+
+
+def make_job(
+    config: Config, learner: Learner, corpora: tuple[Corpus, Corpus | None], tokenizer: Mapping[str, str], steps: int
+) -> Job:
+    """The run of `steps` steps that trains `learner` on `corpora` (train, held out), without looking for mistakes.
+
+    `tokenizer` are the texts of its files by name, which checkpoints carry.
+    """
+    train, validation = corpora
+    task = _task(config, learner, train)
+    return Job(
+        config=config,
+        folder=Path(config.run.output),
+        steps=steps,
+        params=_completed(learner.encoder, learner.params, config.run.seed),
+        trainable=learner.trainable,
+        constants=_constants(config, learner, train),
+        make_step=partial(make_train_step, task),
+        make_batches=partial(_batches, config, train),
+        batch_rows=partial(_batch_rows, config, train),
+        make_evaluator=partial(_evaluator, config, task, validation),
+        metadata=_metadata(config, learner, train, tokenizer, steps),
+        flops_per_token=_flops_per_token(config, learner, train.sequence_length),
+        evaluate_every=config.evaluation.every_steps,
+    )
 
 
 def _batches(config: Config, corpus: Corpus, steps: range, devices: Devices) -> Iterator[np.ndarray]:
     size = config.training.batch_size
     part = devices.process_part(size)
     return training_batches(corpus, batch_size=size, seed=config.run.seed, steps=steps, part=part)
+
+
+def _batch_rows(config: Config, corpus: Corpus, step: int) -> np.ndarray:
+    size = config.training.batch_size
+    return batch_rows(stream_order(corpus.num_rows, config.run.seed), step, size, slice(0, size))
 
 
 def _evaluator(config: Config, task: Task, corpus: Corpus | None, devices: Devices) -> Evaluator | None:
@@ -193,10 +227,10 @@ def _evaluator(config: Config, task: Task, corpus: Corpus | None, devices: Devic
         batch_size=settings.batch_size,
         seed=settings.seed,
     )
-    return lambda params, constants: measure(params, constants.teacher)
+    return lambda params, constants, go: measure(params, constants.teacher, go)
 
 
-def _flops_per_token(config: Config, learner: _Learner, length: int) -> float:
+def _flops_per_token(config: Config, learner: Learner, length: int) -> float:
     objective = learner.objective
     predicted = 1.0 if is_causal(objective) else config.masking.probability
     if learner.teacher is not None and uses_teacher(objective):
@@ -206,12 +240,12 @@ def _flops_per_token(config: Config, learner: _Learner, length: int) -> float:
     return pretraining_flops(learner.encoder, length, freeze_encoder=frozen, head_share=predicted)
 
 
-def _task(config: Config, learner: _Learner, corpus: Corpus) -> Task:
+def _task(config: Config, learner: Learner, corpus: Corpus) -> Task:
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     masking = config.masking
     rule = MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random)
     return Task(
-        student=MaskedLM(learner.encoder, dtype, attention),
+        student=MaskedLM(learner.encoder, dtype, attention, config.training.remat),
         teacher=None if learner.teacher is None else MaskedLM(learner.teacher, dtype, attention),
         objective=learner.objective,
         rule=rule,
@@ -223,7 +257,7 @@ def _task(config: Config, learner: _Learner, corpus: Corpus) -> Task:
     )
 
 
-def _constants(config: Config, learner: _Learner, corpus: Corpus) -> Constants:
+def _constants(config: Config, learner: Learner, corpus: Corpus) -> Constants:
     teacher = learner.teacher_params
     if teacher is not None and config.teacher.dtype == "bfloat16":
         teacher = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), teacher)
@@ -231,11 +265,10 @@ def _constants(config: Config, learner: _Learner, corpus: Corpus) -> Constants:
 
 
 def _metadata(
-    config: Config, learner: _Learner, corpus: Corpus, tokenizer: Mapping[str, str], steps: int
+    config: Config, learner: Learner, corpus: Corpus, tokenizer: Mapping[str, str], steps: int
 ) -> dict[str, Any]:
     """What every checkpoint carries so that it can be used without the run's inputs."""
     return {
-        "format": 1,
         "config": config_to_toml(config),
         "model": dataclasses.asdict(learner.encoder),
         "tokenizer": dict(tokenizer),
@@ -282,19 +315,19 @@ def _check_vocabulary(name: str, encoder: EncoderConfig, corpus: Corpus) -> None
         )
 
 
-def _read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
+def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
     """Configuration and parameters without BERT's pooler, which no loss here trains."""
     encoder, params = read_params(locate(path_or_id))
     body = {name: value for name, value in params["encoder"].items() if name != "pooler"}
     return dataclasses.replace(encoder, pooler=False), {**params, "encoder": body}
 
 
-def _scratch_config(config: Config, tokenizer: Tokenizer) -> EncoderConfig:
-    settings = config.model
+def scratch_encoder(settings: Model, vocab_size: int, pad_id: int) -> EncoderConfig:
+    """The encoder of the sizes in the section [model]."""
     bert = settings.family == "bert"
     return EncoderConfig(
         family=settings.family,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
         hidden_size=settings.hidden_size,
         num_layers=settings.num_layers,
         num_heads=settings.num_heads,
@@ -306,7 +339,7 @@ def _scratch_config(config: Config, tokenizer: Tokenizer) -> EncoderConfig:
         attention_dropout=settings.attention_dropout,
         attention_output_dropout=settings.hidden_dropout if bert else 0.0,
         initializer_range=settings.initializer_range,
-        pad_token_id=tokenizer.pad_id,
+        pad_token_id=pad_id,
     )
 
 
@@ -329,7 +362,7 @@ def _student_start(
     if settings.init == "teacher":
         start = student_params(teacher_params, teacher, encoder, layers, fold_token_type=settings.fold_token_type)
         return start if settings.copy_mlm_head else {"encoder": start["encoder"]}
-    found, params = _read_model(settings.init)
+    found, params = read_model(settings.init)
     for field in _COMPUTED:
         if getattr(found, field) != getattr(encoder, field):
             raise UserError(

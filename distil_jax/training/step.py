@@ -27,9 +27,9 @@ from distil_jax.objectives import (
     SumCount,
     evaluation_sums,
     is_causal,
-    loss_sums,
-    weighted_total,
+    objective_loss,
 )
+from distil_jax.training.nonfinite import keep_if
 
 AXIS = "data"
 Tree = TypeVar("Tree")
@@ -138,17 +138,28 @@ def sum_over(function: Callable[[Any], Tree], batches: Any) -> Tree:
 def apply_gradients(
     state: TrainState,
     gradients: Params,
+    loss: Array,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
 ) -> tuple[TrainState, Metrics]:
-    """The state after an update by `gradients` of the trained groups, with "gradient_norm" and "learning_rate"."""
+    """The state after an update by `gradients` of the trained groups; they and `loss` () are equal on all devices.
+
+    Where `loss` or a gradient is not finite, parameters and moments stay as they are, and only the step's number goes
+    on. Metrics: "gradient_norm", "learning_rate", "skipped" (1 where nothing was updated, else 0), and
+    "gradient_norms" [tensors], the norm of each tensor's gradient in the order of the tree.
+    """
     trained = {name: state.params[name] for name in gradients}
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-    moved: Any = optax.apply_updates(trained, updates)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    moved: Any = keep_if(finite, optax.apply_updates(trained, updates), trained)
     metrics = {
-        "gradient_norm": optax.tree.norm(gradients),
+        "gradient_norm": norm,
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        "skipped": 1 - finite.astype(jnp.float32),
+        "gradient_norms": jnp.stack([optax.tree.norm(leaf) for leaf in jax.tree.leaves(gradients)]),
     }
+    opt_state = keep_if(finite, opt_state, state.opt_state)
     return TrainState(state.step + 1, {**state.params, **moved}, opt_state), metrics
 
 
@@ -157,8 +168,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Constants, Array], tuple[TrainState, Metrics]]:
     """The per-device step `(state, constants, ids [b, L]) -> (state, metrics)`; map it with `parallel.map_step`.
 
-    Metrics are float32 scalars of the parameters before the update: "loss", "loss_<term>", "gradient_norm",
-    "learning_rate", "tokens".
+    Metrics are float32 scalars of the parameters before the update: "loss", "loss_<term>", "tokens", and those of
+    `apply_gradients`.
     """
 
     def train_step(state: TrainState, constants: Constants, ids: Array) -> tuple[TrainState, Metrics]:
@@ -171,13 +182,14 @@ def make_train_step(
 
         def loss(trained: Params, micro: MicroBatch) -> tuple[Array, dict[str, SumCount]]:
             params = {**state.params, **trained}
-            sums = loss_sums(task.objective, task.student, params, task.teacher, constants.teacher, micro)
-            return weighted_total(task.objective, sums, denominators), sums
+            return objective_loss(
+                task.objective, task.student, params, task.teacher, constants.teacher, micro, denominators
+            )
 
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
         local = sum_over(gradients_of, micro_batches(rows, task.micro_batch_size))
         (value, sums), gradients = jax.lax.psum(local, AXIS)
-        state, metrics = apply_gradients(state, gradients, optimizer, schedule)
+        state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
         means = {f"loss_{name}": term.mean for name, term in sums.items()}
         return state, {"loss": value, **means, **metrics, "tokens": denominators.tokens}
 

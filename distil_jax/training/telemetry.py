@@ -5,6 +5,7 @@ Neither JAX nor TensorBoard is imported before the first value is written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TextIO
 
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, naming
 from distil_jax.training.progress import PrepareDisplay, Progress
 
 __all__ = [
@@ -48,12 +49,20 @@ class MetricsWriter:
     computed: a row is converted when the next one arrives, so that writing never makes the device wait. A value that is
     not finite becomes null.
 
+    Where storage takes nothing more, OSError names the file.
+
     Call `flush` before a checkpoint of the same step is saved: then a run that is killed and resumed ends with the same
     rows as one that was not.
     """
 
     def __init__(
-        self, folder: Path, *, restored_step: int | None = None, tensorboard: bool = True, enabled: bool = True
+        self,
+        folder: Path,
+        *,
+        restored_step: int | None = None,
+        pending: str = "",
+        tensorboard: bool = True,
+        enabled: bool = True,
     ) -> None:
         """Open the metrics of the run in `folder`, which is made if missing.
 
@@ -61,6 +70,7 @@ class MetricsWriter:
             folder: folder of the run.
             restored_step: step of the checkpoint the run goes on from, whose later rows are dropped, since they will be
                 written again; None: a run from the start, which drops all.
+            pending: the kind of rows of that very step that will be written again; "": none.
             tensorboard: write event files too, into `folder`/tensorboard.
             enabled: false in all processes but the first: nothing is written.
 
@@ -68,6 +78,7 @@ class MetricsWriter:
             UserError: the folder can't be written.
         """
         self._pending: list[_Pending] = []
+        self._folder = folder
         self._file: TextIO | None = None
         self._events: _EventFile | None = None
         if not enabled:
@@ -75,12 +86,13 @@ class MetricsWriter:
         path = folder / METRICS_FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _drop_rows_after(path, -1 if restored_step is None else restored_step)
+            _drop_rows_after(path, -1 if restored_step is None else restored_step, pending)
             self._file = path.open("a", encoding="utf-8")
+            if tensorboard:
+                first = 0 if restored_step is None else restored_step + 1
+                self._events = _EventFile(folder / TENSORBOARD_FOLDER, first)
         except OSError as error:
             raise UserError(f"{path}: not writable ({error.strerror}); choose another run.output") from None
-        if tensorboard:
-            self._events = _EventFile(folder / TENSORBOARD_FOLDER, 0 if restored_step is None else restored_step + 1)
 
     def write(
         self, step: int, metrics: Mapping[str, Any], kind: str = "train", timing: Mapping[str, float] | None = None
@@ -102,23 +114,32 @@ class MetricsWriter:
         self._write_pending()
         self._pending.append(row)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is written."""
+        return self._file is not None
+
     def flush(self) -> None:
         """Wait for the values of all rows taken and bring them onto the disk."""
         self._write_pending()
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with naming(self._folder / METRICS_FILE):
+                self._file.flush()
+                os.fsync(self._file.fileno())
         if self._events is not None:
-            self._events.flush()
+            with naming(self._folder / TENSORBOARD_FOLDER):
+                self._events.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
-        self._file = self._events = None
+        try:
+            self.flush()
+        finally:
+            for file in (self._file, self._events):
+                with contextlib.suppress(OSError):  # flushing has said it
+                    if file is not None:
+                        file.close()
+            self._file = self._events = None
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -133,11 +154,13 @@ class MetricsWriter:
             numbers = {name: _number(value) for name, value in metrics.items()}
             times = {name: _number(value) for name, value in timing.items()}
             row = {"step": step, "kind": kind, "metrics": numbers, "timing": times}
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
+            with naming(self._folder / METRICS_FILE):
+                self._file.write(json.dumps(row, allow_nan=False) + "\n")
+                self._file.flush()
             if self._events is not None:
                 shown = {**numbers, **{name: value for name, value in times.items() if name != "time"}}
-                self._events.write(step, {f"{kind}/{name}": value for name, value in shown.items()}, timing["time"])
+                with naming(self._folder / TENSORBOARD_FOLDER):
+                    self._events.write(step, {f"{kind}/{name}": value for name, value in shown.items()}, timing["time"])
 
 
 class _EventFile:
@@ -189,10 +212,12 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield line, row
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
+def _drop_rows_after(path: Path, step: int, pending: str) -> None:
+    """Keep the rows up to those of `step`, without those of `step` of the kind `pending`."""
     if not path.is_file():
         return
-    kept = "".join(f"{line}\n" for line, row in _rows(path) if row["step"] <= step)
+    rows = ((line, row) for line, row in _rows(path) if row["step"] <= step)
+    kept = "".join(f"{line}\n" for line, row in rows if (row["step"], row["kind"]) != (step, pending))
     if kept.encode() != path.read_bytes():
         new = path.with_suffix(".new")
         new.write_text(kept, encoding="utf-8")

@@ -209,7 +209,10 @@ def test_identity_holds_what_a_run_computes(name: str) -> None:
         "run.platform",
         "corpus.workers",
         "training.micro_batch_size",
+        "objective.vocabulary",
         "training.attention",
+        "training.remat",
+        "training.max_skipped_steps",
         "evaluation.batch_size",
     )
     section, key = name.split(".")

@@ -81,9 +81,11 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "training.epochs": ([-1, 0], [1]),
     "training.batch_size": ([0, -256, 24], [16]),
     "training.micro_batch_size": ([0, -16, 24], [1, 256]),
+    "training.max_skipped_steps": ([0, -1], [1, 100]),
     "parallel.devices": ([-1, 3], [0, 8]),
     "parallel.num_processes": ([-1, 2], [0]),
     "parallel.process_id": ([-2, 0], [-1]),
+    "parallel.stall_minutes": ([-1.0], [0.0, 0.5]),
     "checkpoint.every_steps": ([-1], [0]),
     "checkpoint.every_minutes": ([-1.0], [0.0, 2.5]),
     "checkpoint.keep": ([0, -1], [1]),
@@ -247,6 +249,7 @@ def test_defaults_are_those_of_the_original() -> None:
         "alpha_mse": 0,
         "alpha_clm": 0,
         "restrict_ce_to_mask": False,
+        "vocabulary": "fused",
     }
     assert dataclasses.astuple(config.masking) == (0.15, 0.8, 0.1, 0.1, 0.7)
     assert dataclasses.astuple(config.optimizer) == (5e-4, 0.9, 0.98, 1e-6, 0, 0.05, "linear", 5)

@@ -189,6 +189,26 @@ def test_another_run_in_the_way_is_not_taken_for_this_one(pretend: Any, tmp_path
     assert "median" not in found.report["tasks"]["imdb"]
 
 
+def test_damaged_files_are_one_line_and_one_run(pretend: Any, tmp_path: Path) -> None:
+    config = config_of(tmp_path, "imdb,swag", seeds=2, export=False)
+    pretend({"imdb/seed0": 0.5, "imdb/seed1": 0.75, "swag/seed0": 0.25, "swag/seed1": 0.5})
+    run_study(config)
+    (tmp_path / "imdb" / "seed0" / "result.json").write_text('{"score": 0.5}')
+    (tmp_path / "imdb" / "delivered.json").write_text("{")
+    pretend({})
+    found = run_study(config)
+    assert found.failures == (
+        f"IMDb: {tmp_path}/imdb/seed0/result.json: 'measures' is missing or not what it should be; delete it and run "
+        "the study again",
+    )
+    assert {task: row["median"] for task, row in found.report["tasks"].items()} == {"imdb": 0.75, "swag": 0.375}
+    report = json.loads((tmp_path / "report.json").read_text())
+    del report["tasks"]["swag"]["measures"]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=r"report\.json: damaged \(KeyError: 'measures'\); delete it"):
+        run_study(config)
+
+
 def test_folders_that_are_no_studies(pretend: Any, tmp_path: Path) -> None:
     pretend({"imdb/seed0": 0.5})
     run_study(config_of(tmp_path / "study", "imdb"))
@@ -253,3 +273,25 @@ def test_what_cannot_be_written_is_a_failure_and_tried_again(
     assert run_study(config).failures == ()
     assert run_study(config).report["tasks"]["imdb"]["model_folder"] == str(tmp_path / "imdb" / "model")
     assert written == [(tmp_path / "imdb" / "seed1", tmp_path / "imdb" / "model", 4)]
+
+
+def test_fewer_seeds_than_before_make_a_dropped_run_again(
+    pretend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def export(run: Path, output: Path, *, step: int, overwrite: bool) -> None:
+        assert overwrite and (run / "checkpoints" / str(step)).is_dir()
+        written.append(run.name)
+        output.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(study_module, "export", export)
+    pretend({"imdb/seed0": 0.6, "imdb/seed1": 0.5, "imdb/seed2": 0.75})
+    run_study(config_of(tmp_path, "imdb", seeds=3, export=True))
+    assert checkpoints_of(tmp_path) == ["imdb/seed2"]
+    trained = pretend({"imdb/seed0": 0.6})
+    found = run_study(config_of(tmp_path, "imdb", seeds=2, export=True))
+    assert (trained.runs, written, found.failures) == (["imdb/seed0"], ["seed2", "seed0"], ())
+    trained = pretend({})
+    run_study(config_of(tmp_path, "imdb", seeds=2, export=True))
+    assert trained.runs == [] and written == ["seed2", "seed0"]

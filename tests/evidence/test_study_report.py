@@ -18,6 +18,7 @@ from distil_jax.evidence.study_report import (
     macro_average,
     measure_title,
     read_report,
+    read_result,
     report_markdown,
     task_row,
 )
@@ -154,8 +155,46 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"report\.json"):
         read_report(tmp_path)
     (tmp_path / "report.json").write_text("[]")
-    with pytest.raises(UserError, match="not the report"):
+    with pytest.raises(UserError, match=r"report\.json: not a JSON object \(but list\)"):
         read_report(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [{"tasks": {"imdb": []}}, {"tasks": {"imdb": {"title": "IMDb", "measure": 3}}}])
+def test_damaged_reports_are_said_in_one_line(tmp_path: Path, damage: Any) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(damage))
+    with pytest.raises(UserError, match=r"report\.json: '(title|measure)' is missing or not what it should be; delete"):
+        read_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": "high"}, "'score' is missing"),
+        ({"measures": [0.5]}, "'measures' is missing"),
+        ({"measures": {"score": 0.5, "accuracy": "x"}}, "'accuracy' is missing"),
+        ({"step": None}, "'step' is missing"),
+        ({"score": None}, "measured on no validation data"),
+    ],
+)
+def test_damaged_results_are_said_in_one_line(tmp_path: Path, change: Any, message: str) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(result(0.5)))
+    assert read_result(tmp_path) == result(0.5)
+    (tmp_path / "result.json").write_text(json.dumps({**result(0.5), **change}))
+    with pytest.raises(UserError, match=message):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_bytes(b"\xff{")
+    with pytest.raises(UserError, match=r"result\.json: not a JSON object"):
+        read_result(tmp_path)
+
+
+def test_measures_that_only_some_seeds_have_are_left_out() -> None:
+    plan = plan_of("question", seeds=2)
+    first, second = plan.runs
+    results = {
+        first.folder: result(0.5, exact_match=0.4, has_answer_f1=0.6),
+        second.folder: result(0.7, exact_match=0.6),
+    }
+    assert task_row(plan, results, {})["measures"] == pytest.approx({"exact_match": 0.5})
 
 
 def test_a_single_run_is_a_study_of_one(tmp_path: Path) -> None:

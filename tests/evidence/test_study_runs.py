@@ -113,6 +113,21 @@ def test_finished_runs_are_left_alone(real: Study, monkeypatch: pytest.MonkeyPat
     assert {path: path.stat().st_mtime_ns for path in real.output.rglob("seed*/*")} == before
 
 
+def test_a_study_is_resumed_with_the_settings_on_record(
+    real: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With everything made but the task that has no data, there is nothing to do but that."""
+    before = json.loads((real.output / "report.json").read_text())
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.chdir(real.output)
+    assert main(["resume", "."]) == 1
+    out, err = capsys.readouterr()
+    assert "distil-jax: failed: SST-2 (2 times): " in err
+    assert "| macro-average of 2 of 3 " in out
+    after = json.loads((real.output / "report.json").read_text())
+    assert [after["tasks"][task] for task in ("cola", "rte")] == [before["tasks"][task] for task in ("cola", "rte")]
+
+
 def test_server_files_hold_what_pytorch_predicts_with_the_exported_model(real: Study) -> None:
     """Every row of the test set, with the model folder of the run that the report calls the best."""
     import torch

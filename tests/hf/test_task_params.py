@@ -142,13 +142,13 @@ def test_a_new_head_on_a_language_model(make_folder: Callable[..., Path], tmp_pa
     folder = make_folder(f"{family}ForMaskedLM")
     encoder, _ = read_params(folder, "none")
     wanted = task_head(encoder, None, "sequence", ["bad", "good"])
-    config, head, params, fresh = read_task_model(folder, "sequence", head=wanted, seed=3)
+    config, head, params, fresh = read_task_model(folder, "sequence", labels=["bad", "good"], seed=3)
     assert fresh and head == wanted and config.pooler == (family == "Bert")
     assert params.keys() == {"encoder", "task_head"}
     shapes = jax.eval_shape(lambda: TaskModel(config, head).init(jax.random.key(0), np.zeros((1, 4), np.int32)))
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda x: x.shape, shapes["params"])
-    again = read_task_model(folder, "sequence", head=wanted, seed=3)[2]
-    other = read_task_model(folder, "sequence", head=wanted, seed=4)[2]
+    again = read_task_model(folder, "sequence", labels=["bad", "good"], seed=3)[2]
+    other = read_task_model(folder, "sequence", labels=["bad", "good"], seed=4)[2]
     assert same(params, again)
     new = [params["task_head"]["output"], *([params["encoder"]["pooler"]] if config.pooler else [])]
     assert not same(params["task_head"], other["task_head"])
@@ -176,18 +176,13 @@ def test_the_layers_of_a_new_head_are_unrelated_and_of_the_right_spread() -> Non
 def test_a_pooler_that_is_there_stays(make_folder: Callable[..., Path]) -> None:
     folder = make_folder("BertModel")
     config, params = read_params(folder)
-    head = task_head(config, None, "choice")
-    found, _, completed, fresh = read_task_model(folder, "choice", head=head)
+    found, _, completed, fresh = read_task_model(folder, "choice", num_outputs=1)
     assert fresh and found.pooler
     assert same(completed["encoder"], params["encoder"])
     token = task_head(config, None, "token", ["O", "B"])
     without, completed = add_task_head(config, params, token)
     assert not without.pooler and "pooler" not in completed["encoder"]
     assert "pooler" in params["encoder"]  # what was given is not changed
-
-
-def wanted_of(folder: Path, labels: Any = (), **given: Any) -> TaskHead:
-    return task_head(read_params(folder, "none")[0], None, "sequence", labels, **given)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +202,8 @@ def test_when_the_folders_head_is_used(
     make_folder: Callable[..., Path], own: Any, labels: Any, problem: str, fits: bool
 ) -> None:
     folder = make_folder("DistilBertForSequenceClassification", **own)
-    wanted = wanted_of(folder, labels, problem=problem, num_outputs=len(labels) or 3)
-    _, head, params, fresh = read_task_model(folder, "sequence", head=wanted)
+    asked: Any = {"labels": labels, "problem": problem, "num_outputs": len(labels) or 3}
+    config, head, params, fresh = read_task_model(folder, "sequence", **asked)
     _, original, theirs, _ = read_task_model(folder, "sequence")
     assert fresh != fits
     assert same(params["task_head"], theirs["task_head"]) == fits
@@ -217,14 +212,14 @@ def test_when_the_folders_head_is_used(
     if fits:
         assert head.labels == (original.labels if labels in ((), ("LABEL_0", "LABEL_1", "LABEL_2")) else labels)
     else:
-        assert head == wanted
+        assert head == task_head(config, None, "sequence", labels, problem, num_outputs=len(labels) or 3)
 
 
 def test_labels_in_another_order_put_the_outputs_into_it(make_folder: Callable[..., Path]) -> None:
     """MNLI's classes come in three orders; a trained head must not be read with its classes exchanged."""
     folder = make_folder("BertForSequenceClassification", **NAMES)
     config, own, theirs, _ = read_task_model(folder, "sequence")
-    found, head, params, fresh = read_task_model(folder, "sequence", head=wanted_of(folder, ["Hot", "Cold", "Mild"]))
+    found, head, params, fresh = read_task_model(folder, "sequence", labels=["Hot", "Cold", "Mild"])
     assert not fresh and head.labels == ("Hot", "Cold", "Mild")
     ids = np.arange(12, dtype=np.int32)[None]
     before = np.asarray(jax.jit(lambda: TaskModel(config, own).apply({"params": theirs}, ids))())
@@ -292,7 +287,7 @@ def test_a_damaged_head_that_is_not_wanted_does_not_matter(
 ) -> None:
     folder = make_folder("DistilBertForSequenceClassification", **NAMES)
     edit_tensors(folder, lambda tensors: tensors.update({"classifier.weight": np.zeros((3, 11), np.float32)}))
-    assert read_task_model(folder, "sequence", head=wanted_of(folder, ["x", "y"]))[3]
+    assert read_task_model(folder, "sequence", labels=["x", "y"])[3]
     assert set(from_pretrained(folder, head="none")[1]) == {"embeddings", "layer_0", "layer_1"}
 
 

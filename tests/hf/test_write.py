@@ -119,7 +119,7 @@ def test_used_folders_are_not_touched_unless_told(make_folder: Callable[..., Pat
         save_pretrained(target, config, params)
     assert _contents(target) == before
     save_pretrained(target, config, params, overwrite=True)
-    assert set(_contents(target)) == {"config.json", "model.safetensors"}
+    assert set(_contents(target)) == {"config.json", "model.safetensors", "SHA256SUMS"}
     assert list(target.parent.iterdir()) == [target]
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")

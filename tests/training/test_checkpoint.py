@@ -13,7 +13,7 @@ import pytest
 
 from distil_jax.config import Optimizer
 from distil_jax.errors import UserError
-from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.checkpoint import FORMAT, Checkpoints
 from distil_jax.training.optimizer import make_optimizer
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.step import TrainState, init_state
@@ -81,7 +81,7 @@ def test_a_state_can_be_restored_to_other_devices(saved: Path) -> None:
 
 def test_parameters_and_metadata_without_the_rest(saved: Path) -> None:
     checkpoints = Checkpoints(saved, read_only=True)
-    assert checkpoints.metadata(30) == {**METADATA, "at": 30}
+    assert checkpoints.metadata(30) == {**METADATA, "at": 30, "format": FORMAT}
     expected = make_state(20, seed=20).params
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), expected)

@@ -1,9 +1,8 @@
-"""Damage to checkpoints: noticed whatever it is, named, put aside; the one before is used, or nothing."""
+"""Damage to checkpoints: named, put aside; the one before is used, or nothing (tests/test_damage.py: at random)."""
 
 from __future__ import annotations
 
 import logging
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from distil_jax.config import Optimizer
 from distil_jax.errors import FaultError
-from distil_jax.training.checkpoint import CORRUPT, Checkpoints
+from distil_jax.training.checkpoint import CORRUPT, FORMAT, Checkpoints
 from distil_jax.training.integrity import DamagedError, leaf_hashes, refuse_damage
 from distil_jax.training.optimizer import make_optimizer
 from distil_jax.training.parallel import make_devices
@@ -43,21 +42,6 @@ def files_of(step: Path) -> list[Path]:
     return sorted(path for path in step.rglob("*") if path.is_file())
 
 
-def damage(step: Path, chance: random.Random) -> str:
-    """Flip bytes of one file of a checkpoint, cut it short or delete it; says what was done."""
-    path = chance.choice([path for path in files_of(step) if path.stat().st_size])
-    content, kind = bytearray(path.read_bytes()), chance.choice(["flip", "cut", "delete"])
-    if kind == "delete":
-        path.unlink()
-    elif kind == "cut":
-        path.write_bytes(content[: chance.randrange(len(content))])
-    else:
-        for _ in range(chance.choice([1, 4])):
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        path.write_bytes(content)
-    return f"{kind} {path.relative_to(step)}"
-
-
 def check_resumed(folder: Path, what: str) -> bool:
     """Whether step 2 comes back as it was saved; otherwise step 1 must, with step 2 put aside."""
     found = Checkpoints(folder, keep=2).resume(state_of(0))
@@ -65,30 +49,11 @@ def check_resumed(folder: Path, what: str) -> bool:
     state, metadata = found
     step = int(state.step)
     assert step in (1, 2), what
-    assert metadata == {"evaluations": {}, "at": step}, what
+    assert metadata == {"evaluations": {}, "at": step, "format": FORMAT}, what
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(state_of(step)), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=what)
     assert (folder / CORRUPT / "2").is_dir() == (step == 1), what
     return step == 2
-
-
-def survive(saved: Path, folder: Path, tries: int) -> int:
-    """How many damages of `tries` changed nothing that is read."""
-    chance, harmless = random.Random(0), 0
-    for _ in range(tries):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(saved, folder)
-        harmless += check_resumed(folder, damage(folder / "2", chance))
-    return harmless
-
-
-def test_no_damage_is_loaded(saved: Path, tmp_path: Path) -> None:
-    assert survive(saved, tmp_path / "checkpoints", 20) < 20  # some bytes are never read
-
-
-@pytest.mark.slow
-def test_no_damage_is_loaded_in_200_tries(saved: Path, tmp_path: Path) -> None:
-    assert survive(saved, tmp_path / "checkpoints", 200) < 200
 
 
 def test_the_line_names_step_and_leaf(
@@ -110,7 +75,7 @@ def test_the_line_names_step_and_leaf(
         found = checkpoints.resume(state_of(0))
     assert found is not None
     assert int(found[0].step) == 1
-    assert "step 2: ['encoder']['kernel'] is not what was saved; moved to corrupt/" in caplog.text
+    assert "step 2: encoder.kernel is not what was saved; moved to corrupt/" in caplog.text
 
 
 def test_with_every_checkpoint_damaged_nothing_starts_anew(saved: Path, tmp_path: Path) -> None:
@@ -150,5 +115,5 @@ def test_hashes_tell_every_change(change: str) -> None:
         other.pop("b")
     else:
         other["c"] = np.zeros(1)
-    with pytest.raises(DamagedError, match=r"step 5: \['[abc]'\]"):
+    with pytest.raises(DamagedError, match="step 5: [abc] is not"):
         refuse_damage(5, hashes, leaf_hashes(other))

@@ -55,7 +55,7 @@ def test_rows_of_metrics(whole_run: Any) -> None:
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     train = open_corpus(Path(whole_run.config.corpus.folder) / "train")
     batches = training_batches(train, batch_size=8, seed=0, steps=range(STEPS), part=slice(0, 8))
-    names = {"loss", "loss_ce", "loss_mlm", "loss_cos", "gradient_norm", "learning_rate", "tokens"}
+    names = {"loss", "loss_ce", "loss_mlm", "loss_cos", "gradient_norm", "learning_rate", "tokens", "skipped_steps"}
     for index, (row, ids) in enumerate(zip(rows, batches, strict=True)):
         values = row["metrics"]
         assert set(values) == names

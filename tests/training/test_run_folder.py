@@ -11,7 +11,9 @@ import pytest
 
 from distil_jax.config import Checkpoint, Config, Objective, Optimizer, Run
 from distil_jax.errors import UserError
-from distil_jax.training.run_folder import CONFIG_FILE, INPUTS_FILE, LOCK_FILE, open_run_folder, read_config
+from distil_jax.training.lock import LOCK_FILE
+from distil_jax.training.manifest import MANIFEST_FILE
+from distil_jax.training.run_folder import CONFIG_FILE, INPUTS_FILE, open_run_folder, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = Config()
@@ -44,7 +46,7 @@ def refuse(folder: Path, pattern: str, config: Config = DEFAULT, inputs: dict[st
 
 
 def test_a_new_folder_is_made_and_knows_its_run(folder: Path) -> None:
-    assert {entry.name for entry in folder.iterdir()} == {CONFIG_FILE, INPUTS_FILE, LOCK_FILE}
+    assert {entry.name for entry in folder.iterdir()} == {CONFIG_FILE, INPUTS_FILE, LOCK_FILE, MANIFEST_FILE}
     assert read_config(folder) == Config()
 
 
@@ -64,6 +66,16 @@ def test_another_configuration_is_named_with_both_values(folder: Path) -> None:
 def test_changed_inputs_are_named(folder: Path) -> None:
     refuse(folder, r"the contents of teacher.path changed\)", inputs={**INPUTS, "teacher.path": "c" * 64})
     refuse(folder, r"the contents of corpus.validation changed\)", inputs={**INPUTS, "corpus.validation": "d" * 64})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000], ids=range(5))
+def test_damaged_records_are_named(content: bytes, folder: Path) -> None:
+    inputs = (folder / INPUTS_FILE).read_bytes()
+    (folder / INPUTS_FILE).write_bytes(content)
+    refuse(folder, f"{INPUTS_FILE}: damaged")
+    (folder / INPUTS_FILE).write_bytes(inputs)
+    (folder / CONFIG_FILE).write_bytes(content[:1000] or b"[")
+    refuse(folder, CONFIG_FILE)
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_the_flags_reach_jax_with_short_timeouts(monkeypatch: pytest.MonkeyPatch
         "coordinator_address": "host:1",
         "num_processes": 2,
         "process_id": 0,
-        "heartbeat_timeout_seconds": 30,
+        "heartbeat_timeout_seconds": 28,
         "shutdown_timeout_seconds": 60,
     }
 

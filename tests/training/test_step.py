@@ -14,7 +14,7 @@ import pytest
 from distil_jax.config import Objective, Optimizer
 from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.objectives import loss_sums, student_config, student_params
+from distil_jax.objectives import objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.step import (
@@ -83,7 +83,7 @@ def train(devices: Devices, task: Task, teacher_params: Any, steps: int = 3) -> 
     metrics = []
     for index in range(steps):
         state, values = step(state, constants, devices.place_rows(make_rows(index)))
-        metrics.append({name: float(value) for name, value in values.items()})
+        metrics.append({name: float(value) for name, value in values.items() if value.ndim == 0})
     return jax.tree.map(np.asarray, state), metrics
 
 
@@ -208,4 +208,4 @@ def test_a_causal_objective_predicts_the_next_token_of_the_same_sequence(teacher
 
 def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
     with pytest.raises(ValueError, match="teacher"):
-        loss_sums(Objective(), make_task().student, teacher_params, None, None, None)  # type: ignore[arg-type]
+        objective_loss(Objective(), make_task().student, teacher_params, None, None, *(None, None))  # type: ignore[arg-type]

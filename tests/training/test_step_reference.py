@@ -88,7 +88,10 @@ def take_steps(teacher: EncoderConfig, count: int) -> Iterator[tuple[Any, dict[s
     step = devices.map(make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, STEPS)), replicated=2)
     for number in range(count):
         state, metrics = step(state, constants, devices.place_rows(draw_rows(number)))
-        yield jax.tree.map(np.asarray, state), {name: float(value) for name, value in metrics.items()}
+        yield (
+            jax.tree.map(np.asarray, state),
+            {name: float(value) for name, value in metrics.items() if name not in ("skipped", "gradient_norms")},
+        )
 
 
 # The same step in PyTorch

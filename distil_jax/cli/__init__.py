@@ -1,0 +1,106 @@
+"""`distil-jax <command>`: parse, call one function, print.
+
+Exit status: 0 done, 1 a bug or a fault, 2 the user's mistake, 130 interrupted, 143 preempted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from distil_jax.cli import measuring, models, runs, training
+from distil_jax.cli.command import Command
+from distil_jax.errors import FaultError, PreemptedError, UserError, storage_reason
+
+COMMANDS = {
+    "quickstart": Command(
+        "everything once, small, from nothing (no network, under five minutes)", models.run_quickstart
+    ),
+    "prepare": Command("text -> token shards", training.run_prepare),
+    "pretrain": Command(
+        "train a masked language model, or give an encoder its head", training.train_command("pretrain")
+    ),
+    "distill": Command("teacher -> student", training.train_command("distill")),
+    "finetune": Command(
+        "model -> a task (GLUE, SQuAD, tagging, own data), with a task teacher if wanted", training.run_finetune
+    ),
+    "resume": Command("go on with the run or study in a folder, as it was started", runs.run_resume),
+    "check": Command("verify a run, a prepared corpus or an exported model by its hashes", runs.run_check),
+    "evaluate": Command("held-out measures of runs and model folders", models.run_evaluate),
+    "predict": Command(
+        "texts, files or a pipe -> labels, scores, tags or answers of a fine-tuned model", models.run_predict
+    ),
+    "export": Command("run -> Hugging Face folder", models.run_export),
+    "benchmark": Command("speed, memory and utilisation of a configuration's step", measuring.run_benchmark),
+    "compare": Command("scores of fine-tuning studies side by side, with retention", models.run_compare),
+    "plot": Command("held-out curves of runs as a picture", models.run_plot),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as mistake:
+        return _end(2, f"distil-jax: error: {mistake}")
+    except FaultError as fault:
+        return _end(1, f"distil-jax: fault: {fault}")
+    except PreemptedError as end:
+        return end.STATUS
+    except KeyboardInterrupt:
+        print("distil-jax: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        return _end(1, _unforeseen(error, arguments))
+
+
+def _unforeseen(error: Exception, arguments: Sequence[str]) -> str:
+    if reason := storage_reason(error):
+        return f"distil-jax: fault: {reason}"
+    from distil_jax.cli.crash import crash_report
+
+    return crash_report(error, arguments)
+
+
+def _end(status: int, text: str) -> int:
+    print(text, file=sys.stderr, flush=True)
+    _leave_other_processes(status, text.partition("\n")[0].removeprefix("distil-jax: "))
+    return status
+
+
+def _leave_other_processes(status: int, reason: str) -> None:
+    """End at once as one process of several: leaving in the usual way would wait for the others, and they for us."""
+    if "jax" in sys.modules:
+        from distil_jax.training import runtime
+
+        runtime.abandon(status, reason)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from distil_jax import __version__
+
+        print(f"distil-jax {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)
+        raise UserError(f"there is no command {name!r}; did you mean {near[0]}? `distil-jax --help` lists them")
+    return COMMANDS[name].run(rest) or 0
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<11} {command.text}" for name, command in COMMANDS.items())
+    return (
+        "usage: distil-jax COMMAND [--config FILE] [--section.key VALUE ...]\n\n"
+        "Distil a BERT-family encoder into a small, fast one, in and out of Hugging Face format.\n\n"
+        f"commands:\n{rows}\n\n`distil-jax COMMAND --help` shows every setting with its default."
+    )

@@ -1,0 +1,98 @@
+"""Commands on folders that are there already: resume and check."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from distil_jax.cli import training
+from distil_jax.cli.command import parse, start
+from distil_jax.config import Config, parse_arguments, with_overrides
+from distil_jax.errors import UserError
+
+# Where the settings are that say how a run goes on; the run itself refuses those that would change what it computes.
+_SECTIONS = ("parallel", "training", "evaluation", "checkpoint", "logging")
+# How the processes of another day found each other.
+_ALONE = ("--parallel.coordinator=", "--parallel.num-processes=0", "--parallel.process-id=-1")
+_PROGRAM = "distil-jax resume DIR"
+_TEXT = "Go on with the run or study in the folder DIR as it was started."
+_STUDY = "study"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckArguments:
+    """Verify checkpoints, token shards and exported models by their hashes; status 1 where something is damaged."""
+
+    folder: str
+    """a run, a study, a prepared corpus, an exported model, or a folder of them"""
+
+
+def run_check(arguments: list[str]) -> int:
+    """`distil-jax check`."""
+    given: CheckArguments = parse(CheckArguments, arguments, "check", "folder")
+    start(Config())
+    from distil_jax.evidence.check import check
+
+    items = check(Path(given.folder))
+    width = max(len(item.name) for item in items)
+    for item in items:
+        print(f"{item.name:<{width}}  {item.state}")
+    damaged = [item.name for item in items if item.damaged]
+    if damaged:
+        print(f"distil-jax: {len(damaged)} of {len(items)} damaged: {', '.join(damaged)}", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def run_resume(arguments: list[str]) -> int:
+    """`distil-jax resume`: the run or study in a folder goes on with the settings it has on record."""
+    if not arguments or arguments[0].startswith("-"):
+        if {"--help", "-h"} & set(arguments):
+            parse_arguments(["--help"], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
+        raise UserError("no folder given: distil-jax resume DIR, the run.output of a run or study")
+    folder = Path(arguments[0]).absolute()
+    stage, recorded = _recorded(folder)
+    arguments_of_file = ["--config", str(recorded), *_ALONE]
+    config = parse_arguments([*arguments_of_file, *arguments[1:]], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
+    _return_to_start(folder)
+    if Path(config.run.output).absolute() != folder:  # it was moved
+        config = with_overrides(config, {"run.output": str(folder)})
+    return _stages()[stage](config, f"distil-jax resume {shlex.join(arguments)}") or 0
+
+
+def _stages() -> dict[str, Callable[[Config, str], int | None]]:
+    return {
+        "pretrain": lambda config, _: training.train("pretrain", config),
+        "distill": lambda config, _: training.train("distill", config),
+        "finetune": lambda config, _: training.finetune(config),
+        _STUDY: training.study,
+    }
+
+
+def _recorded(folder: Path) -> tuple[str, Path]:
+    """What made the run in `folder`, and the file of its configuration."""
+    from distil_jax.training.manifest import MANIFEST_FILE, read_starts
+    from distil_jax.training.run_folder import CONFIG_FILE, STUDY_FILE
+
+    if (folder / STUDY_FILE).is_file():
+        return _STUDY, folder / STUDY_FILE
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder}: neither a run nor a study (no {CONFIG_FILE}, no {STUDY_FILE}); nothing to resume")
+    stages = [start.get("stage") for start in read_starts(folder)]
+    if not stages or stages[-1] not in _stages():
+        raise UserError(
+            f"{folder / MANIFEST_FILE}: does not say what made this run; give the command that started it once more"
+        )
+    return str(stages[-1]), folder / CONFIG_FILE
+
+
+def _return_to_start(folder: Path) -> None:
+    """Go to where the run was started, since paths in its settings may start there."""
+    from distil_jax.training.manifest import read_starts
+
+    places = [start.get("folder") for start in read_starts(folder)]
+    if places and isinstance(places[-1], str) and Path(places[-1]).is_dir():
+        os.chdir(places[-1])

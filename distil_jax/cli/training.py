@@ -1,0 +1,154 @@
+"""Commands that take a configuration: prepare, pretrain, distill, finetune."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from distil_jax.cli.command import start
+from distil_jax.cli.crash import working_on
+from distil_jax.config import Config, parse_arguments, require
+from distil_jax.errors import UserError
+
+
+def run_prepare(arguments: list[str]) -> None:
+    """`distil-jax prepare`."""
+    config = parse_arguments(
+        arguments, prog="distil-jax prepare", description="Turn text into token shards.", sections=("corpus", "logging")
+    )
+    require(config, "corpus.folder", "corpus.train")
+    source = config.corpus.tokenizer or config.teacher.path or config.model.initial
+    if not source:
+        raise UserError("corpus.tokenizer is not set; name the tokenizer's folder or hub id (the teacher's, say)")
+    from distil_jax.corpus.splits import prepare_splits
+    from distil_jax.hf import load_tokenizer
+    from distil_jax.training.telemetry import PrepareDisplay
+
+    with PrepareDisplay(config.logging.progress) as display:
+        corpora = prepare_splits(config.corpus, load_tokenizer(source), display.update)
+    for split, corpus in corpora.items():
+        print(
+            f"{split}: {corpus.num_tokens:,} tokens, {corpus.num_sequences:,} sequences in {corpus.num_rows:,} rows of "
+            f"{corpus.sequence_length} ({corpus.fill:.1%} filled), {corpus.folder}"
+        )
+
+
+def train_command(stage: str) -> Callable[[list[str]], None]:
+    """`distil-jax pretrain` or `distil-jax distill`, as `stage` says."""
+    sections = {
+        "pretrain": ("model",),
+        "distill": ("teacher", "student", "objective"),
+    }[stage]
+    texts = {
+        "pretrain": "Train a masked language model, from scratch or from Hugging Face weights.",
+        "distill": "Distil a teacher into a smaller student.",
+    }
+    shared = ("run", "corpus", "masking", "optimizer", "training", "parallel", "checkpoint", "evaluation", "logging")
+
+    def run(arguments: list[str]) -> None:
+        config = parse_arguments(
+            arguments, prog=f"distil-jax {stage}", description=texts[stage], sections=(*shared, *sections)
+        )
+        train(stage, config)
+
+    return run
+
+
+def train(stage: str, config: Config) -> None:
+    """Make or continue the run of a stage on text ("pretrain", "distill"), and say what came of it."""
+    require(config, "run.output", "corpus.folder")
+    start(config)
+    from distil_jax.training import stages
+
+    with working_on(config.run.output):
+        outcome = getattr(stages, stage)(config)
+    if outcome.is_main:
+        print(_summary(config, outcome))
+
+
+def run_finetune(arguments: list[str]) -> int:
+    """`distil-jax finetune`, of one task or a study of several."""
+    sections = ("run", "model", "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
+    config = parse_arguments(
+        _spelled_out(arguments),
+        prog="distil-jax finetune",
+        description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers.",
+        sections=(*sections, "checkpoint", "evaluation", "logging"),
+        default="finetune",
+    )
+    from distil_jax.evidence.study_plan import is_study, plan_study
+
+    require(config, "run.output", "model.initial")
+    if is_study(config):
+        plan_study(config)  # what is wrong with it is said before anything is started
+        return study(config, f"distil-jax finetune {shlex.join(arguments)}")
+    require(config, "task.name")
+    finetune(config)
+    return 0
+
+
+def finetune(config: Config) -> None:
+    """Make or continue the run of one task, and say what came of it."""
+    start(config)
+    from distil_jax.evidence.study_plan import for_task
+    from distil_jax.tasks.finetune import finetune
+
+    config = for_task(config, config.task.name)
+    with working_on(config.run.output):
+        found = finetune(config)
+    if found.outcome.is_main:
+        for note in found.notes:
+            print(f"note: {note}")
+        print(_finetuned(config, found))
+
+
+def study(config: Config, command: str) -> int:
+    """Make or continue the runs of a study, and show its table; the exit status. `command` is for its report."""
+    start(config)
+    from distil_jax.evidence.study import run_study
+
+    with working_on(config.run.output):
+        found = run_study(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))
+    if found.is_main:
+        print(f"{found.text}\n\n{config.run.output}/report.md and report.json")
+    for failure in found.failures:
+        print(f"distil-jax: failed: {failure}", file=sys.stderr)
+    return 1 if found.failures else 0
+
+
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """`--task sst2` is short for `--task.name sst2`, `--seeds 5` for `--study.seeds 5`."""
+    short = {"--task": "--task.name", "--seeds": "--study.seeds"}
+    return [re.sub(r"^(--task|--seeds)(?=$|=)", lambda found: short[found[1]], argument) for argument in arguments]
+
+
+def _finetuned(config: Config, found: Any) -> str:
+    outcome = found.outcome
+    state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in found.measures.items())
+    return (
+        f"{config.run.output}: {found.data.spec.title} {state}, step {outcome.best_step} of {outcome.step}"
+        f"{_skipped(outcome)}{'; ' if measures else ''}{measures}\n"
+        f"next: distil-jax export {config.run.output} --output FOLDER"
+    )
+
+
+def _skipped(outcome: Any) -> str:
+    return f" ({outcome.skipped_steps} skipped: not finite)" if outcome.skipped_steps else ""
+
+
+def _summary(config: Config, outcome: Any) -> str:
+    state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
+    measures = ", ".join(
+        f"{name} {value:.4f}"
+        for name, value in outcome.evaluations.get(str(outcome.step), {}).items()
+        if name != "predictions"
+    )
+    return (
+        f"{config.run.output}: {state}, step {outcome.step}{_skipped(outcome)}"
+        f"{'; held-out: ' if measures else ''}{measures}\n"
+        f"next: distil-jax export {config.run.output} --output FOLDER"
+    )

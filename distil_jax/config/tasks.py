@@ -1,0 +1,121 @@
+"""The sections of fine-tuning: [task], [finetune], [study]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distil_jax.config.fields import (
+    EACH_ABOVE_0,
+    LAYER_NUMBERS,
+    NO_EMPTY_ITEM,
+    NOT_EMPTY,
+    Check,
+    Section,
+    above,
+    at_least,
+    below_one,
+    between,
+    setting,
+)
+from distil_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class TaskSettings(Section):
+    """What is learned by `finetune`, and from which data."""
+
+    name: str = setting(
+        "",
+        "a known task (sst2, squad, ...), or for own data: classification, regression, multilabel, tagging, question, "
+        "choice",
+    )
+    source: str = setting("", "folder in the official format, dataset id or tfds:name; empty: the task's dataset id")
+    train: str = setting("", "own data: CSV, TSV, JSONL, Parquet (or CoNLL, SQuAD JSON) file to train on")
+    validation: str = setting("", "own data: file to measure on; empty: a part of the training data is set aside")
+    test: str = setting("", "own data: file to predict, labels not needed")
+    id: str = setting("", "name of the column that identifies a row; empty: its number")
+    text: str = setting("text", "name of the text column (prompt of a choice; words of tagging)", NOT_EMPTY)
+    pair: str = setting("", "name of the second text column; empty: single texts")
+    label: str = setting("label", "name of the label column", NOT_EMPTY)
+    endings: tuple[str, ...] = setting((), "names of the columns of a choice's endings", NO_EMPTY_ITEM)
+    labels: tuple[str, ...] = setting((), "names of the classes in order; empty: found in the training data")
+    validation_fraction: float = setting(
+        0.1, "share of the training data set aside where no validation data is given", below_one(zero=False)
+    )
+    max_examples: int = setting(0, "training examples used, drawn at random; 0: all", at_least(0))
+    max_length: int = setting(
+        0,
+        "tokens per example, special ones included; longer ones are cut; 0: 128, questions 384",
+        Check("0, or from 8 to 65536", lambda value: value == 0 or 8 <= value <= 65536),
+    )
+    doc_stride: int = setting(128, "tokens from one window of a long context to the next (questions)", at_least(1))
+    max_question_length: int = setting(64, "tokens of a question; longer ones are cut", at_least(1))
+    max_answer_length: int = setting(30, "tokens of the longest answer that is predicted", at_least(1))
+    n_best: int = setting(20, "spans a window may propose", at_least(1))
+    null_threshold: float = setting(
+        0.0,
+        "no answer is predicted where its score beats the best span's by more than this (SQuAD 2.0)",
+        between(-1000, 1000),
+    )
+    class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare classes count more in the loss")
+    word_masking: float = setting(0.0, "share of training words replaced by [MASK], anew in every epoch", between(0, 1))
+    word_shuffling: float = setting(
+        0.0, "share of training words exchanged with a neighbour, anew in every epoch", between(0, 1)
+    )
+    on_error: Literal["stop", "skip"] = setting("stop", "what to do with a row that cannot be used; skip counts them")
+
+
+@dataclass(frozen=True)
+class FineTune(Section):
+    """How `finetune` learns; the weights matter where teacher.path is set (second distillation)."""
+
+    alpha_task: float = setting(0.5, "weight of the loss against the labels, next to a teacher", at_least(0))
+    alpha_ce: float = setting(
+        0.5, "weight of the KL to the teacher's task logits (regression: squared error)", at_least(0)
+    )
+    alpha_cos: float = setting(0.0, "weight of the cosine between last hidden states", at_least(0))
+    temperature: float = setting(2.0, "softmax temperature of the KL term", above(0))
+    keep: Literal["best", "last"] = setting("best", "which checkpoint is the result: best on validation, or the last")
+    metric: str = setting("", "validation measure that decides what is best; empty: the task's own")
+    patience: int = setting(0, "evaluations without a better one after which training stops; 0: never", at_least(0))
+    evaluations_per_epoch: int = setting(
+        1, "evaluations per epoch, where evaluation.every_steps is 0 or above all steps", at_least(1)
+    )
+    buckets: tuple[int, ...] = setting(
+        (), "lengths that batches are padded to; empty: chosen from the data", LAYER_NUMBERS
+    )
+
+    def check_together(self) -> None:
+        if self.alpha_task + self.alpha_ce + self.alpha_cos == 0:
+            raise UserError("finetune: every alpha is 0, nothing would be learned; set at least one above 0")
+        if self.patience and self.keep == "last":
+            raise UserError(
+                f"finetune.patience = {self.patience}: has no effect where finetune.keep = last; set it to 0, or keep "
+                "to best"
+            )
+
+
+@dataclass(frozen=True)
+class Study(Section):
+    """Several runs of `finetune`: tasks x learning rates x epochs x seeds, each in a folder of its own, in one table.
+
+    Everything here says which runs are made, and nothing what one of them computes.
+    """
+
+    tasks: tuple[str, ...] = setting(
+        (), "names of tasks; all: the nine of GLUE; empty: task.name alone", NO_EMPTY_ITEM, machine=True
+    )
+    seeds: int = setting(1, "runs of each task, with seeds from run.seed on", at_least(1), machine=True)
+    learning_rates: tuple[float, ...] = setting(
+        (), "peak learning rates to choose from; empty: optimizer.learning_rate", EACH_ABOVE_0, machine=True
+    )
+    epochs: tuple[int, ...] = setting(
+        (), "numbers of epochs to choose from; empty: training.epochs", EACH_ABOVE_0, machine=True
+    )
+    export: bool = setting(False, "write the best run's model of every task to <run.output>/<task>/model", machine=True)
+    checkpoints: Literal["best", "all"] = setting(
+        "best",
+        "checkpoints kept when a task is done: the best run's (at every point of the sweep), or all",
+        machine=True,
+    )

@@ -1,0 +1,196 @@
+"""One process at a time writes into a folder, on this machine and on others that share its storage.
+
+The file `run.lock` is locked (flock), which ends with its owner however that ends, and says who that is: host, process
+and when that process started. Not every shared storage passes locks on to other hosts, so its owner also touches it
+every `HEARTBEAT_SECONDS`: another host's lock is believed until it has not been touched for `STALE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from distil_jax.errors import FaultError, UserError, one_line
+
+LOCK_FILE = "run.lock"
+HEARTBEAT_SECONDS = 20.0
+STALE_SECONDS = 300.0  # without a heartbeat; network file systems may show a touch a minute late
+UNKNOWN = "unknown"
+_PATIENCE_SECONDS = 1.0  # for an owner that has the lock and is about to write its name
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_LOG = logging.getLogger("distil_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """A process: its host, its number, and when it started, since numbers are used again."""
+
+    host: str
+    pid: int
+    started: str
+
+    def __str__(self) -> str:
+        return f"{one_line(self.host, 80)} process {self.pid}"
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; to be asked on its own host only."""
+        if self.pid <= 0:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except PermissionError:
+            pass  # somebody else's
+        except (ProcessLookupError, OverflowError):
+            return False
+        return _start_of(self.pid) in (self.started, UNKNOWN)
+
+
+@contextlib.contextmanager
+def hold(folder: Path, name: str = "run.output") -> Iterator[None]:
+    """Own `folder`, which is there, for the length of the block.
+
+    A lock that a process left behind which was killed is taken over, which a line of the log says.
+
+    Args:
+        folder: what is owned.
+        name: the setting that names it, for messages.
+
+    Raises:
+        UserError: another process owns it, or it cannot be written.
+    """
+    try:
+        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{name} = {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    with lock:
+        if owner := _owner_in_the_way(lock, folder):
+            raise UserError(f"{name} = {folder}: in use by {owner}; wait for it or choose another folder")
+        stop = threading.Event()
+        try:
+            _write(lock, json.dumps(dataclasses.asdict(_myself())))
+        except OSError as error:
+            raise UserError(
+                f"{name} = {folder}: cannot be written ({error.strerror}); make room or choose another folder"
+            ) from None
+        beat = threading.Thread(target=_beat, args=(lock.fileno(), stop), name="run.lock", daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            beat.join()
+            with contextlib.suppress(OSError, FaultError):
+                check_owner(folder)  # what another process has taken over is not ours to clear
+                _write(lock, "")
+
+
+def check_owner(folder: Path) -> None:
+    """Whether `folder` still is what this process owns: not deleted, not taken over by another host.
+
+    Raises:
+        FaultError: it is not.
+    """
+    try:
+        owner = _parsed((folder / LOCK_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FaultError(
+            f"{folder}: was taken away from under the run ({error.strerror}: {LOCK_FILE}); what it held is gone unless "
+            "it was moved; the same command starts anew, `distil-jax resume` continues it where it is now"
+        ) from None
+    if owner != _myself():
+        raise FaultError(f"{folder}: was taken over by {owner or 'another process'}; only one can go on, this one ends")
+
+
+def _owner_in_the_way(lock: TextIO, folder: Path) -> str:
+    """Whoever keeps us from owning the folder, "" for nobody."""
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while not _locked(lock):
+        if owner := _parsed(_read(lock)):
+            return str(owner)
+        if time.monotonic() > patience:
+            return "another process"
+        time.sleep(0.05)
+    owner = _parsed(_read(lock))
+    if owner is None or owner == _myself():
+        return ""
+    age = _seconds_since_heartbeat(lock, folder)
+    if owner.host != _myself().host:
+        if age < STALE_SECONDS:
+            return f"{owner} (heard of {age:.0f} s ago; if it is gone, try again {STALE_SECONDS - age:.0f} s from now)"
+        _LOG.warning("%s: taken over from %s, not heard of for %.0f s", folder, owner, age)
+    elif owner.is_alive():
+        return str(owner)  # the storage knows no locks
+    else:
+        _LOG.warning("%s: taken over from %s, which ended without closing it", folder, owner)
+    return ""
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _NO_LOCKS  # then the name in the file has to do
+    return True
+
+
+def _read(lock: TextIO) -> str:
+    return os.pread(lock.fileno(), 1 << 12, 0).decode(errors="replace")
+
+
+def _write(lock: TextIO, text: str) -> None:
+    os.ftruncate(lock.fileno(), 0)
+    os.pwrite(lock.fileno(), text.encode(), 0)
+    os.fsync(lock.fileno())
+
+
+def _parsed(text: str) -> Owner | None:
+    """The owner that a lock names; None where it is free, half-written or something else."""
+    try:
+        fields = json.loads(text)
+        return Owner(str(fields["host"]), int(fields["pid"]), str(fields["started"]))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def _myself() -> Owner:
+    return Owner(socket.gethostname(), os.getpid(), _start_of(os.getpid()))
+
+
+def _start_of(pid: int) -> str:
+    """When a process of this machine started, in the kernel's ticks since it booted; "ended", or UNKNOWN."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return UNKNOWN
+    state, *fields = stat.rpartition(")")[2].split()  # the name in parentheses may hold anything
+    return "ended" if state in "ZX" else fields[18]  # field 22 of proc_pid_stat(5)
+
+
+def _seconds_since_heartbeat(lock: TextIO, folder: Path) -> float:
+    """By the clock of the storage, since those of hosts differ."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"1")
+            probe.flush()
+            now = os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        now = time.time()
+    return max(now - os.fstat(lock.fileno()).st_mtime, 0.0)
+
+
+def _beat(lock: int, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            os.utime(lock)

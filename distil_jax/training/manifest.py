@@ -1,0 +1,113 @@
+"""manifest.json of a run: with what, on what and from what it was made; an entry for every start."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distil_jax.config import Config, config_to_toml
+
+MANIFEST_FILE = "manifest.json"
+_PACKAGES = (
+    *("distil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "transformers"),
+    *("tokenizers", "datasets"),
+)
+_SOURCE = Path(__file__).resolve().parents[2]
+_GIT_SECONDS = 5.0  # a source tree on slow storage is not worth waiting for
+_LOG = logging.getLogger("distil_jax")
+
+
+def record_start(folder: Path, config: Config, inputs: Mapping[str, str], stage: str, *, command: str = "") -> None:
+    """Append this start to the manifest of the run in `folder`; what goes wrong with that stops nobody.
+
+    Args:
+        folder: the run's, owned by this process.
+        config: with what it goes on.
+        inputs: what it reads, as name -> sha256.
+        stage: what makes it, such as "distill".
+        command: what the user gave; empty: as the system has it.
+    """
+    try:
+        starts = [*read_starts(folder), _entry(config, inputs, stage, command)]
+        text = json.dumps({"starts": starts}, indent=2, ensure_ascii=False) + "\n"
+        unfinished = folder / f".{MANIFEST_FILE}.unfinished"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(folder / MANIFEST_FILE)
+    except Exception as error:
+        _LOG.warning("%s: not written (%s: %s)", folder / MANIFEST_FILE, type(error).__name__, error)
+
+
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """The starts of a run so far, the first one first; none where the manifest is missing or damaged."""
+    try:
+        starts = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["starts"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+
+
+def _entry(config: Config, inputs: Mapping[str, str], stage: str, command: str) -> dict[str, Any]:
+    return {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "stage": stage,
+        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "folder": str(Path.cwd()),  # that relative paths start from
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "system": platform.platform(),
+        "devices": _devices(),
+        "versions": versions(),
+        "source": source_state(_SOURCE),
+        "config_sha256": hashlib.sha256(config_to_toml(config).encode()).hexdigest(),
+        "inputs": dict(inputs),
+    }
+
+
+def _devices() -> dict[str, Any]:
+    import jax
+
+    return {
+        "platform": jax.default_backend(),
+        "kind": jax.devices()[0].device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of the packages that results may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def source_state(folder: Path) -> dict[str, Any] | None:
+    """The commit of the source tree in `folder`, and whether files in it differ from it; None where it is no tree."""
+    if not (folder / ".git").exists():  # an installed package, perhaps inside somebody else's tree
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit.strip(), "changed": bool(_git(folder, "status", "--porcelain").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+    return done.stdout

@@ -1,0 +1,141 @@
+"""Steps whose loss or gradients are not finite: skipped on the device, counted on the host, and reported in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from distil_jax.errors import FaultError
+
+FOLDER = "nonfinite"  # in a run's folder
+REPORT_FILE = "report.json"
+
+
+class NonfiniteError(FaultError):
+    """A run that cannot go on, since its numbers are not finite; all of its processes find that out at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skips:
+    """How many steps of a run were skipped: in all, and the last ones in a row."""
+
+    total: int = 0
+    in_row: int = 0
+
+    def after(self, skipped: bool) -> Skips:
+        """With one more step."""
+        return Skips(self.total + skipped, self.in_row + 1 if skipped else 0)
+
+
+def keep_if(good: Array, new: Any, old: Any) -> Any:
+    """`new` where `good` () bool, else `old`, a tree of arrays; the count of a schedule is always the new one.
+
+    So learning rates are those of the step's number, however many steps before it were skipped.
+    """
+
+    def is_count(tree: Any) -> bool:
+        return isinstance(tree, optax.ScaleByScheduleState)
+
+    def choose(new: Any, old: Any) -> Any:
+        return new if is_count(new) else jnp.where(good, new, old)
+
+    return jax.tree.map(choose, new, old, is_leaf=is_count)
+
+
+def refuse_nonfinite(tree: Any, what: str) -> None:
+    """`NonfiniteError` where an array on the devices holds NaN or Inf, naming the first.
+
+    Every device looks at its own.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    flags = [_is_finite(leaf) for _, leaf in leaves]  # all are under way before the first is waited for
+    for (path, _), flag in zip(leaves, flags, strict=True):
+        if not flag:
+            raise NonfiniteError(
+                f"{what}: {jax.tree_util.keystr(path)} is not finite, and so is not saved; go on from the last "
+                "checkpoint with a lower optimizer.learning_rate, in another folder"
+            )
+
+
+@jax.jit
+def _is_finite(values: Array) -> Array:
+    return jnp.isfinite(values).all()  # true for whole numbers
+
+
+def write_report(
+    run_folder: Path,
+    step: int,
+    skips: Skips,
+    metrics: Mapping[str, Any],
+    rows: np.ndarray,
+    batch: Any,
+    params: Mapping[str, Any],
+    trained: Sequence[str],
+) -> Path:
+    """Write what can be known about a step that was skipped, into `nonfinite/step_N/` of the run's folder.
+
+    report.json: step, losses, numbers of the rows of the global batch, norms of the parameters and of the gradients of
+    every tensor, and of what is grouped at the first two levels ("encoder.layer_3"); numbers that are not finite are
+    the texts "nan", "inf" and "-inf". batch_P.npz, a file a process: the arrays that went into the step.
+
+    Args:
+        run_folder: of the run.
+        step: number of the step.
+        skips: with it.
+        metrics: of the step.
+        rows: numbers of the training rows of its batch, [B].
+        batch: this process's part of it, a tree of host arrays.
+        params: parameters, those before the step, since it was skipped.
+        trained: their top-level groups that have gradients.
+    """
+    folder = run_folder / FOLDER / f"step_{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: Any = batch if isinstance(batch, Mapping) else {"ids": batch}
+    np.savez(folder / f"batch_{jax.process_index()}.npz", **arrays)
+    if jax.process_index():
+        return folder
+    paths = jax.tree_util.tree_leaves_with_path({name: params[name] for name in trained})
+    gradients = dict(zip(map(_name, paths), np.asarray(metrics["gradient_norms"], np.float64), strict=True))
+    norms = {_name(item): float(optax.tree.norm(item[1])) for item in jax.tree_util.tree_leaves_with_path(params)}
+    report = {
+        "step": step,
+        "skipped_in_a_row": skips.in_row,
+        "skipped_steps": skips.total,
+        "metrics": {name: _shown(value) for name, value in metrics.items() if np.ndim(value) == 0},
+        "rows": rows.tolist(),
+        "parameter_norms": _with_groups(norms),
+        "gradient_norms": _with_groups(gradients),
+    }
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def _name(item: tuple[Any, Any]) -> str:
+    return ".".join(str(key.key) for key in item[0])
+
+
+def _with_groups(norms: Mapping[str, float]) -> dict[str, Any]:
+    """Norms of the groups, then of the tensors."""
+    groups: dict[str, float] = {}
+    for name, norm in norms.items():
+        group = ".".join(name.split(".")[:2])
+        groups[group] = math.hypot(groups.get(group, 0.0), norm)
+    return {
+        "layers": {name: _shown(norm) for name, norm in groups.items()},
+        "tensors": {name: _shown(norm) for name, norm in norms.items()},
+    }
+
+
+def _shown(value: Any) -> float | str:
+    number = float(value)
+    return number if math.isfinite(number) else str(number)

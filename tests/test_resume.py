@@ -1,0 +1,122 @@
+"""`distil-jax resume DIR`: the run goes on as it was started, with nothing else given, wherever its folder is now."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from distil_jax.cli import main, runs
+from distil_jax.config import Config, config_to_toml, with_overrides
+from distil_jax.training import loop
+from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.manifest import MANIFEST_FILE, read_starts
+from distil_jax.training.run_folder import CONFIG_FILE, STUDY_FILE, read_config
+from distil_jax.training.stages import distill
+from distil_jax.training.telemetry import read_metrics
+
+
+@pytest.fixture(autouse=True)
+def no_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is up, and stays where it is."""
+    monkeypatch.setattr("distil_jax.cli.training.start", lambda _: None)
+    monkeypatch.chdir(Path.cwd())
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that `whole_run` is, interrupted after the checkpoint of step 6."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    finished = loop._Meter.finished
+
+    def stop(self: Any, number: int, *arguments: Any) -> None:
+        finished(self, number, *arguments)
+        if number == 8:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Meter, "finished", stop)
+        with pytest.raises(KeyboardInterrupt):
+            distill(tiny_config(folder))
+    return folder
+
+
+def assert_same(folder: Path, whole_run: Any) -> None:
+    rows = [[(row["step"], row["kind"], row["metrics"]) for row in read_metrics(f)] for f in (folder, whole_run.folder)]
+    assert rows[0] == rows[1]
+    restored = Checkpoints(folder / "checkpoints", read_only=True).restore(12, whole_run.outcome.state)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, restored), whole_run.state)
+
+
+def test_a_run_ends_like_one_that_was_not_interrupted(
+    stopped: Path, whole_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here in another place, called by a relative path; and once more, when it is finished."""
+    shutil.copytree(stopped, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume", "moved", "--logging.progress", "none"]) == 0
+    assert f"{tmp_path / 'moved'}: finished, step 12" in capsys.readouterr().out
+    assert_same(tmp_path / "moved", whole_run)
+    assert [start["stage"] for start in read_starts(tmp_path / "moved")] == ["distill", "distill"]
+    assert read_config(tmp_path / "moved").run.output == str(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume", "moved"]) == 0
+    assert "was finished already, step 12" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "distill", "finetune", "study"])
+def test_what_made_the_run_is_called_with_its_settings(
+    stage: str, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths in them start where the run was started; only how it is executed can be changed."""
+    folder, asked = tmp_path / "run", []
+    folder.mkdir()
+    name = STUDY_FILE if stage == "study" else CONFIG_FILE
+    cluster = {"parallel.coordinator": "there:1", "parallel.num_processes": 2, "parallel.process_id": 0}
+    settings = config_to_toml(with_overrides(read_config(stopped), cluster))
+    (folder / name).write_text(settings)
+    (tmp_path / "work").mkdir()
+    (folder / MANIFEST_FILE).write_text(json.dumps({"starts": [{"stage": stage, "folder": str(tmp_path / "work")}]}))
+
+    def note(*arguments: Any) -> int:
+        asked.append((arguments, Path.cwd()))
+        return 0
+
+    for function in ("train", "finetune", "study"):
+        monkeypatch.setattr(runs.training, function, note)
+    assert main(["resume", str(folder), "--parallel.devices", "2"]) == 0
+    ((arguments, place),) = asked
+    (config,) = (argument for argument in arguments if isinstance(argument, Config))
+    texts = [argument for argument in arguments if isinstance(argument, str)]
+    command = f"distil-jax resume {folder} --parallel.devices 2"
+    assert texts == {"finetune": [], "study": [command]}.get(stage, [stage])
+    assert (config.run.output, config.training.steps, place) == (str(folder), 12, tmp_path / "work")
+    parallel = config.parallel
+    assert (parallel.devices, parallel.coordinator, parallel.num_processes, parallel.process_id) == (2, "", 0, -1)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main(["resume", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    return err
+
+
+def test_what_cannot_be_resumed(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no folder given" in refused(capsys)
+    assert "no folder given" in refused(capsys, "--parallel.devices", "2")
+    assert "neither a run nor a study" in refused(capsys, tmp_path)
+    assert "neither a run nor a study" in refused(capsys, tmp_path / "nowhere")
+    assert "has no effect on `distil-jax resume DIR`" in refused(capsys, stopped, "--optimizer.beta1", "0.8")
+    assert "did you mean --parallel.devices?" in refused(capsys, stopped, "--devices", "3")
+    shutil.copy(stopped / CONFIG_FILE, tmp_path)
+    assert "give the command that started it" in refused(capsys, tmp_path)
+    (tmp_path / CONFIG_FILE).write_bytes(b"\xff\xfe")
+    (tmp_path / MANIFEST_FILE).write_text('{"starts": [{"stage": "distill"}]}')
+    assert str(tmp_path / CONFIG_FILE) in refused(capsys, tmp_path)
