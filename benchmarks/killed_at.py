@@ -131,9 +131,11 @@ def main(moment: str, number: int, seconds: float, folder: str, command: list[st
         _watch_metrics(aim)
     if moment == "evaluation":
         _watch_evaluations(aim)
-    jax.monitoring.register_event_listener(
-        lambda event, **_: aim.reached("compile" if event.endswith("/compile_requests_use_cache") else None)
-    )
+
+    def note_compilation(event: str, **_: Any) -> None:
+        aim.reached("compile" if event.endswith("/compile_requests_use_cache") else None)
+
+    jax.monitoring.register_event_listener(note_compilation)
     sys.addaudithook(lambda event, arguments: aim.reached(moment_of(event, arguments, folder)))
     sys.argv = ["distil-jax", *command]
     runpy.run_module("distil_jax.cli", run_name="__main__", alter_sys=True)

@@ -44,6 +44,6 @@ if __name__ == "__main__":
     status = main(sys.argv[2:])
     jax.effects_barrier()
     rows.sort(key=lambda row: tuple(row[0].tolist()))
-    columns = {name: np.stack(values) for name, values in zip(NAMES, zip(*rows, strict=True), strict=True)}
+    columns: Any = {name: np.stack(values) for name, values in zip(NAMES, zip(*rows, strict=True), strict=True)}
     np.savez(Path(sys.argv[1]), **columns)
     sys.exit(status)

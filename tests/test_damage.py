@@ -165,7 +165,6 @@ def test_no_damage_of_200_is_silent(survive: Survive) -> None:
     assert 50 <= len(lines) < 200
     named = [found[2] for _, line in lines if (found := LINE.search(line))]
     assert sum(map(bool, named)) >= 0.9 * len(lines), "the leaf or file that is damaged should be named"
-    Path("/tmp/kx/lines.txt").write_text("\n".join(f"{a} :: {b}" for a, b in lines))
 
 
 @pytest.mark.fault("checkpoint damaged")

@@ -234,14 +234,7 @@ def make_job(
         "model": dataclasses.asdict(learner.encoder),
         "head": dataclasses.asdict(learner.head),
         "tokenizer": dict(tokenizer_texts),
-        "description": {
-            "stage": "finetune",
-            "task": data.spec.name,
-            "initial": config.model.initial,
-            "teacher": config.teacher.path,
-            "examples": len(data.train),
-            "no_answer": is_version_2(data),
-        },
+        "description": _description(config, data),
         "selection": selection.measure if config.finetune.keep == "best" else "",
         "steps": steps,
     }
@@ -262,6 +255,17 @@ def make_job(
         evaluate_start=False,
         selection=selection if held_out and config.finetune.keep == "best" else None,
     )
+
+
+def _description(config: Config, data: TaskData) -> dict[str, Any]:
+    return {
+        "stage": "finetune",
+        "task": data.spec.name,
+        "initial": config.model.initial,
+        "teacher": config.teacher.path,
+        "examples": len(data.train),
+        "no_answer": is_version_2(data),
+    }
 
 
 def _evaluate_every(config: Config, per_epoch: int, steps: int) -> int:

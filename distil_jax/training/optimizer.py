@@ -41,9 +41,10 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
     plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps)
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        adam = _adam_state(state)
+        adam, scheduled = _part(state, optax.ScaleByAdamState), _part(state, optax.ScaleByScheduleState)
         count = optax.safe_increment(adam.count)
-        rate = jnp.asarray(schedule(adam.count), jnp.float32)
+        # Not the count of the moments, which a step that is skipped leaves as it is.
+        rate = jnp.asarray(schedule(scheduled.count), jnp.float32)
         clip = _clip_factor(gradients, settings.clip_norm)
         step = rate / (1 - settings.beta1**count)
         root = jax.lax.rsqrt(1 - settings.beta2**count)
@@ -58,7 +59,12 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
             return -(adaptive + rate * decay * param) if decay else -adaptive
 
         updates = jax.tree.map(move, first, second, params, decay)
-        return updates, optax.tree.set(state, mu=first, nu=second, count=count)
+        after = {
+            optax.ScaleByAdamState: optax.ScaleByAdamState(count, first, second),
+            optax.ScaleByScheduleState: optax.ScaleByScheduleState(optax.safe_increment(scheduled.count)),
+        }
+        is_part = lambda node: type(node) in after  # noqa: E731
+        return updates, jax.tree.map(lambda node: after.get(type(node), node), state, is_leaf=is_part)
 
     return optax.GradientTransformation(plain.init, update)
 
@@ -76,9 +82,10 @@ def plain_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransforma
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw) if settings.clip_norm else adamw
 
 
-def _adam_state(state: Any) -> optax.ScaleByAdamState:
-    is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)  # noqa: E731
-    (found,) = filter(is_adam, jax.tree.leaves(state, is_leaf=is_adam))
+def _part(state: Any, kind: type[Any]) -> Any:
+    """The one part of an optimiser's state that is of this kind."""
+    is_part = lambda node: isinstance(node, kind)  # noqa: E731
+    (found,) = filter(is_part, jax.tree.leaves(state, is_leaf=is_part))
     return found
 
 
