@@ -281,7 +281,7 @@ def _apply_chunked(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return found
 
 
-_chunked: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.compiler.disable(_apply_chunked)
+_chunked: Any = torch.compiler.disable(_apply_chunked)
 
 
 class Side:
