@@ -20,6 +20,7 @@ from typing import Any
 from taking_turns import HERE, command_line, finish
 
 from distil_jax.config import Config, with_overrides
+from distil_jax.errors import FaultError, UserError
 from distil_jax.evidence.benchmark import run_benchmark
 from distil_jax.evidence.benchmark_plan import ALL, BenchmarkArguments
 from distil_jax.evidence.benchmark_report import benchmark_markdown
@@ -93,7 +94,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-torch", action="store_true", help="leave the comparison out")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to see that everything works")
     arguments = parser.parse_args(argv)
-    report = variants_table(arguments)
+    try:
+        report = variants_table(arguments)
+    except (UserError, FaultError) as error:
+        print(f"gpu_table: {error}", file=sys.stderr)
+        return 1
     parts = [benchmark_markdown(report)]
     if not arguments.no_torch:
         parts.append(comparison(arguments, report, Path(f"{arguments.output}_comparison.md")))

@@ -108,6 +108,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             for setting in settings:
                 found, noise = time_sides(arguments, shape, setting, folder)
                 rows += found
+                for row in found:  # a long comparison that is ended half-way has said something
+                    speed = f"{row['tokens_per_second']:,.0f} tokens/s, {row['peak_bytes'] / 2**30:.2f} GiB"
+                    print(f"{shape}, {setting}: {row['side']} {speed}", file=sys.stderr, flush=True)
                 notes += [f"{shape}, {setting}, {line}" for line in noise]
     return {"rows": rows, "notes": notes, "machine": machine}
 

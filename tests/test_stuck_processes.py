@@ -12,7 +12,7 @@ from held_up import ENDLESS, Hold, Launched
 from distil_jax.config import Config, config_to_toml
 
 LIMIT_SECONDS = 30.0
-STALL_MINUTES = 0.5  # more than it takes to compile
+STALL_MINUTES = 0.5  # more than it takes to get programs from the cache
 GOES_ON = Hold("step", 5, 0.3)
 Launch = Callable[..., Launched]
 
@@ -33,6 +33,12 @@ def launch(tiny_config: Callable[..., Config], program_cache: Path, tmp_path: Pa
         return Launched(["distill", "--config", str(config)], list(holds), tmp_path / "signs", environment)
 
     return start
+
+
+def compile_all(launch: Launch, *holds: Hold, **changes: object) -> None:
+    """Bring the programs of a run into the cache."""
+    with launch(*holds, **changes) as run:
+        run.wait_for_signs()
 
 
 @pytest.mark.fault("a process is killed")
@@ -87,6 +93,7 @@ def test_an_exception_in_one(raising: int, launch: Launch) -> None:
 @pytest.mark.parametrize("asleep", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_one_that_sleeps_forever(asleep: int, launch: Launch) -> None:
     holds = [GOES_ON, GOES_ON]
+    compile_all(launch, *holds)
     holds[asleep] = Hold("batch", 8, ENDLESS)
     with launch(*holds, **{"parallel.stall_minutes": STALL_MINUTES}) as run:
         run.wait_for_signs(asleep)
@@ -119,6 +126,7 @@ def test_one_that_is_stopped(stopped: int, launch: Launch) -> None:
 @pytest.mark.slow
 def test_one_process_alone_that_sleeps_forever(launch: Launch) -> None:
     settings = {"parallel.stall_minutes": STALL_MINUTES, "parallel.devices": 1}
+    compile_all(launch, GOES_ON, **{"parallel.devices": 1})
     with launch(Hold("batch", 8, ENDLESS), **settings) as run:
         run.wait_for_signs()
         (end,) = run.ends()

@@ -26,6 +26,7 @@ Report = dict[str, Any]
 _WORKER = "distil_jax.evidence.benchmark_worker"
 _PROBES = (2, 4)  # rows that memory is planned for, to see how it grows
 _ROOM = 0.95  # of the memory that the first try is made with
+_PLANS = 3  # batches planned besides those
 _TRIES = 4  # batches tried, each a tenth smaller
 INPUT_RATIO = 3.0  # times as fast as the step that the input has to be
 
@@ -110,21 +111,30 @@ def _measured_once(config: Config, cell: Cell, arguments: BenchmarkArguments, ca
 
 
 def _filled(cell: Cell, arguments: BenchmarkArguments, limit: int, cache: str) -> Config:
-    """The configuration with the largest batch that should fit, from the compiler's plans for two small ones.
+    """The configuration with the largest batch that should fit, by the compiler's plans; running it shows that it does.
 
-    Memory grows with the rows in a straight line, which two points give; that it fits is seen when it is run.
+    Memory grows with the rows nearly in a straight line: two small batches give it, and the plan of the batch found on
+    it corrects it.
     """
     request = {"config": config_to_toml(cell.config), "stage": cell.stage, "vocabulary": arguments.vocabulary}
+    planned: dict[int, int] = {}
+    asked, devices = list(_PROBES), 1
     with _worker(cell.variant, cell.config, cache) as worker:
-        found = worker.ask("plan_memory", **request, rows=list(_PROBES))
-    if not found["fits"]:
-        raise UserError(f"{cell.variant}: not even {_PROBES[0]} rows of {cell.length} tokens fit into the memory")
-    rows = largest_batch({int(rows): size for rows, size in found["planned"].items()}, _ROOM * limit)
-    if rows < 1:
+        while asked and len(planned) < len(_PROBES) + _PLANS:
+            found = worker.ask("plan_memory", **request, rows=asked)
+            if not found["fits"]:
+                break
+            devices = found["devices"]
+            planned |= {int(rows): size for rows, size in found["planned"].items()}
+            rows = largest_batch(dict(sorted(planned.items())[-2:]), _ROOM * limit)
+            asked = [rows] if rows >= 1 and rows not in planned else []
+    fitting = [rows for rows, size in planned.items() if size <= limit]
+    if not fitting:
         raise UserError(
-            f"{cell.variant}: no row of {cell.length} tokens fits into {limit / 2**30:.2f} GiB; raise --memory"
+            f"{cell.variant}: not even {_PROBES[0]} rows of {cell.length} tokens fit into {limit / 2**30:.2f} GiB; "
+            "raise --memory"
         )
-    devices = found["devices"]
+    rows = max(fitting)
     return with_overrides(cell.config, {"training.micro_batch_size": rows, "training.batch_size": rows * devices})
 
 

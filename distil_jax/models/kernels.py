@@ -107,7 +107,7 @@ def splash(
 
     kernel = _splash_kernel(query.shape[1], query.shape[2], causal, interpret)
     query = query * jnp.asarray(1.0 / math.sqrt(query.shape[-1]), query.dtype)
-    heads_first = [jnp.swapaxes(x, 1, 2) for x in (query, key, value)]
+    heads_first = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     if attention_mask is None:
         mixed = jax.vmap(kernel)(*heads_first)
     else:

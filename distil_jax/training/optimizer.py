@@ -40,7 +40,8 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
     """
     plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps)
 
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        gradients = updates
         adam, scheduled = _part(state, optax.ScaleByAdamState), _part(state, optax.ScaleByScheduleState)
         count = optax.safe_increment(adam.count)
         # Not the count of the moments, which a step that is skipped leaves as it is.

@@ -56,7 +56,7 @@ class Inside:
             self.sizes.append((settings.micro_batch_size, settings.batch_size))
         if do in self.canned:
             answer: Any = self.canned[do]
-            found: Any = answer() if callable(answer) else answer
+            found: Any = answer(**arguments) if callable(answer) else answer
             return {**found}
         return json.loads(json.dumps(self.handlers[do](**arguments)))
 
@@ -150,7 +150,7 @@ def test_other_stages(stage: Any) -> None:
 def test_the_largest_batch_fills_the_memory(inside: type[Inside]) -> None:
     given = dataclasses.replace(QUICK, fill=True, memory=0.004)
     (row,) = run_benchmark(with_overrides(Config(), TINY), "distill", given)["rows"]
-    assert inside.asked == ["machine", "plan_memory", "measure"]
+    assert inside.asked[:2] == ["machine", "plan_memory"] and inside.asked[-1] == "measure"
     assert row["batch_size"] == row["micro_batch_size"] > 4
     assert 0.7 * 0.004 * 2**30 < row["planned_bytes"] <= 0.004 * 2**30
 
@@ -159,17 +159,35 @@ def test_the_batch_is_what_the_plans_say_and_smaller_while_it_does_not_fit(
     inside: type[Inside], report: dict[str, Any]
 ) -> None:
     mebi = 1 << 20
-    inside.canned["plan_memory"] = {"planned": {"2": 12 * mebi, "4": 14 * mebi}, "devices": 3, "fits": True}
+    inside.canned["plan_memory"] = lambda rows, **_: {
+        "planned": {str(number): (10 + number) * mebi for number in rows},
+        "devices": 3,
+        "fits": True,
+    }
     answers = [{"fits": False}, {"fits": False}, measured(report)]
-    inside.canned["measure"] = lambda: answers.pop(0)
+    inside.canned["measure"] = lambda **_: answers.pop(0)
     given = dataclasses.replace(QUICK, fill=True, memory=110 / 1024 / 0.95)
     config = with_overrides(Config(), {**TINY, "parallel.devices": 3, "training.batch_size": 12})
     (row,) = run_benchmark(config, "distill", given)["rows"]
     # 10 MiB and 1 more a row: 100 rows, 96 in whole eights; then a tenth fewer, twice.
     assert inside.sizes == [(96, 288), (80, 240), (72, 216)]
     assert (row["micro_batch_size"], row["batch_size"], row["fits"]) == (72, 216, True)
-    with pytest.raises(UserError, match=r"no row of 32 tokens fits into 0.00 GiB; raise --memory"):
+    with pytest.raises(UserError, match=r"not even 2 rows of 32 tokens fit into 0.00 GiB; raise --memory"):
         run_benchmark(config, "distill", dataclasses.replace(given, memory=1e-5))
+
+
+def test_a_plan_that_leaves_the_line_corrects_it(inside: type[Inside], report: dict[str, Any]) -> None:
+    mebi = 1 << 20
+    inside.canned["plan_memory"] = lambda rows, **_: {
+        "planned": {str(number): int(number**1.2 * mebi) for number in rows},
+        "devices": 1,
+        "fits": True,
+    }
+    inside.canned["measure"] = measured(report)
+    given = dataclasses.replace(QUICK, fill=True, memory=100 / 1024)
+    (row,) = run_benchmark(with_overrides(Config(), TINY), "distill", given)["rows"]
+    # 46 rows would be 100 MiB; the line through 2 and 4 rows says 56.
+    assert row["micro_batch_size"] == 40
 
 
 def test_what_never_fits_is_said(inside: type[Inside]) -> None:
@@ -184,7 +202,7 @@ def test_what_never_fits_is_said(inside: type[Inside]) -> None:
 def test_a_killed_process_had_no_memory_and_another_death_is_a_fault(
     inside: type[Inside], status: int, fits: bool | None
 ) -> None:
-    def dies() -> Any:
+    def dies(**_: Any) -> Any:
         raise WorkerDiedError("configured", status, "")
 
     inside.canned["measure"] = dies

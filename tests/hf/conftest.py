@@ -155,7 +155,7 @@ def attack(kind, folder):
 
 for kind, folder in json.load(open(sys.argv[1])):  # once unwatched and well-formed: imports, caches
     READ[kind](folder)
-for name in ("cp437", "unicode_escape", "utf-8"):
+for name in ("cp437", "unicode_escape", "raw_unicode_escape", "utf-8"):
     codecs.lookup(name)
 gc.collect()
 gc.freeze()  # so that collecting before each attack looks at little

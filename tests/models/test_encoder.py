@@ -185,7 +185,7 @@ def test_segments_need_token_types(params: Any) -> None:
 
 
 # XLA's default order on CPU computes early what could be computed late; on GPU and TPU memory decides.
-BY_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+BY_MEMORY: Any = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def test_computing_layers_again_gives_the_same_numbers_from_less_memory() -> None:

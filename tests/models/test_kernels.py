@@ -109,11 +109,11 @@ def test_splash_attention_is_attention(packed: bool, causal: bool) -> None:
     weights = jnp.asarray(weights * (sequences > 0)[:, :, None, None])
     mask = jnp.asarray(sequences) if packed else None
 
-    def plain(*arrays: Any) -> Any:
-        return (attend(*arrays, mask, causal=causal, kind="xla") * weights).sum()
+    def plain(query: Any, key: Any, value: Any) -> Any:
+        return (attend(query, key, value, mask, causal=causal, kind="xla") * weights).sum()
 
-    def tiled(*arrays: Any) -> Any:
-        return (splash(*arrays, mask, causal=causal, interpret=True) * weights).sum()
+    def tiled(query: Any, key: Any, value: Any) -> Any:
+        return (splash(query, key, value, mask, causal=causal, interpret=True) * weights).sum()
 
     arrays = [jnp.asarray(x) for x in (query, key, value)]
     expected, expected_gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(*arrays)
@@ -126,6 +126,9 @@ def test_splash_attention_is_attention(packed: bool, causal: bool) -> None:
 def test_splash_attention_of_a_row_of_padding_stays_finite() -> None:
     arrays = [jnp.asarray(x) for x in np.random.default_rng(1).standard_normal((3, 1, 128, 2, 64)).astype(np.float32)]
     padding = jnp.zeros((1, 128), jnp.int32)
-    total = lambda *arrays: splash(*arrays, padding, causal=False, interpret=True).sum()  # noqa: E731
+
+    def total(query: Any, key: Any, value: Any) -> Any:
+        return splash(query, key, value, padding, causal=False, interpret=True).sum()
+
     value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(*arrays)
     assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)

@@ -13,8 +13,8 @@ import torch
 from distil_jax.models.layers import LayerNorm, dense, gelu, joint_dense, rows_dot
 
 RANDOM = np.random.default_rng(0)
-X = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
-G = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
+X: Any = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
+G: Any = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
 
 
 def tensor(x: np.ndarray) -> torch.Tensor:
@@ -34,7 +34,7 @@ def test_layer_norm_is_pytorchs(shift: float) -> None:
         scale,
         bias,
     )
-    np.testing.assert_allclose(found, expected.detach(), rtol=1e-5, atol=1e-5 if shift == 0 else 1e-4)
+    np.testing.assert_allclose(np.asarray(found), expected.detach(), rtol=1e-5, atol=1e-5 if shift == 0 else 1e-4)
     for ours, theirs in zip(pull(jnp.asarray(G)), (x, s, b), strict=True):
         assert theirs.grad is not None
         np.testing.assert_allclose(ours, theirs.grad, rtol=1e-4, atol=1e-5 if shift == 0 else 1e-3)
@@ -75,14 +75,14 @@ def test_dense_takes_all_leading_axes_as_one() -> None:
 
 def test_no_gradient_of_a_kernel_multiplies_transposed_copies() -> None:
     """What `rows_dot` is for: the product contracts one axis of two matrices as they lie."""
-    kernel = np.ones((24, 7), np.float32)
+    kernel: Any = np.ones((24, 7), np.float32)
     text = str(jax.make_jaxpr(jax.grad(lambda k: rows_dot(X, k, (((2,), (0,)), ((), ()))).sum()))(kernel))
     assert "(([0], [0]), ([], []))" in text and "(([0, 1]" not in text
 
 
 def test_rows_dot_refuses_other_contractions() -> None:
     with pytest.raises(ValueError, match="contracts the last axis"):
-        rows_dot(X, np.ones((5, 3), np.float32), (((1,), (0,)), ((), ())))
+        rows_dot(X, jnp.ones((5, 3)), (((1,), (0,)), ((), ())))
 
 
 def test_joint_layers_are_the_layers_one_by_one() -> None:

@@ -102,7 +102,7 @@ def test_a_gradient_that_is_not_finite_shows(bad: float) -> None:
     settings, params, gradient = Optimizer(), draw(np.random.default_rng(0)), draw(np.random.default_rng(1))
     gradient["layer_0"]["query"]["kernel"][1, 2] = bad
     optimizer = make_optimizer(settings, STEPS)
-    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    updates: Any = optimizer.update(gradient, optimizer.init(params), params)[0]
     assert np.isnan(np.asarray(updates["layer_0"]["query"]["kernel"])[1, 2])
 
 
