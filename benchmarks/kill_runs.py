@@ -253,11 +253,16 @@ def kill_runs(base: list[str], folder: Path, kills: int, chance: random.Random, 
         ("SIGKILL at random moments", randomly, kills - kills // 2),
         ("SIGKILL, aimed", aimed_kills(chance), kills // 2),
     ):
-        began, said, survived = time.monotonic(), ["no kill yet"], count
+        began, said, survived = time.monotonic(), [f"{fault}, {name}"], count
+
+        def say(text: str, said: list[str] = said) -> None:
+            said.append(text)
+            print(f"{said[0]}: {text}", file=sys.stderr, flush=True)
+
         try:
-            survive(command(2), whole, drawn, count, folder / fault.split()[-1], environment, said.append)
+            survive(command(2), whole, drawn, count, folder / fault.split()[-1], environment, say)
         except AssertionError as error:
-            print(f"{name}, {fault}, after {said[-1]}: {error}", file=sys.stderr)
+            print(f"{said[0]}: not survived: {error}", file=sys.stderr)
             survived, all_good = len(said) - 1, False
         table.append(f"| {fault} | {count} | {survived} | {time.monotonic() - began:.0f} |")
     print("\n".join(table))

@@ -18,7 +18,7 @@ from distil_jax.evidence.benchmark_process import peak_memory
 _LARGE = {"cpu": 1536}  # rows of the square matrices that the peak is measured with; accelerators take 8192
 _MEGABYTES = {"cpu": 128}  # of the array that the bandwidth is measured with; accelerators take 1024
 _VERSIONS = ("distil_jax", "jax", "jaxlib", "flax", "numpy", "torch", "transformers")
-_SHOWN_SETTINGS = ("MALLOC_", "LD_PRELOAD", "XLA_FLAGS", "JAX_", "OMP_", "XLA_PYTHON_")
+_SHOWN_SETTINGS = ("MALLOC_", "LD_PRELOAD", "XLA_FLAGS", "JAX_PLATFORMS", "JAX_NUM_CPU", "OMP_", "XLA_PYTHON_")
 
 
 def best_seconds(function: Callable[[], Any], *, at_least: int = 3, seconds: float = 0.5) -> float:

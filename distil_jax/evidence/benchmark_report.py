@@ -62,7 +62,7 @@ def _explanations(report: Mapping[str, Any]) -> list[str]:
     return [
         f"median of {len(measured[0]['rounds'])} rounds of up to {max(row['steps'] for row in measured)} steps; tokens "
         "are real ones, without padding",
-        f"MFU: {measured[0]['flops_per_token'] / 1e6:.0f} MFLOP a token against the data sheet's peak, and against "
+        f"MFU: {measured[0]['flops_per_token'] / 1e6:.3g} MFLOP a token against the data sheet's peak, and against "
         f"that of a matrix product measured here: {shown}",
         "peak: resident memory of the process at its highest" if cpu else "peak: memory of the fullest device",
         "first step: from starting the process, without and with the programs in the compilation cache; input: the "

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from distil_jax.errors import PreemptedError
+from distil_jax.errors import PreemptedError, one_line
 from distil_jax.training import peers
 
 Save = Callable[[], str]  # saves what is there and returns what to say about it
@@ -120,15 +120,20 @@ def _end(save: Save) -> None:
             jax.distributed.shutdown()  # which waits for the others: the first process serves them
     except BaseException as error:
         status = 1
-        sys.stderr.write(f"distil-jax: fault: preempted, but the state was not saved: {error}\n")
-    sys.stderr.flush()
+        write_line(f"distil-jax: fault: preempted, but the state was not saved: {one_line(error, 1000)}")
     os._exit(status)
 
 
 def say(saved: str) -> None:
     """Tell the user, in one line, how the run was left."""
     if jax.process_index() == 0:
-        sys.stderr.write(f"preempted: {saved}; the same command continues\n")
+        write_line(f"preempted: {saved}; the same command continues")
+
+
+def write_line(text: str) -> None:
+    """Write a line to stderr, if there still is somebody who reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 

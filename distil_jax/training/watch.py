@@ -14,7 +14,7 @@ import jax
 from distil_jax.config import Config
 from distil_jax.errors import PreemptedError
 from distil_jax.training import peers
-from distil_jax.training.preemption import NOTHING_NEW, Preemption, Signal, say
+from distil_jax.training.preemption import NOTHING_NEW, Preemption, Signal, say, write_line
 
 LOOK_SECONDS = 0.5  # less than peers.HEARING_SECONDS
 SILENT_SECONDS = 12.0  # without a sign of life after which a process counts as dead; JAX takes 14 to 28
@@ -133,17 +133,17 @@ class Watch:
 
 def _end_stalled(complaint: str) -> None:
     """End all processes, each with the stacks of all its threads."""
-    sys.stderr.write(f"distil-jax: fault: {complaint}\n")
-    sys.stderr.flush()
-    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-    if peers.are_several():
-        peers.tell(peers.STALLED, f"{peers.name_of(jax.process_index())}: {complaint}")
-        time.sleep(peers.HEARING_SECONDS)  # a process that is gone ends the others before they show anything
-    os._exit(1)
+    try:
+        write_line(f"distil-jax: fault: {complaint}")
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        if peers.are_several():
+            peers.tell(peers.STALLED, f"{peers.name_of(jax.process_index())}: {complaint}")
+            time.sleep(peers.HEARING_SECONDS)  # a process that is gone ends the others before they show anything
+    finally:  # whatever became of those who read it
+        os._exit(1)
 
 
 def _end(complaint: str) -> None:
     """End this process, since going on is useless."""
-    sys.stderr.write(f"distil-jax: fault: {complaint}\n")
-    sys.stderr.flush()
+    write_line(f"distil-jax: fault: {complaint}")
     os._exit(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -175,3 +177,26 @@ def test_only_the_first_process_listens_to_the_others(cluster: Cluster) -> None:
 
 def test_looks_are_frequent_enough_for_what_is_told_at_the_end() -> None:
     assert 2 * watch.LOOK_SECONDS <= peers.HEARING_SECONDS
+
+
+ORPHAN = """
+import sys, time
+from distil_jax.config import Config, Parallel
+from distil_jax.training.watch import Watch
+with Watch(Config(parallel=Parallel(stall_minutes=0.01))) as on_guard:
+    on_guard.go()
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_it_ends_also_where_nobody_reads_what_it_says() -> None:
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", ORPHAN], stderr=writer, stdout=subprocess.PIPE)
+    os.close(writer)
+    os.close(reader)
+    try:
+        assert process.wait(timeout=300) == 1
+    finally:
+        process.kill()
+        process.communicate()
