@@ -46,6 +46,13 @@ def torch_logits(folder: Path, kind: str, encoded: Any) -> list[np.ndarray]:
     return found
 
 
+def decision(logits: np.ndarray, spec: Any) -> np.ndarray:
+    """What a row's logits say: a class, a class a token, the ends of a span, or which labels hold."""
+    if spec.problem == "multi_label_classification":
+        return logits > 0
+    return logits.argmax(axis=0 if spec.kind == "question" else -1)
+
+
 def compare(run: Path) -> tuple[int, int, float]:
     """(examples, how many decisions are equal, largest difference of two logits) of the run's validation sets."""
     from distil_jax.delivery.export import export, read_run
@@ -70,13 +77,7 @@ def compare(run: Path) -> tuple[int, int, float]:
             for one, other in zip(predict(params, encoded), theirs, strict=True):
                 rows += 1
                 largest = max(largest, float(np.abs(one - other).max()))
-                axis = 0 if data.spec.kind == "question" else -1
-                same = np.array_equal(one.argmax(axis=axis), other.argmax(axis=axis))
-                equal += (
-                    same
-                    if data.spec.problem != "multi_label_classification"
-                    else bool(((one > 0) == (other > 0)).all())
-                )
+                equal += np.array_equal(decision(one, data.spec), decision(other, data.spec))
     return rows, equal, largest
 
 

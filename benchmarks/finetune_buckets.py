@@ -9,17 +9,15 @@ DistilBERT's size. (PyTorch's Trainer with dynamic padding stands in `trainer_co
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from taking_turns import command_line, finish
+from taking_turns import command_line, finish, footer, tell
 
 from distil_jax.config import Config, load_config, with_overrides
-from distil_jax.evidence.benchmark import run_benchmark
-from distil_jax.evidence.benchmark_plan import BenchmarkArguments
-from distil_jax.evidence.benchmark_report import machine_lines
+from distil_jax.evidence.benchmark.plan import BenchmarkArguments
+from distil_jax.evidence.benchmark.run import run_benchmark
 from distil_jax.evidence.report import markdown
 
 BUCKETS, LONGEST = "buckets", "all to the longest"
@@ -52,12 +50,7 @@ def compare(arguments: argparse.Namespace, task: str) -> dict[str, Any]:
     found: dict[str, Any] = {"task": task}
     for name, buckets in ((BUCKETS, ()), (LONGEST, (arguments.max_length,))):
         changed = with_overrides(config, {"finetune.buckets": buckets})
-        report = run_benchmark(
-            changed,
-            "finetune",
-            options,
-            say=lambda line, name=name: print(f"{task}, {name}: {line}", file=sys.stderr, flush=True),
-        )
+        report = run_benchmark(changed, "finetune", options, say=partial(tell, f"{task}, {name}"))
         found[name] = {**report["rows"][0], "all_notes": report["notes"]}
         found["machine"] = report["machine"]
     return found
@@ -82,8 +75,7 @@ def report_markdown(reports: list[dict[str, Any]], command: str) -> str:
             )
             notes += row["all_notes"]
     header = ["task, padding", "real tokens", "programs", "examples/s", "± %", "times the longest"]
-    lines = "\n".join(f"- {note}" for note in dict.fromkeys(notes))
-    return f"{markdown(header, rows)}\n\n{lines}\n\n{machine_lines(reports[0]['machine'])}\n- command: {command}"
+    return f"{markdown(header, rows)}\n\n{footer(notes, reports[0]['machine'], command)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,9 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="")
     arguments = parser.parse_args(argv)
     reports = [compare(arguments, task) for task in arguments.tasks]
-    finish(report_markdown(reports, command_line(sys.argv[1:] if argv is None else argv)), arguments.output)
-    if arguments.output:
-        Path(f"{arguments.output}.json").write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    finish(report_markdown(reports, command_line(argv)), arguments.output, reports)
     return 0
 
 

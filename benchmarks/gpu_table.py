@@ -14,16 +14,17 @@ import argparse
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taking_turns import HERE, command_line, finish
+from taking_turns import HERE, MODEL_SIZES, command_line, finish, tell
 
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import FaultError, UserError
-from distil_jax.evidence.benchmark import run_benchmark
-from distil_jax.evidence.benchmark_plan import ALL, BenchmarkArguments
-from distil_jax.evidence.benchmark_report import benchmark_markdown
+from distil_jax.evidence.benchmark.plan import ALL, BenchmarkArguments
+from distil_jax.evidence.benchmark.report import benchmark_markdown
+from distil_jax.evidence.benchmark.run import run_benchmark
 
 BASE: dict[str, Any] = {
     "training.compute_dtype": "bfloat16",
@@ -33,15 +34,12 @@ BASE: dict[str, Any] = {
     "parallel.devices": 1,
 }
 TINY: dict[str, Any] = {
-    "model.num_layers": 2,
-    "model.hidden_size": 32,
-    "model.num_heads": 2,
-    "model.intermediate_size": 64,
+    **{f"model.{name}": size for name, size in MODEL_SIZES["tiny"].items()},
     "parallel.devices": 1,
 }
 
 
-def variants_table(arguments: argparse.Namespace) -> dict[str, Any]:
+def variants_table(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
     """The report of `run_benchmark` over all variants and lengths, the batch filling the memory."""
     config = with_overrides(Config(), TINY if arguments.tiny else BASE)
     options = BenchmarkArguments(
@@ -54,10 +52,7 @@ def variants_table(arguments: argparse.Namespace) -> dict[str, Any]:
         warm_start=not arguments.tiny,
         vocabulary=300 if arguments.tiny else 30_522,
     )
-    command = command_line(sys.argv[1:])
-    return run_benchmark(
-        config, "distill", options, command=command, say=lambda line: print(line, file=sys.stderr, flush=True)
-    )
+    return run_benchmark(config, "distill", options, command=command, say=partial(tell, "measuring"))
 
 
 def comparison(arguments: argparse.Namespace, report: dict[str, Any], output: Path) -> str:
@@ -95,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to see that everything works")
     arguments = parser.parse_args(argv)
     try:
-        report = variants_table(arguments)
+        report = variants_table(arguments, command_line(argv))
     except (UserError, FaultError) as error:
         print(f"gpu_table: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,11 +19,13 @@ from typing import Any
 
 import numpy as np
 from taking_turns import (
-    FAIREST,
     INSTALLED,
+    MODEL_SIZES,
+    TORCH_SETTINGS,
     command_line,
     environment,
     finish,
+    footer,
     noise_lines,
     require_cpp,
     start,
@@ -32,8 +33,7 @@ from taking_turns import (
 )
 
 from distil_jax.errors import FaultError
-from distil_jax.evidence.benchmark_process import Worker
-from distil_jax.evidence.benchmark_report import machine_lines
+from distil_jax.evidence.benchmark.process import Worker
 from distil_jax.evidence.report import markdown
 
 OURS = "jax"
@@ -43,23 +43,15 @@ TOLERANCE = 1e-4
 # Tokens of the pairs of STS-B's dev set with BERT's uncased vocabulary: 26 evenly spread quantiles of 1,500 pairs.
 LENGTHS = (14, 16, 17, 17, 18, 19, 20, 21, 21, 22, 23, 25, 26, 28, 31, 33, 35, 37, 39, 41, 43, 45, 48, 52, 59, 69)
 SIZES = {
-    "base": (
-        {"num_layers": 12, "hidden_size": 768, "num_heads": 12, "intermediate_size": 3072},
-        {"layers": 6, "vocabulary": 30_522, "large": (32, 128)},
-    ),
-    "tiny": (
-        {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64},
-        {"layers": 1, "vocabulary": 300, "large": (4, 32)},
-    ),
+    "base": (MODEL_SIZES["base"], {"layers": 6, "vocabulary": 30_522, "large": (32, 128)}),
+    "tiny": (MODEL_SIZES["tiny"], {"layers": 1, "vocabulary": 300, "large": (4, 32)}),
 }
 
 
 def row_lengths(pairs: str, tokenizer: str, count: int) -> list[int]:
     """Tokens of `count` pairs spread over the file of STS-B, or of the fixed list."""
     if not pairs:
-        return (
-            [LENGTHS[number * len(LENGTHS) // count] for number in range(count)] if count < len(LENGTHS) else [*LENGTHS]
-        )
+        return [LENGTHS[number * len(LENGTHS) // count] for number in range(count)]
     from distil_jax.hf import load_tokenizer
 
     backend = load_tokenizer(tokenizer).backend
@@ -111,9 +103,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             request = {"sizes": sizes, "vocabulary": rest["vocabulary"], "layers": rest["layers"]}
             found["machine"] = worker.ask("write_models", folder=str(folder), **request)["machine"]
         for name in arguments.settings:
-            setting = {"installed": INSTALLED, "fairest": FAIREST}[name]
             for model in MODELS:
-                _time(arguments, model, setting, folder, found)
+                _time(arguments, model, TORCH_SETTINGS[name], folder, found)
     found["notes"].append(
         f"one by one: {len(lengths)} rows of {min(lengths)} to {max(lengths)} tokens; "
         f"large batch: {rest['large'][0]} rows of {rest['large'][1]}"
@@ -175,8 +166,7 @@ def report_markdown(report: Mapping[str, Any], command: str) -> str:
             if row["setting"] == setting
         ]
         parts.append(f"PyTorch {setting}:\n\n{markdown(header, lines)}")
-    parts.append("\n".join(f"- {note}" for note in report["notes"]))
-    return "\n\n".join([*parts, f"{machine_lines(report['machine'])}\n- command: {command}"])
+    return "\n\n".join([*parts, footer(report["notes"], report["machine"], command)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -184,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--settings", nargs="+", choices=("installed", "fairest"), default=["installed", "fairest"])
+    parser.add_argument("--settings", nargs="+", choices=TORCH_SETTINGS, default=list(TORCH_SETTINGS))
     parser.add_argument("--pairs", default="", help="STS-B's dev.tsv")
     parser.add_argument("--tokenizer", default="", help="vocabulary that --pairs is counted with")
     parser.add_argument("--rows", type=int, default=26, help="how many pairs")
@@ -199,9 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     except FaultError as fault:
         print(f"inference_latency: {fault}", file=sys.stderr)
         return 1
-    finish(report_markdown(report, command_line(sys.argv[1:] if argv is None else argv)), arguments.output)
-    if arguments.output:
-        Path(f"{arguments.output}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    finish(report_markdown(report, command_line(argv)), arguments.output, report)
     return 0
 
 

@@ -18,16 +18,15 @@ import numpy as np
 from distil_jax.config import Config, with_overrides
 from distil_jax.corpus.masking import MaskingRule, masking_log_weights, row_quotas
 from distil_jax.corpus.sequences import sequence_numbers
-from distil_jax.evidence.benchmark_inputs import corpus_of_rows, random_params
-from distil_jax.evidence.benchmark_machine import describe_machine, peak_bytes
-from distil_jax.evidence.benchmark_process import pin, serve
+from distil_jax.evidence.benchmark.machine import describe_machine, peak_bytes
+from distil_jax.evidence.benchmark.made_up import corpus_of_rows, random_params
+from distil_jax.evidence.benchmark.process import pin, serve
+from distil_jax.evidence.benchmark.step import Step
 from distil_jax.hf import save_pretrained
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import student_config, student_params
-from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from distil_jax.training.parallel import make_devices
 from distil_jax.training.stages import distillation_learner, make_job, read_model, scratch_encoder
-from distil_jax.training.step import Task, init_state, lay_out_rows
+from distil_jax.training.step import Task, lay_out_rows
 
 _STEPS = 100_000  # of the schedule, which is constant here: both sides always use the same learning rate
 
@@ -113,11 +112,11 @@ class Side:
     def _load(self, *, dropout: bool, dtype: str) -> None:
         request = self._request
         teacher, params = read_model(request["teacher"])
-        self.raw = np.load(request["batch"])["raw"]
+        self._raw = np.load(request["batch"])["raw"]
         sizes = {
-            "training.batch_size": len(self.raw),
-            "training.micro_batch_size": len(self.raw),
-            "corpus.sequence_length": self.raw.shape[1],
+            "training.batch_size": len(self._raw),
+            "training.micro_batch_size": len(self._raw),
+            "corpus.sequence_length": self._raw.shape[1],
             "training.compute_dtype": dtype,
             "student.init": request["student"],
             "student.layers": tuple(request["layers"]),
@@ -130,20 +129,12 @@ class Side:
         if not dropout:
             still = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "attention_output_dropout": 0.0}
             learner = dataclasses.replace(learner, encoder=dataclasses.replace(learner.encoder, **still))
-        corpus = corpus_of_rows(self.raw, teacher.vocab_size, len(self.raw), packed=False)
-        job = make_job(config, learner, (corpus, None), {}, _STEPS)
-        optimizer = make_optimizer(config.optimizer, _STEPS)
-        step = job.make_step(optimizer, learning_rate_schedule(config.optimizer, _STEPS))
-        self.devices = make_devices("shard_map", 1)
-        self._step = self.devices.map(step, replicated=2, donate=(0,))
-        self._state = self.devices.replicate(init_state(job.params, optimizer, job.trainable))
-        self._constants = self.devices.replicate(job.constants)
+        corpus = corpus_of_rows(self._raw, teacher.vocab_size, len(self._raw), packed=False)
+        self._step = Step(make_job(config, learner, (corpus, None), {}, _STEPS))
 
     def _run(self, steps: int) -> dict[str, Any]:
-        metrics: Any = {}
-        for _ in range(steps):
-            self._state, metrics = self._step(self._state, self._constants, self.devices.place_rows(self.raw))
-        return jax.block_until_ready(metrics)
+        """Steps with the same batch; the metrics of the last."""
+        return self._step.run([self._raw] * steps)[-1]
 
     def losses(self) -> dict[str, Any]:
         """Losses and gradient norm of the first step, without dropout, in float32."""
@@ -167,7 +158,7 @@ class Side:
 
     def memory(self) -> dict[str, Any]:
         """Bytes held at most."""
-        return {"peak_bytes": peak_bytes(self.devices.local)}
+        return {"peak_bytes": peak_bytes(self._step.devices.local)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the losses over the vocabulary hold in memory, all logits at once against in chunks, as XLA compiles them.
 
-    python benchmarks/loss_memory.py --output results/loss_memory
+    python benchmarks/loss_memory.py --output memory
 
 Compiles the value and gradient of KL + cross entropy at 2k, 8k and 32k positions, base size, and runs nothing: the
 numbers are the compiler's own plan of temporary buffers (parameters and gradients not counted). Prints a table and
@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from distil_jax.evidence.benchmark.step import memory_plan
 from distil_jax.evidence.report import markdown
 from distil_jax.objectives.vocabulary import (
     OutputLayer,
@@ -44,8 +45,7 @@ def temporary_bytes(loss: Callable[..., Any], tokens: int, vocabulary: int, widt
     positions = Positions({name: array(tokens) for name in TERMS}, array(tokens, dtype=jnp.int32))
     function = jax.jit(jax.value_and_grad(partial(loss, temperature=2.0), has_aux=True))
     program = function.lower(layer, layer, positions, {name: array() for name in TERMS}).compile()
-    plan: Any = program.memory_analysis()
-    return plan.temp_size_in_bytes
+    return memory_plan(program)["temporary"]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

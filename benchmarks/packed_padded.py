@@ -10,19 +10,18 @@ full batches would be that hold lines of like lengths padded to their longest, a
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from taking_turns import command_line, finish
+from taking_turns import command_line, finish, footer, tell
 
 from distil_jax.config import Config, config_to_toml, load_config, with_overrides
-from distil_jax.evidence.benchmark import run_benchmark
-from distil_jax.evidence.benchmark_plan import BenchmarkArguments
-from distil_jax.evidence.benchmark_report import machine_lines
+from distil_jax.evidence.benchmark.plan import BenchmarkArguments
+from distil_jax.evidence.benchmark.run import run_benchmark
 from distil_jax.evidence.report import markdown
 
 FORMS = {"packed": True, "padded": False}
@@ -62,22 +61,15 @@ def compare(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
     sizes = {"training.batch_size": arguments.rows, "training.micro_batch_size": arguments.rows}
     text = {"corpus.train": (arguments.text,), "corpus.validation": (), "corpus.max_documents": arguments.documents}
     config = with_overrides(given, {**text, **sizes, "corpus.sequence_length": length, "parallel.devices": 1})
+    options = BenchmarkArguments(
+        repeats=arguments.repeats, steps=arguments.steps, warm_start=False, vocabulary=tokenizer.vocab_size
+    )
     report: dict[str, Any] = {"length": length}
     with tempfile.TemporaryDirectory() as temporary:
         report["forms"] = prepare_both(config, tokenizer, Path(temporary))
         for form, pack in FORMS.items():
             changed = with_overrides(config, {"corpus.pack": pack, "corpus.folder": str(Path(temporary) / form)})
-            measured = run_benchmark(
-                changed,
-                "distill",
-                BenchmarkArguments(
-                    repeats=arguments.repeats,
-                    steps=arguments.steps,
-                    warm_start=False,
-                    vocabulary=tokenizer.vocab_size,
-                ),
-                say=lambda line, form=form: print(f"{form}: {line}", file=sys.stderr, flush=True),
-            )
+            measured = run_benchmark(changed, "distill", options, say=partial(tell, form))
             report["forms"][form] |= {"row": measured["rows"][0], "notes": measured["notes"]}
             report["machine"] = measured["machine"]
     report["config"] = config_to_toml(config)
@@ -99,8 +91,7 @@ def report_markdown(reports: list[dict[str, Any]], command: str) -> str:
             notes += [f"{name}: {note}" for note in forms[form]["notes"]]
         rows.append([f"lines of like lengths, {report['length']}", f"{forms['grouped']['fill']:.1%}", *["-"] * 4])
     header = ["rows", "filled", "rows of the text", "real tokens/s", "± %", "times padded"]
-    lines = "\n".join(f"- {note}" for note in dict.fromkeys(notes))
-    return f"{markdown(header, rows)}\n\n{lines}\n\n{machine_lines(reports[0]['machine'])}\n- command: {command}"
+    return f"{markdown(header, rows)}\n\n{footer(notes, reports[0]['machine'], command)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,9 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="")
     arguments = parser.parse_args(argv)
     reports = [compare(arguments, length) for length in arguments.lengths]
-    finish(report_markdown(reports, command_line(sys.argv[1:] if argv is None else argv)), arguments.output)
-    if arguments.output:
-        Path(f"{arguments.output}.json").write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    finish(report_markdown(reports, command_line(argv)), arguments.output, reports)
     return 0
 
 

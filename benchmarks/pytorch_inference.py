@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from distil_jax.evidence.benchmark_process import peak_memory, pin, serve
+from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
 
-KINDS = ("eager", "sdpa", "compile")
-_MULTIPLE = 16
+_MULTIPLE = 16  # of tokens that compiled code is given, as in jax_inference.py
 
 
 class Side:

@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-KINDS = ("eager", "compile", "chunked", "compile-chunked")
+from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
+
 _CHUNK = 512  # positions whose logits the chunked loss holds
 _NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight")
 
@@ -174,7 +175,7 @@ class Step:
         Args:
             folders: of student and teacher.
             batch: ids [B, L] after masking, mask [B, L] (1: real), targets [B, L] (-100: not predicted).
-            kind: one of `KINDS`.
+            kind: see the module's text.
             settings: of losses and optimiser.
             dropout: whether the student drops out.
             device: "cpu" or "cuda".
@@ -294,20 +295,16 @@ class Side:
 
     def open(self, **request: Any) -> dict[str, Any]:
         """Remember what to load, and set threads and cores."""
-        from distil_jax.evidence.benchmark_process import pin
-
         pin(request["cores"])
         if request["cores"]:
             torch.set_num_threads(len(request["cores"]))
         self._device = request["device"]
         if self._device == "cuda":
             torch.set_float32_matmul_precision("high")
-        batch = dict(np.load(request["batch"]))
-        mask = np.ones_like(batch["ids"]) if "mask" not in batch else batch["mask"]
         self._make = functools.partial(
             Step,
             (Path(request["student"]), Path(request["teacher"])),
-            {**batch, "mask": mask},
+            dict(np.load(request["batch"])),
             request["kind"],
             settings=Settings(**request["settings"]),
             device=self._device,
@@ -344,13 +341,9 @@ class Side:
 
     def memory(self) -> dict[str, Any]:
         """Bytes held at most."""
-        from distil_jax.evidence.benchmark_process import peak_memory
-
         return {"peak_bytes": torch.cuda.max_memory_allocated() if self._device == "cuda" else peak_memory()}
 
 
 if __name__ == "__main__":
-    from distil_jax.evidence.benchmark_process import serve
-
     side = Side()
     serve({name: getattr(side, name) for name in ("open", "losses", "warm_up", "round", "memory")})

@@ -1,6 +1,6 @@
 """How a distillation step grows: with tokens, with the batch by accumulation, with the vocabulary, with devices.
 
-    python benchmarks/scaling.py --output scaling.md
+    python benchmarks/scaling.py --size small --output scaling.md
 
 Time against tokens is measured and fitted with a line; memory is what the compiler plans, without the parameters, their
 gradients and moments; traffic between devices is read from the program compiled for eight virtual ones.
@@ -9,13 +9,11 @@ gradients and moments; traffic between devices is read from the program compiled
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-from taking_turns import command_line, finish
+from taking_turns import command_line, finish, footer
 
 DEVICES = 8
 SIZES: dict[str, dict[str, Any]] = {
@@ -39,51 +37,42 @@ ACCUMULATIONS = (1, 2, 4, 8)
 VOCABULARIES = (1, 2, 4, 8)  # times a quarter of the size's own
 
 
-def step_parts(size: str, rows: int, micro: int, vocabulary: int, devices: int = 1) -> Any:
-    """(step as compiled, its arguments, parameters that are trained) for random weights and made-up rows."""
+def step_of(size: str, rows: int, micro: int, vocabulary: int, devices: int = 1) -> tuple[Any, Any, int]:
+    """(`Step`, its batch, bytes of the gradients of the parameters that are trained): random weights, made-up rows."""
     import jax
 
     from distil_jax.config import Config, with_overrides
-    from distil_jax.evidence.benchmark_inputs import make_inputs
-    from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
-    from distil_jax.training.parallel import make_devices
-    from distil_jax.training.step import init_state
+    from distil_jax.evidence.benchmark.inputs import make_inputs
+    from distil_jax.evidence.benchmark.step import Step
 
     sizes = SIZES[size]
     changes = {f"model.{name}": value for name, value in sizes["model"].items()}
     changes |= {"student.layers": sizes["layers"], "corpus.sequence_length": sizes["length"]}
-    changes |= {"training.batch_size": rows, "training.micro_batch_size": micro, "corpus.pack": False}
+    changes |= {"training.batch_size": rows, "training.micro_batch_size": micro}
+    changes |= {"corpus.pack": False, "parallel.devices": devices}
     job = make_inputs(with_overrides(Config(), changes), "distill", vocabulary).job
-    placed = make_devices("shard_map", devices)
-    optimizer = make_optimizer(job.config.optimizer, job.steps)
-    mapped = placed.map(
-        job.make_step(optimizer, learning_rate_schedule(job.config.optimizer, job.steps)), replicated=2, donate=(0,)
-    )
-    state = placed.replicate(init_state(job.params, optimizer, job.trainable))
-    batch = placed.place_rows(next(job.make_batches(range(1), placed)))
-    arguments = (state, placed.replicate(job.constants), batch)
+    step = Step(job)
+    (batch,) = step.batches(1)
     trained = sum(leaf.size for name in job.trainable for leaf in jax.tree.leaves(job.params[name]))
-    return mapped.lower(*arguments).compile(), arguments, trained
+    return step, batch, 4 * trained
 
 
 def time_against_tokens(size: str, rounds: int) -> dict[str, Any]:
     """Seconds a step for several numbers of rows, and the line through them with its coefficient of determination."""
     import time
 
-    import jax
     import numpy as np
 
-    from distil_jax.evidence.benchmark_timing import summarise
+    from distil_jax.evidence.benchmark.timing import summarise
 
     sizes, points = SIZES[size], []
     for rows in sizes["rows"]:
-        program, (state, constants, batch), _ = step_parts(size, rows, rows, sizes["vocabulary"])
+        step, batch, _ = step_of(size, rows, rows, sizes["vocabulary"])
         seconds = []
         for number in range(rounds + 1):
             start = time.perf_counter()
-            state, metrics = program(state, constants, batch)
-            jax.block_until_ready(metrics)
-            if number:  # the first touches its memory for the first time
+            step.run([batch])
+            if number:  # the first compiles, and touches its memory for the first time
                 seconds.append(time.perf_counter() - start)
         timing = summarise(seconds)
         points.append({"tokens": rows * sizes["length"], "seconds": timing.median, "spread": timing.spread})
@@ -103,10 +92,10 @@ def fit_line(x: Any, y: Any) -> dict[str, float]:
 
 def planned(size: str, rows: int, micro: int, vocabulary: int) -> dict[str, int]:
     """Bytes that the compiler plans besides the arguments, and those of them that are gradients."""
-    from distil_jax.evidence.benchmark_worker import memory_plan
+    from distil_jax.evidence.benchmark.step import memory_plan
 
-    program, _, trained = step_parts(size, rows, micro, vocabulary)
-    return {"temporary": memory_plan(program)["temporary"], "gradients": 4 * trained}
+    step, batch, gradients = step_of(size, rows, micro, vocabulary)
+    return {"temporary": memory_plan(step.program(batch))["temporary"], "gradients": gradients}
 
 
 def memory_against_batch(size: str) -> list[dict[str, Any]]:
@@ -134,11 +123,9 @@ def traffic(size: str) -> dict[str, Any]:
     """Collectives of a step with four micro-batches on each of eight devices."""
     from collectives import find_collectives
 
-    sizes = SIZES[size]
-    micro = 1
-    program, _, trained = step_parts(size, 4 * micro * DEVICES, micro, sizes["vocabulary"], DEVICES)
-    found = [vars(one) for one in find_collectives(program.as_text())]
-    return {"collectives": found, "gradients": 4 * trained}
+    step, batch, gradients = step_of(size, 4 * DEVICES, 1, SIZES[size]["vocabulary"], DEVICES)
+    found = [vars(one) for one in find_collectives(step.program(batch).as_text())]
+    return {"collectives": found, "gradients": gradients}
 
 
 def report_markdown(report: dict[str, Any]) -> str:
@@ -179,8 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", default="")
     arguments = parser.parse_args(argv)
-    from distil_jax.evidence.benchmark_machine import describe_machine
-    from distil_jax.evidence.benchmark_report import machine_lines
+    from distil_jax.evidence.benchmark.machine import describe_machine
 
     size = arguments.size
     report = {
@@ -189,10 +175,8 @@ def main(argv: list[str] | None = None) -> int:
         "vocabulary": memory_against_vocabulary(size),
         "traffic": traffic(size),
     }
-    command = command_line(sys.argv[1:] if argv is None else argv)
-    finish(f"{report_markdown(report)}\n\n{machine_lines(describe_machine())}\n- command: {command}", arguments.output)
-    if arguments.output:
-        Path(f"{arguments.output}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    about = footer((), describe_machine(), command_line(argv))
+    finish(f"{report_markdown(report)}\n\n{about}", arguments.output, report)
     return 0
 
 

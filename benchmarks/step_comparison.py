@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -21,20 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from taking_turns import (
-    FAIREST,
     INSTALLED,
+    MODEL_SIZES,
+    TORCH_SETTINGS,
     command_line,
     environment,
     finish,
+    footer,
     noise_lines,
     require_cpp,
     start,
     take_turns,
+    tell,
 )
 
 from distil_jax.errors import FaultError
-from distil_jax.evidence.benchmark_process import Worker
-from distil_jax.evidence.benchmark_report import machine_lines
+from distil_jax.evidence.benchmark.process import Worker
 from distil_jax.evidence.report import markdown
 
 OURS = "jax"
@@ -64,12 +67,8 @@ class Size:
 
 
 SIZES = {
-    "base": Size(
-        30_522,
-        {"num_layers": 12, "hidden_size": 768, "num_heads": 12, "intermediate_size": 3072},
-        (0, 2, 4, 7, 9, 11),
-    ),
-    "tiny": Size(300, {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64}, (0,)),
+    "base": Size(30_522, MODEL_SIZES["base"], (0, 2, 4, 7, 9, 11)),
+    "tiny": Size(300, MODEL_SIZES["tiny"], (0,)),
 }
 
 
@@ -79,7 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--shapes", nargs="+", default=["8x128", "4x512"], help="rows x tokens")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--settings", nargs="+", choices=("installed", "fairest"), default=["installed", "fairest"])
+    parser.add_argument("--settings", nargs="+", choices=TORCH_SETTINGS, default=list(TORCH_SETTINGS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="per round")
     parser.add_argument("--cores", nargs="*", type=int, default=[], help="that every side is pinned to")
@@ -98,19 +97,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     machine: dict[str, Any] = {}
-    settings = [{"installed": INSTALLED, "fairest": FAIREST}[name] for name in arguments.settings]
     for shape in arguments.shapes:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             machine = prepare(arguments, shape, folder)
             agreed = check_losses(arguments, folder)
             notes.append(f"{shape}: losses and gradient norm equal to {agreed:.1e} (relative)")
-            for setting in settings:
+            for setting in (TORCH_SETTINGS[name] for name in arguments.settings):
                 found, noise = time_sides(arguments, shape, setting, folder)
                 rows += found
                 for row in found:  # a long comparison that is ended half-way has said something
                     speed = f"{row['tokens_per_second']:,.0f} tokens/s, {row['peak_bytes'] / 2**30:.2f} GiB"
-                    print(f"{shape}, {setting}: {row['side']} {speed}", file=sys.stderr, flush=True)
+                    tell(f"{shape}, {setting}", f"{row['side']} {speed}")
                 notes += [f"{shape}, {setting}, {line}" for line in noise]
     return {"rows": rows, "notes": notes, "machine": machine}
 
@@ -177,16 +175,16 @@ def time_sides(
     arguments: argparse.Namespace, shape: str, setting: str, folder: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Rounds by turns of all sides in one setting: a row a side, and what was too noisy."""
+    workers: dict[str, Worker] = {}
+    warm: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
-        workers = {}
-        warm = {}
         for side in arguments.sides:
             workers[side] = stack.enter_context(open_side(arguments, side, setting, folder))
             warm[side] = workers[side].ask("warm_up")["seconds"]
-            print(f"{shape}, {setting}: {side} is ready after {warm[side]:.0f} s", file=sys.stderr, flush=True)
+            tell(f"{shape}, {setting}", f"{side} is ready after {warm[side]:.0f} s")
         timings = take_turns(workers, arguments.rounds, {"steps": arguments.steps})
         peaks = {side: worker.ask("memory")["peak_bytes"] for side, worker in workers.items()}
-    tokens = int(shape.split("x")[0]) * int(shape.split("x")[1])
+    tokens = math.prod(map(int, shape.split("x")))
     rows = []
     for side, timing in timings.items():
         rows.append(
@@ -236,9 +234,7 @@ def report_markdown(report: Mapping[str, Any], command: str) -> str:
             if (row["shape"], row["setting"]) == (shape, setting)
         ]
         parts.append(f"{shape}, PyTorch {setting}:\n\n{markdown(header, lines)}")
-    parts.append("\n".join(f"- {note}" for note in report["notes"]))
-    parts.append(f"{machine_lines(report['machine'])}\n- command: {command}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, footer(report["notes"], report["machine"], command)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -249,9 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     except FaultError as fault:
         print(f"step_comparison: {fault}", file=sys.stderr)
         return 1
-    finish(report_markdown(report, command_line(sys.argv[1:] if argv is None else argv)), arguments.output)
-    if arguments.output:
-        Path(f"{arguments.output}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    finish(report_markdown(report, command_line(argv)), arguments.output, report)
     return 0
 
 

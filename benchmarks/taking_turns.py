@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distil_jax.errors import FaultError
-from distil_jax.evidence.benchmark_process import Worker
-from distil_jax.evidence.benchmark_timing import Timing, noise_note, summarise
+from distil_jax.evidence.benchmark.process import Worker
+from distil_jax.evidence.benchmark.report import machine_lines
+from distil_jax.evidence.benchmark.timing import Timing, noise_note, summarise
 from distil_jax.training.runtime import MALLOC_SETTINGS, cpu_environment
 
 HERE = Path(__file__).resolve().parent
 INSTALLED, FAIREST = "as installed", "fairest"
+TORCH_SETTINGS = {"installed": INSTALLED, "fairest": FAIREST}  # as --settings has them
+MODEL_SIZES = {
+    "base": {"num_layers": 12, "hidden_size": 768, "num_heads": 12, "intermediate_size": 3072},
+    "tiny": {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64},
+}
 # On processors of other vendors MKL takes slower code paths; these two functions are how it asks.
 _SHIM = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
 
@@ -87,17 +95,31 @@ def noise_lines(timings: Mapping[str, Timing]) -> list[str]:
     return [line for name, timing in timings.items() if (line := noise_note(name, timing))]
 
 
-def finish(text: str, output: str) -> None:
-    """Print a result, and write it to a file if one is named."""
+def tell(about: str, line: str) -> None:
+    """Tell on standard error how far it is."""
+    print(f"{about}: {line}", file=sys.stderr, flush=True)
+
+
+def footer(notes: Iterable[str], machine: Mapping[str, Any], command: str) -> str:
+    """What stands below every table: what to know, the machine, how it was made."""
+    lines = "\n".join(f"- {note}" for note in dict.fromkeys(notes))
+    about = f"{machine_lines(machine)}\n- command: {command}"
+    return f"{lines}\n\n{about}" if lines else about
+
+
+def finish(text: str, output: str, numbers: Any = None) -> None:
+    """Print a result; where a file is named, write it there, and what was measured to FILE.json."""
     print(text, flush=True)
-    if output:
-        path = Path(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+    if not output:
+        return
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    if numbers is not None:
+        Path(f"{output}.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
-def command_line(arguments: Sequence[str]) -> str:
-    """How this script was called."""
-    import shlex
-
-    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(arguments)}".rstrip()
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """How this script was called; None: with the process's own arguments."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(given)}".rstrip()

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,45 @@ def run_jax(arguments: argparse.Namespace) -> dict[str, float]:
     return {"score": found.measures["score"], "seconds": time.monotonic() - began}
 
 
+def trainer_items(encoded: Any, rows: Iterable[int]) -> list[dict[str, Any]]:
+    """Encoded examples as a `Trainer` takes them."""
+    return [
+        {
+            "input_ids": encoded.ids[row].tolist(),
+            "token_type_ids": encoded.types[row].tolist(),
+            "attention_mask": [1] * len(encoded.ids[row]),
+            "labels": encoded.labels[row].item(),
+        }
+        for row in rows
+    ]
+
+
+def trainer_settings(arguments: argparse.Namespace, optimizer: Any, steps: int) -> Any:
+    """`TrainingArguments` of `steps` steps with our optimiser's settings, on CPU, saving nothing."""
+    import transformers
+
+    return transformers.TrainingArguments(
+        output_dir=str(Path(arguments.output) / f"torch{arguments.seed}"),
+        num_train_epochs=1,  # the items already are those of all epochs
+        per_device_train_batch_size=BATCH,
+        per_device_eval_batch_size=64,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=round(WARMUP * steps),
+        weight_decay=DECAY,
+        max_grad_norm=CLIP,
+        adam_beta1=optimizer.beta1,
+        adam_beta2=optimizer.beta2,
+        adam_epsilon=optimizer.epsilon,
+        lr_scheduler_type="linear",
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        seed=arguments.seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+
+
 def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
     """The same with the PyTorch `Trainer`: dynamic padding, the batches in our order."""
     import numpy as np
@@ -79,23 +119,11 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
     from distil_jax.tasks.inference import measures_of, score
 
     config, data, train = load(arguments)
-    validation = encode_examples(
-        load_tokenizer(arguments.model), data.spec.kind, next(iter(data.validation.values())), config.task
-    )
+    examples = next(iter(data.validation.values()))
+    validation = encode_examples(load_tokenizer(arguments.model), data.spec.kind, examples, config.task)
     steps = EPOCHS * steps_per_epoch(len(train), BATCH)
     plan = training_plan(train.lengths, choose_buckets(train.lengths, (), max(steps // 50, 1)), BATCH, arguments.seed)
     order = [int(row) for step in range(steps) for row in plan(step)[1]]
-
-    def items(encoded: Any, rows: list[int]) -> list[dict[str, Any]]:
-        return [
-            {
-                "input_ids": encoded.ids[row].tolist(),
-                "token_type_ids": encoded.types[row].tolist(),
-                "attention_mask": [1] * len(encoded.ids[row]),
-                "labels": encoded.labels[row].item(),
-            }
-            for row in rows
-        ]
 
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
@@ -106,38 +134,17 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         arguments.model, num_labels=1 if regression else len(data.labels), problem_type=data.spec.problem
     )
-    settings = transformers.TrainingArguments(
-        output_dir=str(Path(arguments.output) / f"torch{arguments.seed}"),
-        num_train_epochs=1,  # the items already are those of all epochs
-        per_device_train_batch_size=BATCH,
-        per_device_eval_batch_size=64,
-        learning_rate=LEARNING_RATE,
-        warmup_steps=round(WARMUP * steps),
-        weight_decay=DECAY,
-        max_grad_norm=CLIP,
-        adam_beta1=config.optimizer.beta1,
-        adam_beta2=config.optimizer.beta2,
-        adam_epsilon=config.optimizer.epsilon,
-        lr_scheduler_type="linear",
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        seed=arguments.seed,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
     trainer = InOrder(
         model=model,
-        args=settings,
-        train_dataset=items(train, order),  # type: ignore[arg-type]
+        args=trainer_settings(arguments, config.optimizer, steps),
+        train_dataset=trainer_items(train, order),  # type: ignore[arg-type]
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
     )
     began = time.monotonic()
     trainer.train()
-    logits: Any = trainer.predict(items(validation, list(range(len(validation))))).predictions  # type: ignore[arg-type]
+    logits: Any = trainer.predict(trainer_items(validation, range(len(validation)))).predictions  # type: ignore[arg-type]
     seconds = time.monotonic() - began
-    examples = next(iter(data.validation.values()))
     measures = measures_of(data, config.task, examples, validation, list(np.asarray(logits, np.float32)))
     return {"score": score(data.spec.headline, data.spec.metrics, measures), "seconds": seconds}
 

@@ -224,6 +224,23 @@ def test_a_run_whose_last_checkpoint_is_damaged_ends_with_the_same_bits(
     assert (folder / "checkpoints" / CORRUPT / str(NEWEST)).is_dir()
 
 
+@pytest.mark.fault("all checkpoints damaged")
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_a_run_whose_checkpoints_are_all_gone_says_that_it_starts_anew(
+    folder_too: bool, command: Command, whole_run: Any, tmp_path: Path
+) -> None:
+    """Which is as it should be where it was killed before the first was saved, and nobody can tell."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run.folder, folder)
+    shutil.rmtree(folder / "checkpoints")
+    if not folder_too:
+        (folder / "checkpoints").mkdir()
+    status, warnings, rest = command(folder)
+    assert (status, rest) == (0, "")
+    assert warnings == [f"{folder}: no checkpoint, though metrics go to step 12; training starts anew"]
+    assert whole_of(folder) == whole_of(whole_run.folder)
+
+
 @pytest.mark.fault("all checkpoints damaged", tries=2)
 def test_a_run_without_a_whole_checkpoint_does_not_start_anew(command: Command, whole_run: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -85,9 +85,7 @@ def _frames(error: BaseException) -> list[tuple[str, str, int]]:
 def _versions() -> str:
     from distil_jax.training.manifest import versions
 
-    names = ("distil_jax", "python", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
-    found = versions()
-    return f"{', '.join(f'{name} {found[name]}' for name in names if name in found)} on {platform.platform()}"
+    return f"{', '.join(f'{name} {version}' for name, version in versions().items())} on {platform.platform()}"
 
 
 def _write_traceback(error: BaseException, command: str, run: Path | None) -> Path | None:

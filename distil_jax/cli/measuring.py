@@ -11,7 +11,7 @@ from pathlib import Path
 from distil_jax.cli.command import parse
 from distil_jax.config import parse_arguments
 from distil_jax.config.arguments import CONFIG_FLAG
-from distil_jax.evidence.benchmark_plan import BenchmarkArguments, stage_of
+from distil_jax.evidence.benchmark.plan import BenchmarkArguments, stage_of
 
 
 def run_benchmark(arguments: list[str]) -> None:
@@ -20,8 +20,8 @@ def run_benchmark(arguments: list[str]) -> None:
     given: BenchmarkArguments = parse(BenchmarkArguments, own, "benchmark")
     config = parse_arguments(settings, prog="distil-jax benchmark")
     stage = stage_of(config, given.stage, any(one.partition("=")[0] == CONFIG_FLAG for one in settings))
-    from distil_jax.evidence.benchmark import run_benchmark, write_benchmark
-    from distil_jax.evidence.benchmark_report import benchmark_markdown
+    from distil_jax.evidence.benchmark.report import benchmark_markdown, write_benchmark
+    from distil_jax.evidence.benchmark.run import run_benchmark
 
     def say(line: str) -> None:
         print(f"measuring: {line}", file=sys.stderr, flush=True)

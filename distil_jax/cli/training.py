@@ -128,12 +128,17 @@ def _spelled_out(arguments: list[str]) -> list[str]:
 def _finetuned(config: Config, found: Any) -> str:
     outcome = found.outcome
     state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
-    measures = ", ".join(f"{name} {value:.4f}" for name, value in found.measures.items())
+    measures = ", ".join(f"{name} {_shown(value)}" for name, value in found.measures.items())
     return (
         f"{config.run.output}: {found.data.spec.title} {state}, step {outcome.best_step} of {outcome.step}"
         f"{_skipped(outcome)}{'; ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )
+
+
+def _shown(value: float) -> str:
+    """With four decimals; what is huge, as the perplexity of a run that has diverged, in short."""
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _skipped(outcome: Any) -> str:
@@ -143,7 +148,7 @@ def _skipped(outcome: Any) -> str:
 def _summary(config: Config, outcome: Any) -> str:
     state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
     measures = ", ".join(
-        f"{name} {value:.4f}"
+        f"{name} {_shown(value)}"
         for name, value in outcome.evaluations.get(str(outcome.step), {}).items()
         if name != "predictions"
     )

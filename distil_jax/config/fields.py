@@ -53,10 +53,15 @@ def below_one(*, zero: bool) -> Check:
 
 
 NOT_EMPTY = Check("that is not empty", lambda value: value != "")
-HOST_AND_PORT = Check("of the form host:port", lambda value: not value or bool(re.fullmatch(r".+:[0-9]{1,5}", value)))
+HOST_AND_PORT = Check("of the form host:port, with a port from 1 to 65535", lambda value: not value or _has_port(value))
 NO_EMPTY_ITEM = Check("without empty items", lambda value: "" not in value)
 EACH_ABOVE_0 = Check("each above 0", lambda value: all(item > 0 for item in value))
 LAYER_NUMBERS = Check("each at least 0", lambda value: all(item >= 0 for item in value))
+
+
+def _has_port(address: str) -> bool:
+    # With a port that cannot be, JAX waits five minutes for the others.
+    return bool(re.fullmatch(r".+:[0-9]{1,5}", address)) and 0 < int(address.rpartition(":")[2]) < 1 << 16
 
 
 def setting(default: Any, text: str, check: Check | None = None, *, machine: bool = False) -> Any:

@@ -37,6 +37,7 @@ SENSIBLE: dict[str, tuple[float, float]] = {
     "study.seeds": (1, 10_000),
     "study.learning_rates": (1e-15, 1000),
     "study.epochs": (1, 1_000_000),
+    "masking.probability": (1e-3, 1),
     "masking.smoothing": (0, 100),
     "objective.temperature": (1e-3, 1e4),
     "objective.alpha_ce": (0, 1e6),

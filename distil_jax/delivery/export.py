@@ -59,6 +59,7 @@ def read_run(folder: Path, step: int | None = None) -> Trained:
 
 def _read(folder: Path, step: int | None) -> Trained:
     read_config(folder)
+    _check_dropped(folder)
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     steps = checkpoints.all_steps()
     if not steps:
@@ -75,6 +76,17 @@ def _read(folder: Path, step: int | None) -> Trained:
     params = checkpoints.params(chosen, _shapes(module))
     tokenizer = _tokenizer(metadata["tokenizer"])
     return Trained(chosen, encoder, jax.tree.map(np.asarray, params), tokenizer, metadata, head)
+
+
+def _check_dropped(folder: Path) -> None:
+    """Raises UserError for a run of a study whose checkpoints were dropped, as it is not the best one."""
+    from distil_jax.tasks.finetune import RESULT_FILE
+
+    if (folder / RESULT_FILE).is_file() and not (folder / "checkpoints").exists():
+        raise UserError(
+            f"{folder}: its checkpoints were dropped, since another run of the study is better; give that one, or "
+            "delete this folder and run the study again with study.checkpoints = all"
+        )
 
 
 def _result_step(metadata: Mapping[str, Any], newest: int) -> int:

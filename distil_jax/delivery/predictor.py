@@ -20,6 +20,7 @@ from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import Kind
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import Reading, RowFaults, reading_of, requests, usual_reading
+from distil_jax.training.run_folder import CONFIG_FILE
 
 _MOST_TOKENS = 512  # of a row where a model could take more and nobody has said how many
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
@@ -44,7 +45,7 @@ def load_predictor(
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype = {dtype!r}; known: float32, bfloat16")
-    if (Path(path) / "checkpoints").is_dir():
+    if any((Path(path) / name).exists() for name in (CONFIG_FILE, "checkpoints")):
         return _of_run(Path(path), step, max_length, dtype)
     if step is not None:
         raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")

@@ -68,9 +68,9 @@ def _items(folder: Path, top: Path, depth: int) -> Iterator[Item]:
     elif (folder / CHECKSUMS_FILE).is_file():
         yield from _model(folder, top)
     elif depth:
-        for name in (STUDY_FILE, REPORT_FILE):
+        for name, look in ((STUDY_FILE, _study_file), (REPORT_FILE, _study_file), (MANIFEST_FILE, _study_manifest)):
             if (folder / name).is_file():
-                yield _outcome(_name(folder / name, top), lambda name=name: _study_file(folder / name))
+                yield _outcome(_name(folder / name, top), lambda name=name, look=look: look(folder / name))
         for below in sorted(folder.iterdir()):
             if below.is_dir() and not below.is_symlink():
                 yield from _items(below, top, depth - 1)
@@ -96,6 +96,10 @@ def _study_file(path: Path) -> str:
     else:
         read_json(path)
     return "readable"
+
+
+def _study_manifest(path: Path) -> str:
+    return _manifest(path.parent)
 
 
 def _corpus(folder: Path) -> str:
@@ -163,10 +167,13 @@ def _metrics(folder: Path) -> str:
 
 def _checkpoints(folder: Path, top: Path) -> Iterator[Item]:
     place = folder / CHECKPOINTS
+    if place.exists() and not place.is_dir():
+        yield Item(_name(place, top), "damaged: is a file", damaged=True)
+        return
     checkpoints = Checkpoints(place, read_only=True) if place.is_dir() else None
     steps = [] if checkpoints is None else checkpoints.all_steps()
     if not steps:
-        yield Item(_name(place, top), "none yet")
+        yield Item(_name(place, top), "none")
     texts: dict[str, str] = {}
     for step in steps:
         assert checkpoints is not None

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -22,6 +20,7 @@ import jax
 from distil_jax.config import Config, TaskSettings, config_to_toml
 from distil_jax.delivery import export
 from distil_jax.errors import UserError
+from distil_jax.evidence.benchmark.machine import processor_name
 from distil_jax.evidence.server_files import FOLDER, wants_server_files, write_server_files
 from distil_jax.evidence.study_plan import PlannedRun, TaskPlan, for_task, plan_study
 from distil_jax.evidence.study_report import (
@@ -44,7 +43,7 @@ from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.finetune import RESULT_FILE, finetune
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.lock import hold
-from distil_jax.training.manifest import record_start
+from distil_jax.training.manifest import read_starts, record_start, versions
 from distil_jax.training.peers import first_process_in
 from distil_jax.training.run_folder import CONFIG_FILE, STUDY_FILE, check_run_folder, write_whole
 
@@ -52,7 +51,7 @@ MODEL = "model"
 DELIVERED_FILE = "delivered.json"
 DIAGNOSTIC = "ax"
 CHECKPOINTS = "checkpoints"
-_VERSIONS = ("distil_jax", "jax", "flax", "optax", "numpy", "transformers", "datasets")
+_RESUME = "distil-jax resume "
 Say = Callable[[str], None]
 
 
@@ -97,6 +96,7 @@ def _own(folder: Path, config: Config, command: str) -> Iterator[None]:
 
 def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: str, say: Say) -> StudyOutcome:
     main, folder = jax.process_index() == 0, Path(config.run.output)
+    command = _reproducing(folder, command)
     made: dict[str, Row] = {}
     text = ""
     for number, plan in enumerate(plans, 1):
@@ -111,6 +111,13 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
         report = {"format": 1, "tasks": rows, "macro": macro_average(rows)}
         text = write_report(folder, report)
     return StudyOutcome(report, text, tuple(failure_lines(made)), main)
+
+
+def _reproducing(folder: Path, command: str) -> str:
+    """What makes the rows anew, wherever it is typed: of a study that is resumed, what it was last started with."""
+    given = [str(start.get("command", "")) for start in read_starts(folder) if start.get("stage") == "study"]
+    started = [one for one in given if one and not one.startswith(_RESUME)]
+    return started[-1] if started and command.startswith(_RESUME) else command
 
 
 def _origin(config: Config, command: str) -> dict[str, str]:
@@ -299,22 +306,4 @@ def machine() -> str:
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
-    return f"cpu ({_processor()}, {os.cpu_count()} cores)"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Version of Python and of the packages that results may depend on."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return f"cpu ({processor_name()}, {os.cpu_count()} cores)"

@@ -111,6 +111,7 @@ def task_row(plan: TaskPlan, results: Mapping[Path, Result], failures: Mapping[P
         everywhere = set.intersection(*(set(result["measures"]) for result in chosen)) - {SCORE}
         names = [name for name in chosen[0]["measures"] if name in everywhere]
         row |= {
+            "measure": score_name(spec, names),
             **_spread(scores),
             "measures": {name: statistics.median(result["measures"][name] for result in chosen) for name in names},
             "examples": chosen[0]["examples"],
@@ -140,9 +141,15 @@ def _spread(scores: Mapping[int, float]) -> Row:
     }
 
 
-def score_name(spec: TaskSpec) -> str:
-    """What a task's score is called: "Matthews", "accuracy and F1"."""
-    return " and ".join(measure_title(name) for name in spec.headline or spec.metrics[:1])
+def score_name(spec: TaskSpec, measured: Sequence[str] = ()) -> str:
+    """What a task's score is called: "Matthews", "accuracy and F1".
+
+    `measured` says what was measured in fact: own tags that mark no entities are measured by something else.
+    """
+    names = spec.headline or spec.metrics[:1]
+    if spec.kind == "token" and measured and not {*names} <= {*measured}:
+        names = measured[:1]
+    return " and ".join(measure_title(name) for name in names)
 
 
 def measure_title(name: str) -> str:

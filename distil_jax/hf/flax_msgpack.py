@@ -8,6 +8,7 @@ specification; flax.serialization (ext type 1 = [shape, dtype name, bytes]; arra
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import mmap
 from pathlib import Path
@@ -45,6 +46,22 @@ _SIZED = {
     0xCF: ("number", 8),
 }
 _FIXED_EXT = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunked(StoredTensor):
+    """An array in flat parts that are put together, which copies them, only when its values are read."""
+
+    parts: tuple[np.ndarray, ...] = ()
+    reversed_axes: bool = False
+
+    def read(self) -> np.ndarray:
+        shape = self.shape[::-1] if self.reversed_axes else self.shape
+        whole = StoredTensor(shape, self.dtype, np.concatenate(self.parts).reshape(shape))
+        return (whole.transposed() if self.reversed_axes else whole).read()
+
+    def transposed(self) -> StoredTensor:
+        return dataclasses.replace(self, shape=self.shape[::-1], reversed_axes=not self.reversed_axes)
 
 
 class _Decoder:
@@ -129,12 +146,11 @@ def _joined(node: dict[str, Any]) -> StoredTensor:
         raise ValueError("a chunked array without shape or chunks")
     shape = tuple(sizes[str(i)] for i in range(len(sizes)))
     chunks = [parts[str(i)] for i in range(len(parts))]
-    if not all(type(n) is int for n in shape) or not all(isinstance(chunk, StoredTensor) for chunk in chunks):
+    if not all(type(n) is int for n in shape) or not all(type(chunk) is StoredTensor for chunk in chunks):
         raise ValueError("a chunked array of something else than numbers and arrays")
     if math.prod(shape) != sum(chunk.data.size for chunk in chunks) or len({chunk.dtype for chunk in chunks}) > 1:
         raise ValueError("a chunked array whose chunks do not fit its shape")
-    flat = np.concatenate([chunk.data.reshape(-1) for chunk in chunks])
-    return StoredTensor(shape, chunks[0].dtype, flat.reshape(shape))
+    return _Chunked(shape, chunks[0].dtype, None, parts=tuple(chunk.data.reshape(-1) for chunk in chunks))
 
 
 def _flatten(node: dict[str, Any], prefix: str, found: dict[str, StoredTensor]) -> None:

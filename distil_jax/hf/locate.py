@@ -43,7 +43,7 @@ def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
         files: "config" (config.json), "tokenizer" (vocabulary and its settings), "model" (config.json and weights).
 
     Raises:
-        UserError: no such folder, and not in the hub or its cache.
+        UserError: no such folder, and not in the hub or its cache; a run that is not exported.
     """
     if not str(path_or_id).strip():
         raise UserError("an empty name of a model folder; give a path or a hub id")  # Path("") would be where we stand
@@ -53,6 +53,7 @@ def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
     with contextlib.suppress(OSError):  # a part of the path that is too long for any file
         kind = "folder" if folder.is_dir() else "file" if folder.is_file() else ""
     if kind == "folder":
+        _check_exported(folder)
         return folder
     if kind == "file":
         raise UserError(f"{folder}: is a file, expected the folder of a model")
@@ -60,6 +61,19 @@ def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
     if not _HUB_ID.fullmatch(name) or ".." in name:
         raise UserError(f"{name}: no such folder (and not a hub id of the form organisation/name)")
     return _fetch(name, files)
+
+
+def _check_exported(folder: Path) -> None:
+    """Raises UserError for the folder of a run or of a task of a study, which say where the model is."""
+    if any((folder / name).is_file() for name in ("config.json", "tokenizer.json", "vocab.txt")):
+        return
+    if (folder / "config.toml").is_file():
+        raise UserError(
+            f"{folder}: is the folder of a run, expected that of a model; export it first: "
+            f"distil-jax export {folder} --output FOLDER"
+        )
+    if (folder / "model" / "config.json").is_file():
+        raise UserError(f"{folder}: holds the runs of a study; give its model, {folder / 'model'}")
 
 
 def home_resolved(path: str | Path) -> Path:

@@ -19,6 +19,7 @@ from distil_jax.tasks.examples import Example, Kind, QuestionExample, TaskData, 
 from distil_jax.tasks.measures.entities import entity_measures
 from distil_jax.tasks.measures.metrics import measure
 from distil_jax.tasks.measures.squad import squad_measures
+from distil_jax.tasks.registry import TAG_METRICS
 from distil_jax.tasks.step import make_logits_step
 from distil_jax.training.parallel import Devices
 
@@ -130,7 +131,8 @@ def measures_of(
         sentences = cast("Sequence[TokenExample]", examples)
         tags = predicted_tags(logits, encoded, sentences, data.labels)
         references = [[data.labels[tag] for tag in example.tags or ()] for example in sentences]
-        return entity_measures(tags, references)
+        found = entity_measures(tags, references)
+        return found if data.spec.metrics != TAG_METRICS else {name: found[name] for name in TAG_METRICS}
     if kind == "question":
         questions = cast("Sequence[QuestionExample]", examples)
         two = is_version_2(data)

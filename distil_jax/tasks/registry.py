@@ -12,6 +12,7 @@ ENTAILMENT = ("entailment", "neutral", "contradiction")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 CONLL_TYPES = ("PER", "ORG", "LOC", "MISC")
 ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall")
+TAG_METRICS = ("tag_accuracy",)  # of tags that mark no entities
 SPAN_METRICS = ("exact_match", "squad_f1")
 
 

@@ -16,6 +16,7 @@ from distil_jax.tasks.data.tabular import FIELD_LIMIT
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
 from distil_jax.tasks.streams import PLAIN
 
+_TEXT, _PAIR, _ENDINGS = "--text-column", "--pair-column", "--endings-columns"  # of the command, for messages
 _USUAL: dict[Kind, Columns] = {
     "sequence": Columns(("text", "sentence"), ("pair", "text_pair"), id=("id",)),
     "token": Columns(("words", "tokens", "text"), id=("id",)),
@@ -143,13 +144,16 @@ def _named(row: Any, reading: Reading) -> Mapping[str, Any]:
     raise BadRowError(f"{'a bare text' if isinstance(row, str) else type(row).__name__} where {wanted} is wanted")
 
 
-def _find(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The first of the columns that is there. Raises BadRowError without one."""
+def _find(values: Mapping[str, Any], names: tuple[str, ...], flag: str) -> Any:
+    """The first of the columns that is there. Raises BadRowError without one, with the flag that names another."""
     for name in names:
         if name in values:
             return values[name]
-    missing = " or ".join(map(repr, names))
-    raise BadRowError(f"no column {missing} (found: {some([*values])})")
+    raise _missing(" or ".join(map(repr, names)), values, flag)
+
+
+def _missing(names: str, values: Mapping[str, Any], flag: str) -> BadRowError:
+    return BadRowError(f"no column {names} (found: {some([*values])}; {flag} names another)")
 
 
 def _text(value: Any, what: str) -> str:
@@ -170,16 +174,16 @@ def _text(value: Any, what: str) -> str:
 
 def _sequence(identity: str, values: Mapping[str, Any], reading: Reading) -> SequenceExample:
     columns = reading.columns
-    text = _text(_find(values, columns.text), "the text")
+    text = _text(_find(values, columns.text, _TEXT), "the text")
     given = next((values[name] for name in columns.pair if values.get(name) is not None), None)
     if reading.pairs and given is None:
-        _find(values, columns.pair)
+        _find(values, columns.pair, _PAIR)
         raise BadRowError("the second text of the pair is empty")
     return SequenceExample(identity, text, None if given is None else _text(given, "the second text"))
 
 
 def _token(identity: str, values: Mapping[str, Any], reading: Reading) -> TokenExample:
-    words = _find(values, reading.columns.text)
+    words = _find(values, reading.columns.text, _TEXT)
     if isinstance(words, str):
         words = _text(words, "the text").split()
     if not isinstance(words, list) or not words:
@@ -188,12 +192,12 @@ def _token(identity: str, values: Mapping[str, Any], reading: Reading) -> TokenE
 
 
 def _question(identity: str, values: Mapping[str, Any], reading: Reading) -> QuestionExample:
-    question = _text(_find(values, reading.columns.text), "the question")
-    return QuestionExample(identity, question, _text(_find(values, reading.columns.pair), "the context"))
+    question = _text(_find(values, reading.columns.text, _TEXT), "the question")
+    return QuestionExample(identity, question, _text(_find(values, reading.columns.pair, _PAIR), "the context"))
 
 
 def _choice(identity: str, values: Mapping[str, Any], reading: Reading) -> ChoiceExample:
-    prompt = _text(_find(values, reading.columns.text), "the text")
+    prompt = _text(_find(values, reading.columns.text, _TEXT), "the text")
     endings = [_text(ending, f"ending {i}") for i, ending in enumerate(_endings(values, reading.columns))]
     start = next((values[name] for name in reading.columns.pair if values.get(name) is not None), None)
     if start is not None:
@@ -205,7 +209,7 @@ def _endings(values: Mapping[str, Any], columns: Columns) -> list[Any]:
     names = next((names for names in columns.endings if all(name in values for name in names)), None)
     if names is None:
         missing = " or ".join(", ".join(map(repr, names)) for names in columns.endings)
-        raise BadRowError(f"no column {missing} (found: {some([*values])}); endings are needed")
+        raise _missing(missing, values, _ENDINGS)
     if len(names) != 1:
         return [values[name] for name in names]
     (column,) = names

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from distil_jax.corpus.files import CHUNK, RawFile, chunks_of, compression_of
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.lines import BOM, UTF16_MARKS, suffix_of
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import Faults, Row, place_of, some
+from distil_jax.tasks.data.tables import Faults, Row, place_of, repeated, some
 from distil_jax.tasks.data.tabular import FIELD_LIMIT, QUOTE_FAILURES, parse_json
 
 PLAIN = ""  # the column of what is no table: a line of text
@@ -140,8 +140,8 @@ def _table_rows(
     header = [column.strip() for column in first]
     if columns is not None and len(columns.positions) == len(header) and not {*header} & {*columns.text}:
         header, cells = [*columns.positions], itertools.chain([(line, first)], cells)
-    elif repeated := next((column for column in header if column and header.count(column) > 1), None):
-        raise UserError(f"{name}, line {line}: two columns are called {repeated!r}; rename one of them")
+    elif twice := repeated(filter(None, header)):
+        raise UserError(f"{name}, line {line}: two columns are called {one_line(twice)!r}; rename one of them")
     for number, (line, values) in enumerate(cells):
         if len(values) == len(header):
             yield Row(line, number, dict(zip(header, values, strict=True)))

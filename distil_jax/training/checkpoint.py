@@ -69,6 +69,8 @@ class Checkpoints:
         """
         if read_only and not folder.is_dir():
             raise UserError(f"{folder}: no checkpoints here; is this the folder of a run?")
+        if folder.exists() and not folder.is_dir():  # which Orbax would find out at the first save
+            raise UserError(f"{folder}: is a file, where the checkpoints belong; move it away")
         self._kept = _Kept(None if read_only else keep)
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
@@ -223,11 +225,12 @@ class Checkpoints:
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         trees = {"params": like.params, "optimizer": _beside_params(like)}
         found = self._read(step, trees)
-        older = _format(step, found["metadata"]) < FORMAT
+        number = _format(step, found["metadata"])
+        older = number < FORMAT
         if older and not self._migrate:
             raise UserError(
-                f"{self._folder}: checkpoint step {step} is of format {found['metadata']['format']}, this program "
-                f"writes format {FORMAT}; checkpoint.migrate = true takes it over"
+                f"{self._folder}: checkpoint step {step} is of format {number}, this program writes format {FORMAT}; "
+                "checkpoint.migrate = true takes it over"
             )
         state = {
             name: fitted(step, found[name], tree, cast=self._migrate, fill=older and name == "optimizer")

@@ -29,7 +29,7 @@ from distil_jax.training.parallel import Devices
 from distil_jax.training.preemption import NOTHING_NEW
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Metrics, Params, TrainState, init_state
-from distil_jax.training.telemetry import MetricsWriter, Progress, utilisation
+from distil_jax.training.telemetry import MetricsWriter, Progress, read_metrics, utilisation
 from distil_jax.training.watch import Watch
 
 _STEPS_AHEAD = 2  # steps the host may be ahead of the device: enough to hide its work, few enough to stop quickly
@@ -135,6 +135,11 @@ def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
         state, start, evaluations = resumed[0], int(resumed[0].step), resumed[1]["evaluations"]
         skips = Skips(**resumed[1].get("skipped_steps", {}))
         pending = _evaluation_due(job, start) and str(start) not in evaluations
+    elif jax.process_index() == 0 and (rows := read_metrics(job.folder, "train")):
+        # As it should be after a kill before the first save; otherwise somebody has taken the checkpoints away.
+        _LOG.warning(
+            "%s: no checkpoint, though metrics go to step %d; training starts anew", job.folder, rows[-1]["step"]
+        )
     evaluator = job.make_evaluator(devices)
     pending = pending and evaluator is not None
     main = jax.process_index() == 0

@@ -87,10 +87,10 @@ def _devices() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Version of Python and of the packages that results may depend on."""
+def versions(*also: str) -> dict[str, str]:
+    """Version of Python, and of the packages that results may depend on and those named, where they are installed."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *also):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

@@ -24,6 +24,7 @@ STUDY_FILE = "study.toml"  # in a folder of several runs: the configuration that
 TOKENIZER_FOLDER = "tokenizer"
 # What a run that was killed at its very start may have left: CONFIG_FILE comes last.
 _BEFORE_CONFIG = {LOCK_FILE, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
+_BESIDE_CONFIG = (LOCK_FILE, INPUTS_FILE, "checkpoints")
 
 
 def read_config(folder: Path) -> Config:
@@ -85,6 +86,11 @@ def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) ->
         if any(entry.name not in _BEFORE_CONFIG for entry in folder.iterdir()):
             raise UserError(f"run.output = {folder}: not empty and not the folder of a run; choose another folder")
         return
+    if not any((folder / name).exists() for name in _BESIDE_CONFIG):
+        raise UserError(
+            f"run.output = {folder}: has a {CONFIG_FILE} that is of no run and would be written over; choose another "
+            "folder"
+        )
     changed = differences(run_identity(read_config(folder)), run_identity(config))
     if not changed and (folder / INPUTS_FILE).is_file():
         before = read_inputs(folder)

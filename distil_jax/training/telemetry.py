@@ -206,9 +206,9 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the process was killed while it wrote this line
-        if isinstance(row, dict) and {"step", "kind", "metrics"} <= row.keys():
+        if isinstance(row, dict) and {"step", "kind", "metrics"} <= row.keys() and type(row["step"]) is int:
             yield line, row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Config
-from distil_jax.evidence.benchmark_plan import BenchmarkArguments, cells
+from distil_jax.evidence.benchmark.plan import BenchmarkArguments, cells
 
 Script = Callable[[str], Any]
 MACHINE = {
@@ -76,7 +77,7 @@ def test_packed_and_padded_rows_of_the_same_text(
     assert all(config.corpus.sequence_length == 32 for config in asked.configs)
     text = output.read_text()
     assert "3.00" in text and "| packed, 32" in text and "lines of like lengths, 32" in text and "a note" in text
-    (report,) = module.json.loads(Path(f"{output}.json").read_text())
+    (report,) = json.loads(Path(f"{output}.json").read_text())
     forms = report["forms"]
     assert forms["packed"]["tokens"] == forms["padded"]["tokens"]
     assert min(forms["packed"]["fill"], forms["grouped"]["fill"]) > forms["padded"]["fill"]

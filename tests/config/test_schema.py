@@ -199,6 +199,8 @@ def test_lists_and_texts_are_checked() -> None:
         ({"corpus.sequence_length": 8}, ["min_tokens = 12", "sequence_length = 8"]),
         ({"finetune.keep": "last", "finetune.patience": 2}, ["finetune.patience = 2", "finetune.keep = last"]),
         ({"parallel.coordinator": "host"}, ["parallel.coordinator", "host:port"]),
+        ({"parallel.coordinator": "host:0"}, ["parallel.coordinator", "a port from 1 to 65535"]),
+        ({"parallel.coordinator": "host:65536"}, ["parallel.coordinator", "a port from 1 to 65535"]),
         ({"parallel.coordinator": "host:1"}, ["coordinator", "num_processes", "process_id"]),
         (
             {"parallel.coordinator": "host:1", "parallel.num_processes": 2, "parallel.process_id": 2},

@@ -76,6 +76,9 @@ def test_what_is_no_run_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text((tiny_run / "config.toml").read_text())
     with pytest.raises(UserError, match="no checkpoints here"):
         read_run(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="dropped, since another run of the study is better"):
+        read_run(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no checkpoint yet"):
         read_run(tmp_path)

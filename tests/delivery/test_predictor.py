@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,12 +238,16 @@ def test_bfloat16_is_close(task_folder: Callable[..., Path], predictor: Callable
 
 
 def test_what_cannot_predict_is_refused(
-    task_folder: Callable[..., Path], model_folder: Callable[..., str], tiny_run: Path
+    task_folder: Callable[..., Path], model_folder: Callable[..., str], tiny_run: Path, task_run: Path, tmp_path: Path
 ) -> None:
+    dropped = tmp_path / "seed1"
+    shutil.copytree(task_run, dropped, ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(UserError, match="no task head"):
         load_predictor(model_folder())
     with pytest.raises(UserError, match="masked language model"):
         load_predictor(tiny_run)
+    with pytest.raises(UserError, match="dropped, since another run of the study is better"):
+        load_predictor(dropped)
     with pytest.raises(UserError, match="max_length = 65: the model has 64 positions"):
         load_predictor(task_folder("classes"), max_length=65)
     with pytest.raises(UserError, match="only the folder of a run has steps"):

@@ -83,8 +83,14 @@ def test_metrics_may_end_in_a_torn_line_only(tiny_run: Path, tmp_path: Path) -> 
 def test_a_run_that_has_saved_nothing_yet(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_run / "config.toml", tmp_path)
     shutil.copy(tiny_run / "inputs.json", tmp_path)
-    assert Item("checkpoints", "none yet") in check(tmp_path)
+    assert Item("checkpoints", "none") in check(tmp_path)
     assert damaged(tmp_path) == []
+
+
+def test_a_file_where_the_checkpoints_belong(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "run" / "checkpoints").write_text("x")
+    assert damaged(tmp_path / "run") == ["checkpoints"]
 
 
 def test_token_shards(tiny_world: Path, tmp_path: Path) -> None:
@@ -150,6 +156,11 @@ def test_a_folder_of_folders(tiny_run: Path, model: Path, tmp_path: Path) -> Non
     names = [item.name for item in check(tmp_path)]
     assert {"report.json", "cola/seed0/checkpoints/2", "cola/model/model.safetensors"} <= set(names)
     assert not [name for name in names if name.startswith("loop")]
+    shutil.copy(tiny_run / "manifest.json", tmp_path)
+    assert Item("manifest.json", "readable: 1 start") in check(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    assert damaged(tmp_path) == ["manifest.json"]
+    (tmp_path / "manifest.json").unlink()
     (tmp_path / "report.json").write_text("{")
     flip(tmp_path / "cola" / "model" / "model.safetensors", random.Random(0))
     assert damaged(tmp_path) == ["report.json", "cola/model/model.safetensors"]

@@ -115,6 +115,16 @@ def test_again_only_what_failed_is_trained(pretend: Any, tmp_path: Path) -> None
     assert trained == Trained([], [])
 
 
+def test_rows_of_a_resumed_study_name_the_command_it_was_started_with(pretend: Any, tmp_path: Path) -> None:
+    config = config_of(tmp_path, "imdb")
+    pretend({"imdb/seed0": ValueError("no")})
+    run_study(config, command="distil-jax finetune --task imdb --seeds 1")
+    pretend({"imdb/seed0": 0.7})
+    found = run_study(config, command=f"distil-jax resume {tmp_path}")
+    assert found.report["tasks"]["imdb"]["command"] == "distil-jax finetune --task imdb --seeds 1"
+    assert "distil-jax resume" not in found.text
+
+
 def test_data_are_read_once_unless_the_seed_decides_what_is_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 

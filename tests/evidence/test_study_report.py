@@ -48,6 +48,12 @@ def test_median_min_and_max_over_seeds() -> None:
     assert (row["measure"], row["examples"], row["best_step"]) == ("Matthews", 1200, 30)
 
 
+def test_a_score_is_named_after_what_was_measured() -> None:
+    plan = plan_of("tagging")
+    assert task_row(plan, results_of(plan, [0.5], entity_f1=0.5, tag_accuracy=0.9), {})["measure"] == "entity F1"
+    assert task_row(plan, results_of(plan, [0.9], tag_accuracy=0.9), {})["measure"] == "tag accuracy"
+
+
 def test_median_of_two_is_their_mean() -> None:
     plan = plan_of("cola", seeds=2)
     assert task_row(plan, results_of(plan, [0.25, 0.75]), {})["median"] == 0.5

@@ -31,6 +31,21 @@ def test_what_flax_writes_is_what_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(found["c.d.e"].read(), tree["c"]["d"]["e"])
 
 
+def test_chunks_are_put_together_when_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before: a file that is refused for its shapes may claim gigabytes of them."""
+    kernel = np.arange(600, dtype=np.float32).reshape(20, 30)
+    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 512)
+    (tmp_path / "m").write_bytes(flax.serialization.to_bytes({"a": {"kernel": kernel}}))
+    found = read_flax_file(tmp_path / "m")
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "concatenate", lambda *_: pytest.fail("put together too early"))
+        renamed = torch_names(found)
+        assert (renamed["a.weight"].shape, renamed["a.weight"].is_float) == ((30, 20), True)
+    np.testing.assert_array_equal(renamed["a.weight"].read(), kernel.T)
+    np.testing.assert_array_equal(renamed["a.weight"].transposed().read(), kernel)
+    np.testing.assert_array_equal(found["a.kernel"].read(), kernel)
+
+
 def test_torch_names() -> None:
     def tensor(*shape: int) -> StoredTensor:
         return StoredTensor(shape, "float32", np.zeros(shape, np.float32))
@@ -55,6 +70,10 @@ def _array(shape: Any, dtype: str, data: bytes, code: int = 1) -> bytes:
     return _pack({"a": msgpack.ExtType(code, _pack((shape, dtype, data)))})
 
 
+def _chunks(parts: dict[str, Any]) -> dict[str, Any]:
+    return {"__msgpack_chunked_array__": True, "shape": {"0": 1}, "chunks": parts}
+
+
 BAD = {
     "empty": b"",
     "noise": b"\xc1\xff\x00garbage",
@@ -71,6 +90,9 @@ BAD = {
     "shape is text": _array("ab", "float32", bytes(4)),
     "cut short": flax.serialization.to_bytes({"a": np.zeros(10)})[:-3],
     "missing chunks": msgpack.packb({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 3}, "chunks": {}}}),
+    "chunks in chunks": msgpack.packb(
+        {"a": _chunks({"0": _chunks({"0": msgpack.ExtType(1, _pack(((1,), "float32", bytes(4))))})})}
+    ),
     "chunks do not fit": msgpack.packb({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 3}}}),
     "deep": b"\x81\xa1a" * 400 + b"\xc0",
 }

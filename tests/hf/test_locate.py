@@ -102,6 +102,25 @@ except UserError as error:
 """
 
 
+def test_the_folder_of_a_run_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(UserError, match=f"is the folder of a run.*: distil-jax export {tmp_path} --output FOLDER"):
+        locate(tmp_path)
+    with pytest.raises(UserError, match="is the folder of a run"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert locate(tmp_path) == tmp_path
+
+
+def test_the_folder_of_a_study_says_where_its_model_is(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"holds the runs of a study; give its model, {tmp_path / 'model'}"):
+        locate(tmp_path)
+    (tmp_path / "vocab.txt").write_text("")  # a tokenizer beside a model
+    assert locate(tmp_path, files="tokenizer") == tmp_path
+
+
 def test_from_the_hub_then_from_its_cache(
     make_folder: Callable[..., Path], tmp_path: Path, serve: Callable[..., Any]
 ) -> None:

@@ -39,16 +39,16 @@ def test_what_a_row_may_be(kind: Kind, row: Any, example: Example) -> None:
     [
         ("sequence", " ", "the text is empty"),
         ("sequence", 5, "int where a text is wanted"),
-        ("sequence", {"title": "x"}, r"no column 'text' or 'sentence' \(found: title\)"),
+        ("sequence", {"title": "x"}, r"no column 'text' or 'sentence' \(found: title; --text-column names another\)"),
         ("sequence", {"text": "half \ud83d"}, "not valid Unicode"),
         ("sequence", {"text": "x", "id": [1]}, "an id of type list"),
         ("token", {"words": []}, "an empty list"),
         ("token", {"words": ["a", ""]}, "word 2 of the sentence is empty"),
         ("question", "who?", "a bare text where a question and its context is wanted"),
-        ("question", {"question": "who?"}, "no column 'context'"),
+        ("question", {"question": "who?"}, "no column 'context' .* --pair-column names"),
         ("choice", {"text": "so", "endings": ["a"]}, "no list of two or more"),
         ("choice", {"text": "so", "endings": "a or b"}, "no JSON list"),
-        ("choice", {"text": "so"}, "no column 'endings'"),
+        ("choice", {"text": "so"}, "no column 'endings' .* --endings-columns names"),
     ],
 )
 def test_what_a_row_may_not_be(kind: Kind, row: Any, message: str) -> None:

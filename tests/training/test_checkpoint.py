@@ -141,3 +141,10 @@ def test_the_best_is_kept_besides_the_newest(tmp_path: Path) -> None:
     resumed.save(make_state(50), METADATA, best=50)
     resumed.close()
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).all_steps() == [50]
+
+
+def test_a_file_where_the_checkpoints_belong(tmp_path: Path) -> None:
+    """It is said at once, not at the first save."""
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(UserError, match="checkpoints: is a file, where the checkpoints belong; move it away"):
+        Checkpoints(tmp_path / "checkpoints")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from distil_jax.errors import UserError
 from distil_jax.training import checkpoint
 from distil_jax.training.checkpoint import CORRUPT, FORMAT, Checkpoints
+from distil_jax.training.integrity import json_hash
 from distil_jax.training.step import TrainState
 
 STORED = Path(__file__).resolve().parents[1] / "golden" / "checkpoints"
@@ -74,6 +76,25 @@ def test_the_stored_checkpoint_is_of_an_older_format(old: Path) -> None:
     assert Checkpoints(old, read_only=True).metadata(STEP)["format"] == 1 < FORMAT == 2
     line = refuse(old, state())
     assert f"{old}: checkpoint step 12 is of format 1, this program writes format 2; checkpoint.migrate = true" in line
+
+
+@pytest.mark.fault("checkpoint of another version")
+def test_a_checkpoint_that_does_not_say_its_format_is_of_the_first(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 1)
+        checkpoints.save(state(step=STEP), {})
+        checkpoints.close()
+    for kind in ("metadata", "hashes"):
+        file = tmp_path / str(STEP) / kind / "metadata"
+        found = json.loads(file.read_text())
+        if kind == "metadata":
+            del found["format"]
+        else:
+            found["metadata"] = {"metadata": json_hash({})}
+        file.write_text(json.dumps(found))
+    assert "checkpoint step 12 is of format 1, this program writes format 2" in refuse(tmp_path, state())
+    assert Checkpoints(tmp_path, migrate=True).resume(state()) is not None
 
 
 @pytest.mark.fault("checkpoint of another version")

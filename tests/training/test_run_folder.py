@@ -83,6 +83,11 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     refuse(tmp_path, "not empty and not the folder of a run")
 
 
+def test_a_configuration_of_the_users_own_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text("# my notes\n", encoding="utf-8")
+    refuse(tmp_path, f"{CONFIG_FILE} that is of no run")
+
+
 def test_an_empty_folder_will_do(tmp_path: Path) -> None:
     with open_run_folder(tmp_path, Config(), INPUTS):
         assert read_config(tmp_path) == Config()

@@ -256,3 +256,12 @@ def test_importing_telemetry_does_not_import_jax() -> None:
     code = "import sys, distil_jax.training.telemetry; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"jax", "tensorboardX", "rich", "numpy"}.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("line", ['{"step": "3", "kind": "train", "metrics": {}}', "[" * 10**5, "null", "\0\0", "3"])
+def test_a_line_that_is_no_row_is_dropped(line: str, tmp_path: Path) -> None:
+    row = '{"step": 1, "kind": "train", "metrics": {}}'
+    (tmp_path / "metrics.jsonl").write_text(f"{row}\n{line}\n{row}\n")
+    assert len(read_metrics(tmp_path)) == 2
+    MetricsWriter(tmp_path, restored_step=1, tensorboard=False).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == f"{row}\n{row}\n"

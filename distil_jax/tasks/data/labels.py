@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from distil_jax.tasks.data.tables import BadRowError, some
 
 _BIO = re.compile(r"([BIESLU])-(.+)")
+_ENTITY_TAG = re.compile(r"O|[BIESLU](-.+)?")
 _INTEGER = re.compile(r"-?[0-9]+")
 _SWITCH = {"0": 0, "1": 1, "false": 0, "true": 1}
 
@@ -54,6 +55,11 @@ def found_tags(rows: Iterable[Any]) -> tuple[str, ...]:
 def _tag_order(tag: str) -> tuple[bool, str, int]:
     match = _BIO.fullmatch(tag)
     return tag != "O", match[2] if match else tag, "BIESLU".index(match[1]) if match else 0
+
+
+def mark_entities(tags: Iterable[str]) -> bool:
+    """Whether the tags say where entities begin and end (B-PER, I-PER, O), unlike parts of speech (NOUN, VERB)."""
+    return all(_ENTITY_TAG.fullmatch(tag) for tag in tags)
 
 
 def class_number(value: Any, labels: tuple[str, ...], what: str = "label") -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from distil_jax.corpus.files import RawFile, chunks_of, compression_of
@@ -10,6 +11,9 @@ from distil_jax.tasks.data.tables import Faults, place_of
 
 BOM = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_LARGEST = 1 << 30  # bytes, unpacked: all rows are in memory, and take several times as much there
+_LARGEST_RATIO = 200  # text packs to a tenth at best; a file that unfolds a thousandfold is a bomb
+_SMALL = 64 << 20  # bytes that are taken whatever they were packed to
 
 
 def suffix_of(path: Path) -> str:
@@ -18,15 +22,31 @@ def suffix_of(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The unpacked content without byte order mark. Raises UserError where it can't be read or is empty."""
+    """The unpacked content without byte order mark. Raises UserError where it can't be read, is empty or too large."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path}: a device or pipe, not a file; save its rows in a file first")
     with RawFile.open(path) as raw:
-        data = b"".join(chunks_of(raw, compression_of(path)))
+        data = b"".join(_bounded(raw))
     if data.startswith(UTF16_MARKS):
         raise UserError(f"{path}: looks like UTF-16, not UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
     data = data.removeprefix(BOM)
     if not data.strip():
         raise UserError(f"{path}: the file is empty; check that it was written or fetched completely")
     return data
+
+
+def _bounded(raw: RawFile) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks_of(raw, compression_of(raw.path)):
+        size += len(chunk)
+        if size > max(_SMALL, _LARGEST_RATIO * raw.position):
+            raise UserError(f"{raw.path}: unfolds from {raw.position} bytes to more than {size}; pack it again")
+        if size > _LARGEST:
+            raise UserError(
+                f"{raw.path}: more than {_LARGEST} bytes, too large to be held in memory; take fewer rows, or a "
+                "Parquet file"
+            )
+        yield chunk
 
 
 def read_lines(path: Path, faults: Faults) -> list[str | None]:

@@ -10,11 +10,20 @@ from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.convert import Found, Reading, find_columns, to_examples
 from distil_jax.tasks.data.gather import Part, gather
-from distil_jax.tasks.data.labels import NAMES, SetForm, found_classes, found_sets, found_tags, set_form
+from distil_jax.tasks.data.labels import (
+    NAMES,
+    SetForm,
+    found_classes,
+    found_sets,
+    found_tags,
+    mark_entities,
+    set_form,
+)
 from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.data.splits import digest, draw, set_aside
+from distil_jax.tasks.data.tables import some
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec
-from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks.registry import TAG_METRICS, task_spec
 
 
 def load_task(settings: TaskSettings, seed: int) -> TaskData:
@@ -46,6 +55,9 @@ def load_task(settings: TaskSettings, seed: int) -> TaskData:
         sets[part.role][part.name] = to_examples(part.table, columns, reading, part.faults)
         notes += _part_notes(part)
     _check_labels(labels, spec, parts)
+    if spec.kind == "token" and not mark_entities(labels):
+        spec = dataclasses.replace(spec, metrics=TAG_METRICS)
+        notes.append(f"measured by tag accuracy: the tags {some(labels, 4)} mark no entities")
     train = next(iter(sets["train"].values()), [])
     if train and not sets["validation"]:
         train, sets["validation"]["validation"] = _aside(train, settings, seed, notes)

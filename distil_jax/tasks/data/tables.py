@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from distil_jax.errors import UserError
@@ -47,6 +47,12 @@ class Table:
     def where(self, row: Row) -> str:
         """File and place of a row, for messages."""
         return place_of(self.name, self.unit, row.place)
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that was there before; None where each is there once."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
 
 
 def place_of(name: str, unit: str, place: int | str) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.lines import read_lines, suffix_of
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import Faults, Row, Table, place_of, some
+from distil_jax.tasks.data.tables import Faults, Row, Table, place_of, repeated, some
 
 FIELD_LIMIT = 1 << 24  # characters; what is longer is a quote that was never closed rather than a text
 QUOTE_FAILURES = 100  # reading starts anew behind each, so a file full of them would take for ever
@@ -46,8 +46,8 @@ def read_table(path: Path, columns: Columns, faults: Faults, *, flawed: bool = F
     header = [name.strip() for name in first[1]]
     if columns.positions and not set(header) & {*columns.text}:
         header, cells = [*columns.positions], itertools.chain([first], cells)
-    elif repeated := next((name for name in header if name and header.count(name) > 1), None):
-        raise UserError(f"{path}, line {first[0]}: two columns are called {repeated!r}; rename one of them")
+    elif twice := repeated(filter(None, header)):
+        raise UserError(f"{path}, line {first[0]}: two columns are called {one_line(twice)!r}; rename one of them")
     table = Table(str(path), header, [])
     kept = [(i, name) for i, name in enumerate(header) if name in columns.names()]
     for number, (line, values) in enumerate(cells):
@@ -107,8 +107,7 @@ def _csv_fault(error: str) -> str:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"the key {one_line(repeated(name for name, _ in pairs))!r} is there twice")
     return found
 
 
@@ -131,6 +130,7 @@ def read_json_rows(path: Path, columns: Columns, faults: Faults) -> Table:
     if first.lstrip().startswith("["):
         return _array_table(path, lines, columns, faults)
     table, kept, number = Table(str(path), [], []), columns.names(), -1
+    found: dict[str, None] = {}
     for line_number, line in enumerate(lines, start=1):
         if line is None or not line.strip():
             continue
@@ -141,7 +141,8 @@ def read_json_rows(path: Path, columns: Columns, faults: Faults) -> Table:
         except (ValueError, RecursionError) as error:
             faults(where, f"not JSON ({error})")
             continue
-        _append(table, where, Row(line_number, number, values), kept, faults)
+        _append(table, where, Row(line_number, number, values), kept, found, faults)
+    table.columns = [*found]
     return table
 
 
@@ -151,15 +152,18 @@ def _array_table(path: Path, lines: Sequence[str | None], columns: Columns, faul
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); one object a line, or one array of objects is wanted") from error
     table, kept = Table(str(path), [], [], unit="item"), columns.names()
+    found: dict[str, None] = {}
     for number, values in enumerate(items):
         where = place_of(table.name, "item", number + 1)
-        _append(table, where, Row(number + 1, number, values), kept, faults)
+        _append(table, where, Row(number + 1, number, values), kept, found, faults)
+    table.columns = [*found]
     return table
 
 
-def _append(table: Table, where: str, row: Row, kept: frozenset[str], faults: Faults) -> None:
+def _append(table: Table, where: str, row: Row, kept: frozenset[str], found: dict[str, None], faults: Faults) -> None:
+    """Adds the columns that are kept; `found` takes the names of all."""
     if not isinstance(row.values, dict):
         faults(where, f"holds {type(row.values).__name__}, not an object with named columns")
         return
-    table.columns = [*table.columns, *(name for name in row.values if name not in table.columns)]
+    found.update(dict.fromkeys(row.values))
     table.rows.append(row._replace(values={name: row.values[name] for name in row.values if name in kept}))

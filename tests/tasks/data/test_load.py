@@ -139,6 +139,16 @@ def test_tags_from_json_lines(tmp_path: Path, write: Any, load: Any) -> None:
     data = load("tagging", train=train, validation=train, text="tokens", label="ner")
     assert data.labels == ("O", "B-LOC", "B-PER", "I-PER")
     assert [e.tags for e in data.train] == [(2, 3, 0), (1,)]
+    assert (data.spec.metrics[0], data.notes) == ("entity_f1", ())
+
+
+def test_tags_that_mark_no_entities_are_measured_by_accuracy(tmp_path: Path, write: Any, load: Any) -> None:
+    train = write(tmp_path / "a.jsonl", [{"words": ["He", "ran"], "tags": ["PRON", "VERB"]}])
+    data = load("tagging", train=train, validation=train)
+    assert data.spec.metrics == ("tag_accuracy",)
+    assert data.notes == ("measured by tag accuracy: the tags PRON, VERB mark no entities",)
+    parts = write(tmp_path / "b.jsonl", [{"words": ["He", "ran"], "tags": ["B", "O"]}])  # entities of one kind
+    assert load("tagging", train=parts, validation=parts).spec.metrics[0] == "entity_f1"
 
 
 # What is refused

@@ -21,13 +21,12 @@ _FORWARD_PASSES, _BACKWARD_PASSES = 2.0, 3.0  # written and read; read again, it
 # Passes over [tokens, V] in float32, of student and teacher together: logits written and read by two matrix products
 # and the softmaxes; the plain loss also writes and reads the log-softmax of both.
 _LOGIT_PASSES = {"plain": 11.0, "fused": 7.0}
-_LOGITS_HELD = 4.0  # arrays [tokens, V] that the plain loss holds at once
 _OPTIMIZER_PASSES = 7.0  # reads parameter, gradient, two moments; writes parameter, two moments
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Of one step: operations of the model's formula, those done besides (rematerialisation), bytes moved, bytes held.
+    """Of one step: operations of the model's formula, those done besides (rematerialisation), bytes moved.
 
     `fill` is the share of the positions that hold real tokens, 0 to 1.
     """
@@ -35,7 +34,6 @@ class Work:
     flops: float
     extra_flops: float
     bytes_moved: float
-    bytes_held: float
     fill: float
 
 
@@ -86,14 +84,8 @@ def work_of_step(
     share = 1.0 if teacher is not None else 0.5
     moved += share * _LOGIT_PASSES["fused" if fused else "plain"] * logits
     moved += 4.0 * _OPTIMIZER_PASSES * parameters[0] + width * (3 * parameters[0] + parameters[1])
-    micro = config.training.micro_batch_size * length / max(positions, 1)  # of the batch that is held at once
-    # Rematerialised, a layer keeps its input, and one layer at a time everything.
-    layers = learner / student.num_layers + learner / _KEPT_WIDE if remat else learner
-    teacher_bytes = 2.0 if config.teacher.dtype == "bfloat16" else 4.0
-    held = 16.0 * parameters[0] + teacher_bytes * parameters[1] + min(micro, 1.0) * layers
-    held += 0.0 if fused else min(micro, 1.0) * share * _LOGITS_HELD * logits
     extra = encoder_flops(student, length) * positions if remat else 0.0
-    return Work(flops, extra, moved, held, fill)
+    return Work(flops, extra, moved, fill)
 
 
 def predicted_seconds(work: Mapping[str, Any], flops_per_second: float, bytes_per_second: float) -> float:

@@ -125,6 +125,11 @@ def cells(config: Config, stage: Stage, arguments: BenchmarkArguments, platform:
     return found
 
 
+def with_rows(config: Config, rows: int, devices: int) -> Config:
+    """`config` with one micro-batch of `rows` rows on each of the devices."""
+    return with_overrides(config, {"training.micro_batch_size": rows, "training.batch_size": rows * devices})
+
+
 def _length(config: Config, stage: Stage) -> int:
     return (config.task.max_length or 128) if stage == "finetune" else config.corpus.sequence_length
 

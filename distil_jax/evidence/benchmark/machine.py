@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import time
@@ -13,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distil_jax.evidence.benchmark_process import peak_memory
+from distil_jax.evidence.benchmark.process import peak_memory
+from distil_jax.training.manifest import versions
 
-_LARGE = {"cpu": 1536}  # rows of the square matrices that the peak is measured with; accelerators take 8192
+_MATRIX_ROWS = {"cpu": 1536}  # of the square matrices that the peak is measured with; accelerators take 8192
 _MEGABYTES = {"cpu": 128}  # of the array that the bandwidth is measured with; accelerators take 1024
-_VERSIONS = ("distil_jax", "jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 _SHOWN_SETTINGS = ("MALLOC_", "LD_PRELOAD", "XLA_FLAGS", "JAX_PLATFORMS", "JAX_NUM_CPU", "OMP_", "XLA_PYTHON_")
 
 
@@ -38,21 +37,21 @@ def best_seconds(function: Callable[[], Any], *, at_least: int = 3, seconds: flo
     return best
 
 
-def matmul_peak(dtype: str, size: int = 0) -> float:
+def matmul_peak(dtype: str) -> float:
     """Floating-point operations a second of one device in a product of square matrices of `dtype`.
 
     On CPU one device has all cores, so virtual devices do not add to it.
     """
-    size = size or _LARGE.get(jax.default_backend(), 8192)
+    size = _MATRIX_ROWS.get(jax.default_backend(), 8192)
     keys = jax.random.split(jax.random.key(0))
     one, other = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in keys)
     product = jax.jit(lambda a, b: a @ b)
     return 2.0 * size**3 / best_seconds(lambda: product(one, other))
 
 
-def memory_bandwidth(megabytes: int = 0) -> float:
+def memory_bandwidth() -> float:
     """Bytes a second that one device reads and writes together, when it multiplies a long array by a number."""
-    megabytes = megabytes or _MEGABYTES.get(jax.default_backend(), 1024)
+    megabytes = _MEGABYTES.get(jax.default_backend(), 1024)
     values = jnp.ones((megabytes << 18,), jnp.float32)
     scale = jax.jit(lambda x: x * 1.0001, donate_argnums=0)
     held = [values]
@@ -87,25 +86,20 @@ def describe_machine() -> dict[str, Any]:
     """Devices, processor, cores, memory, versions, and the settings of the process that matter for speed."""
     kinds = [device.device_kind for device in jax.devices()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = {}
-    for name in _VERSIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "platform": jax.default_backend(),
         "devices": f"{len(kinds)} x {kinds[0]}",
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "cores": cores,
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions("torch"),
         "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_SHOWN_SETTINGS)},
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """Of the first core, with its family, which tells processors apart that a cloud gives one name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,12 +1,18 @@
-"""What was measured as tables for people."""
+"""What was measured as tables for people, and in files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from distil_jax.errors import UserError
+from distil_jax.evidence.benchmark.timing import Timing, noise_note
 from distil_jax.evidence.report import markdown
+from distil_jax.training.run_folder import write_whole
 
+_INPUT_RATIO = 3.0  # times as fast as the step that the input has to be
 _HEADER = (
     *("variant", "rows", "ms/step", "± %", "tokens/s", "MFU %", "of measured %", "peak GiB"),
     *("compile s", "first step s", "cached s", "input x", "predicted x", "brought x"),
@@ -68,12 +74,12 @@ def _explanations(report: Mapping[str, Any]) -> list[str]:
         "first step: from starting the process, without and with the programs in the compilation cache; input: the "
         "input alone against the step",
         "predicted: operations over the measured peak plus bytes over the measured bandwidth, nothing overlapping; "
-        "brought: tokens a second; both against the table's first row",
+        "brought: tokens a second; both against the table's first row that fits",
     ]
 
 
 def machine_lines(machine: Mapping[str, Any]) -> str:
-    """What `benchmark_machine.describe_machine` found, as lines of Markdown."""
+    """What `machine.describe_machine` found, as lines of Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     settings = " ".join(f"{name}={value}" for name, value in machine["settings"].items())
     return "\n".join(
@@ -84,3 +90,33 @@ def machine_lines(machine: Mapping[str, Any]) -> str:
             f"- environment: {settings or 'nothing set'}",
         ]
     )
+
+
+def notes_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader has to know: noise, slow input, what did not fit, what was made up."""
+    found = []
+    for row in rows:
+        name = f"{row['variant']}, {row['length']} tokens"
+        if not row["fits"]:
+            found.append(f"{name}: does not fit into the memory with a batch of {row['batch_size']}")
+            continue
+        found.append(noise_note(name, Timing(row["median"], row["spread"], tuple(row["rounds"]))))
+        if row["input_ratio"] < _INPUT_RATIO:
+            found.append(
+                f"{name}: the input is only {row['input_ratio']:.1f} times as fast as the step; {_INPUT_RATIO:g} is "
+                "wanted, so that it never waits"
+            )
+        found += row["notes"]
+    return list(dict.fromkeys(note for note in found if note))
+
+
+def write_benchmark(output: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Write FILE.md and FILE.json; returns their paths."""
+    paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".md", ".json")]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(paths[0], benchmark_markdown(report) + "\n")
+        write_whole(paths[1], json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+    return paths

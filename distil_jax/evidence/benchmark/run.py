@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -11,24 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.config import Config, config_to_toml, with_overrides
+from distil_jax.config import Config, config_to_toml
 from distil_jax.errors import UserError
-from distil_jax.evidence.benchmark_plan import BenchmarkArguments, Cell, Stage, cells
-from distil_jax.evidence.benchmark_process import Worker, WorkerDiedError
-from distil_jax.evidence.benchmark_report import benchmark_markdown
-from distil_jax.evidence.benchmark_timing import Timing, noise_note
-from distil_jax.evidence.benchmark_work import predicted_gain
-from distil_jax.training.run_folder import write_whole
+from distil_jax.evidence.benchmark.plan import BenchmarkArguments, Cell, Stage, cells, with_rows
+from distil_jax.evidence.benchmark.process import Worker, WorkerDiedError
+from distil_jax.evidence.benchmark.report import notes_on
+from distil_jax.evidence.benchmark.work import predicted_gain
 from distil_jax.training.runtime import CACHE_FOLDER, cpu_environment
 
 Say = Callable[[str], None]
 Report = dict[str, Any]
-_WORKER = "distil_jax.evidence.benchmark_worker"
+_WORKER = "distil_jax.evidence.benchmark.worker"
 _PROBES = (2, 4)  # rows that memory is planned for, to see how it grows
 _ROOM = 0.95  # of the memory that the first try is made with
 _PLANS = 3  # batches planned besides those
 _TRIES = 4  # batches tried, each a tenth smaller
-INPUT_RATIO = 3.0  # times as fast as the step that the input has to be
 
 
 def run_benchmark(
@@ -44,7 +40,7 @@ def run_benchmark(
         say: takes a line on how far it is.
 
     Returns:
-        {"command", "stage", "machine", "rows": [...], "notes": [...]}; a row has what `benchmark_worker.measure` gives,
+        {"command", "stage", "machine", "rows": [...], "notes": [...]}; a row has what `worker.measure` gives,
         "variant", "length", "batch_size", "micro_batch_size", and "predicted" and "brought" against the first variant
         of its length. A variant that does not fit has "fits": False and nothing measured.
 
@@ -65,19 +61,18 @@ def run_benchmark(
         "stage": stage,
         "machine": seen["machine"],
         "rows": rows,
-        "notes": _notes(rows),
+        "notes": notes_on(rows),
     }
 
 
 def _worker(name: str, config: Config, cache: str) -> Worker:
     """A fresh process with the settings that training would run with, and a cache of programs of its own."""
     environment = {**os.environ, CACHE_FOLDER: cache, **cpu_environment(os.environ, config.run.platform)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     return Worker(name, [sys.executable, "-m", _WORKER], environment)
 
 
 def _measure(cell: Cell, arguments: BenchmarkArguments, limit: int, cache_root: str) -> dict[str, Any]:
-    about = {"variant": cell.variant, "length": cell.length}
     config, tries = cell.config, 1
     if arguments.fill:
         config, tries = _filled(cell, arguments, limit, cache_root), _TRIES
@@ -87,8 +82,14 @@ def _measure(cell: Cell, arguments: BenchmarkArguments, limit: int, cache_root: 
         if found["fits"]:
             break
         config = _smaller(config)
-    sizes = {"batch_size": config.training.batch_size, "micro_batch_size": config.training.micro_batch_size}
-    return {**about, **sizes, "compute_dtype": config.training.compute_dtype, **found}
+    return {
+        "variant": cell.variant,
+        "length": cell.length,
+        "batch_size": config.training.batch_size,
+        "micro_batch_size": config.training.micro_batch_size,
+        "compute_dtype": config.training.compute_dtype,
+        **found,
+    }
 
 
 def _measured_once(config: Config, cell: Cell, arguments: BenchmarkArguments, cache: str) -> dict[str, Any]:
@@ -134,8 +135,7 @@ def _filled(cell: Cell, arguments: BenchmarkArguments, limit: int, cache: str) -
             f"{cell.variant}: not even {_PROBES[0]} rows of {cell.length} tokens fit into {limit / 2**30:.2f} GiB; "
             "raise --memory"
         )
-    rows = max(fitting)
-    return with_overrides(cell.config, {"training.micro_batch_size": rows, "training.batch_size": rows * devices})
+    return with_rows(cell.config, max(fitting), devices)
 
 
 def largest_batch(planned: Mapping[int, int], limit: float) -> int:
@@ -152,8 +152,7 @@ def _smaller(config: Config) -> Config:
     rows = config.training.micro_batch_size
     fewer = max(1, rows - max(1, rows // 10))
     fewer -= fewer % 8 if fewer >= 8 else 0
-    devices = config.training.batch_size // rows
-    return with_overrides(config, {"training.micro_batch_size": fewer, "training.batch_size": fewer * devices})
+    return with_rows(config, fewer, config.training.batch_size // rows)
 
 
 def _compare(rows: list[dict[str, Any]]) -> None:
@@ -164,33 +163,3 @@ def _compare(rows: list[dict[str, Any]]) -> None:
             continue
         row["predicted"] = predicted_gain(row, first)
         row["brought"] = row["tokens_per_second"] / first["tokens_per_second"]
-
-
-def _notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader has to know: noise, slow input, what did not fit, what was made up."""
-    found = []
-    for row in rows:
-        name = f"{row['variant']}, {row['length']} tokens"
-        if not row["fits"]:
-            found.append(f"{name}: does not fit into the memory with a batch of {row['batch_size']}")
-            continue
-        found.append(noise_note(name, Timing(row["median"], row["spread"], tuple(row["rounds"]))))
-        if row["input_ratio"] < INPUT_RATIO:
-            found.append(
-                f"{name}: the input is only {row['input_ratio']:.1f} times as fast as the step; {INPUT_RATIO:g} is "
-                "wanted, so that it never waits"
-            )
-        found += row["notes"]
-    return list(dict.fromkeys(note for note in found if note))
-
-
-def write_benchmark(output: Path, report: Report) -> list[Path]:
-    """Write FILE.md and FILE.json; returns their paths."""
-    paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".md", ".json")]
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(paths[0], benchmark_markdown(report) + "\n")
-        write_whole(paths[1], json.dumps(report, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
-    return paths

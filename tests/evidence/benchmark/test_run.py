@@ -13,15 +13,13 @@ from distil_jax.cli import main
 from distil_jax.cli.measuring import split_arguments
 from distil_jax.config import Config, config_from_toml, config_to_toml, load_config, with_overrides
 from distil_jax.errors import FaultError, UserError
-from distil_jax.evidence import benchmark, benchmark_worker
-from distil_jax.evidence.benchmark import largest_batch, run_benchmark, write_benchmark
-from distil_jax.evidence.benchmark_inputs import make_inputs
-from distil_jax.evidence.benchmark_plan import BenchmarkArguments
-from distil_jax.evidence.benchmark_process import WorkerDiedError
-from distil_jax.evidence.benchmark_report import benchmark_markdown
-from distil_jax.evidence.benchmark_work import Work, predicted_gain, work_of_step
-from distil_jax.models import EncoderConfig
-from distil_jax.training.telemetry import distillation_flops, encoder_flops
+from distil_jax.evidence.benchmark import run, worker
+from distil_jax.evidence.benchmark.inputs import make_inputs
+from distil_jax.evidence.benchmark.plan import BenchmarkArguments
+from distil_jax.evidence.benchmark.process import WorkerDiedError
+from distil_jax.evidence.benchmark.report import benchmark_markdown, write_benchmark
+from distil_jax.evidence.benchmark.run import largest_batch, run_benchmark
+from distil_jax.training.telemetry import distillation_flops
 
 TINY: dict[str, Any] = {
     "model.num_layers": 1,
@@ -44,10 +42,7 @@ class Inside:
     canned: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *_: Any) -> None:
-        self.handlers = {
-            name: benchmark_worker.guarded(getattr(benchmark_worker, name))
-            for name in ("machine", "first_step", "plan_memory", "measure")
-        }
+        pass
 
     def ask(self, do: str, **arguments: Any) -> Any:
         self.asked.append(do)
@@ -58,7 +53,7 @@ class Inside:
             answer: Any = self.canned[do]
             found: Any = answer(**arguments) if callable(answer) else answer
             return {**found}
-        return json.loads(json.dumps(self.handlers[do](**arguments)))
+        return json.loads(json.dumps(worker.HANDLERS[do](**arguments)))
 
     def __enter__(self) -> Inside:
         return self
@@ -70,9 +65,9 @@ class Inside:
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch, program_cache: Path) -> type[Inside]:
     """Benchmarks without processes, on programs that the session keeps; the machine's peaks are made up."""
-    monkeypatch.setattr(benchmark, "_worker", Inside)
-    monkeypatch.setattr(benchmark_worker, "matmul_peak", lambda dtype: 1e12 if dtype == "float32" else 2e12)
-    monkeypatch.setattr(benchmark_worker, "memory_bandwidth", lambda: 1e11)
+    monkeypatch.setattr(run, "_worker", Inside)
+    monkeypatch.setattr(worker, "matmul_peak", lambda dtype: 1e12 if dtype == "float32" else 2e12)
+    monkeypatch.setattr(worker, "memory_bandwidth", lambda: 1e11)
     monkeypatch.setattr(Inside, "asked", [])
     monkeypatch.setattr(Inside, "sizes", [])
     monkeypatch.setattr(Inside, "canned", {})
@@ -90,9 +85,9 @@ def report(program_cache: Path) -> dict[str, Any]:
     """A tiny distillation's step, on packed and on padded rows."""
     given = dataclasses.replace(QUICK, variants=("packed", "padded"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "_worker", Inside)
-        patch.setattr(benchmark_worker, "matmul_peak", lambda dtype: 1e12)
-        patch.setattr(benchmark_worker, "memory_bandwidth", lambda: 1e11)
+        patch.setattr(run, "_worker", Inside)
+        patch.setattr(worker, "matmul_peak", lambda dtype: 1e12)
+        patch.setattr(worker, "memory_bandwidth", lambda: 1e11)
         return run_benchmark(with_overrides(Config(), TINY), "distill", given, command="the command")
 
 
@@ -220,23 +215,23 @@ def test_running_out_of_memory_is_an_answer_and_other_errors_are_not() -> None:
 
         return call
 
-    assert benchmark_worker.guarded(fails("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"))() == {"fits": False}
+    assert worker.guarded(fails("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"))() == {"fits": False}
     with pytest.raises(RuntimeError, match="INTERNAL"):
-        benchmark_worker.guarded(fails("INTERNAL: something else"))()
+        worker.guarded(fails("INTERNAL: something else"))()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("program_cache")
 def test_planned_memory_grows_with_the_rows() -> None:
     text = config_to_toml(with_overrides(Config(), TINY))
-    found = benchmark_worker.plan_memory(text, "distill", 60, [2, 4, 8])["planned"]
+    found = worker.plan_memory(text, "distill", 60, [2, 4, 8])["planned"]
     assert found["2"] < found["4"] < found["8"]
 
 
 @pytest.mark.usefixtures("report")
 def test_the_first_step_is_counted_from_where_it_is_said() -> None:
     text = config_to_toml(with_overrides(Config(), TINY))
-    found = benchmark_worker.first_step(text, "distill", 60, time.time() - 100)
+    found = worker.first_step(text, "distill", 60, time.time() - 100)
     assert found["first_step_seconds"] > 100 + found["compile_seconds"] > 100
 
 
@@ -252,62 +247,6 @@ def test_the_first_step_is_counted_from_where_it_is_said() -> None:
 )
 def test_rows_that_fit_on_the_line_through_two_plans(planned: dict[int, int], limit: float, rows: int) -> None:
     assert largest_batch(planned, limit) == rows
-
-
-BASE = EncoderConfig("bert", 30_522, 768, 12, 12, 3072)
-STUDENT = dataclasses.replace(BASE, num_layers=6)
-
-
-def work(config: Config, accelerator: bool = True, student: EncoderConfig = STUDENT) -> Work:
-    return work_of_step(
-        config,
-        student,
-        BASE,
-        flops=1e12,
-        positions=4096,
-        length=512,
-        vocabulary_positions=4096.0,
-        parameters=(67_000_000, 110_000_000),
-        fill=0.9,
-        accelerator=accelerator,
-    )
-
-
-def test_what_changes_the_counted_work() -> None:
-    half = with_overrides(Config(), {"training.compute_dtype": "bfloat16"})
-    written = with_overrides(half, {"training.attention": "xla"})
-    assert work(half).bytes_moved < work(Config()).bytes_moved
-    assert work(half).bytes_moved < work(written).bytes_moved == work(half, accelerator=False).bytes_moved
-    # Scores of the teacher, 12 heads x 512 keys at 2.5 values of two bytes, of 12 layers passed twice; the student's
-    # are written in any case, for their dropout.
-    difference = 4096 * 12 * 512 * 5 * 12 * 2
-    assert work(written).bytes_moved - work(half).bytes_moved == pytest.approx(difference)
-    still = dataclasses.replace(STUDENT, attention_dropout=0.0)
-    more = 4096 * 12 * 512 * 5 * 6 * 5
-    assert work(half).bytes_moved - work(half, student=still).bytes_moved == pytest.approx(more)
-
-
-def test_a_prediction_is_operations_over_peak_plus_bytes_over_bandwidth() -> None:
-    row = {"positions": 100, "peak_measured": 10.0, "bandwidth": 5.0}
-    one = {**row, "work": {"flops": 20.0, "extra_flops": 0.0, "bytes_moved": 10.0, "fill": 0.5}}
-    other = {**row, "work": {"flops": 20.0, "extra_flops": 20.0, "bytes_moved": 20.0, "fill": 1.0}}
-    assert predicted_gain(one, one) == 1.0
-    assert predicted_gain(other, one) == pytest.approx((100 * 1.0 / 8.0) / (100 * 0.5 / 4.0))
-
-
-def test_rematerialisation_is_another_forward_pass() -> None:
-    plain, again = (work(with_overrides(Config(), {"training.remat": remat})) for remat in ("none", "layer"))
-    assert again.extra_flops == encoder_flops(STUDENT, 512) * 4096 and plain.extra_flops == 0
-    assert again.bytes_held < plain.bytes_held and again.bytes_moved > plain.bytes_moved
-
-
-def test_the_fused_loss_holds_no_logits() -> None:
-    plain, fused = (
-        work(with_overrides(Config(), {"objective.vocabulary": form, "training.micro_batch_size": 8}))
-        for form in ("plain", "fused")
-    )
-    assert plain.bytes_held - fused.bytes_held == pytest.approx(4 * 4 * 4096 * 30_522)
-    assert plain.bytes_moved > fused.bytes_moved and plain.flops == fused.flops
 
 
 def test_arguments_are_the_commands_own_or_the_configurations() -> None:

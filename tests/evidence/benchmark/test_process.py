@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from distil_jax.errors import FaultError, UserError
-from distil_jax.evidence.benchmark_process import Worker, WorkerDiedError, peak_memory
+from distil_jax.evidence.benchmark.process import Worker, WorkerDiedError, peak_memory
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import os, sys
 from distil_jax.errors import UserError
-from distil_jax.evidence.benchmark_process import peak_memory, serve
+from distil_jax.evidence.benchmark.process import peak_memory, serve
 
 def double(value):
     print("chatter on standard output")

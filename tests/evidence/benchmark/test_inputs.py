@@ -11,7 +11,8 @@ import pytest
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.corpus.sequences import sequence_numbers
 from distil_jax.errors import UserError
-from distil_jax.evidence.benchmark_inputs import made_up_tokenizer, make_inputs, random_params, synthetic_corpus
+from distil_jax.evidence.benchmark.inputs import make_inputs
+from distil_jax.evidence.benchmark.made_up import made_up_tokenizer, random_params, synthetic_corpus
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training.parallel import make_devices
 

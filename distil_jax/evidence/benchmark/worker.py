@@ -1,97 +1,50 @@
 """One measurement in a process of its own: builds a run's step, times it, and says what it needed.
 
-Started by `benchmark`; requests come as in `benchmark_process.serve`.
+Started by `run`, with requests as `process.serve` takes them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from distil_jax.config import Config, config_from_toml, with_overrides
+from distil_jax.config import Config, config_from_toml
 from distil_jax.errors import UserError
-from distil_jax.evidence.benchmark_inputs import Inputs, make_inputs
-from distil_jax.evidence.benchmark_machine import (
+from distil_jax.evidence.benchmark.inputs import Inputs, make_inputs
+from distil_jax.evidence.benchmark.machine import (
     describe_machine,
     matmul_peak,
     memory_bandwidth,
     memory_limit,
     peak_bytes,
 )
-from distil_jax.evidence.benchmark_process import Answer, serve
-from distil_jax.evidence.benchmark_timing import summarise
-from distil_jax.evidence.benchmark_work import work_of_step
+from distil_jax.evidence.benchmark.plan import Stage, with_rows
+from distil_jax.evidence.benchmark.process import Answer, serve
+from distil_jax.evidence.benchmark.step import Step
+from distil_jax.evidence.benchmark.timing import summarise
+from distil_jax.evidence.benchmark.work import Work, work_of_step
 from distil_jax.objectives import is_causal, needs_all_logits
 from distil_jax.training import runtime
-from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from distil_jax.training.parallel import Devices, check_batch, make_devices
-from distil_jax.training.step import init_state
+from distil_jax.training.parallel import Devices
 from distil_jax.training.telemetry import peak_flops
 
 _MOST_STEPS = 20  # of a round
 _ROUND_SECONDS = 1.0
 _INPUT_BATCHES = 64  # read to find the rate of the input
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
-class _Step:
-    """A run's step on its devices, compiled for every shape of batch that it meets."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        job = inputs.job
-        config, self.job = job.config, job
-        self.devices = make_devices(config.parallel.mapping, config.parallel.devices)
-        check_batch(config.training.batch_size, config.training.micro_batch_size, self.devices.count)
-        optimizer = make_optimizer(config.optimizer, job.steps)
-        made = job.make_step(optimizer, learning_rate_schedule(config.optimizer, job.steps))
-        self._step = self.devices.map(made, replicated=2, donate=(0,))
-        self.state = self.devices.replicate(init_state(job.params, optimizer, job.trainable))
-        self.constants = self.devices.replicate(job.constants)
-        self._programs: dict[Any, Any] = {}
-        self.compile_seconds = 0.0
-
-    def program(self, rows: Any) -> Any:
-        """The compiled step for rows of this shape."""
-        shape = str(jax.tree.map(np.shape, rows))
-        if shape not in self._programs:
-            start = time.perf_counter()
-            placed = self.devices.place_rows(rows)
-            self._programs[shape] = self._step.lower(self.state, self.constants, placed).compile()
-            self.compile_seconds += time.perf_counter() - start
-        return self._programs[shape]
-
-    def run(self, batches: Iterable[Any]) -> list[dict[str, Any]]:
-        """Take a step with each of the batches, without waiting in between; returns their metrics when all is done."""
-        found = []
-        for rows in batches:
-            program = self.program(rows)
-            self.state, metrics = program(self.state, self.constants, self.devices.place_rows(rows))
-            found.append(metrics)
-        return jax.block_until_ready(found)
-
-    @property
-    def planned_bytes(self) -> int:
-        """Bytes that the largest of the programs takes on a device, by the compiler's own account."""
-        return max((sum(memory_plan(program).values()) for program in self._programs.values()), default=0)
-
-
-def memory_plan(program: Any) -> dict[str, int]:
-    """Bytes of a compiled program's arguments, results that reuse none of them, and everything in between."""
-    plan = program.memory_analysis()
-    if plan is None:
-        return {"arguments": 0, "results": 0, "temporary": 0}
-    kept = max(plan.output_size_in_bytes - plan.alias_size_in_bytes, 0)
-    return {"arguments": plan.argument_size_in_bytes, "results": kept, "temporary": plan.temp_size_in_bytes}
-
-
-def _start(config: Config) -> None:
+def _start(text: str) -> Config:
+    """The configuration of a request, with JAX started as training with it would."""
+    config = config_from_toml(text, "benchmark")
     runtime.initialize_distributed(config.parallel)
     runtime.require_platform(config.run.platform)
+    return config
 
 
 def machine() -> Answer:
@@ -99,53 +52,42 @@ def machine() -> Answer:
     return {"machine": describe_machine(), "memory_limit": memory_limit(jax.local_devices())}
 
 
-def first_step(config: str, stage: str, vocabulary: int, spawned: float) -> Answer:
+def first_step(config: str, stage: Stage, vocabulary: int, spawned: float) -> Answer:
     """Seconds from `spawned` (time.time() of the process that started this one) to the end of the first step."""
-    settings = config_from_toml(config, "benchmark")
-    _start(settings)
-    step = _Step(make_inputs(settings, stage, vocabulary))  # type: ignore[arg-type]
-    step.run(_batches(step, 1))
+    settings = _start(config)
+    step = Step(make_inputs(settings, stage, vocabulary).job)
+    step.run(step.batches(1))
     return {"first_step_seconds": time.time() - spawned, "compile_seconds": step.compile_seconds}
 
 
-def plan_memory(config: str, stage: str, vocabulary: int, rows: list[int]) -> Answer:
+def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> Answer:
     """Bytes that the compiler plans for the step with each of these numbers of rows per device; runs nothing."""
-    settings = config_from_toml(config, "benchmark")
-    _start(settings)
+    settings = _start(config)
+    devices = settings.parallel.devices or len(jax.devices())
     found = {}
     for number in rows:
-        changed = with_rows(settings, number, _device_count(settings))
-        step = _Step(make_inputs(changed, stage, vocabulary))  # type: ignore[arg-type]
-        step.program(_batches(step, 1)[0])
+        changed = with_rows(settings, number, devices)
+        step = Step(make_inputs(changed, stage, vocabulary).job)
+        step.program(step.batches(1)[0])
         found[str(number)] = step.planned_bytes
-    return {"planned": found, "devices": _device_count(settings)}
+    return {"planned": found, "devices": devices}
 
 
-def with_rows(config: Config, rows: int, devices: int) -> Config:
-    """`config` with one micro-batch of `rows` rows on each of the devices."""
-    return with_overrides(config, {"training.micro_batch_size": rows, "training.batch_size": rows * devices})
-
-
-def _device_count(config: Config) -> int:
-    return config.parallel.devices or len(jax.devices())
-
-
-def measure(config: str, stage: str, vocabulary: int, spawned: float, repeats: int, steps: int) -> Answer:
+def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats: int, steps: int) -> Answer:
     """Everything about one variant: see the keys of what it returns. Times are seconds, sizes bytes.
 
     Every round takes the same batches, so that rounds differ by noise alone.
     """
-    settings = config_from_toml(config, "benchmark")
-    _start(settings)
-    inputs = make_inputs(settings, stage, vocabulary)  # type: ignore[arg-type]
-    step = _Step(inputs)
-    first = step.run(_batches(step, 1))[0]
+    settings = _start(config)
+    inputs = make_inputs(settings, stage, vocabulary)
+    step = Step(inputs.job)
+    first = step.run(step.batches(1))[0]
     found: Answer = {
         "first_step_seconds": time.time() - spawned,
         "first_loss": float(first["loss"]),
         "notes": list(inputs.notes),
     }
-    batches = _batches(step, steps or _steps_of_round(step))
+    batches = step.batches(steps or _steps_of_round(step))
     metrics = step.run(batches)  # compiles for the shapes that are still new, and warms up
     rounds = []
     for _ in range(repeats):
@@ -156,7 +98,7 @@ def measure(config: str, stage: str, vocabulary: int, spawned: float, repeats: i
     found |= dataclasses.asdict(timing) | {"noisy": timing.noisy, "steps": len(batches)}
     # Before anything else is computed here that would need memory.
     found |= {"peak_bytes": peak_bytes(step.devices.local), "planned_bytes": step.planned_bytes}
-    found |= {"compile_seconds": step.compile_seconds, "programs": len(step._programs)}
+    found |= {"compile_seconds": step.compile_seconds, "programs": len(step.programs)}
     positions = sum(_ids(rows).size for rows in batches) / len(batches)
     tokens = sum(float(row["tokens"]) for row in metrics) / len(batches)
     rows = sum(_real_rows(batch) for batch in batches) / len(batches)
@@ -167,13 +109,8 @@ def measure(config: str, stage: str, vocabulary: int, spawned: float, repeats: i
     return found
 
 
-def _batches(step: _Step, count: int) -> list[Any]:
-    stream = step.job.make_batches(range(count), step.devices)
-    return [next(stream) for _ in range(count)]
-
-
-def _steps_of_round(step: _Step) -> int:
-    (rows,) = _batches(step, 1)
+def _steps_of_round(step: Step) -> int:
+    (rows,) = step.batches(1)
     start = time.perf_counter()
     step.run([rows])
     return int(np.clip(_ROUND_SECONDS / (time.perf_counter() - start), 1, _MOST_STEPS))
@@ -212,7 +149,7 @@ def _rates(inputs: Inputs, devices: Devices, seconds: float, tokens: float, posi
     }
 
 
-def _input_rate(step: _Step, step_seconds: float) -> Answer:
+def _input_rate(step: Step, step_seconds: float) -> Answer:
     """Batches a second that the input delivers by itself, and how many times as fast as the step that is."""
     stream = step.job.make_batches(range(_INPUT_BATCHES + 8), step.devices)
     for _ in range(8):  # what is read ahead at the start
@@ -224,7 +161,7 @@ def _input_rate(step: _Step, step_seconds: float) -> Answer:
     return {"input_seconds": seconds, "input_ratio": step_seconds / seconds}
 
 
-def _work(inputs: Inputs, tokens: float, positions: float, devices: Devices) -> Any:
+def _work(inputs: Inputs, tokens: float, positions: float, devices: Devices) -> Work:
     job, config = inputs.job, inputs.job.config
     text = "mlm_head" in job.trainable
     objective = config.objective
@@ -245,7 +182,7 @@ def _work(inputs: Inputs, tokens: float, positions: float, devices: Devices) -> 
     )
 
 
-def guarded(function: Any) -> Any:
+def guarded(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """`function`, which answers {"fits": False} where the device has not enough memory."""
 
     def call(**arguments: Any) -> Answer:
@@ -254,12 +191,14 @@ def guarded(function: Any) -> Any:
         except UserError:
             raise
         except (RuntimeError, MemoryError) as error:  # JAX's own error is a RuntimeError
-            if OUT_OF_MEMORY not in str(error) and not isinstance(error, MemoryError):
+            if _OUT_OF_MEMORY not in str(error) and not isinstance(error, MemoryError):
                 raise
             return {"fits": False}
 
     return call
 
 
+HANDLERS = {handler.__name__: guarded(handler) for handler in (machine, first_step, plan_memory, measure)}
+
 if __name__ == "__main__":
-    serve({name.__name__: guarded(name) for name in (machine, first_step, plan_memory, measure)})
+    serve(HANDLERS)
