@@ -1,4 +1,4 @@
-"""Settings of every test: eight virtual CPU devices, strict shapes, no network."""
+"""Settings of every test: eight virtual CPU devices, programs compiled in a hurry, strict shapes, no network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Programs here are tiny and run a few times: what takes the time is to compile them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 

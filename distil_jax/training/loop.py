@@ -32,7 +32,6 @@ from distil_jax.training.step import Metrics, Params, TrainState, init_state
 from distil_jax.training.telemetry import MetricsWriter, Progress, read_metrics, utilisation
 from distil_jax.training.watch import Watch
 
-_STEPS_AHEAD = 2  # steps the host may be ahead of the device: enough to hide its work, few enough to stop quickly
 _LOG = logging.getLogger("distil_jax")
 
 Batch = Any  # a tree of arrays [rows, ...]
@@ -275,7 +274,7 @@ def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter)
         # What may turn out to be the best has to be kept.
         save = number == steps or saves.due(number) or (evaluate and job.selection is not None)
         meter.take(number, metrics, batch)
-        meter.wait(0 if evaluate or save else _STEPS_AHEAD, state)
+        meter.wait(0 if evaluate or save else run.devices.steps_ahead, state)
         if evaluate:
             run.evaluate(number, state, leave)
         if save:

@@ -50,6 +50,14 @@ class Devices:
         """Put a tree of host arrays on every device. The caller's arrays stay valid when the result is donated."""
         return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), self.replicated, lambda _: x), tree)
 
+    @property
+    def steps_ahead(self) -> int:
+        """Steps the host may be ahead of the devices: enough to hide its work, few enough to stop quickly.
+
+        None where it is the host that computes, which would only hold the buffers of several steps at once.
+        """
+        return 0 if self.mesh.devices.flat[0].platform == "cpu" else 2
+
     def place_rows(self, rows: Any) -> Any:
         """This process's rows of a global batch, [b, ...] or a tree of them, as the mapped function takes them."""
         if self.mapping == "pmap":

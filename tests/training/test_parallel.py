@@ -117,3 +117,8 @@ def test_what_was_replicated_outlives_the_donation_of_its_copies(mapping: str) -
         state = step(state, devices.place_rows(np.zeros((2, 3), np.float32)))
     np.testing.assert_array_equal(state, mine)
     np.testing.assert_array_equal(mine, [0, 1, 2])
+
+
+def test_the_host_does_not_run_ahead_of_itself() -> None:
+    """Every step that waits for its turn holds buffers of its own, and the host computes all of them."""
+    assert make_devices("shard_map", 1).steps_ahead == 0

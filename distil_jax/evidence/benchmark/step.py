@@ -54,12 +54,13 @@ class Step:
         return self.programs[shape]
 
     def run(self, batches: Iterable[Any]) -> list[dict[str, Any]]:
-        """Take a step with each of the batches, without waiting in between; returns their metrics when all is done."""
+        """Take a step with each of the batches, as far ahead as training is; their metrics, when all is done."""
         found = []
         for rows in batches:
             program = self.program(rows)
             self._state, metrics = program(self._state, self._constants, self.devices.place_rows(rows))
             found.append(metrics)
+            jax.block_until_ready(found[: len(found) - self.devices.steps_ahead])
         return jax.block_until_ready(found)
 
     @property
