@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,41 +37,48 @@ FAULTS = (
     *("hostile pickles", "hostile model files, other", "hostile texts", "lines of 1 GB", "hostile token shards"),
     "hostile configurations",
 )
-_Row = dict[str, float]
-_ROWS = pytest.StashKey[dict[str, _Row]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(FaultTable())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         mark = item.get_closest_marker("fault")
-        if mark is not None and mark.args[0] not in FAULTS:
+        if mark is None:
+            continue
+        if mark.args[0] not in FAULTS:
             raise pytest.UsageError(f"{item.nodeid}: {mark.args[0]!r} is no row of the table of faults ({__file__})")
+        item.user_properties.append(("fault", (mark.args[0], mark.kwargs.get("tries", 1))))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Counts what a test marked `fault` has tried, and survived, which is all of it or nothing."""
-    report = yield
-    mark = item.get_closest_marker("fault")
-    if mark is not None and (report.failed or (report.passed and call.when == "call")):
-        row = item.config.stash.setdefault(_ROWS, {}).setdefault(mark.args[0], dict.fromkeys(("tries", "good", "s"), 0))
-        tries = mark.kwargs.get("tries", 1)
+class FaultTable:
+    """Counts what tests marked `fault` have tried, and survived, which is all of it or nothing; wherever they ran."""
+
+    def __init__(self) -> None:
+        """Begin with an empty table."""
+        self.rows: dict[str, dict[str, float]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        fault: Any = dict(report.user_properties).get("fault")
+        if fault is None or not (report.failed or (report.passed and report.when == "call")):
+            return
+        name, tries = fault
+        row = self.rows.setdefault(name, dict.fromkeys(("tries", "good", "s"), 0))
         row["tries"] += tries
         row["good"] += tries * report.passed
         row["s"] += report.duration
-    return report
 
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table of the faults whose tests ran, in Markdown."""
-    rows = config.stash.get(_ROWS, {})
-    if not rows:
-        return
-    terminalreporter.section("faults")
-    terminalreporter.write_line("| fault | tries | survived | seconds |\n|---|---:|---:|---:|")
-    for fault in filter(rows.__contains__, FAULTS):
-        row = rows[fault]
-        terminalreporter.write_line(f"| {fault} | {row['tries']:,} | {row['good']:,} | {row['s']:,.0f} |")
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The table, in Markdown."""
+        if not self.rows:
+            return
+        terminalreporter.section("faults")
+        terminalreporter.write_line("| fault | tries | survived | seconds |\n|---|---:|---:|---:|")
+        for fault in filter(self.rows.__contains__, FAULTS):
+            row = self.rows[fault]
+            terminalreporter.write_line(f"| {fault} | {row['tries']:,} | {row['good']:,} | {row['s']:,.0f} |")
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,8 @@ def _end_stalled(complaint: str) -> None:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         if peers.are_several():
             peers.tell(peers.STALLED, f"{peers.name_of(jax.process_index())}: {complaint}")
-            time.sleep(peers.HEARING_SECONDS)  # a process that is gone ends the others before they show anything
+            # A process that is gone ends the others before they show anything, and the first one does so at once.
+            time.sleep((1 if jax.process_index() else 3) * peers.HEARING_SECONDS)
     finally:  # whatever became of those who read it
         os._exit(1)
 
