@@ -16,7 +16,8 @@ from distil_jax.errors import PreemptedError
 from distil_jax.training import peers
 from distil_jax.training.preemption import NOTHING_NEW, Preemption, Signal, say, write_line
 
-LOOK_SECONDS = 0.5  # less than peers.HEARING_SECONDS
+LOOK_SECONDS = 0.5  # with GRACE_SECONDS less than peers.HEARING_SECONDS
+GRACE_SECONDS = 1.0  # for a mistake that all processes find, which each of them reports by itself
 SILENT_SECONDS = 12.0  # without a sign of life after which a process counts as dead; JAX takes 14 to 28
 _OVER = "over"
 
@@ -122,7 +123,7 @@ class Watch:
         news = peers.heard("news")
         if peers.STALLED in news:
             _end_stalled(f"{news[peers.STALLED]}; this one ends with it")
-        if peers.FAILED in news:
+        if peers.FAILED in news and not self._over.wait(GRACE_SECONDS):
             _end(f"{news[peers.FAILED]}; this one ends with it")
         if peers.PREEMPTED in news:
             self.preemption.notice()
