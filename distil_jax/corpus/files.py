@@ -20,11 +20,19 @@ CHUNK = 1 << 20
 PACKED_CHUNK = 1 << 16  # compressed bytes handed to a decoder at once
 # An .xz file says how much memory its decoder takes, up to 4 GB. `xz -9`, its largest preset, needs 65 MB.
 XZ_MEMORY = 128 << 20
+# Text packs to a tenth at best; what promises to unfold a thousandfold is a bomb or of no use.
+_LARGEST_RATIO = 200
+_SMALL = 64 << 20  # bytes that are taken whatever they were packed to
 
 
 def compression_of(path: Path) -> Compression:
     """The compression that a file's ending names, "" for none."""
     return COMPRESSIONS.get(path.suffix.lower(), "")
+
+
+def unfolds_too_far(packed: int, unpacked: int) -> bool:
+    """Whether so many bytes from so few can't be text."""
+    return unpacked > max(_SMALL, _LARGEST_RATIO * packed)
 
 
 class RawFile(io.RawIOBase):

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from distil_jax.corpus.files import unfolds_too_far
 from distil_jax.errors import UserError, one_line
 
 _BATCH_ROWS = 256
-# Text packs to a tenth at best; a column that promises to unfold a thousandfold is a bomb or of no use.
-_LARGEST_RATIO = 200
-_SMALL = 64 << 20  # bytes of a column of a row group that are taken whatever they were packed to
 
 
 class ParquetRows:
@@ -63,5 +61,5 @@ def _check_group(group: Any, column: str, where: str) -> None:
         if part.path_in_schema != column:
             continue
         packed, unfolded = part.total_compressed_size, part.total_uncompressed_size
-        if unfolded > max(_SMALL, _LARGEST_RATIO * packed):
+        if unfolds_too_far(packed, unfolded):
             raise UserError(f"{where}: column {column!r} unfolds from {packed} to {unfolded} bytes; write it again")

@@ -68,9 +68,9 @@ def _items(folder: Path, top: Path, depth: int) -> Iterator[Item]:
     elif (folder / CHECKSUMS_FILE).is_file():
         yield from _model(folder, top)
     elif depth:
-        for name, look in ((STUDY_FILE, _study_file), (REPORT_FILE, _study_file), (MANIFEST_FILE, _study_manifest)):
+        for name, look in ((STUDY_FILE, _study), (REPORT_FILE, _report), (MANIFEST_FILE, _manifest)):
             if (folder / name).is_file():
-                yield _outcome(_name(folder / name, top), lambda name=name, look=look: look(folder / name))
+                yield _outcome(_name(folder / name, top), lambda look=look: look(folder))
         for below in sorted(folder.iterdir()):
             if below.is_dir() and not below.is_symlink():
                 yield from _items(below, top, depth - 1)
@@ -90,16 +90,15 @@ def _outcome(name: str, look: Callable[[], str]) -> Item:
         return Item(name, f"damaged: cannot be read ({error})", damaged=True)
 
 
-def _study_file(path: Path) -> str:
-    if path.name == STUDY_FILE:
-        config_from_toml(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    else:
-        read_json(path)
+def _study(folder: Path) -> str:
+    path = folder / STUDY_FILE
+    config_from_toml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     return "readable"
 
 
-def _study_manifest(path: Path) -> str:
-    return _manifest(path.parent)
+def _report(folder: Path) -> str:
+    read_json(folder / REPORT_FILE)
+    return "readable"
 
 
 def _corpus(folder: Path) -> str:

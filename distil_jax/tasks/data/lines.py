@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from distil_jax.corpus.files import RawFile, chunks_of, compression_of
+from distil_jax.corpus.files import RawFile, chunks_of, compression_of, unfolds_too_far
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.tables import Faults, place_of
 
 BOM = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LARGEST = 1 << 30  # bytes, unpacked: all rows are in memory, and take several times as much there
-_LARGEST_RATIO = 200  # text packs to a tenth at best; a file that unfolds a thousandfold is a bomb
-_SMALL = 64 << 20  # bytes that are taken whatever they were packed to
 
 
 def suffix_of(path: Path) -> str:
@@ -39,7 +37,7 @@ def _bounded(raw: RawFile) -> Iterator[bytes]:
     size = 0
     for chunk in chunks_of(raw, compression_of(raw.path)):
         size += len(chunk)
-        if size > max(_SMALL, _LARGEST_RATIO * raw.position):
+        if unfolds_too_far(raw.position, size):
             raise UserError(f"{raw.path}: unfolds from {raw.position} bytes to more than {size}; pack it again")
         if size > _LARGEST:
             raise UserError(

@@ -16,21 +16,10 @@ from distil_jax.evidence.benchmark.made_up import made_up_tokenizer, random_para
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training.parallel import make_devices
 
-TINY: dict[str, Any] = {
-    "model.num_layers": 2,
-    "model.hidden_size": 16,
-    "model.num_heads": 2,
-    "model.intermediate_size": 24,
-    "training.batch_size": 8,
-    "training.micro_batch_size": 4,
-    "parallel.devices": 1,
-    "corpus.sequence_length": 32,
-}
-
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_made_up_rows_are_like_prepared_ones(pack: bool) -> None:
-    config = with_overrides(Config(), {**TINY, "corpus.pack": pack})
+def test_made_up_rows_are_like_prepared_ones(tiny: dict[str, Any], pack: bool) -> None:
+    config = with_overrides(Config(), {**tiny, "corpus.pack": pack})
     corpus = synthetic_corpus(config, 100)
     ids = corpus.row_range(0, corpus.num_rows)
     assert corpus.num_rows >= 16 and ids.shape[1] == 32 and int(ids.max()) < 100
@@ -70,38 +59,40 @@ def test_what_is_on_the_machine_is_used(tiny_world: Path) -> None:
     assert rows.shape == (8, 24)
 
 
-def test_what_is_not_there_is_made_up_and_said(tmp_path: Path) -> None:
-    config = with_overrides(Config(), {**TINY, "teacher.path": str(tmp_path / "gone"), "corpus.folder": "nowhere"})
+def test_what_is_not_there_is_made_up_and_said(tiny: dict[str, Any], tmp_path: Path) -> None:
+    config = with_overrides(Config(), {**tiny, "teacher.path": str(tmp_path / "gone"), "corpus.folder": "nowhere"})
     inputs = make_inputs(config, "distill", 60)
     assert inputs.teacher is not None and inputs.teacher.num_layers == 2 and inputs.student.num_layers == 1
     assert inputs.student.vocab_size == 60
     assert "gone is not on this machine" in inputs.notes[0] and "made-up rows of 32 tokens" in inputs.notes[1]
 
 
-def test_a_folder_with_sizes_alone_gives_random_weights(model_folder: Callable[..., str]) -> None:
+def test_a_folder_with_sizes_alone_gives_random_weights(tiny: dict[str, Any], model_folder: Callable[..., str]) -> None:
     folder = Path(model_folder(num_layers=3))
     (folder / "model.safetensors").unlink()
-    inputs = make_inputs(with_overrides(Config(), {**TINY, "teacher.path": str(folder)}), "distill", 60)
+    inputs = make_inputs(with_overrides(Config(), {**tiny, "teacher.path": str(folder)}), "distill", 60)
     assert inputs.teacher is not None and inputs.teacher.num_layers == 3
     assert "random weights of the sizes in its config.json" in inputs.notes[0]
 
 
-def test_rows_longer_than_the_models_positions_are_refused(model_folder: Callable[..., str]) -> None:
-    changes = {**TINY, "teacher.path": model_folder(), "corpus.sequence_length": 64}
+def test_rows_longer_than_the_models_positions_are_refused(
+    tiny: dict[str, Any], model_folder: Callable[..., str]
+) -> None:
+    changes = {**tiny, "teacher.path": model_folder(), "corpus.sequence_length": 64}
     with pytest.raises(UserError, match="64 tokens.*32 positions"):
         make_inputs(with_overrides(Config(), changes), "distill", 60)
 
 
-def test_a_frozen_encoder_is_not_trained(model_folder: Callable[..., str]) -> None:
-    changes = {**TINY, "model.initial": model_folder(head=False), "model.freeze_encoder": True}
+def test_a_frozen_encoder_is_not_trained(tiny: dict[str, Any], model_folder: Callable[..., str]) -> None:
+    changes = {**tiny, "model.initial": model_folder(head=False), "model.freeze_encoder": True}
     inputs = make_inputs(with_overrides(Config(), changes), "pretrain", 60)
     assert inputs.job.trainable == ("mlm_head",) and inputs.teacher is None
 
 
 @pytest.mark.parametrize("task", ["mrpc", "sst2", "stsb", "wnut17", "squad", "swag"])
 @pytest.mark.parametrize("teacher", ["", "gone"])
-def test_every_kind_of_task_is_made_up(task: str, teacher: str) -> None:
-    changes = {**TINY, "task.name": task, "task.max_length": 64, "task.doc_stride": 16, "task.max_question_length": 16}
+def test_every_kind_of_task_is_made_up(tiny: dict[str, Any], task: str, teacher: str) -> None:
+    changes = {**tiny, "task.name": task, "task.max_length": 64, "task.doc_stride": 16, "task.max_question_length": 16}
     config = with_overrides(load_config("finetune"), {**changes, "teacher.path": teacher})
     inputs = make_inputs(config, "finetune", 60)
     batch = next(inputs.job.make_batches(range(1), make_devices("shard_map", 1)))

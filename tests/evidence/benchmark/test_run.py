@@ -21,16 +21,6 @@ from distil_jax.evidence.benchmark.report import benchmark_markdown, write_bench
 from distil_jax.evidence.benchmark.run import largest_batch, run_benchmark
 from distil_jax.training.telemetry import distillation_flops
 
-TINY: dict[str, Any] = {
-    "model.num_layers": 1,
-    "model.hidden_size": 16,
-    "model.num_heads": 2,
-    "model.intermediate_size": 24,
-    "training.batch_size": 8,
-    "training.micro_batch_size": 4,
-    "parallel.devices": 1,
-    "corpus.sequence_length": 32,
-}
 QUICK = BenchmarkArguments(repeats=2, steps=1, warm_start=False, vocabulary=60)
 
 
@@ -81,14 +71,14 @@ def measured(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def report(program_cache: Path) -> dict[str, Any]:
+def report(tiny: dict[str, Any], program_cache: Path) -> dict[str, Any]:
     """A tiny distillation's step, on packed and on padded rows."""
     given = dataclasses.replace(QUICK, variants=("packed", "padded"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_worker", Inside)
         patch.setattr(worker, "matmul_peak", lambda dtype: 1e12)
         patch.setattr(worker, "memory_bandwidth", lambda: 1e11)
-        return run_benchmark(with_overrides(Config(), TINY), "distill", given, command="the command")
+        return run_benchmark(with_overrides(Config(), tiny), "distill", given, command="the command")
 
 
 def test_variants_are_compared_with_the_first(report: dict[str, Any]) -> None:
@@ -134,24 +124,24 @@ def test_the_work_per_token_is_that_of_the_formula(tiny_world: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("inside")
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_other_stages(stage: Any) -> None:
-    config = with_overrides(load_config("finetune") if stage == "finetune" else Config(), TINY)
+def test_other_stages(tiny: dict[str, Any], stage: Any) -> None:
+    config = with_overrides(load_config("finetune") if stage == "finetune" else Config(), tiny)
     (row,) = run_benchmark(config, stage, dataclasses.replace(QUICK, steps=2))["rows"]
     assert row["fits"] and row["rows_per_second"] > 0 and row["losses"]["loss"] > 0
     assert row["programs"] >= 1
 
 
 @pytest.mark.slow
-def test_the_largest_batch_fills_the_memory(inside: type[Inside]) -> None:
+def test_the_largest_batch_fills_the_memory(tiny: dict[str, Any], inside: type[Inside]) -> None:
     given = dataclasses.replace(QUICK, fill=True, memory=0.004)
-    (row,) = run_benchmark(with_overrides(Config(), TINY), "distill", given)["rows"]
+    (row,) = run_benchmark(with_overrides(Config(), tiny), "distill", given)["rows"]
     assert inside.asked[:2] == ["machine", "plan_memory"] and inside.asked[-1] == "measure"
     assert row["batch_size"] == row["micro_batch_size"] > 4
     assert 0.7 * 0.004 * 2**30 < row["planned_bytes"] <= 0.004 * 2**30
 
 
 def test_the_batch_is_what_the_plans_say_and_smaller_while_it_does_not_fit(
-    inside: type[Inside], report: dict[str, Any]
+    tiny: dict[str, Any], inside: type[Inside], report: dict[str, Any]
 ) -> None:
     mebi = 1 << 20
     inside.canned["plan_memory"] = lambda rows, **_: {
@@ -162,7 +152,7 @@ def test_the_batch_is_what_the_plans_say_and_smaller_while_it_does_not_fit(
     answers = [{"fits": False}, {"fits": False}, measured(report)]
     inside.canned["measure"] = lambda **_: answers.pop(0)
     given = dataclasses.replace(QUICK, fill=True, memory=110 / 1024 / 0.95)
-    config = with_overrides(Config(), {**TINY, "parallel.devices": 3, "training.batch_size": 12})
+    config = with_overrides(Config(), {**tiny, "parallel.devices": 3, "training.batch_size": 12})
     (row,) = run_benchmark(config, "distill", given)["rows"]
     # 10 MiB and 1 more a row: 100 rows, 96 in whole eights; then a tenth fewer, twice.
     assert inside.sizes == [(96, 288), (80, 240), (72, 216)]
@@ -171,7 +161,9 @@ def test_the_batch_is_what_the_plans_say_and_smaller_while_it_does_not_fit(
         run_benchmark(config, "distill", dataclasses.replace(given, memory=1e-5))
 
 
-def test_a_plan_that_leaves_the_line_corrects_it(inside: type[Inside], report: dict[str, Any]) -> None:
+def test_a_plan_that_leaves_the_line_corrects_it(
+    tiny: dict[str, Any], inside: type[Inside], report: dict[str, Any]
+) -> None:
     mebi = 1 << 20
     inside.canned["plan_memory"] = lambda rows, **_: {
         "planned": {str(number): int(number**1.2 * mebi) for number in rows},
@@ -180,14 +172,14 @@ def test_a_plan_that_leaves_the_line_corrects_it(inside: type[Inside], report: d
     }
     inside.canned["measure"] = measured(report)
     given = dataclasses.replace(QUICK, fill=True, memory=100 / 1024)
-    (row,) = run_benchmark(with_overrides(Config(), TINY), "distill", given)["rows"]
+    (row,) = run_benchmark(with_overrides(Config(), tiny), "distill", given)["rows"]
     # 46 rows would be 100 MiB; the line through 2 and 4 rows says 56.
     assert row["micro_batch_size"] == 40
 
 
-def test_what_never_fits_is_said(inside: type[Inside]) -> None:
+def test_what_never_fits_is_said(tiny: dict[str, Any], inside: type[Inside]) -> None:
     inside.canned["measure"] = {"fits": False}
-    found = run_benchmark(with_overrides(Config(), TINY), "distill", QUICK)
+    found = run_benchmark(with_overrides(Config(), tiny), "distill", QUICK)
     assert not found["rows"][0]["fits"]
     assert any("does not fit" in note for note in found["notes"])
     assert "does not fit" in benchmark_markdown(found)
@@ -195,7 +187,7 @@ def test_what_never_fits_is_said(inside: type[Inside]) -> None:
 
 @pytest.mark.parametrize(("status", "fits"), [(-9, False), (1, None)])
 def test_a_killed_process_had_no_memory_and_another_death_is_a_fault(
-    inside: type[Inside], status: int, fits: bool | None
+    tiny: dict[str, Any], inside: type[Inside], status: int, fits: bool | None
 ) -> None:
     def dies(**_: Any) -> Any:
         raise WorkerDiedError("configured", status, "")
@@ -203,9 +195,9 @@ def test_a_killed_process_had_no_memory_and_another_death_is_a_fault(
     inside.canned["measure"] = dies
     if fits is None:
         with pytest.raises(FaultError, match="status 1"):
-            run_benchmark(with_overrides(Config(), TINY), "distill", QUICK)
+            run_benchmark(with_overrides(Config(), tiny), "distill", QUICK)
     else:
-        assert run_benchmark(with_overrides(Config(), TINY), "distill", QUICK)["rows"][0]["fits"] is fits
+        assert run_benchmark(with_overrides(Config(), tiny), "distill", QUICK)["rows"][0]["fits"] is fits
 
 
 def test_running_out_of_memory_is_an_answer_and_other_errors_are_not() -> None:
@@ -222,15 +214,15 @@ def test_running_out_of_memory_is_an_answer_and_other_errors_are_not() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("program_cache")
-def test_planned_memory_grows_with_the_rows() -> None:
-    text = config_to_toml(with_overrides(Config(), TINY))
+def test_planned_memory_grows_with_the_rows(tiny: dict[str, Any]) -> None:
+    text = config_to_toml(with_overrides(Config(), tiny))
     found = worker.plan_memory(text, "distill", 60, [2, 4, 8])["planned"]
     assert found["2"] < found["4"] < found["8"]
 
 
 @pytest.mark.usefixtures("report")
-def test_the_first_step_is_counted_from_where_it_is_said() -> None:
-    text = config_to_toml(with_overrides(Config(), TINY))
+def test_the_first_step_is_counted_from_where_it_is_said(tiny: dict[str, Any]) -> None:
+    text = config_to_toml(with_overrides(Config(), tiny))
     found = worker.first_step(text, "distill", 60, time.time() - 100)
     assert found["first_step_seconds"] > 100 + found["compile_seconds"] > 100
 
@@ -283,10 +275,14 @@ def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.C
 
 
 def test_the_command_prints_a_table_and_writes_files(
-    inside: type[Inside], report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: dict[str, Any],
+    inside: type[Inside],
+    report: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     inside.canned["measure"] = measured(report)
-    (tmp_path / "tiny.toml").write_text(config_to_toml(with_overrides(Config(), TINY)))
+    (tmp_path / "tiny.toml").write_text(config_to_toml(with_overrides(Config(), tiny)))
     output = tmp_path / "new" / "found"
     arguments = ["--config", str(tmp_path / "tiny.toml"), "--stage", "distill", "--repeats", "2", "--steps", "1"]
     assert main(["benchmark", *arguments, "--vocabulary", "60", "--no-warm-start", "--output", str(output)]) == 0
@@ -308,8 +304,8 @@ def test_a_place_that_cannot_be_written_is_a_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_processes_of_their_own(tmp_path: Path) -> None:
-    config = with_overrides(Config(), TINY)
+def test_in_processes_of_their_own(tiny: dict[str, Any], tmp_path: Path) -> None:
+    config = with_overrides(Config(), tiny)
     given = BenchmarkArguments(repeats=2, steps=1, vocabulary=60, variants=("packed", "training.warp=1"))
     with pytest.raises(UserError, match="training.warp"):
         run_benchmark(config, "distill", given)

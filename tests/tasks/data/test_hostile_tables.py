@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from distil_jax.corpus import files
 from distil_jax.errors import UserError
 from distil_jax.tasks.data import lines
 from distil_jax.tasks.data.official import Columns
@@ -25,7 +26,7 @@ def test_a_packed_file_that_unfolds_a_thousandfold(form: str, tmp_path: Path, mo
     head, row = FORMS[form]
     path = tmp_path / f"a.{form}.gz"
     path.write_bytes(gzip.compress((head + row * (3 << 17)).encode()))
-    monkeypatch.setattr(lines, "_SMALL", 1 << 20)
+    monkeypatch.setattr(files, "_SMALL", 1 << 20)
     with pytest.raises(UserError) as caught:
         read_table(path, COLUMNS, Faults())
     assert str(caught.value).startswith(f"{path}: unfolds from ")
