@@ -70,7 +70,7 @@ class Launched:
             self.processes.append(
                 subprocess.Popen(
                     [sys.executable, __file__, *arguments],
-                    env={**os.environ, "PYTHONPATH": str(ROOT), "DISTIL_JAX_MALLOC": "0", **environment},
+                    env={**os.environ, "PYTHONPATH": str(ROOT), "DISTIL_JAX_RESTART": "0", **environment},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -77,7 +77,7 @@ def begin(command: list[str], kill: Kill, folder: Path, environment: Mapping[str
         env={
             **os.environ,
             "PYTHONPATH": str(HERE.parent),
-            "DISTIL_JAX_MALLOC": "0",  # which would start another process
+            "DISTIL_JAX_RESTART": "0",  # which would start another process
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **environment,
         },

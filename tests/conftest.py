@@ -197,7 +197,7 @@ def command_environment(program_cache: Path) -> dict[str, str]:
     """Variables for processes of the command line: on CPU, with the session's compiled programs."""
     return {
         "JAX_PLATFORMS": "cpu",
-        "DISTIL_JAX_MALLOC": "0",  # which would start another process
+        "DISTIL_JAX_RESTART": "0",  # which would start another process
         "JAX_COMPILATION_CACHE_DIR": str(program_cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

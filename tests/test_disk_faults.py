@@ -55,7 +55,7 @@ def begin(tiny_config: Callable[..., Config], program_cache: Path, tmp_path: Pat
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
-            "DISTIL_JAX_MALLOC": "0",
+            "DISTIL_JAX_RESTART": "0",
             "JAX_COMPILATION_CACHE_DIR": str(program_cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **more,

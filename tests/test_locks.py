@@ -218,7 +218,7 @@ def test_two_commands_on_one_folder(tiny_config: Callable[..., Config], program_
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "DISTIL_JAX_MALLOC": "0",
+        "DISTIL_JAX_RESTART": "0",
         "JAX_COMPILATION_CACHE_DIR": str(program_cache),
     }
     command = [sys.executable, "-m", "distil_jax.cli", "distill", "--config", str(tmp_path / "config.toml")]

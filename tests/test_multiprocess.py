@@ -42,7 +42,7 @@ def together(tiny_config: Callable[..., Config], tmp_path: Path) -> Together:
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "1",
-            "DISTIL_JAX_MALLOC": "0",
+            "DISTIL_JAX_RESTART": "0",
             "JAX_COMPILATION_CACHE_DIR": "",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster, with other rounding errors
         }

@@ -61,7 +61,7 @@ def go(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFact
             **os.environ,
             "PYTHONPATH": str(HERE.parent),
             "JAX_NUM_CPU_DEVICES": str(devices // processes),
-            "DISTIL_JAX_MALLOC": "0",
+            "DISTIL_JAX_RESTART": "0",
             "JAX_COMPILATION_CACHE_DIR": "",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster, with other rounding errors
         }

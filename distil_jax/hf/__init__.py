@@ -10,6 +10,7 @@ from distil_jax.hf.locate import locate
 from distil_jax.hf.params import read_params
 from distil_jax.hf.pretrained import from_pretrained
 from distil_jax.hf.read import read_tensors
+from distil_jax.hf.stored import release_pages
 from distil_jax.hf.task_config import task_head, task_head_from_hf, task_head_to_hf
 from distil_jax.hf.task_params import add_task_head, read_task_model
 from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
@@ -27,6 +28,7 @@ __all__ = [
     "read_params",
     "read_task_model",
     "read_tensors",
+    "release_pages",
     "save_pretrained",
     "save_tokenizer",
     "task_head",

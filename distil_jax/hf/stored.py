@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +70,22 @@ class StoredTensor:
     def transposed(self) -> StoredTensor:
         """The same tensor with its axes reversed, still a view."""
         return StoredTensor(self.shape[::-1], self.dtype, None if self.data is None else self.data.T, self.verify)
+
+
+def release_pages(arrays: Iterable[Any]) -> None:
+    """Take the pages of memory-mapped files that are behind some of these arrays out of this process's memory.
+
+    The arrays stay as they are; read again, they come from the file.
+    """
+    owners = {}
+    for array in arrays:
+        owner = array
+        while isinstance(owner, np.ndarray | memoryview):
+            owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+        if isinstance(owner, mmap.mmap):
+            owners[id(owner)] = owner
+    for mapped in owners.values():
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def check_names(names: Iterable[str], where: object) -> None:

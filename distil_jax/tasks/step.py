@@ -15,7 +15,15 @@ from jax import Array
 from distil_jax.config import FineTune
 from distil_jax.models import TaskModel, row_keys
 from distil_jax.tasks.losses import Batch, Models, Params, batch_losses, forward
-from distil_jax.training.step import AXIS, Metrics, TrainState, apply_gradients, micro_batches, sum_over
+from distil_jax.training.step import (
+    AXIS,
+    Metrics,
+    TrainState,
+    apply_gradients,
+    micro_batches,
+    sum_over,
+    sum_over_devices,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +68,7 @@ def make_task_step(
 
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), state.params)
         local = sum_over(gradients_of, micro_batches((batch, keys), setup.micro_batch_size))
-        (value, terms), gradients = jax.lax.psum(local, AXIS)
+        (value, terms), gradients = sum_over_devices(local)
         tokens = terms.pop("tokens")
         state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
         return state, {

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distil_jax.errors import UserError
+from distil_jax.hf import release_pages
 from distil_jax.training.step import AXIS
 
 
@@ -47,8 +48,17 @@ class Devices:
         return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
 
     def replicate(self, tree: Any) -> Any:
-        """Put a tree of host arrays on every device. The caller's arrays stay valid when the result is donated."""
-        return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), self.replicated, lambda _: x), tree)
+        """Put a tree of host arrays on every device. The caller's arrays stay valid when the result is donated.
+
+        Those that are views of a file on disk no longer take memory afterwards.
+        """
+
+        def place(x: Any) -> Any:
+            return jax.make_array_from_callback(np.shape(x), self.replicated, lambda _: x)
+
+        placed = jax.block_until_ready(jax.tree.map(place, tree))
+        release_pages(jax.tree.leaves(tree))
+        return placed
 
     @property
     def steps_ahead(self) -> int:

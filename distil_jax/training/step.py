@@ -131,8 +131,15 @@ def _row_keys(key: Array, rows: Array) -> Array:
 def sum_over(function: Callable[[Any], Tree], batches: Any) -> Tree:
     """Sum of `function` over the leading axis of the micro-batches, holding one at a time."""
     first = jax.tree.map(lambda x: x[0], batches)
+    if len(jax.tree.leaves(batches)[0]) == 1:
+        return function(first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
     return jax.lax.scan(lambda total, m: (jax.tree.map(jnp.add, total, function(m)), None), zeros, batches)[0]
+
+
+def sum_over_devices(tree: Tree) -> Tree:
+    """Sum of every array of the tree over the mapped axis; with one device XLA would still copy them all."""
+    return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.psum(tree, AXIS)
 
 
 def apply_gradients(
@@ -188,7 +195,7 @@ def make_train_step(
 
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
         local = sum_over(gradients_of, micro_batches(rows, task.micro_batch_size))
-        (value, sums), gradients = jax.lax.psum(local, AXIS)
+        (value, sums), gradients = sum_over_devices(local)
         state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
         means = {f"loss_{name}": term.mean for name, term in sums.items()}
         return state, {"loss": value, **means, **metrics, "tokens": denominators.tokens}
@@ -215,6 +222,6 @@ def make_evaluation_step(task: Task) -> Callable[[Params, Constants, Array, Arra
         def sums_of(micro: MicroBatch) -> dict[str, SumCount]:
             return evaluation_sums(task.student, params, task.teacher, constants.teacher, micro)
 
-        return jax.lax.psum(sum_over(sums_of, micro_batches(rows, task.micro_batch_size)), AXIS)
+        return sum_over_devices(sum_over(sums_of, micro_batches(rows, task.micro_batch_size)))
 
     return evaluation_step

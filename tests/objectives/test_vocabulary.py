@@ -330,5 +330,5 @@ def test_chunks_are_few_equal_and_within_their_bytes() -> None:
         assert chunk % 8 == 0 and 8 <= chunk <= most
         assert chunks * chunk - tokens < 8 * chunks, "little is filled up"
         assert chunks <= -(-tokens // (most - 7)), "no more than needed"
-    assert chunk_size(2048, 30522) == 512, "on CPU"
+    assert chunk_size(2048, 30522) == 1024, "on CPU"
     assert vocabulary.CPU_CHUNK_BYTES < vocabulary.ACCELERATOR_CHUNK_BYTES

@@ -23,7 +23,7 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's environment without what a launcher or an earlier start may have set, plus `changes`."""
     left_out = ("SLURM_", "OMPI_", "MALLOC_", "JAX_", "XLA_", "DISTIL_JAX_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-    return {**kept, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "DISTIL_JAX_MALLOC": "0", **changes}
+    return {**kept, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "DISTIL_JAX_RESTART": "0", **changes}
 
 
 def begin(code: str, **changes: str) -> subprocess.Popen[str]:
@@ -160,18 +160,22 @@ def test_the_platform_is_insisted_on() -> None:
         runtime.start(Config(run=type(Config().run)(platform="tpu")))
 
 
-def test_malloc_settings_are_for_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_for_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_accelerator_files", list)
     monkeypatch.setattr(runtime.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    settings = runtime.MALLOC_SETTINGS
+    settings = {**runtime.MALLOC_SETTINGS, "XLA_FLAGS": "--xla_cpu_enable_concurrency_optimized_scheduler=false"}
     assert settings["MALLOC_TRIM_THRESHOLD_"] == "17179869184"
     assert settings["MALLOC_TOP_PAD_"] == "268435456"
     assert runtime.cpu_environment({}, "any") == settings
     assert runtime.cpu_environment({"JAX_PLATFORMS": "cpu"}, "any") == settings
     assert runtime.cpu_environment({}, "gpu") == {}
     assert runtime.cpu_environment({"JAX_PLATFORMS": "cuda"}, "any") == {}
-    assert runtime.cpu_environment({"DISTIL_JAX_MALLOC": "0"}, "cpu") == {}
+    assert runtime.cpu_environment({"DISTIL_JAX_RESTART": "0"}, "cpu") == {}
     assert runtime.cpu_environment({"MALLOC_ARENA_MAX": "4"}, "cpu") == {}  # the user's own choice
+    added = runtime.cpu_environment({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, "cpu")["XLA_FLAGS"]
+    assert added == f"--xla_force_host_platform_device_count=2 {settings['XLA_FLAGS']}"
+    chosen = {"XLA_FLAGS": "--xla_cpu_enable_concurrency_optimized_scheduler=true"}
+    assert runtime.cpu_environment(chosen, "cpu") == runtime.MALLOC_SETTINGS
     monkeypatch.setattr(runtime, "_accelerator_files", lambda: ["/dev/nvidia0"])
     assert runtime.cpu_environment({}, "any") == {}
     assert runtime.cpu_environment({}, "cpu") == settings
@@ -197,12 +201,12 @@ def test_the_command_restarts_itself_once_and_says_so(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=GUARD_SECONDS)
         return process.pid, out.strip(), err
 
-    pid, out, err = run(DISTIL_JAX_MALLOC="")
+    pid, out, err = run(DISTIL_JAX_RESTART="")
     assert out == f"{pid} 1 ['a b', '--flag'] 1"  # the same process, arguments and interpreter flags
     assert err.count("\n") == 1
-    assert "MALLOC_ARENA_MAX=1" in err
-    assert "DISTIL_JAX_MALLOC=0" in err
-    pid, out, err = run(DISTIL_JAX_MALLOC="0")
+    assert "MALLOC_ARENA_MAX=1" in err and "XLA_FLAGS=" in err
+    assert "DISTIL_JAX_RESTART=0" in err
+    pid, out, err = run(DISTIL_JAX_RESTART="0")
     assert (out, err) == (f"{pid} None ['a b', '--flag'] 1", "")
 
 
