@@ -19,7 +19,7 @@ from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.files import rows_of_file
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import Reading, requests, with_columns
-from distil_jax.tasks.streams import PLAIN, json_line, stream_pipe
+from distil_jax.tasks.streams import PLAIN, Arriving, json_line, stream_pipe
 
 PIPE = "-"
 
@@ -148,6 +148,8 @@ def write_predictions(
     _check_output(output, inputs.path)
     rows, name, unit = inputs.rows(reading, faults)
     asked = requests(rows, reading, faults, name, unit)
+    if inputs.path == PIPE:
+        asked = Arriving(asked)  # what is written to the pipe is answered before more of it comes
     started = time.monotonic()
     with _opened(output) as file:
         # A terminal that takes no Unicode gets the escapes of JSON.

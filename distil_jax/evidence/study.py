@@ -63,6 +63,7 @@ class StudyOutcome:
     text: str
     failures: tuple[str, ...]
     is_main: bool
+    mistaken: bool = False  # nothing could be made, and all of the reasons are the user's to mend
 
 
 def run_study(config: Config, *, command: str = "", say: Say = lambda _: None) -> StudyOutcome:
@@ -98,10 +99,11 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
     main, folder = jax.process_index() == 0, Path(config.run.output)
     command = _reproducing(folder, command)
     made: dict[str, Row] = {}
+    errors: list[Exception] = []
     text = ""
     for number, plan in enumerate(plans, 1):
         say(f"{plan.spec.title} ({number} of {len(plans)} tasks): {len(plan.runs)} runs")
-        row, trained = _run_task(config, plan, say)
+        row, trained = _run_task(config, plan, errors, say)
         if not main:
             continue
         before = {} if trained else report["tasks"].get(plan.spec.name, {})
@@ -110,7 +112,9 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
         rows = {**{name: row for name, row in report["tasks"].items() if name not in made}, **made}
         report = {"format": 1, "tasks": rows, "macro": macro_average(rows)}
         text = write_report(folder, report)
-    return StudyOutcome(report, text, tuple(failure_lines(made)), main)
+    nothing = not any("best_run" in row for row in made.values())
+    mistaken = nothing and bool(errors) and all(isinstance(error, UserError) for error in errors)
+    return StudyOutcome(report, text, tuple(failure_lines(made)), main, mistaken)
 
 
 def _reproducing(folder: Path, command: str) -> str:
@@ -154,8 +158,11 @@ def _read_whole_report(folder: Path) -> Report:
     return report
 
 
-def _run_task(config: Config, plan: TaskPlan, say: Say) -> tuple[Row, bool]:
-    """Make a task's runs and what follows from them; the task's row of the report, and whether anything was trained."""
+def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say) -> tuple[Row, bool]:
+    """Make a task's runs and what follows from them; the task's row of the report, and whether anything was trained.
+
+    What a run failed of is added to `errors`.
+    """
     results: dict[Path, Result] = {}
     failures: dict[Path, str] = {}
     trained = False
@@ -175,6 +182,7 @@ def _run_task(config: Config, plan: TaskPlan, say: Say) -> tuple[Row, bool]:
         except Exception as error:
             if jax.process_count() > 1:
                 raise
+            errors.append(error)
             failures[run.folder] = _reason(error)
             say(f"{where}: failed: {failures[run.folder]}")
     if jax.process_index():

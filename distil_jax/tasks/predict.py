@@ -26,6 +26,7 @@ from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, S
 from distil_jax.tasks.inference import logits_of_rows
 from distil_jax.tasks.requests import Reading
 from distil_jax.tasks.step import make_logits_step
+from distil_jax.tasks.streams import Arriving
 from distil_jax.training.parallel import make_devices
 
 Request = tuple[Any, Example]
@@ -36,6 +37,7 @@ _BATCH_TOKENS = {"cpu": 1 << 10}  # by platform; enough for its arithmetic units
 _BATCH_TOKENS_ELSE = 1 << 16
 _CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
 _CHUNK_CHARACTERS = 1 << 22  # long texts in smaller chunks, so that memory is bounded
+_PATIENCE_SECONDS = 0.05  # for the next row of a pipe, before those at hand are predicted without it
 
 
 @dataclasses.dataclass
@@ -115,7 +117,8 @@ class Predictor:
         The first chunk is one batch, so that the first results come soon; later ones are larger.
 
         Args:
-            requests: (id, example) pairs; no more are taken than the chunk needs that is worked on.
+            requests: (id, example) pairs; no more are taken than the chunk needs that is worked on, and of those that
+                are `Arriving` only what is there.
             batch_size: rows of a batch over all devices; 0: chosen by the kind of device and the rows' lengths.
             options: what is said about a row; None: `self.options`.
             tally: is told what a user should hear.
@@ -192,13 +195,14 @@ class Predictor:
 
 
 def _taken(pending: Iterator[Request], rows: int) -> list[Request]:
-    """The next requests, at most `rows` of them, fewer where they are long."""
+    """The next requests, at most `rows` of them, fewer where they are long or not there yet."""
     found: list[Request] = []
     characters = 0
     for request in itertools.islice(pending, rows):
         found.append(request)
         characters += _characters(request[1])
-        if characters > _CHUNK_CHARACTERS:
+        late = isinstance(pending, Arriving) and not pending.is_there(_PATIENCE_SECONDS)
+        if late or characters > _CHUNK_CHARACTERS:
             break
     return found
 

@@ -1,4 +1,4 @@
-"""Rows of files and pipes, one after the other: what is read is handed on before the rest is looked at."""
+"""Rows of files and pipes, one after the other: what is read is handed on before the rest is looked at or is there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Generic, TypeVar
 
 from distil_jax.corpus.files import CHUNK, RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError, one_line
@@ -22,6 +24,9 @@ PLAIN = ""  # the column of what is no table: a line of text
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv")
 _LINE_LIMIT = 1 << 26  # bytes; what is longer is no line of a text file
 
+_AHEAD = 1 << 12  # rows that are read from a pipe before they are asked for
+
+T = TypeVar("T")
 Line = tuple[int, str | None]  # its number from 1, and its text; None: left out, it is no text
 
 
@@ -66,14 +71,55 @@ def stream_pipe(pipe: BinaryIO, faults: Faults, name: str = "standard input") ->
     yield from _json_rows(every, name, faults) if objects else _plain_rows(every)
 
 
+class Arriving(Generic[T]):
+    """The items of an iterator that may have to wait for them, read on a thread, so that nobody else has to.
+
+    What the iterator raises is raised where its items end.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        """Begins to read, at most `_AHEAD` items more than are asked for."""
+        self._there: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(_AHEAD)
+        self._peeked: list[tuple[T] | BaseException | None] = []
+        threading.Thread(target=self._read, args=(items,), daemon=True).start()
+
+    def _read(self, items: Iterable[T]) -> None:
+        end: BaseException | None = None
+        try:
+            for item in items:
+                self._there.put((item,))
+        except BaseException as error:
+            end = error
+        self._there.put(end)
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        found = self._peeked.pop() if self._peeked else self._there.get()
+        if isinstance(found, tuple):
+            return found[0]
+        self._peeked.append(found)
+        raise StopIteration if found is None else found
+
+    def is_there(self, seconds: float) -> bool:
+        """Whether the next item, or the end, comes within so many seconds."""
+        try:
+            self._peeked = self._peeked or [self._there.get(timeout=seconds)]
+        except queue.Empty:
+            return False
+        return True
+
+
 def _chained(first: list[Line], rest: Iterator[Line]) -> Iterator[Line]:
     yield from first
     yield from rest
 
 
 def _pipe_chunks(pipe: BinaryIO) -> Iterator[bytes]:
-    # read1 gives what is there, where read would wait for a whole megabyte.
-    read = pipe.read1 if isinstance(pipe, io.BufferedReader | io.BytesIO) else pipe.read
+    # Gives what is there, where a buffer's read would wait for a whole megabyte. Nor does it take the buffer's lock, at
+    # which Python would stumble where the program ends while a thread still waits for more.
+    read = pipe.raw.read if isinstance(pipe, io.BufferedReader) else pipe.read
     while chunk := read(CHUNK):
         yield chunk
 

@@ -102,6 +102,22 @@ def test_one_failure_is_one_failure(pretend: Any, tmp_path: Path) -> None:
     assert (tmp_path / "report.md").read_text() == found.text + "\n"
 
 
+@pytest.mark.parametrize(
+    ("tasks", "scores", "mistaken"),
+    [
+        ("codah", {}, True),
+        ("imdb,codah", {"imdb/seed0": UserError("too long"), "imdb/seed1": UserError("too long")}, True),
+        ("imdb,codah", {"imdb/seed0": UserError("too long"), "imdb/seed1": 0.5}, False),
+        ("imdb,codah", {"imdb/seed0": UserError("too long"), "imdb/seed1": OSError("disk full")}, False),
+    ],
+)
+def test_only_a_study_of_mistakes_is_a_mistake(
+    pretend: Any, tmp_path: Path, tasks: str, scores: Any, mistaken: bool
+) -> None:
+    pretend(scores)
+    assert run_study(config_of(tmp_path, tasks, seeds=2)).mistaken is mistaken
+
+
 def test_again_only_what_failed_is_trained(pretend: Any, tmp_path: Path) -> None:
     config = config_of(tmp_path, "imdb", seeds=3)
     pretend({"imdb/seed0": 0.5, "imdb/seed1": ValueError("no"), "imdb/seed2": 0.8})

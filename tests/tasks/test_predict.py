@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import itertools
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from distil_jax.tasks.encode import Encoded
 from distil_jax.tasks.examples import QuestionExample, SequenceExample
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import usual_reading
+from distil_jax.tasks.streams import Arriving
 
 HEAD = TaskHead("sequence", labels=("a", "b"), num_outputs=2)
 
@@ -73,6 +76,22 @@ def test_chunks_grow_and_long_texts_make_them_smaller(predictor: Predictor, monk
     assert tally.rows == 200
     long = ((number, QuestionExample("", "who", "a" * (1 << 21))) for number in range(7))
     assert [len(chunk) for chunk in predictor.chunks(long, batch_size=8)] == [2, 2, 2, 1]
+
+
+def test_rows_of_a_pipe_are_answered_before_more_of_them_come(predictor: Predictor) -> None:
+    answered = threading.Event()
+
+    def talk() -> Iterator[tuple[int, SequenceExample]]:
+        yield 0, SequenceExample("", "the cat")
+        if not answered.wait(60):
+            raise TimeoutError("the first row is not answered until the next one comes")
+        yield 1, SequenceExample("", "sat")
+
+    found = []
+    for chunk in predictor.chunks(Arriving(talk()), batch_size=8):
+        found += [result["id"] for result in chunk]
+        answered.set()
+    assert found == [0, 1]
 
 
 def test_notes_add_up() -> None:
