@@ -308,6 +308,7 @@ class _Meter:
         """
         while len(self._in_flight) > most:
             number, metrics, batch = self._in_flight.popleft()
+            self.run.devices.wait(metrics)
             skipped = bool(metrics["skipped"])
             self.skips = self.skips.after(skipped)
             self.finished(number, metrics)

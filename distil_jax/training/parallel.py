@@ -7,6 +7,7 @@ Global row r of a batch of B belongs to device r // (B / devices), devices order
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from distil_jax.errors import UserError
 from distil_jax.hf import release_pages
 from distil_jax.training.step import AXIS
+
+_GIVE_BACK_SECONDS = 0.002  # from a step's results on CPU until the memory that it took is free again; measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +64,25 @@ class Devices:
         return placed
 
     @property
+    def _are_the_host(self) -> bool:
+        return self.mesh.devices.flat[0].platform == "cpu"
+
+    @property
     def steps_ahead(self) -> int:
         """Steps the host may be ahead of the devices: enough to hide its work, few enough to stop quickly.
 
         None where it is the host that computes, which would only hold the buffers of several steps at once.
         """
-        return 0 if self.mesh.devices.flat[0].platform == "cpu" else 2
+        return 0 if self._are_the_host else 2
+
+    def wait(self, results: Any) -> None:
+        """Wait for the arrays of a tree, and on CPU until XLA has given back the memory that it took to make them.
+
+        That happens a moment after they are there; a step begun earlier takes as much again beside it.
+        """
+        jax.block_until_ready(results)
+        if self._are_the_host:
+            time.sleep(_GIVE_BACK_SECONDS)
 
     def place_rows(self, rows: Any) -> Any:
         """This process's rows of a global batch, [b, ...] or a tree of them, as the mapped function takes them."""

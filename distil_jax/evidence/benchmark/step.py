@@ -60,7 +60,7 @@ class Step:
             program = self.program(rows)
             self._state, metrics = program(self._state, self._constants, self.devices.place_rows(rows))
             found.append(metrics)
-            jax.block_until_ready(found[: len(found) - self.devices.steps_ahead])
+            self.devices.wait(found[: len(found) - self.devices.steps_ahead])
         return jax.block_until_ready(found)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distil_jax.config import TaskSettings
@@ -133,14 +133,14 @@ class _Reader:
             return [HubId(name, config)]
         return [HubId(name, usual[0].config), HubId(name)]
 
-    def _dataset(self, dataset: Dataset, places: Iterable[SplitPlace]) -> list[Part]:
+    def _dataset(self, dataset: Dataset, places: Sequence[SplitPlace]) -> list[Part]:
         parts, columns = [], self.columns
         for place in places:
             split = next((name for name in place.dataset_names if name in dataset.splits), None)
             if split is not None:
                 table, faults = dataset.read(split, columns.names()), Faults(self.settings.on_error == "skip")
                 parts.append(Part(place.role, place.name, table, columns, faults))
-        if not parts:
+        if not parts and places:
             raise UserError(f"{dataset.name}: no split that {self.spec.name} needs (found: {some(dataset.splits)})")
         return parts
 
@@ -156,6 +156,8 @@ class _Reader:
             found = [(place, path) for place in places if (path := self._file_of(folder, place))]
             if found:
                 return [self.file(place.role, place.name, path) for place, path in found]
+        if not places:
+            return []  # every set is given by a file of its own
         names = [name for place in places for name in (place.files if self.official else OWN_STEMS[place.role])]
         raise UserError(f"{root}: holds no data of {self.spec.name} (looked for {some(names, 8)}); check the folder")
 

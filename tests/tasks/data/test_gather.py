@@ -100,6 +100,19 @@ def test_label_names_in_their_official_order_and_a_missing_train_file(tmp_path: 
     assert data.labels == ("entailment", "neutral", "contradiction")
 
 
+def test_a_source_is_not_needed_for_sets_that_are_all_given(tmp_path: Path) -> None:
+    paragraph = {
+        "context": "It rained.",
+        "qas": [{"id": "1", "question": "What?", "answers": [{"text": "It", "answer_start": 0}]}],
+    }
+    fill(tmp_path, {"mine.json": json.dumps({"data": [{"title": "", "paragraphs": [paragraph]}]})})
+    mine = str(tmp_path / "mine.json")
+    data = load("squad", tmp_path, train=mine, validation=mine)
+    assert [example.question for example in data.train] == ["What?"]
+    with pytest.raises(UserError, match="no folder .*elsewhere"):
+        load("squad", tmp_path / "elsewhere", train=mine, validation=mine)
+
+
 def test_the_folder_of_another_task_is_noticed(tmp_path: Path) -> None:
     rows = tabs("index|sentence1|sentence2|label", "0|a|b|1")
     fill(tmp_path, {"WNLI/train.tsv": rows, "WNLI/dev.tsv": rows, "train.tsv": tabs("index|body", "0|a")})
