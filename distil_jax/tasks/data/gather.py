@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from distil_jax.config import TaskSettings
@@ -108,21 +108,22 @@ class _Reader:
             table = read_table(path, columns, faults, flawed=bool(self.official and self.official.flawed))
         return Part(role, name, table, columns, faults)
 
-    def source(self, roles: Iterable[Role]) -> list[Part]:
-        """Reads what `task.source` names, sets of these roles."""
+    def source(self, roles: Collection[Role]) -> list[Part]:
+        """Reads what `task.source` names, sets of these roles; only a test set may be missing there."""
+        needed = set(roles) != {"test"}
         text = self.settings.source
         places = [place for place in (self.official.splits if self.official else OWN_SPLITS) if place.role in roles]
         path = Path(text).expanduser()
         if text.startswith("tfds:"):
-            return self._dataset(open_tensorflow(text), places)
+            return self._dataset(open_tensorflow(text), places, needed)
         if text and not text.startswith("hf:"):
             if path.is_dir():
-                return self._folder(path, places)
+                return self._folder(path, places, needed)
             if path.is_file():
                 raise UserError(f"task.source = {text!r} is a file; give files with task.train, validation and test")
             if text.startswith((".", "/", "~")) or text.count("/") > 1:
                 raise UserError(f"task.source: no folder {text}; check the path")
-        return self._dataset(open_hub(self._hub_ids(text.removeprefix("hf:"))), places)
+        return self._dataset(open_hub(self._hub_ids(text.removeprefix("hf:"))), places, needed)
 
     def _hub_ids(self, text: str) -> list[HubId]:
         usual = self.official.hub if self.official else ()
@@ -133,20 +134,20 @@ class _Reader:
             return [HubId(name, config)]
         return [HubId(name, usual[0].config), HubId(name)]
 
-    def _dataset(self, dataset: Dataset, places: Sequence[SplitPlace]) -> list[Part]:
+    def _dataset(self, dataset: Dataset, places: Sequence[SplitPlace], needed: bool) -> list[Part]:
         parts, columns = [], self.columns
         for place in places:
             split = next((name for name in place.dataset_names if name in dataset.splits), None)
             if split is not None:
                 table, faults = dataset.read(split, columns.names()), Faults(self.settings.on_error == "skip")
                 parts.append(Part(place.role, place.name, table, columns, faults))
-        if not parts and places:
+        if not parts and needed:
             raise UserError(f"{dataset.name}: no split that {self.spec.name} needs (found: {some(dataset.splits)})")
         return parts
 
     # Folders
 
-    def _folder(self, root: Path, places: list[SplitPlace]) -> list[Part]:
+    def _folder(self, root: Path, places: list[SplitPlace], needed: bool) -> list[Part]:
         names = self.official.folders if self.official else ()
         self._check_folder(root, names)
         folders = [root / name for name in names]
@@ -156,8 +157,8 @@ class _Reader:
             found = [(place, path) for place in places if (path := self._file_of(folder, place))]
             if found:
                 return [self.file(place.role, place.name, path) for place, path in found]
-        if not places:
-            return []  # every set is given by a file of its own
+        if not needed:
+            return []
         names = [name for place in places for name in (place.files if self.official else OWN_STEMS[place.role])]
         raise UserError(f"{root}: holds no data of {self.spec.name} (looked for {some(names, 8)}); check the folder")
 
