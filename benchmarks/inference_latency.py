@@ -30,6 +30,7 @@ from taking_turns import (
     require_cpp,
     start,
     take_turns,
+    tell,
 )
 
 from distil_jax.errors import FaultError
@@ -75,6 +76,7 @@ def open_side(arguments: argparse.Namespace, side: str, model: str, setting: str
     worker = start(f"{model}, {side}", script, environment(OURS if side == OURS else "torch", setting, folder))
     rows = str(folder / "rows.npz")
     worker.ask("open", model=str(folder / model), rows=rows, kind=side, cores=arguments.cores)
+    tell(f"{model}, {setting}", f"{side} is ready")
     return worker
 
 
