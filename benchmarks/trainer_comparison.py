@@ -2,8 +2,10 @@
 
     python benchmarks/trainer_comparison.py --task mrpc --source data/glue --model MODEL --seeds 3 --output FOLDER
 
-Both see the same examples in the same order, with the same learning rate, schedule, epochs, weight decay and clipping;
-only dropout and a new head's weights are drawn by each for itself. Runs alternate, one after the other, in processes
+Both see the same batches in the same order, with the same learning rate, schedule, epochs, weight decay and clipping;
+only dropout and a new head's weights are drawn by each for itself. Seconds are those from loaded data to the score: the
+model is read, trained, with all compiling, and measured once. Ours has the settings that `distil-jax` gives itself, and
+starts without any program compiled before; PyTorch is as installed. Runs alternate, one after the other, in processes
 of their own, so that both have the machine to themselves; the one that comes first changes from seed to seed. Prints a
 table and writes it as JSON, with the seconds of every run.
 """
@@ -21,14 +23,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from distil_jax.training.runtime import cpu_environment
+
 EPOCHS, BATCH, LEARNING_RATE = 3, 32, 5e-5
 WARMUP, DECAY, CLIP = 0.1, 0.01, 1.0
 
 
 def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The configuration, the task's data and the encoded training set, as `distil-jax finetune` has them."""
-    from distil_jax.config import load_config
+    from distil_jax.config import load_config, with_overrides
     from distil_jax.hf import load_tokenizer
+    from distil_jax.tasks.batches import steps_per_epoch
     from distil_jax.tasks.data.load import load_task
     from distil_jax.tasks.encode import encode_examples
 
@@ -53,16 +58,15 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     config = load_config("finetune", settings)
     data = load_task(config.task, config.run.seed)
     train = encode_examples(load_tokenizer(arguments.model), data.spec.kind, data.train, config.task, training=True)
-    return config, data, train
+    once = EPOCHS * steps_per_epoch(len(train), BATCH)  # measured at the end only
+    return with_overrides(config, {"evaluation.every_steps": once}), data, train
 
 
 def run_jax(arguments: argparse.Namespace) -> dict[str, float]:
-    """Our fine-tuning: score, and seconds from the start of training to the last evaluation, compiling included."""
+    """Our fine-tuning: score and seconds."""
     from distil_jax.tasks.finetune import finetune
-    from distil_jax.training.runtime import start
 
     config, data, _ = load(arguments)
-    start(config)
     began = time.monotonic()
     found = finetune(config, data)
     return {"score": found.measures["score"], "seconds": time.monotonic() - began}
@@ -87,7 +91,8 @@ def trainer_settings(arguments: argparse.Namespace, optimizer: Any, steps: int) 
 
     return transformers.TrainingArguments(
         output_dir=str(Path(arguments.output) / f"torch{arguments.seed}"),
-        num_train_epochs=1,  # the items already are those of all epochs
+        max_steps=steps,
+        num_train_epochs=1,  # the batches already are those of all epochs
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=64,
         learning_rate=LEARNING_RATE,
@@ -108,7 +113,7 @@ def trainer_settings(arguments: argparse.Namespace, optimizer: Any, steps: int) 
 
 
 def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
-    """The same with the PyTorch `Trainer`: dynamic padding, the batches in our order."""
+    """The same with the PyTorch `Trainer`: our batches, each padded to its longest row."""
     import numpy as np
     import torch
     import transformers
@@ -119,15 +124,17 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
     from distil_jax.tasks.inference import measures_of, score
 
     config, data, train = load(arguments)
+    began = time.monotonic()
     examples = next(iter(data.validation.values()))
     validation = encode_examples(load_tokenizer(arguments.model), data.spec.kind, examples, config.task)
     steps = EPOCHS * steps_per_epoch(len(train), BATCH)
     plan = training_plan(train.lengths, choose_buckets(train.lengths, (), max(steps // 50, 1)), BATCH, arguments.seed)
-    order = [int(row) for step in range(steps) for row in plan(step)[1]]
+    batches = [[int(row) for row in plan(step)[1]] for step in range(steps)]
 
     class InOrder(transformers.Trainer):
-        def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+        def get_train_dataloader(self) -> Any:
+            data: Any = self.train_dataset
+            return torch.utils.data.DataLoader(data, batch_sampler=batches, collate_fn=self.data_collator)
 
     transformers.set_seed(arguments.seed)
     regression = data.spec.problem == "regression"
@@ -138,10 +145,9 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
     trainer = InOrder(
         model=model,
         args=trainer_settings(arguments, config.optimizer, steps),
-        train_dataset=trainer_items(train, order),  # type: ignore[arg-type]
+        train_dataset=trainer_items(train, range(len(train))),  # type: ignore[arg-type]
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
     )
-    began = time.monotonic()
     trainer.train()
     logits: Any = trainer.predict(trainer_items(validation, range(len(validation)))).predictions  # type: ignore[arg-type]
     seconds = time.monotonic() - began
@@ -187,9 +193,10 @@ def main() -> None:
         return
     Path(arguments.output).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, float]]] = {"jax": [], "torch": []}
+    settings = {"jax": {**cpu_environment(os.environ, "any"), "JAX_COMPILATION_CACHE_DIR": ""}, "torch": {}}
     for system, seed in order_of(arguments.seeds):
         command = [sys.executable, __file__, *sys.argv[1:], "--system", system, "--seed", str(seed)]
-        subprocess.run(command, check=True, env=os.environ)
+        subprocess.run(command, check=True, env={**os.environ, **settings[system]})
         found[system].append(json.loads(Path(arguments.output, f"{system}{seed}.json").read_text()))
     Path(arguments.output, "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
     text = table(found)

@@ -326,10 +326,13 @@ def _softmax(logits: Array, temperature: float) -> _Softmax:
 
 
 def _kl(student: _Softmax, teacher: _Softmax) -> _Term:
-    """temperature^2 * KL(teacher || student), from differences only: nothing cancels where the two are near."""
+    """temperature^2 * KL(teacher || student), from differences only: nothing cancels where the two are near.
+
+    Nor where all logits of one are higher by a constant, as each is taken from its own peak before they are compared.
+    """
     temperature = student.temperature
-    difference = jnp.sum(teacher.exponentials * (teacher.logits - student.logits), axis=-1, keepdims=True)
-    shift = (difference / teacher.norm - (teacher.peak - student.peak)) / temperature
+    apart = (teacher.logits - teacher.peak) - (student.logits - student.peak)
+    shift = jnp.sum(teacher.exponentials * apart, axis=-1, keepdims=True) / (temperature * teacher.norm)
     values = temperature**2 * (shift + jnp.log(student.norm / teacher.norm))
 
     def slopes(scale: Array) -> Array:

@@ -27,6 +27,7 @@ from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinit
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
 from distil_jax.training.preemption import NOTHING_NEW
+from distil_jax.training.save_clock import SaveClock, is_due
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Metrics, Params, TrainState, init_state
 from distil_jax.training.telemetry import MetricsWriter, Progress, read_metrics, utilisation
@@ -239,12 +240,18 @@ class _Step:
     def __init__(self, function: Any) -> None:
         self._function, self._shapes = function, set()
 
-    def prepare(self, state: TrainState, constants: Any, rows: Any) -> None:
-        """Compile for rows of these shapes; donates nothing, so that the state can be saved meanwhile."""
+    def prepare(self, state: TrainState, constants: Any, rows: Any) -> float:
+        """Compile for rows of these shapes, and the seconds that took, 0 where it was done before.
+
+        Donates nothing, so that the state can be saved meanwhile.
+        """
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows))
-        if shapes not in self._shapes:
-            self._function.lower(state, constants, rows).compile()
-            self._shapes.add(shapes)
+        if shapes in self._shapes:
+            return 0.0
+        start = time.monotonic()
+        self._function.lower(state, constants, rows).compile()
+        self._shapes.add(shapes)
+        return time.monotonic() - start
 
     def __call__(self, state: TrainState, constants: Any, rows: Any) -> tuple[TrainState, Metrics]:
         return self._function(state, constants, rows)
@@ -253,7 +260,7 @@ class _Step:
 def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter) -> TrainState:
     job, steps = run.job, run.job.steps
     batches = job.make_batches(range(start, steps), run.devices)
-    saves = _SaveClock(job.config)
+    saves = SaveClock(job.config)
 
     def leave() -> str:
         meter.wait(0, state)
@@ -267,7 +274,7 @@ def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter)
         with run.watch.preemption.interruptible(leave):
             batch = next(batches)
             rows = run.devices.place_rows(batch)
-            step.prepare(state, run.constants, rows)
+            meter.compiled(step.prepare(state, run.constants, rows))
             run.watch.go()
         state, metrics = step(state, run.constants, rows)
         evaluate = _evaluation_due(job, number)
@@ -294,7 +301,13 @@ class _Meter:
         """Begin after `skips`."""
         self.run, self.progress, self.skips = run, progress, skips
         self._in_flight: collections.deque[tuple[int, Metrics, Batch]] = collections.deque()
+        self._began, self._first_step_seconds, self._compile_seconds = time.monotonic(), 0.0, 0.0
         self.skip_pause()
+
+    def compiled(self, seconds: float) -> None:
+        """Programs were compiled for so long, which is no time of the steps."""
+        self._compile_seconds += seconds
+        self._last_time += seconds
 
     def take(self, number: int, metrics: Metrics, batch: Batch) -> None:
         """Take the metrics of step `number`, which are still being computed, and what this process fed to it."""
@@ -321,14 +334,21 @@ class _Meter:
         settings, total = self.run.job.config.logging, self.skips.total
         tokens, loss = float(metrics["tokens"]), float(metrics["loss"])
         self._tokens, self._steps = self._tokens + tokens, self._steps + 1
-        self.progress.update(
-            number, amount=tokens, text=f"loss {loss:.3f}" + (f"  {total} steps skipped" if total else "")
-        )
+        text = f"loss {loss:.3f}" + (f"  {total} steps skipped" if total else "")
+        if not self._first_step_seconds:
+            self._first_step_seconds = time.monotonic() - self._began
+            text += f"  first step after {self._first_step_seconds:.0f} s"
+        self.progress.update(number, amount=tokens, text=text)
         # An evaluation may end the run early, and the last step has a row.
         if number % settings.every_steps and not _evaluation_due(self.run.job, number):
             return
         seconds = max(time.monotonic() - self._last_time, 1e-9)
-        timing = {"tokens_per_second": self._tokens / seconds, "seconds_per_step": seconds / self._steps}
+        timing = {
+            "tokens_per_second": self._tokens / seconds,
+            "seconds_per_step": seconds / self._steps,
+            "first_step_seconds": self._first_step_seconds,  # from the start of training, with its compilation
+            "compile_seconds": self._compile_seconds,  # so far
+        }
         use = self._utilisation(self._tokens / seconds)
         shown: dict[str, Any] = {"skipped_steps": total, **metrics}
         del shown["skipped"], shown["gradient_norms"]
@@ -359,35 +379,5 @@ class _Meter:
         self._tokens, self._steps, self._last_time = 0.0, 0, time.monotonic()
 
 
-class _SaveClock:
-    """When a checkpoint is due: every so many steps, or minutes (looked at when metrics are, by the first process)."""
-
-    def __init__(self, config: Config) -> None:
-        self._settings = config.checkpoint
-        self._look_every = config.logging.every_steps
-        self._last = time.monotonic()
-
-    def due(self, number: int) -> bool:
-        """Whether to save after step `number`; the same answer in all processes."""
-        if _due(number, self._settings.every_steps):
-            return True
-        if not self._settings.every_minutes or not _due(number, self._look_every):
-            return False
-        elapsed = time.monotonic() - self._last >= 60 * self._settings.every_minutes
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            elapsed = bool(multihost_utils.broadcast_one_to_all(np.asarray(elapsed)))
-        return elapsed
-
-    def saved(self) -> None:
-        """Start counting minutes anew."""
-        self._last = time.monotonic()
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
 def _evaluation_due(job: Job, step: int) -> bool:
-    return step == job.steps or _due(step, job.evaluate_every)
+    return step == job.steps or is_due(step, job.evaluate_every)

@@ -173,6 +173,17 @@ def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
     assert total == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+def test_a_constant_that_all_logits_share_does_not_count() -> None:
+    _, teacher, positions, coefficients = make_case(("ce",))
+    # Multiples of 1/16, so that adding the constant rounds nothing: what is seen is the loss's own rounding.
+    teacher = teacher._replace(hidden=jnp.round(teacher.hidden * 4) / 4, table=jnp.round(teacher.table * 4) / 4)
+    teacher = teacher._replace(bias=jnp.zeros(VOCAB))
+    student = teacher._replace(bias=jnp.full(VOCAB, 1000.0))
+    loss = partial(fused_vocabulary_loss, temperature=2.0)
+    total, _ = loss(student, teacher, positions, coefficients)
+    assert abs(float(total)) < 1e-6
+
+
 def test_extreme_logits_stay_finite() -> None:
     student, teacher, positions, coefficients = make_case(("ce", "mlm"))
     extreme = [layer._replace(hidden=layer.hidden * 1e3) for layer in (student, teacher)]

@@ -29,8 +29,8 @@ from distil_jax.models import EncoderConfig, MaskedLM, TaskModel
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import encode_examples
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.finetune import Learner, read_learner
 from distil_jax.tasks.finetune import make_job as make_task_job
+from distil_jax.tasks.learner import Learner, read_learner
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.loop import Job
 from distil_jax.training.stages import distillation_learner, make_job, pretraining_learner, read_model, scratch_encoder

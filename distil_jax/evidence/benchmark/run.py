@@ -76,12 +76,12 @@ def _measure(cell: Cell, arguments: BenchmarkArguments, limit: int, cache_root: 
     config, tries = cell.config, 1
     if arguments.fill:
         config, tries = _filled(cell, arguments, limit, cache_root), _TRIES
-    for _ in range(tries):
+    for number in range(tries):
+        config = _smaller(config) if number else config
         with tempfile.TemporaryDirectory(dir=cache_root) as cache:
             found = _measured_once(config, cell, arguments, cache)
         if found["fits"]:
             break
-        config = _smaller(config)
     return {
         "variant": cell.variant,
         "length": cell.length,

@@ -35,6 +35,7 @@ from distil_jax.training.telemetry import peak_flops
 
 _MOST_STEPS = 20  # of a round
 _ROUND_SECONDS = 1.0
+_PLANNED_BATCHES = 16  # the longest of which the memory is planned for
 _INPUT_BATCHES = 64  # read to find the rate of the input
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -68,7 +69,8 @@ def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> 
     for number in rows:
         changed = with_rows(settings, number, devices)
         step = Step(make_inputs(changed, stage, vocabulary).job)
-        step.program(step.batches(1)[0])
+        # Fine-tuning's batches are padded to different lengths, in random order.
+        step.program(max(step.batches(_PLANNED_BATCHES), key=lambda rows: _ids(rows).size))
         found[str(number)] = step.planned_bytes
     return {"planned": found, "devices": devices}
 

@@ -181,6 +181,7 @@ def test_what_never_fits_is_said(tiny: dict[str, Any], inside: type[Inside]) -> 
     inside.canned["measure"] = {"fits": False}
     found = run_benchmark(with_overrides(Config(), tiny), "distill", QUICK)
     assert not found["rows"][0]["fits"]
+    assert found["rows"][0]["batch_size"] == tiny["training.batch_size"], "the batch that was tried"
     assert any("does not fit" in note for note in found["notes"])
     assert "does not fit" in benchmark_markdown(found)
 
