@@ -34,7 +34,7 @@ def benchmark_markdown(report: Mapping[str, Any]) -> str:
 def _line(row: Mapping[str, Any]) -> list[str]:
     sizes = f"{row['batch_size']}" if row["batch_size"] == row["micro_batch_size"] else _accumulated(row)
     if not row["fits"]:
-        return [row["variant"], sizes, "does not fit", *[""] * (len(_HEADER) - 3)]
+        return [row["variant"], sizes, "failed" if "failed" in row else "does not fit", *[""] * (len(_HEADER) - 3)]
     cached = row.get("cached_first_step_seconds")
     return [
         row["variant"],
@@ -97,6 +97,9 @@ def notes_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for row in rows:
         name = f"{row['variant']}, {row['length']} tokens"
+        if "failed" in row:
+            found.append(f"{name}: failed: {row['failed']}")
+            continue
         if not row["fits"]:
             found.append(f"{name}: does not fit into the memory with a batch of {row['batch_size']}")
             continue

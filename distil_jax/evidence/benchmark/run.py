@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import Config, config_to_toml
-from distil_jax.errors import UserError
+from distil_jax.errors import FaultError, UserError
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments, Cell, Stage, cells, with_rows
 from distil_jax.evidence.benchmark.process import Worker, WorkerDiedError
 from distil_jax.evidence.benchmark.report import notes_on
@@ -42,19 +42,29 @@ def run_benchmark(
     Returns:
         {"command", "stage", "machine", "rows": [...], "notes": [...]}; a row has what `worker.measure` gives,
         "variant", "length", "batch_size", "micro_batch_size", and "predicted" and "brought" against the first variant
-        of its length. A variant that does not fit has "fits": False and nothing measured.
+        of its length. A variant that does not fit has "fits": False and nothing measured, one that failed where others
+        did not "failed", the reason, as well.
 
     Raises:
-        UserError: a setting is wrong. FaultError: a process failed.
+        UserError: a setting is wrong. FaultError: a process failed; both only where nothing at all could be measured.
     """
     with tempfile.TemporaryDirectory() as cache:
         with _worker("machine", config, cache) as worker:
             seen = worker.ask("machine")
         limit = int(arguments.memory * 2**30) or seen["memory_limit"]
-        rows = []
+        rows: list[dict[str, Any]] = []
+        errors: list[UserError | FaultError] = []
         for cell in cells(config, stage, arguments, seen["machine"]["platform"]):
             say(f"{cell.variant}, rows of {cell.length} tokens")
-            rows.append(_measure(cell, arguments, limit, cache))
+            try:
+                rows.append(_measure(cell, arguments, limit, cache))
+            except (UserError, FaultError) as error:
+                # An hour of others' measurements is not lost for one that this hardware cannot do.
+                say(f"{cell.variant}, rows of {cell.length} tokens: failed: {error}")
+                errors.append(error)
+                rows.append(_row(cell, cell.config) | {"fits": False, "failed": str(error)})
+    if len(errors) == len(rows):
+        raise errors[0]
     _compare(rows)
     return {
         "command": command,
@@ -82,13 +92,16 @@ def _measure(cell: Cell, arguments: BenchmarkArguments, limit: int, cache_root: 
             found = _measured_once(config, cell, arguments, cache)
         if found["fits"]:
             break
+    return _row(cell, config) | found
+
+
+def _row(cell: Cell, config: Config) -> dict[str, Any]:
     return {
         "variant": cell.variant,
         "length": cell.length,
         "batch_size": config.training.batch_size,
         "micro_batch_size": config.training.micro_batch_size,
         "compute_dtype": config.training.compute_dtype,
-        **found,
     }
 
 

@@ -201,6 +201,26 @@ def test_a_killed_process_had_no_memory_and_another_death_is_a_fault(
         assert run_benchmark(with_overrides(Config(), tiny), "distill", QUICK)["rows"][0]["fits"] is fits
 
 
+def test_a_variant_that_fails_does_not_lose_the_others(tiny: dict[str, Any], inside: type[Inside]) -> None:
+    measure = worker.HANDLERS["measure"]
+
+    def fails(**request: Any) -> Any:
+        if "splash" in request["config"]:
+            raise UserError("no TPU here")
+        return json.loads(json.dumps(measure(**request)))
+
+    inside.canned["measure"] = fails
+    given = dataclasses.replace(QUICK, variants=("attention-splash", "attention-xla"))
+    found = run_benchmark(with_overrides(Config(), tiny), "distill", given)
+    assert [row.get("failed") for row in found["rows"]] == ["no TPU here", None]
+    assert found["rows"][1]["brought"] == 1.0
+    assert "attention-splash, 32 tokens: failed: no TPU here" in benchmark_markdown(found)
+    with pytest.raises(UserError, match="no TPU here"):
+        run_benchmark(
+            with_overrides(Config(), tiny), "distill", dataclasses.replace(given, variants=given.variants[:1])
+        )
+
+
 def test_running_out_of_memory_is_an_answer_and_other_errors_are_not() -> None:
     def fails(text: str) -> Callable[[], Any]:
         def call() -> Any:
