@@ -35,7 +35,7 @@ class PredictArguments:
     batch_size: int = 0
     """rows computed at once; 0: chosen by the kind of device and the length of the rows"""
     max_length: int = 0
-    """tokens a row may have; 0: as in fine-tuning, for a model folder as many as it takes up to 512"""
+    """tokens a row may have; 0: as in fine-tuning, for a model from elsewhere as many as it takes up to 512"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """type that is computed in"""
     threshold: float = 0.5

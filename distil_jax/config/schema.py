@@ -71,10 +71,10 @@ class CorpusSettings(Section):
 
 @dataclass(frozen=True)
 class Model(Section):
-    """The model that `pretrain` trains: taken from `initial`, or made from scratch with the sizes below."""
+    """The model that is trained: taken from `initial`, or made from scratch with the sizes below."""
 
     initial: str = setting("", "folder or hub id to start from; empty: random weights of the sizes below")
-    freeze_encoder: bool = setting(False, "train the MLM head only; needs model.initial")
+    freeze_encoder: bool = setting(False, "train the head only (finetune: that of the task); needs model.initial")
     family: Literal["bert", "distilbert"] = setting("bert", "architecture")
     num_layers: int = setting(12, "encoder layers", at_least(1))
     hidden_size: int = setting(768, "width; a multiple of num_heads", at_least(1))
@@ -251,8 +251,8 @@ class Evaluation(Section):
 
     every_steps: int = setting(1000, "optimiser steps between evaluations; 0: none", at_least(0))
     batch_size: int = setting(64, "rows per evaluation pass, over all devices", at_least(1), machine=True)
-    rows: int = setting(0, "held-out rows used, the first ones; 0: all", at_least(0))
-    seed: int = setting(0, "seed of the held-out masks", at_least(0))
+    rows: int = setting(0, "held-out rows used, the first ones; 0: all (finetune: always)", at_least(0))
+    seed: int = setting(0, "seed of the held-out masks; finetune has none", at_least(0))
 
 
 @dataclass(frozen=True)

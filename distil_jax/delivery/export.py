@@ -14,6 +14,7 @@ import numpy as np
 
 from distil_jax.config import config_from_toml
 from distil_jax.delivery.card import model_card
+from distil_jax.delivery.prediction_settings import answer_options, to_config_json
 from distil_jax.delivery.task_card import task_card
 from distil_jax.errors import FaultError, UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
@@ -133,6 +134,10 @@ def save_trained(trained: Trained, output: Path, *, overwrite: bool = False) -> 
         UserError: as `save_pretrained`.
     """
     config = config_from_toml(trained.metadata["config"], f"{output}: checkpoint {trained.step}")
+    extra: dict[str, Any] = {}
+    if trained.head is not None:
+        options = answer_options(config.task, trained.metadata["description"])
+        extra = to_config_json(config.task, options, trained.head.kind)
     about = (config, trained.encoder, trained.metadata, trained.step, output.name)
     save_pretrained(
         output,
@@ -141,5 +146,6 @@ def save_trained(trained: Trained, output: Path, *, overwrite: bool = False) -> 
         head=trained.head,
         tokenizer=trained.tokenizer,
         readme=model_card(*about) if trained.head is None else task_card(*about, trained.head),
+        extra=extra,
         overwrite=overwrite,
     )

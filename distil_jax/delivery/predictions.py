@@ -42,8 +42,8 @@ class Inputs:
     endings: Sequence[str] = ()
     path: str = ""
 
-    def rows(self, reading: Reading, faults: Faults) -> tuple[Iterable[Row], str, str]:
-        """The rows, what they come from, and what their places count there.
+    def rows(self, reading: Reading, faults: Faults, labels: Sequence[str] = ()) -> tuple[Iterable[Row], str, str]:
+        """The rows, what they come from, and what their places count there; `labels` are the model's.
 
         Raises:
             UserError: nothing is given, too much is, or it does not fit the model.
@@ -64,7 +64,7 @@ class Inputs:
         if self.path == PIPE:
             return stream_pipe(sys.stdin.buffer, faults), "standard input", "line"
         if self.path:
-            rows, unit = rows_of_file(Path(self.path).expanduser(), reading, faults)
+            rows, unit = rows_of_file(Path(self.path).expanduser(), reading, faults, labels)
             return rows, self.path, unit
         self._check(reading, spoken)
         return self._spoken_rows(reading), "the command line", "row"
@@ -146,7 +146,7 @@ def write_predictions(
     """
     reading, faults, tally = reading or predictor.reading, faults_of(on_error), Tally()
     _check_output(output, inputs.path)
-    rows, name, unit = inputs.rows(reading, faults)
+    rows, name, unit = inputs.rows(reading, faults, predictor.head.labels)
     asked = requests(rows, reading, faults, name, unit)
     if inputs.path == PIPE:
         asked = Arriving(asked)  # what is written to the pipe is answered before more of it comes

@@ -9,6 +9,7 @@ from typing import Any
 
 from distil_jax.config import TaskSettings, config_from_toml
 from distil_jax.delivery.export import read_run
+from distil_jax.delivery.prediction_settings import answer_options, from_config_json
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, locate, read_task_model
 from distil_jax.hf.config import read_json
@@ -31,13 +32,14 @@ def load_predictor(
 ) -> Predictor:
     """The model of a fine-tuning run (its best checkpoint), of a model folder with a task head, or of a hub id.
 
-    A run brings the settings it was fine-tuned with: lengths, columns, whether questions may have no answer.
+    A run brings the settings it was fine-tuned with: lengths, columns, whether questions may have no answer; the folder
+    it is exported to all of them but the columns.
 
     Args:
         path: folder of a run, model folder, or hub id.
         step: which checkpoint of a run; None: its result.
-        max_length: tokens a row may have; 0: as in fine-tuning, for a model folder as many as the model takes (512 at
-            most, for questions 384).
+        max_length: tokens a row may have; 0: as in fine-tuning, for a model from elsewhere as many as it takes (512
+            at most, for questions 384).
         dtype: what is computed in: "float32" or "bfloat16".
 
     Raises:
@@ -50,13 +52,15 @@ def load_predictor(
     if step is not None:
         raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
     folder = locate(path)
-    kind = named_kind(read_json(folder / "config.json"))
+    raw = read_json(folder / "config.json")
+    kind = named_kind(raw)
     if kind is None:
         raise UserError(f"{path}: has no task head, so there is nothing to predict; fine-tune it (distil-jax finetune)")
     encoder, head, params, _ = read_task_model(folder, kind)
-    settings = _short_settings(encoder, kind, max_length)
+    settings, options = from_config_json(raw, kind, f"{path}/config.json") or (None, None)
+    settings = _fitted_settings(settings or TaskSettings(), encoder, kind, max_length)
     tokenizer, reading = load_tokenizer(folder), usual_reading(kind)
-    return Predictor(encoder, head, params, tokenizer, settings=settings, reading=reading, dtype=dtype)
+    return Predictor(encoder, head, params, tokenizer, settings=settings, reading=reading, options=options, dtype=dtype)
 
 
 def _of_run(folder: Path, step: int | None, max_length: int, dtype: str) -> Predictor:
@@ -64,8 +68,6 @@ def _of_run(folder: Path, step: int | None, max_length: int, dtype: str) -> Pred
     if trained.head is None:
         raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
     settings = config_from_toml(trained.metadata["config"], f"{folder}: checkpoint {trained.step}").task
-    no_answer = settings.name == "squad_v2" or bool(trained.metadata["description"].get("no_answer"))
-    options = AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold)
     return Predictor(
         trained.encoder,
         trained.head,
@@ -73,7 +75,7 @@ def _of_run(folder: Path, step: int | None, max_length: int, dtype: str) -> Pred
         trained.tokenizer,
         settings=_with_length(settings, max_length),
         reading=reading_of(settings, trained.head.kind),
-        options=options,
+        options=answer_options(settings, trained.metadata["description"]),
         dtype=dtype,
     )
 
@@ -84,11 +86,16 @@ def _with_length(settings: TaskSettings, max_length: int) -> TaskSettings:
     return dataclasses.replace(settings, max_length=max_length or settings.max_length)
 
 
-def _short_settings(encoder: EncoderConfig, kind: Kind, max_length: int) -> TaskSettings:
-    """Usual settings as far as the model's positions allow."""
-    positions = encoder.max_position_embeddings
+def _fitted_settings(settings: TaskSettings, encoder: EncoderConfig, kind: Kind, max_length: int) -> TaskSettings:
+    """`settings` where they say how long rows are and no shorter ones are wanted, else as far as the length allows.
+
+    The length is then `max_length`, or, if that is 0, the usual one within the model's positions.
+    """
+    if settings.max_length and (not max_length or max_length >= settings.max_length):
+        return _with_length(settings, max_length)
     usual = longest_row(TaskSettings(), kind) if kind == "question" else _MOST_TOKENS
-    settings = _with_length(TaskSettings(max_length=max(min(usual, positions), 8)), max_length)
+    usual = max(min(usual, encoder.max_position_embeddings), 8)
+    settings = _with_length(dataclasses.replace(settings, max_length=usual), max_length)
     question = min(settings.max_question_length, settings.max_length // _QUESTION_SHARE)
     stride = min(settings.doc_stride, max((settings.max_length - question - 3) // 2, 1))
     return dataclasses.replace(settings, max_question_length=question, doc_stride=stride)

@@ -26,7 +26,9 @@ def wants_server_files(data: TaskData) -> bool:
     return any(name in data.spec.server_file for name in data.test)
 
 
-def write_server_files(run: Path, step: int, config: Config, data: Sequence[TaskData], folder: Path) -> list[Path]:
+def write_server_files(
+    run: Path, step: int, config: Config, data: Sequence[TaskData], folder: Path
+) -> tuple[list[Path], list[str]]:
     """Predict test sets with the checkpoint `step` of a run and write a file for each.
 
     Args:
@@ -37,7 +39,8 @@ def write_server_files(run: Path, step: int, config: Config, data: Sequence[Task
         folder: made if missing.
 
     Returns:
-        The files, named as the server wants them.
+        The files, named as the server wants them, and what the user should hear of them: examples that were cut,
+        indices that are missing.
 
     Raises:
         UserError: as `read_run`.
@@ -49,7 +52,7 @@ def write_server_files(run: Path, step: int, config: Config, data: Sequence[Task
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
     predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
     params = devices.replicate(trained.params)
-    written = []
+    written, notes = [], []
     for task in data:
         for name, file in task.spec.server_file.items():
             if name in task.test:
@@ -57,7 +60,8 @@ def write_server_files(run: Path, step: int, config: Config, data: Sequence[Task
                 logits = np.stack(predict(params, encoded))
                 rows = zip(_numbers(task.test[name]), spelled(task.spec, logits), strict=True)
                 written.append(_write(folder / file, rows))
-    return written
+                notes += [f"{file}: {note}" for note in (*encoded.notes, *_gaps(_numbers(task.test[name])))]
+    return written, notes
 
 
 def spelled(spec: TaskSpec, logits: np.ndarray) -> list[str]:
@@ -74,6 +78,16 @@ def spelled(spec: TaskSpec, logits: np.ndarray) -> list[str]:
 def _numbers(examples: Sequence[Example]) -> list[str]:
     """The published number of every example: rows that were skipped leave a gap."""
     return [example.id for example in examples]
+
+
+def _gaps(numbers: Sequence[str]) -> list[str]:
+    """A line on the indices from 0 to the largest one for which nothing is predicted, where there are such."""
+    given = {int(number) for number in numbers if number.isdecimal()}
+    missing = [number for number in range(max(given, default=-1) + 1) if number not in given]
+    if not missing:
+        return []
+    indices = "index is" if len(missing) == 1 else "indices are"
+    return [f"{len(missing):,} {indices} missing (first: {missing[0]}), as rows were skipped; the server takes no gaps"]
 
 
 def _write(path: Path, rows: Iterable[tuple[str, str]]) -> Path:

@@ -22,7 +22,8 @@ from distil_jax.delivery import export
 from distil_jax.errors import UserError
 from distil_jax.evidence.benchmark.machine import processor_name
 from distil_jax.evidence.server_files import FOLDER, wants_server_files, write_server_files
-from distil_jax.evidence.study_plan import PlannedRun, TaskPlan, for_task, plan_study
+from distil_jax.evidence.study_inputs import InputsNow
+from distil_jax.evidence.study_plan import PlannedRun, TaskPlan, for_task, plan_study, widened
 from distil_jax.evidence.study_report import (
     REPORT_FILE,
     Report,
@@ -40,7 +41,7 @@ from distil_jax.evidence.study_report import (
 )
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.finetune import RESULT_FILE, finetune
+from distil_jax.tasks.finetune import RESULT_FILE, UNTESTED, finetune
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.lock import hold
 from distil_jax.training.manifest import read_starts, record_start, versions
@@ -101,7 +102,8 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
     made: dict[str, Row] = {}
     errors: list[Exception] = []
     text = ""
-    for number, plan in enumerate(plans, 1):
+    for number, asked in enumerate(plans, 1):
+        plan = _with_finished(config, asked)
         say(f"{plan.spec.title} ({number} of {len(plans)} tasks): {len(plan.runs)} runs")
         row, trained = _run_task(config, plan, errors, say)
         if not main:
@@ -115,6 +117,24 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
     nothing = not any("best_run" in row for row in made.values())
     mistaken = nothing and bool(errors) and all(isinstance(error, UserError) for error in errors)
     return StudyOutcome(report, text, tuple(failure_lines(made)), main, mistaken)
+
+
+def _with_finished(config: Config, plan: TaskPlan) -> TaskPlan:
+    """The plan with all runs of other seeds that earlier commands have finished: fewer seeds than before lose none."""
+    places = {run.folder.parent for run in plan.runs}
+    names = {found.parent.name.removeprefix("seed") for place in places for found in place.glob(f"seed*/{RESULT_FILE}")}
+    more = widened(config, plan, {int(name) for name in names if name.isdecimal()})
+    runs = tuple(run for run in more.runs if run.seed in plan.seeds or _is_finished(run))
+    kept = tuple(seed for seed in more.seeds if any(run.seed == seed for run in runs))
+    return dataclasses.replace(more, runs=runs, seeds=kept)
+
+
+def _is_finished(run: PlannedRun) -> bool:
+    """Whether its folder holds a result of this very configuration, damaged or not."""
+    with contextlib.suppress(UserError):
+        check_run_folder(run.folder, run.config, {})
+        return (run.folder / RESULT_FILE).is_file()
+    return False
 
 
 def _reproducing(folder: Path, command: str) -> str:
@@ -167,11 +187,12 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
     failures: dict[Path, str] = {}
     trained = False
     data = TaskDataBySeed(plan.runs[0].config.task)
+    inputs = InputsNow(data.of, say)
     for number, run in enumerate(plan.runs, 1):
         where = f"{plan.spec.title}, run {number} of {len(plan.runs)}"
         try:
-            found = finished(run)
-            if found is None:
+            found = finished(run, inputs)
+            if found is None or _wants_tests(run, found):
                 say(f"{where}: {run.folder}")
                 for note in finetune(run.config, data.of(run.seed)).notes:
                     say(f"note: {note}")
@@ -195,14 +216,27 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
     return row, trained
 
 
-def finished(run: PlannedRun) -> Result | None:
+def finished(run: PlannedRun, inputs: InputsNow | None = None) -> Result | None:
     """What a run has left where it is finished; None where it has to be made or continued.
 
+    Args:
+        run: the run.
+        inputs: what it would read now; None: they are not compared with what it did read.
+
     Raises:
-        UserError: its folder holds another run, or a damaged result.
+        UserError: its folder holds another run, or one of other data or models, or a damaged result.
     """
     check_run_folder(run.folder, run.config, {})
-    return read_result(run.folder) if (run.folder / RESULT_FILE).is_file() else None
+    if not (run.folder / RESULT_FILE).is_file():
+        return None
+    if inputs is not None:
+        check_run_folder(run.folder, run.config, inputs.of(run))
+    return read_result(run.folder)
+
+
+def _wants_tests(run: PlannedRun, result: Result) -> bool:
+    """Whether its test sets are still to be measured, as several processes made it, and can be without training."""
+    return bool(result.get(UNTESTED)) and jax.process_count() == 1 and (run.folder / CHECKPOINTS).is_dir()
 
 
 class TaskDataBySeed:
@@ -248,7 +282,7 @@ def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say
     server = plan.folder.parent / FOLDER
 
     def step() -> int:
-        """Of the run's checkpoint; it may have been dropped when there were more seeds, and another run the best."""
+        """Of the run's checkpoint; it may have been dropped when another run, now damaged or gone, was the best."""
         if not (run.folder / CHECKPOINTS / str(origin["step"])).is_dir():
             say(f"{plan.spec.title}: {run.folder} is trained again, as its checkpoints were dropped")
             finetune(run.config, data.of(run.seed))
@@ -262,8 +296,10 @@ def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say
     def write_predictions() -> None:
         if FOLDER not in done or not all((server / name).is_file() for name in done[FOLDER]):
             sets = _server_sets(config, run, data, say)
-            files = write_server_files(run.folder, step(), run.config, sets, server) if sets else []
-            done[FOLDER] = [file.name for file in files]
+            files, notes = write_server_files(run.folder, step(), run.config, sets, server) if sets else ([], [])
+            for line in notes:
+                say(f"note: {line}")
+            done.update({FOLDER: [file.name for file in files], "notes": notes})
 
     for name, act in ((MODEL, write_model), (FOLDER, write_predictions)):
         try:

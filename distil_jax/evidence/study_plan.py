@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 
 from distil_jax.config import Config, Study, with_overrides
@@ -82,13 +83,18 @@ def _task_names(config: Config) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _plan_task(config: Config, task: str) -> TaskPlan:
+def widened(config: Config, plan: TaskPlan, seeds: Collection[int]) -> TaskPlan:
+    """The plan of `config` for one task with runs of further seeds, all in the order of seeds."""
+    return _plan_task(config, plan.spec.name, seeds)
+
+
+def _plan_task(config: Config, task: str, further: Collection[int] = ()) -> TaskPlan:
     spec, study, base = task_spec(task), config.study, for_task(config, task)
     folder = Path(config.run.output) / task
     rates = dict.fromkeys(study.learning_rates or (config.optimizer.learning_rate,))
     epochs = dict.fromkeys(study.epochs or (config.training.epochs,))
     points = tuple(itertools.product(rates, epochs))
-    seeds = tuple(range(config.run.seed, config.run.seed + study.seeds))
+    seeds = tuple(sorted({*range(config.run.seed, config.run.seed + study.seeds), *further}))
     sweep = bool(study.learning_rates or study.epochs)
     runs = []
     for seed, (rate, number) in itertools.product(seeds, points):

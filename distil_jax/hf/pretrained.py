@@ -12,7 +12,7 @@ from distil_jax.hf.checkpoint import Params
 from distil_jax.hf.config import read_json
 from distil_jax.hf.locate import locate
 from distil_jax.hf.params import read_params
-from distil_jax.hf.task_config import KINDS, named_kind
+from distil_jax.hf.task_config import FIXED_OUTPUTS, KINDS, named_kind
 from distil_jax.hf.task_params import read_task_model
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def from_pretrained(
         path_or_id: a local folder or a hub id (see `locate`).
         head: "mlm" (masked language model), "none" (the encoder; BERT's pooler is its method `pooled`), "sequence"
             (classes or scores of a text), "token", "question" (start and end of an answer) or "choice"; "auto" is what
-            the folder has.
+            the folder has. A "question" or "choice" head that the folder lacks is new, with a warning.
         labels: names of the outputs of a "sequence" or "token" head that is wanted whether the folder has it or not:
             the folder's is used if it fits (see `read_task_model`), otherwise a new one is made, with a warning.
-        num_labels: their number, where they have no names (2 for "question", 1 for "choice").
+        num_labels: their number, where they have no names; that of "question" (2) and "choice" (1) is known.
         problem: what the outputs of a "sequence" head mean, in transformers' words (see `TaskHead`).
         seed: of the random values of a new head.
         dtype: what is computed in: "float32", "bfloat16" or "float16"; the parameters stay float32.
@@ -59,8 +59,7 @@ def from_pretrained(
         raise UserError(f"dtype = {dtype!r}; known: {', '.join(_DTYPES)}")
     if head not in ("auto", "mlm", "none", *KINDS):
         raise UserError(f"head = {head!r}; known: auto, mlm, none, {', '.join(KINDS)}")
-    asked = labels is not None or num_labels is not None or problem is not None
-    if asked and head not in KINDS:
+    if head not in KINDS and (labels is not None or num_labels is not None or problem is not None):
         raise UserError(f"labels, num_labels and problem with head = {head!r}; choose one of {', '.join(KINDS)}")
     if num_labels is not None and (type(num_labels) is not int or num_labels < 1):
         raise UserError(f"num_labels = {num_labels!r}, expected a whole number from 1 on")
@@ -73,7 +72,8 @@ def from_pretrained(
     from distil_jax.models import Encoder, MaskedLM, TaskModel
 
     if kind is not None:
-        wanted: Any = {"labels": labels, "problem": problem or "", "num_outputs": num_labels or 0}
+        count = num_labels or FIXED_OUTPUTS.get(head, 0)
+        wanted: Any = {"labels": labels, "problem": problem or "", "num_outputs": count}
         config, found, params, fresh = read_task_model(folder, kind, **wanted, seed=seed)
         if fresh:
             logging.getLogger(__name__).warning("%s: has no such %s head; a new, untrained one is used", folder, kind)

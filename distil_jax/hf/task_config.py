@@ -17,7 +17,7 @@ KINDS: tuple[HeadKind, ...] = ("sequence", "token", "question", "choice")
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 MOST_LABELS = 1 << 20  # far beyond any task; a larger number is a typing mistake or a hostile file
 _KIND_OF = {name: kind for (_, kind), name in ARCHITECTURES.items() if kind in KINDS}
-_FIXED_OUTPUTS = {"question": 2, "choice": 1}
+FIXED_OUTPUTS = {"question": 2, "choice": 1}
 
 
 def named_kind(raw: Mapping[str, Any]) -> HeadKind | None:
@@ -33,6 +33,11 @@ def numbered_labels(count: int) -> tuple[str, ...]:
 def has_names(labels: tuple[str, ...]) -> bool:
     """Whether somebody has named the outputs."""
     return bool(labels) and labels != numbered_labels(len(labels))
+
+
+def names_labels(raw: Mapping[str, Any], where: str = "config.json") -> bool:
+    """Whether a config.json names the outputs of its head. Raises UserError where they are not what they should be."""
+    return has_names(_labels_from_hf(raw, where))
 
 
 def task_head(
@@ -66,7 +71,7 @@ def task_head(
     names = _checked_labels(labels, "labels")
     if not names and kind in ("sequence", "token"):
         num_outputs = num_outputs or int(problem == "regression")
-    count = _checked_count(kind, num_outputs or _FIXED_OUTPUTS.get(kind, len(names)), names)
+    count = _checked_count(kind, num_outputs or FIXED_OUTPUTS.get(kind, len(names)), names)
     if problem and (problem not in PROBLEMS or kind != "sequence"):
         raise UserError(
             f"problem = {problem!r} with a {kind} head; only sequence heads have one: {', '.join(PROBLEMS)}"
@@ -102,7 +107,7 @@ def task_head_from_hf(config: EncoderConfig, raw: Mapping[str, Any], kind: HeadK
     Raises:
         UserError: labels or problem_type are not what they should be.
     """
-    if kind in _FIXED_OUTPUTS:
+    if kind in FIXED_OUTPUTS:
         return task_head(config, raw, kind, where=where)
     names = _labels_from_hf(raw, where)
     problem = raw.get("problem_type") or ""
@@ -205,7 +210,7 @@ def _checked_labels(labels: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def _checked_count(kind: HeadKind, count: int, names: tuple[str, ...]) -> int:
-    fixed = _FIXED_OUTPUTS.get(kind)
+    fixed = FIXED_OUTPUTS.get(kind)
     if fixed is not None and (count != fixed or names):
         raise UserError(f"a {kind} head has {fixed} output{'s' * (fixed > 1)} without names; leave labels out")
     if not count:

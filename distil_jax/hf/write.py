@@ -29,6 +29,7 @@ def save_pretrained(
     head: TaskHead | None = None,
     tokenizer: Tokenizer | None = None,
     readme: str | None = None,
+    extra: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and their hashes (SHA256SUMS).
@@ -46,6 +47,7 @@ def save_pretrained(
         head: what params["task_head"] belongs to; its labels are what `transformers.pipeline` shows.
         tokenizer: written into the same folder if given; its vocabulary must fit into the embeddings.
         readme: text of README.md, the model card.
+        extra: further fields of config.json, which transformers does not know and keeps.
         overwrite: replace an existing model folder (one with a config.json), all of it.
 
     Raises:
@@ -58,7 +60,7 @@ def save_pretrained(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
         )
     tree = {"encoder": params} if "embeddings" in params else params
-    settings = _settings(config, head, tree)
+    settings = _settings(config, head, tree, extra or {})
     tensors = tensors_from_params(config, tree, head)
 
     from safetensors.numpy import save_file
@@ -82,13 +84,15 @@ def save_pretrained(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _settings(config: EncoderConfig, head: TaskHead | None, tree: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(
+    config: EncoderConfig, head: TaskHead | None, tree: Mapping[str, Any], extra: Mapping[str, Any]
+) -> dict[str, Any]:
     """What config.json holds, sorted here: json's sort_keys would put label 10 before label 2."""
     if head is None:
         settings = encoder_config_to_hf(config, "mlm" if "mlm_head" in tree else "none")
     else:
         settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
-    return dict(sorted(settings.items()))
+    return dict(sorted((settings | dict(extra)).items()))
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

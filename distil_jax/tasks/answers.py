@@ -20,7 +20,7 @@ from distil_jax.tasks.spans import AnswerPrediction, predict_answers
 Result = dict[str, Any]
 _DIGITS = 7  # of probabilities: what float32 can tell apart near 1
 _NO_TAG = "O"
-_SPAN_TAG = re.compile("O|[BIES]-.+")  # other tags, such as parts of speech, mark no entities
+_SPAN_TAG = re.compile("O|[BIESLU]-.+")  # other tags, such as parts of speech, mark no entities
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,14 +140,17 @@ def collate(
         rows: numbers of the rows, at most `batch_size`.
         length: tokens to pad to.
         batch_size: B.
-        class_weights: [classes] float32, weight of an example or tag by its label; None: all 1.
+        class_weights: [classes] float32, weight of an example or tag by its label, of class sets [K] that of each
+            class where the example has it; None: all 1.
         ids: token ids of the rows, where they are not those of `encoded` (augmented ones).
 
     Returns:
         ids, types [B, L] ([B, C, L] for choices) int32; mask, alike, int32; labels (as in `Encoded`, padded with 0);
         weights [B] or (tags) [B, L] float32, which add up to 1: of the loss against the labels; shares, alike,
         without the class weights: of the loss against a teacher; token_share [B] float32, one over the real tokens of
-        the batch. Labels, weights and shares are left out where labels are not known (tags keep theirs).
+        the batch. Labels, weights and shares are left out where labels are not known (tags keep theirs). Class sets
+        with class weights have weights [B, K], the shares times 1 or the class's weight: their sum is not 1, as in
+        torch's BCEWithLogitsLoss(pos_weight).
     """
     given = [encoded.ids[row] for row in rows] if ids is None else ids
     shape = (batch_size, *encoded.ids[rows[0]].shape[:-1], length)
@@ -190,9 +193,13 @@ def _labelled(
             counts[place, :size] = labels[row] != IGNORED
         else:
             found[place], counts[place] = labels[row], 1.0
+    shares = (counts / max(counts.sum(dtype=np.float64), 1.0)).astype(np.float32)
+    if class_weights is not None and kind == "sequence" and first.ndim == 1:
+        positive = np.where(found > 0, class_weights, 1.0)
+        return {"labels": found, "weights": (shares[:, None] * positive).astype(np.float32), "shares": shares}
     weights = counts if class_weights is None else counts * class_weights[found]
     return {
         "labels": found,
         "weights": (weights / max(weights.sum(dtype=np.float64), 1e-9)).astype(np.float32),
-        "shares": (counts / max(counts.sum(dtype=np.float64), 1.0)).astype(np.float32),
+        "shares": shares,
     }

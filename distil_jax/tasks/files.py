@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from distil_jax.corpus.files import RawFile, chunks_of, compression_of
@@ -15,15 +17,25 @@ from distil_jax.tasks.data.tabular import read_json_rows
 from distil_jax.tasks.requests import Reading
 from distil_jax.tasks.streams import SUFFIXES, stream_file
 
-_HEADER = 1 << 12  # bytes in which the first line is looked for
+_HEADER = 1 << 12  # bytes in which the first line, or sentence, is looked for
+_OUTSIDE = "O"  # the tag of what is in no entity
+_ENTITY_TAG = re.compile("O|[BIESLU]-[A-Za-z].*")
 
 
-def rows_of_file(path: Path, reading: Reading, faults: Faults) -> tuple[Iterable[Row], str]:
+def rows_of_file(
+    path: Path, reading: Reading, faults: Faults, labels: Collection[str] = ()
+) -> tuple[Iterable[Row], str]:
     """The rows of a file, and what their places count ("line", "row"; "" where these say so themselves).
 
     Text, JSON Lines, CSV, TSV and Parquet are read a piece at a time, the other forms as a whole: an array of objects
     (.json), SQuAD's JSON (.json, for questions), CoNLL columns (for tags: other endings than these, and .txt and .tsv
     files that begin like it).
+
+    Args:
+        path: the file.
+        reading: what the model reads.
+        faults: what is done about rows that can't be read.
+        labels: of a tagger, by which columns are told from text.
 
     Raises:
         UserError: as `stream_file` and the readers of these forms.
@@ -31,7 +43,7 @@ def rows_of_file(path: Path, reading: Reading, faults: Faults) -> tuple[Iterable
     suffix = suffix_of(path)
     if suffix == PARQUET:
         return stream_parquet(path, faults), "row"
-    if reading.kind == "token" and _has_columns(path, suffix, reading):
+    if reading.kind == "token" and _has_columns(path, suffix, reading, labels):
         return read_conll(path, faults).rows, "line"
     if suffix == ".json":
         read = read_questions if reading.kind == "question" else read_json_rows
@@ -40,12 +52,38 @@ def rows_of_file(path: Path, reading: Reading, faults: Faults) -> tuple[Iterable
     return stream_file(path, faults, reading.columns), "line"
 
 
-def _has_columns(path: Path, suffix: str, reading: Reading) -> bool:
-    """Whether a tagger's file has a word a line; in .txt and .tsv files the first line tells."""
+def _has_columns(path: Path, suffix: str, reading: Reading, labels: Collection[str]) -> bool:
+    """Whether a tagger's file has a word a line; in .txt and .tsv files the first line, or sentence, tells."""
     if suffix not in (".txt", ".tsv"):
         return suffix not in (*SUFFIXES, ".json")
     with RawFile.open(path) as raw:
         start = next(chunks_of(raw, compression_of(path)), b"")[:_HEADER]
-    first = start.removeprefix(BOM).lstrip().partition(b"\n")[0].decode(errors="replace")
+    text = start.removeprefix(BOM).lstrip().decode(errors="replace")
+    first = text.partition("\n")[0]
     cells = [cell.strip() for cell in first.split("\t")]
-    return first.startswith(DOCUMENT_START) or (len(cells) > 1 and not {*cells} & {*reading.columns.text})
+    if first.startswith(DOCUMENT_START) or (len(cells) > 1 and not {*cells} & {*reading.columns.text}):
+        return True
+    return suffix == ".txt" and _is_tagged(text, len(start) == _HEADER, labels)
+
+
+def _is_tagged(text: str, cut: bool, labels: Collection[str]) -> bool:
+    """Whether all lines before the first blank one are as many fields between blanks, of which the last is a tag.
+
+    Args:
+        text: how a file begins.
+        cut: its last line may be half of one.
+        labels: of the model; what looks like the tag of an entity is one, too.
+    """
+    lines = text.split("\n")[: -1 if cut else None]
+    block = [line.split() for line in itertools.takewhile(str.strip, lines)]
+    tags = {fields[-1] for fields in block if len(fields) > 1}
+    if not tags or len({len(fields) for fields in block}) > 1:
+        return False
+    if len(block) == 1:  # of a single line, "blood type O" and "along the I-95" are text
+        return tags <= {*labels} and tags != {_OUTSIDE} and _has_letters(tags)
+    # Sentences may well be equally long and end in a full stop, which is a label of taggers for parts of speech.
+    return all(tag in labels or _ENTITY_TAG.fullmatch(tag) for tag in tags) and _has_letters(tags)
+
+
+def _has_letters(tags: Collection[str]) -> bool:
+    return any(character.isalnum() for tag in tags for character in tag)

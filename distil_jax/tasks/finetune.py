@@ -5,6 +5,7 @@ Everything that a user can get wrong is looked at here, before anything is compi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -18,20 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distil_jax.config import Config, config_to_toml, require
+from distil_jax.config import Config, Evaluation, config_to_toml, require
 from distil_jax.errors import UserError
-from distil_jax.hf import Tokenizer, load_tokenizer, read_task_model
-from distil_jax.models import EncoderConfig, TaskHead, TaskModel
+from distil_jax.models import TaskModel
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
 from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.data.tables import some
-from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
+from distil_jax.tasks.encode import Encoded, encode_examples
 from distil_jax.tasks.examples import Example, TaskData
 from distil_jax.tasks.inference import is_version_2, make_predictor, measures_of, score
+from distil_jax.tasks.learner import Learner, read_learner
 from distil_jax.tasks.losses import Models, Params
 from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
-from distil_jax.tasks.testing import labelled_tests, measured_tests
+from distil_jax.tasks.testing import Tested, labelled_tests, measured_tests, untested
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.peers import first_process_in
@@ -42,6 +42,7 @@ from distil_jax.training.watch import Watch
 
 RESULT_FILE = "result.json"
 SCORE = "score"
+UNTESTED = "untested"  # in a result: labelled test sets that several processes left to a single one
 _STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for it
 
 
@@ -55,25 +56,11 @@ class FineTuned:
     notes: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Learner:
-    """The model that learns and the one it learns from, each with its parameters."""
-
-    encoder: EncoderConfig
-    head: TaskHead
-    params: Params
-    tokenizer: Tokenizer
-    teacher: tuple[EncoderConfig, TaskHead, Params] | None
-
-    @property
-    def positions(self) -> int:
-        """Tokens that all of its models take."""
-        encoders = [self.encoder] if self.teacher is None else [self.encoder, self.teacher[0]]
-        return min(encoder.max_position_embeddings for encoder in encoders)
-
-
 def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
     """Fine-tune `model.initial` on a task; with `teacher.path` it also learns from that model of the same task.
+
+    With `model.freeze_encoder` the task head alone is trained. BERT's pooler belongs to the encoder and stays as it
+    is, random where the folder of `model.initial` has none.
 
     Args:
         config: a configuration with run.output, model.initial and task.name.
@@ -83,6 +70,7 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
         UserError: settings, data, models or the run's folder do not fit each other.
     """
     require(config, "run.output", "model.initial", "task.name")
+    _check_evaluation(config.evaluation)
     with Watch(config) as watch:
         return _finetune(config, data, watch)
 
@@ -105,25 +93,36 @@ def _finetune(config: Config, data: TaskData | None, watch: Watch) -> FineTuned:
         inputs["teacher.path"] = fingerprint(learner.teacher[2])
     folder, main = Path(config.run.output), jax.process_index() == 0
     sets = {"train": train, **held_out}
-    notes = (*data.notes, *(f"{name}: {note}" for name, encoded in sets.items() for note in encoded.notes))
+    told = (f"{name}: {note}" for name, encoded in sets.items() for note in encoded.notes)
+    notes = (*data.notes, *learner.notes, *told)
     with first_process_in(partial(open_run_folder, folder, config, inputs, "finetune")):
         texts = keep_tokenizer(folder, learner.tokenizer, learner.encoder.family) if main else {}
         started = time.monotonic()
         job = make_job(config, data, learner, train, held_out, texts)
         outcome = run_training(job, devices, watch)
         measures = outcome.evaluations.get(str(outcome.best_step), {})
-        if main and not (outcome.resumed_from == outcome.step and (folder / RESULT_FILE).is_file()):
-            measures = measures | _tested(config, data, learner, outcome, devices, watch)
-            _write_result(folder, config, data, outcome, measures, time.monotonic() - started, notes)
+        kept = outcome.resumed_from == outcome.step and (folder / RESULT_FILE).is_file()
+        if main and (not kept or _wants_tests(folder)):
+            seconds = None if kept else time.monotonic() - started
+            tested = _tested(config, data, learner, outcome, devices, watch)
+            measures, notes = {**measures, **tested.measures}, (*notes, *tested.notes)
+            _write_result(folder, config, data, outcome, measures, seconds, notes, tested.untested)
     return FineTuned(outcome, data, measures, notes)
+
+
+def _check_evaluation(settings: Evaluation) -> None:
+    """A score of some rows would look like one of all, and nothing is masked here."""
+    given = [f"evaluation.{name}" for name in ("rows", "seed") if getattr(settings, name)]
+    if given:
+        raise UserError(f"{' and '.join(given)}: finetune measures whole validation sets, without masks; leave it at 0")
 
 
 def _check_data(config: Config, data: TaskData) -> None:
     if not data.train:
         where = config.task.source or "its dataset"
         raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
-    settings, one_label = config.task, data.spec.problem == "single_label_classification"
-    if settings.class_weights == "balanced" and not (one_label or data.spec.kind == "token"):
+    settings, of_classes = config.task, data.spec.problem.endswith("classification")
+    if settings.class_weights == "balanced" and not (of_classes or data.spec.kind == "token"):
         raise UserError(f"task.class_weights = balanced: only for classes and tags, not for {data.spec.name}")
     if (settings.word_masking or settings.word_shuffling) and data.spec.kind != "sequence":
         raise UserError(
@@ -131,68 +130,17 @@ def _check_data(config: Config, data: TaskData) -> None:
         )
 
 
-def read_learner(config: Config, data: TaskData) -> Learner:
-    """`model.initial` with a head for the task, and the teacher of `teacher.path`.
-
-    Raises:
-        UserError: one of them cannot be read, or they do not fit the task or each other.
-    """
-    source, spec = config.model.initial, data.spec
-    encoder, head, params, _ = read_task_model(
-        source, spec.kind, labels=data.labels, problem=spec.problem, seed=config.run.seed
-    )
-    _check_lengths(config, data, "model.initial", encoder)
-    tokenizer = load_tokenizer(source)
-    if tokenizer.vocab_size > encoder.vocab_size:
-        raise UserError(f"{source}: {tokenizer.vocab_size} tokens, but only {encoder.vocab_size} word embeddings")
-    teacher = None
-    if config.teacher.path:
-        teacher = _teacher(config, data, head, encoder, tokenizer)
-    return Learner(encoder, head, params, tokenizer, teacher)
-
-
-def _check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
-    settings, length = config.task, longest_row(config.task, data.spec.kind)
-    if length > encoder.max_position_embeddings:
-        raise UserError(f"task.max_length = {length}: {name} has {encoder.max_position_embeddings} positions; lower it")
-    room = length - settings.max_question_length - 3
-    if data.spec.kind == "question" and settings.doc_stride > max(room, 0):
-        raise UserError(
-            f"task.doc_stride = {settings.doc_stride}: beside a question of task.max_question_length = "
-            f"{settings.max_question_length} a window of task.max_length = {length} holds only {room} tokens of the "
-            "context; lower doc_stride or raise max_length"
-        )
-
-
-def _teacher(
-    config: Config, data: TaskData, head: TaskHead, student: EncoderConfig, tokenizer: Tokenizer
-) -> tuple[EncoderConfig, TaskHead, Params]:
-    source = config.teacher.path
-    if load_tokenizer(source).sha256 != tokenizer.sha256:
-        raise UserError(
-            f"teacher.path = {source}: its vocabulary is not that of model.initial = {config.model.initial}"
-        )
-    encoder, own, params, fresh = read_task_model(
-        source, data.spec.kind, labels=head.labels, problem=head.problem, num_outputs=head.num_outputs
-    )
-    if fresh:
-        labels = f" with the labels {some(data.labels)}" if data.labels else ""
-        raise UserError(
-            f"teacher.path = {source}: has no head for {data.spec.name}{labels}; fine-tune it first "
-            "(distil-jax finetune), or leave teacher.path empty"
-        )
-    _check_lengths(config, data, "teacher.path", encoder)
-    if config.finetune.alpha_cos > 0 and encoder.hidden_size != student.hidden_size:
-        raise UserError(
-            f"finetune.alpha_cos = {config.finetune.alpha_cos:g}: hidden states of widths {student.hidden_size} "
-            f"(model.initial) and {encoder.hidden_size} (teacher.path) cannot be compared; set it to 0"
-        )
-    return encoder, own, params
-
-
 def class_weights(data: TaskData) -> np.ndarray:
-    """Weight of each class or tag [K] float32: examples / (classes x examples of the class); 0 where there is none."""
+    """Weight of each class or tag [K] float32: examples / (classes x examples of the class); 0 where there is none.
+
+    Of sets of classes it is that of the examples that have the class: those without it / those with it, or 1 where
+    there are none of either.
+    """
     labels: Any = [example.tags if data.spec.kind == "token" else example.label for example in data.train]  # type: ignore[union-attr]
+    if data.spec.problem == "multi_label_classification":
+        positives = np.sum(labels, axis=0, dtype=np.float64)
+        ratios = (len(labels) - positives) / np.maximum(positives, 1)
+        return np.where((positives > 0) & (ratios > 0), ratios, 1.0).astype(np.float32)
     counts = np.bincount(np.concatenate([np.atleast_1d(label) for label in labels]), minlength=len(data.labels))
     return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
 
@@ -221,7 +169,8 @@ def make_job(
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     model = TaskModel(learner.encoder, learner.head, dtype, attention, config.training.remat)
     teacher = None if learner.teacher is None else TaskModel(*learner.teacher[:2], dtype, attention)
-    setup = TaskSetup(Models(model, teacher), config.finetune, config.training.micro_batch_size)
+    trainable = ("task_head",) if config.model.freeze_encoder else ("encoder", "task_head")
+    setup = TaskSetup(Models(model, teacher), config.finetune, config.training.micro_batch_size, trainable)
     per_epoch, steps = steps_per_epoch(len(train), config.training.batch_size), _steps(config, train)
     measures = _measure_names(data)
     selection = Selection(config.finetune.metric or SCORE, config.finetune.patience)
@@ -243,14 +192,14 @@ def make_job(
         folder=Path(config.run.output),
         steps=steps,
         params=learner.params,
-        trainable=("encoder", "task_head"),
+        trainable=trainable,
         constants=TaskConstants(_teacher_params(config, learner), np.int32(config.run.seed)),
         make_step=partial(make_task_step, setup),
         make_batches=partial(_batches, config, data, learner, train),
         batch_rows=lambda step: _plan(config, learner, train)(step)[1],
         make_evaluator=partial(_evaluator, config, data, model, held_out),
         metadata=metadata,
-        flops_per_token=_flops_per_token(learner, float(train.lengths.mean())),
+        flops_per_token=_flops_per_token(learner, float(train.lengths.mean()), config.model.freeze_encoder),
         evaluate_every=_evaluate_every(config, per_epoch, steps),
         evaluate_start=False,
         selection=selection if held_out and config.finetune.keep == "best" else None,
@@ -286,9 +235,9 @@ def _teacher_params(config: Config, learner: Learner) -> Params | None:
     return jax.tree.map(lambda x: np.asarray(x, jnp.dtype(config.teacher.dtype)), learner.teacher[2])
 
 
-def _flops_per_token(learner: Learner, length: float) -> float:
+def _flops_per_token(learner: Learner, length: float, frozen: bool) -> float:
     forward = 0.0 if learner.teacher is None else encoder_flops(learner.teacher[0], round(length))
-    return forward + 3 * encoder_flops(learner.encoder, round(length))
+    return forward + (1 if frozen else 3) * encoder_flops(learner.encoder, round(length))
 
 
 def _plan(config: Config, learner: Learner, encoded: Encoded) -> Callable[[int], tuple[int, np.ndarray]]:
@@ -360,16 +309,26 @@ def _evaluator(
 
 def _tested(
     config: Config, data: TaskData, learner: Learner, outcome: Outcome, devices: Devices, watch: Watch
-) -> dict[str, float]:
+) -> Tested:
     """Measures on labelled test sets; by one process alone, as a checkpoint is read for them."""
-    tests = labelled_tests(data) if jax.process_count() == 1 else {}
+    tests = labelled_tests(data)
     if not tests:
-        return {}
+        return Tested()
+    if jax.process_count() > 1:
+        return untested(tests)
     model = TaskModel(
         learner.encoder, learner.head, jnp.dtype(config.training.compute_dtype), config.training.attention
     )
     with watch.preemption.interruptible():
         return measured_tests(config, data, tests, model, learner.tokenizer, outcome, devices, watch.go)
+
+
+def _wants_tests(folder: Path) -> bool:
+    """Whether a finished run has test sets that several processes left to this one."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # damaged: whoever reads it says so
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        return jax.process_count() == 1 and isinstance(result, dict) and bool(result.get(UNTESTED))
+    return False
 
 
 def _write_result(
@@ -378,11 +337,16 @@ def _write_result(
     data: TaskData,
     outcome: Outcome,
     measures: Mapping[str, float],
-    seconds: float,
+    seconds: float | None,
     notes: Sequence[str],
+    waiting: Sequence[str],
 ) -> None:
-    """What tables are made from; written last, so that its presence says that the run is finished."""
-    result = {
+    """What tables are made from; written last, so that its presence says that the run is finished.
+
+    Where `seconds` is None, the run was finished before, and what that took stays as it is.
+    """
+    path = folder / RESULT_FILE
+    result: dict[str, Any] = {
         "task": data.spec.name,
         "title": data.spec.title,
         "seed": config.run.seed,
@@ -391,9 +355,14 @@ def _write_result(
         "step": outcome.best_step,
         "steps": outcome.step,
         "examples": len(data.train),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds or 0.0, 1),
         "resumed_from": outcome.resumed_from,
         "skipped_steps": outcome.skipped_steps,
         "notes": list(notes),
     }
-    write_whole(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+    if seconds is None:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        result |= {name: before[name] for name in ("seconds", "resumed_from", "skipped_steps") if name in before}
+    if waiting:
+        result[UNTESTED] = list(waiting)
+    write_whole(path, json.dumps(result, indent=2) + "\n")

@@ -57,7 +57,7 @@ def task_loss(head: TaskHead, logits: Array, labels: Array, weights: Array) -> A
         logits: as `forward` gives them.
         labels: class [B], tag [B, L], (start, end) [B, 2], choice [B] int32; score [B] or [B, K], class set [B, K]
             float32.
-        weights: [B], tags [B, L], float32.
+        weights: [B], tags [B, L], class sets [B] or [B, K], float32.
 
     Returns:
         () float32, the weighted sum.
@@ -69,7 +69,8 @@ def task_loss(head: TaskHead, logits: Array, labels: Array, weights: Array) -> A
         error = (logits - labels.reshape(logits.shape)) ** 2
         return jnp.sum(weights * jnp.mean(error, axis=-1))
     if head.problem == "multi_label_classification":
-        return jnp.sum(weights * jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels), axis=-1))
+        entropies = optax.sigmoid_binary_cross_entropy(logits, labels)
+        return jnp.sum(jnp.mean(entropies * weights.reshape(len(weights), -1), axis=-1))
     return _entropy(logits, labels, weights)
 
 

@@ -28,11 +28,12 @@ from distil_jax.training.step import (
 
 @dataclasses.dataclass(frozen=True)
 class TaskSetup:
-    """The static part of a step."""
+    """The static part of a step; `trainable` are the top-level parameter groups that get updates."""
 
     models: Models
     settings: FineTune
     micro_batch_size: int
+    trainable: tuple[str, ...] = ("encoder", "task_head")
 
 
 class TaskConstants(NamedTuple):
@@ -59,14 +60,16 @@ def make_task_step(
         size = batch["ids"].shape[0]
         rows = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
         keys = row_keys(jax.random.fold_in(jax.random.key(constants.seed), state.step), rows)
+        trained = {name: state.params[name] for name in setup.trainable}
 
-        def loss(params: Params, part: tuple[Batch, Array]) -> tuple[Array, dict[str, Array]]:
+        def loss(trained: Params, part: tuple[Batch, Array]) -> tuple[Array, dict[str, Array]]:
             micro, dropout_keys = part
+            params = {**state.params, **trained}
             value, terms = batch_losses(setup.settings, setup.models, params, constants.teacher, micro, dropout_keys)
             real = jnp.repeat(micro["token_share"] > 0, micro["mask"].size // len(micro["token_share"]))
             return value, {**terms, "tokens": jnp.sum(micro["mask"].reshape(-1) * real, dtype=jnp.float32)}
 
-        gradients_of = partial(jax.value_and_grad(loss, has_aux=True), state.params)
+        gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
         local = sum_over(gradients_of, micro_batches((batch, keys), setup.micro_batch_size))
         (value, terms), gradients = sum_over_devices(local)
         tokens = terms.pop("tokens")

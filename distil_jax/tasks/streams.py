@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Final, Generic, TypeVar
 
 from distil_jax.corpus.files import CHUNK, RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError, one_line
@@ -20,7 +20,8 @@ from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.data.tables import Faults, Row, place_of, repeated, some
 from distil_jax.tasks.data.tabular import FIELD_LIMIT, QUOTE_FAILURES, parse_json
 
-PLAIN = ""  # the column of what is no table: a line of text
+# The column of what is no table: a line of text. No text, since a file may call a column anything, even "".
+PLAIN: Final[Any] = object()
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv")
 _LINE_LIMIT = 1 << 26  # bytes; what is longer is no line of a text file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from distil_jax.tasks.inference import make_predictor, measures_of
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.loop import Outcome
 from distil_jax.training.parallel import Devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """Measures of labelled test sets, what the user should hear of them, and the sets that could not be measured."""
+
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
 
 
 def labelled_tests(data: TaskData) -> dict[str, Sequence[Example]]:
@@ -38,7 +48,7 @@ def measured_tests(
     outcome: Outcome,
     devices: Devices,
     go: Callable[[], None],
-) -> dict[str, float]:
+) -> Tested:
     """Measures of the run's result on these sets: "test_accuracy", of several sets "test_matched_accuracy".
 
     Args:
@@ -57,9 +67,18 @@ def measured_tests(
         params = checkpoints.params(outcome.best_step, params)
     predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
     found: dict[str, float] = {}
+    notes: list[str] = []
     for name, examples in tests.items():
         encoded = encode_examples(tokenizer, data.spec.kind, examples, config.task)
         measures = measures_of(data, config.task, examples, encoded, predict(params, encoded, go))
         prefix = "test" if len(tests) == 1 else f"test_{name}"
         found |= {f"{prefix}_{key}": value for key, value in measures.items()}
-    return found
+        title = "test" if name == "test" else f"test ({name})"
+        notes += [f"{title}: {note}" for note in encoded.notes]
+    return Tested(found, tuple(notes))
+
+
+def untested(tests: Mapping[str, Sequence[Example]]) -> Tested:
+    """What is said of sets that wait for a single process."""
+    note = f"not measured by several processes: {', '.join(tests)}; run the same command again with one process"
+    return Tested({}, (f"test: {note}",), tuple(tests))

@@ -175,9 +175,11 @@ def test_published_formats_of_the_command(task_folder: Callable[..., Path], tmp_
     """Files of CoNLL columns for tags and of SQuAD's JSON for questions."""
     (tmp_path / "a.conll").write_text("the\tO\ncat\tB-PER\n\nsat\tO\n")
     paragraph = {"context": "the cat sat", "qas": [{"id": "q1", "question": "who sat"}]}
+    (tmp_path / "a.txt").write_text("the DT B-PER\ncat NN I-PER\n\nsat VBD O\n")
     (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
     output = tmp_path / "out.jsonl"
-    predict_rows(PredictArguments(str(task_folder("tags")), input=str(tmp_path / "a.conll"), output=str(output)))
-    assert [row["words"] for row in read(output)] == [["the", "cat"], ["sat"]]
+    for name in ("a.conll", "a.txt"):
+        predict_rows(PredictArguments(str(task_folder("tags")), input=str(tmp_path / name), output=str(output)))
+        assert [row["words"] for row in read(output)] == [["the", "cat"], ["sat"]]
     predict_rows(PredictArguments(str(task_folder("answers")), input=str(tmp_path / "a.json"), output=str(output)))
     assert [row["id"] for row in read(output)] == ["q1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,8 +48,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, float | E
             score = scores[name]
             if isinstance(score, Exception):
                 raise score
-            with open_run_folder(folder, config, {}):
-                (folder / "checkpoints" / "4").mkdir(parents=True)
+            with open_run_folder(folder, config, {"task": data.sha256}):
+                (folder / "checkpoints" / "4").mkdir(parents=True, exist_ok=True)
                 measures = {"score": score, "accuracy": score}
                 made = {"score": score, "measures": measures, "seed": config.run.seed, "seconds": 2.0}
                 made |= {"examples": len(data.train), "step": 4, "steps": 4, "resumed_from": 0}
@@ -128,7 +129,7 @@ def test_again_only_what_failed_is_trained(pretend: Any, tmp_path: Path) -> None
     assert (found.report["tasks"]["imdb"]["median"], found.failures) == (0.7, ())
     trained = pretend({})
     assert run_study(config, command="third").report == found.report  # with the command that trained last
-    assert trained == Trained([], [])
+    assert trained.runs == []
 
 
 def test_rows_of_a_resumed_study_name_the_command_it_was_started_with(pretend: Any, tmp_path: Path) -> None:
@@ -262,10 +263,10 @@ def test_mnli_predicts_the_diagnostic_set_too(pretend: Any, tmp_path: Path, monk
         assert settings.source == f"data/{settings.name}"
         return dataclasses.replace(data_of(settings.name), test=sets)
 
-    def write(run: Path, step: int, _: Config, data: list[TaskData], folder: Path) -> list[Path]:
+    def write(run: Path, step: int, _: Config, data: list[TaskData], folder: Path) -> tuple[list[Path], list[str]]:
         assert (run, step, folder) == (tmp_path / "mnli" / "seed0", 4, tmp_path / "server")
         asked.append([(task.spec.name, tuple(task.test)) for task in data])
-        return []
+        return [], ["AX.tsv: 3 examples cut to 128 tokens"]
 
     monkeypatch.setattr(study_module, "load_task", load_task)
     monkeypatch.setattr(study_module, "write_server_files", write)
@@ -278,6 +279,7 @@ def test_mnli_predicts_the_diagnostic_set_too(pretend: Any, tmp_path: Path, monk
     assert run_study(config, say=said.append).failures == ()
     assert asked[1] == [("mnli", ("matched", "mismatched"))]
     assert "note: ax: not predicted: no ax" in said
+    assert "note: AX.tsv: 3 examples cut to 128 tokens" in said
 
 
 def test_what_cannot_be_written_is_a_failure_and_tried_again(
@@ -301,7 +303,7 @@ def test_what_cannot_be_written_is_a_failure_and_tried_again(
     assert written == [(tmp_path / "imdb" / "seed1", tmp_path / "imdb" / "model", 4)]
 
 
-def test_fewer_seeds_than_before_make_a_dropped_run_again(
+def test_a_dropped_run_is_made_again_where_it_has_become_the_best(
     pretend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
@@ -315,9 +317,82 @@ def test_fewer_seeds_than_before_make_a_dropped_run_again(
     pretend({"imdb/seed0": 0.6, "imdb/seed1": 0.5, "imdb/seed2": 0.75})
     run_study(config_of(tmp_path, "imdb", seeds=3, export=True))
     assert checkpoints_of(tmp_path) == ["imdb/seed2"]
+    shutil.rmtree(tmp_path / "imdb" / "seed2")
     trained = pretend({"imdb/seed0": 0.6})
     found = run_study(config_of(tmp_path, "imdb", seeds=2, export=True))
     assert (trained.runs, written, found.failures) == (["imdb/seed0"], ["seed2", "seed0"], ())
     trained = pretend({})
     run_study(config_of(tmp_path, "imdb", seeds=2, export=True))
     assert trained.runs == [] and written == ["seed2", "seed0"]
+
+
+# What a command finds of earlier ones
+
+
+@pytest.mark.parametrize("study", [{}, {"learning_rates": [1e-5, 2e-5]}])
+def test_fewer_seeds_than_before_lose_none(
+    pretend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: Any
+) -> None:
+    """A narrower command reports, delivers and keeps what a wider one made."""
+    monkeypatch.setattr(study_module, "export", lambda *_, **__: (tmp_path / "imdb" / "model").mkdir())
+    points = ["lr1e-05_epochs3/", "lr2e-05_epochs3/"] if study else [""]
+    scores = {f"imdb/{point}seed{seed}": 0.5 + seed / 10 for seed in range(5) for point in points}
+    pretend(scores)
+    wide = run_study(config_of(tmp_path, "imdb", seeds=5, export=True, **study), command="wide")
+    assert wide.report["tasks"]["imdb"]["seeds"] == 5
+    trained, kept = pretend({}), checkpoints_of(tmp_path)
+    narrow = run_study(config_of(tmp_path, "imdb", seeds=1, export=True, **study), command="narrow")
+    assert (trained.runs, narrow.report, narrow.failures) == ([], wide.report, ())
+    assert checkpoints_of(tmp_path) == kept
+
+
+def test_seeds_of_other_settings_or_unfinished_do_not_count(pretend: Any, tmp_path: Path) -> None:
+    pretend({f"imdb/seed{seed}": 0.5 + seed / 10 for seed in range(3)} | {"imdb/seed3": ValueError("no")})
+    run_study(config_of(tmp_path, "imdb", seeds=4))
+    config = tmp_path / "imdb" / "seed2" / "config.toml"
+    config.write_text(config.read_text().replace("learning_rate = 5e-05", "learning_rate = 0.125"))
+    trained = pretend({})
+    row = run_study(config_of(tmp_path, "imdb", seeds=1)).report["tasks"]["imdb"]
+    assert (trained.runs, row["scores"], row["seeds_planned"]) == ([], {"0": 0.5, "1": 0.6}, [0, 1])
+
+
+def test_finished_runs_of_other_data_are_refused(pretend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend({"imdb/seed0": 0.5, "imdb/seed1": 0.75})
+    config = config_of(tmp_path, "imdb", seeds=2, export=False)
+    run_study(config)
+    trained = pretend({})
+    monkeypatch.setattr(study_module, "load_task", lambda settings, _: data_of(settings.name, "changed"))
+    found = run_study(config)
+    assert trained.runs == []
+    assert all("holds another run (the contents of task changed)" in failure for failure in found.failures)
+    assert (len(found.failures), "median" in found.report["tasks"]["imdb"]) == (2, False)
+
+
+def test_finished_runs_stay_where_their_data_are_gone(
+    pretend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend({"imdb/seed0": 0.5, "imdb/seed1": 0.75})
+    config = config_of(tmp_path, "imdb", seeds=2, export=False)
+    before = run_study(config).report
+
+    def load_task(*_: Any) -> TaskData:
+        raise UserError("imdb: no data here")
+
+    monkeypatch.setattr(study_module, "load_task", load_task)
+    said: list[str] = []
+    assert run_study(config, say=said.append).report == before
+    assert [line for line in said if line.startswith("note: ")] == [
+        "note: finished runs are not compared with what cannot be read: imdb: no data here"
+    ]
+
+
+def test_test_sets_left_by_several_processes_are_measured_then(pretend: Any, tmp_path: Path) -> None:
+    """The run is given to `finetune` again, which trains nothing of what is finished."""
+    pretend({"imdb/seed0": 0.5})
+    config = config_of(tmp_path, "imdb", export=False)
+    run_study(config)
+    path = tmp_path / "imdb" / "seed0" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "untested": ["test"]}))
+    trained = pretend({"imdb/seed0": 0.5})
+    run_study(config)
+    assert (trained.runs, "untested" in json.loads(path.read_text())) == (["imdb/seed0"], False)

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from distil_jax.cli import main
-from distil_jax.config import Config
+from distil_jax.config import Config, with_overrides
 from distil_jax.evidence import study as study_module
 from distil_jax.evidence.study_plan import plan_study
 from distil_jax.tasks.examples import TaskData
@@ -96,17 +97,13 @@ def test_the_table_is_that_of_the_runs(real: Study) -> None:
 
 
 def test_finished_runs_are_left_alone(real: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read but results: no data, no models, no checkpoints."""
+    """Data and models are only read to be compared with those of the runs."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("not needed")
 
     for name in ("finetune", "export", "write_server_files"):
         monkeypatch.setattr(study_module, name, refuse)
-    real_load = study_module.load_task
-    monkeypatch.setattr(
-        study_module, "load_task", lambda task, seed: real_load(task, seed) if task.name == "sst2" else refuse()
-    )
     before = {path: path.stat().st_mtime_ns for path in real.output.rglob("seed*/*")}
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     assert main(real.arguments) == 1
@@ -194,3 +191,50 @@ def test_a_run_of_a_study_is_an_ordinary_run(real: Study) -> None:
     assert config.run.seed == 1 and config.task.name == "cola"
     (plan,) = plan_study(dataclasses.replace(config, study=dataclasses.replace(config.study, tasks=("cola",))))
     assert plan.runs[0].config.task == config.task
+
+
+def test_finished_runs_of_a_model_that_changed_are_refused(
+    real: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same name but other weights: neither taken for the study's own nor written over."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(real.output, tmp_path / "out")
+    model = Path(real.arguments[real.arguments.index("--model.initial") + 1])
+    shutil.copytree(model, tmp_path / "model")
+    given = list(real.arguments)
+    given[given.index("--task") + 1] = "rte"
+    for name, path in (("--run.output", tmp_path / "out"), ("--model.initial", tmp_path / "model")):
+        given[given.index(name) + 1] = str(path)
+    for config in (tmp_path / "out").rglob("config.toml"):
+        config.write_text(config.read_text().replace(str(model), str(tmp_path / "model")))
+    monkeypatch.setattr(study_module, "finetune", lambda *_: pytest.fail("nothing is to be trained"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    assert main(given) == 0  # the copy is the same model
+    capsys.readouterr()
+    weights = {name: values.copy() for name, values in load_file(tmp_path / "model" / "model.safetensors").items()}
+    next(iter(weights.values())).flat[0] += 1
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    before = (tmp_path / "out" / "rte" / "seed0" / "result.json").read_bytes()
+    assert main(given) == 2  # nothing is left to report
+    assert "holds another run (the contents of model.initial changed)" in capsys.readouterr().err
+    assert (tmp_path / "out" / "rte" / "seed0" / "result.json").read_bytes() == before
+
+
+def test_server_files_say_what_was_cut_and_what_is_missing(real: Study, tmp_path: Path) -> None:
+    from distil_jax.evidence.server_files import write_server_files
+    from distil_jax.tasks.data.load import load_task
+    from distil_jax.training.run_folder import read_config
+
+    best = json.loads((real.output / "report.json").read_text())["tasks"]["cola"]
+    config = with_overrides(read_config(Path(best["best_run"])), {"task.max_length": 8})
+    data = load_task(config.task, 0)
+    whole, _ = write_server_files(Path(best["best_run"]), best["best_step"], config, [data], tmp_path)
+    kept = [example for example in data.test["test"] if example.id not in ("0", "3")]
+    some = dataclasses.replace(data, test={"test": kept})
+    files, notes = write_server_files(Path(best["best_run"]), best["best_step"], config, [some], tmp_path)
+    assert files == whole == [tmp_path / "CoLA.tsv"]
+    assert notes == [
+        "CoLA.tsv: 5 examples cut to 8 tokens",
+        "CoLA.tsv: 2 indices are missing (first: 0), as rows were skipped; the server takes no gaps",
+    ]

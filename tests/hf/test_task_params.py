@@ -248,7 +248,10 @@ def test_a_head_that_is_not_there(
     make_folder: Callable[..., Path], architecture: str, kind: Any, parts: list[str]
 ) -> None:
     folder = make_folder(architecture)
-    for read in (lambda: read_task_model(folder, kind), lambda: from_pretrained(folder, head=kind)):
+    readers: list[Callable[[], Any]] = [lambda: read_task_model(folder, kind)]
+    if kind == "sequence":  # how many outputs a new one has is not known
+        readers.append(lambda: from_pretrained(folder, head=kind))
+    for read in readers:
         with pytest.raises(UserError) as caught:
             read()
         message = str(caught.value)
@@ -317,6 +320,19 @@ def test_labels_give_a_new_head_and_say_so(make_folder: Callable[..., Path], cap
     scored, _ = from_pretrained(own, head="sequence", problem="regression")
     assert isinstance(scored, TaskModel) and scored.head.num_outputs == 1
     assert "new, untrained" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [("question", 2), ("choice", 1)])
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "DistilBertModel", "BertForTokenClassification"])
+def test_a_new_head_whose_outputs_follow_from_its_kind(
+    make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture, architecture: str, kind: Any, outputs: int
+) -> None:
+    folder = make_folder(architecture)
+    with caplog.at_level(logging.WARNING):
+        module, params = from_pretrained(folder, head=kind, seed=2)
+    assert isinstance(module, TaskModel) and (module.head.kind, module.head.num_outputs) == (kind, outputs)
+    assert f"no such {kind} head; a new, untrained one is used" in caplog.text
+    assert same(params, from_pretrained(folder, head=kind, num_labels=outputs, seed=2)[1])
 
 
 @pytest.mark.parametrize(

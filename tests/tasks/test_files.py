@@ -23,14 +23,17 @@ CONLL = "-DOCSTART- -X- O\n\nAda NNP B-PER\nsat VBD O\n\nin IN O\nParis NNP B-LO
 WNUT = "Ada\tB-person\nsat\tO\n\n\tO\nParis\tB-location\n"
 
 
-def read(path: Path, kind: Any, faults: Faults | None = None) -> list[tuple[Any, Example]]:
+def read(
+    path: Path, kind: Any, faults: Faults | None = None, labels: tuple[str, ...] = ()
+) -> list[tuple[Any, Example]]:
     faults, reading = faults or Faults(), usual_reading(kind)
-    rows, unit = rows_of_file(path, reading, faults)
+    rows, unit = rows_of_file(path, reading, faults, labels)
     return list(requests(rows, reading, faults, str(path), unit))
 
 
-def words(path: Path) -> list[tuple[str, ...]]:
-    return [example.words for _, example in read(path, "token") if isinstance(example, TokenExample)]
+def words(path: Path, labels: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = read(path, "token", labels=labels)
+    return [example.words for _, example in found if isinstance(example, TokenExample)]
 
 
 @pytest.mark.parametrize("name", ["a.conll", "a.txt", "test.annotated", "eng.testb", "a.txt.gz"])
@@ -38,6 +41,44 @@ def test_conll_columns_whatever_they_are_called(tmp_path: Path, name: str) -> No
     data = ("\ufeff" + CONLL).encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     assert words(tmp_path / name) == [("Ada", "sat"), ("in", "Paris")]
+
+
+ENTITIES = ("O", "B-ORG", "I-ORG")
+PARTS = ("NOUN", "VERB", ".", "X")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ("EU NNP I-NP B-ORG\nsat VBD I-VP O\n\nin IN I-PP O\n", ENTITIES, [("EU", "sat"), ("in",)]),
+        ("EU I-GPE\nsat O\n\nin O\n", (), [("EU", "sat"), ("in",)]),
+        ("\nEU B-ORG\n\nsat O\n", ENTITIES, [("EU",), ("sat",)]),
+        ("cats NOUN\nsit VERB\n. .\n", PARTS, [("cats", "sit", ".")]),
+        ("EU B-ORG\n" * 1000, ENTITIES, [("EU",) * 1000]),
+    ],
+)
+def test_columns_between_blanks_are_told_by_their_tags(
+    tmp_path: Path, text: str, labels: tuple[str, ...], expected: list[tuple[str, ...]]
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert words(tmp_path / "a.txt", labels) == expected
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["blood type O"],
+        ["along the I-95"],
+        ["no more E-mail"],
+        ["EU B-ORG", "in three words"],
+        ["cats sit .", "dogs run ."],
+        ["NOUN", "VERB"],
+        ["what she said", "what he meant"],
+    ],
+)
+def test_sentences_that_end_like_columns_are_sentences(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
+    assert words(tmp_path / "a.txt", (*ENTITIES, *PARTS)) == [tuple(line.split()) for line in lines]
 
 
 def test_text_and_tables_stay_what_they_are_for_a_tagger(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from torch.nn import functional
 from distil_jax.config import FineTune
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
 from distil_jax.tasks import losses
+from distil_jax.tasks.batches import collate
+from distil_jax.tasks.encode import Encoded
 from distil_jax.tasks.losses import Models
 
 # Given NumPy arrays, where the functions are annotated with what they meet inside a step.
@@ -52,6 +54,25 @@ def test_class_sets() -> None:
     logits, labels = draw(6, 4), (draw(6, 4, seed=1) > 0).astype(np.float32)
     expected = functional.binary_cross_entropy_with_logits(tensor(logits), tensor(labels))
     np.testing.assert_allclose(task_loss(SETS, logits, labels, even(6)), expected, rtol=1e-5)
+
+
+def test_class_sets_with_class_weights_are_weighted_as_in_torch() -> None:
+    """Loss and gradient, with the weights that `collate` makes of three rows in a batch of four."""
+    labels = np.array([[1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 1, 0]], np.float32)
+    per_class = np.array([2, 1, 0, 2.5], np.float32)
+    ids = [np.arange(2, dtype=np.int32)] * 3
+    encoded = Encoded(ids, ids, [*labels], np.full(3, 2, np.int32), 0, ())
+    batch = collate(encoded, "sequence", np.arange(3), 2, 4, per_class)
+    np.testing.assert_allclose(batch["shares"], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
+    logits = draw(4, 4)
+    given = tensor(logits[:3]).requires_grad_()
+    expected = functional.binary_cross_entropy_with_logits(given, tensor(labels), pos_weight=tensor(per_class))
+    expected.backward()
+    found, gradient = jax.value_and_grad(lambda x: task_loss(SETS, x, batch["labels"], batch["weights"]))(logits)
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-5)
+    assert given.grad is not None
+    np.testing.assert_allclose(gradient[:3], given.grad.numpy(), rtol=1e-5, atol=1e-7)
+    assert not np.any(gradient[3])
 
 
 def test_scores() -> None:

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.tables import Faults, Row
+from distil_jax.tasks.data.tables import BadRowError, Faults, Row
+from distil_jax.tasks.examples import SequenceExample
+from distil_jax.tasks.requests import request, usual_reading
 from distil_jax.tasks.streams import PLAIN, Arriving, json_line, stream_file, stream_pipe
 
 STRICT = Faults()
@@ -48,6 +50,26 @@ def test_csv_is_what_the_csv_module_says(tmp_path: Path) -> None:
     assert [row.values for row in rows] == [dict(zip(table[0], cells, strict=True)) for cells in table[1:]]
     assert [row.place for row in rows] == [2, 3, 5]
     assert [row.number for row in rows] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "values"),
+    [
+        ("a.csv", ",text,\n0,a cat,x\n", {"": "x", "text": "a cat"}),
+        ("a.tsv", "\ttext\n0\ta cat\n", {"": "0", "text": "a cat"}),
+        ("a.jsonl", '{"": "0", "\\u0000": "1", "text": "a cat"}\n', {"": "0", "\0": "1", "text": "a cat"}),
+    ],
+)
+def test_a_column_without_a_name_is_no_line_of_text(
+    tmp_path: Path, name: str, content: str, values: dict[str, str]
+) -> None:
+    """As in tables that pandas has written with their index, and the published ones of SWAG."""
+    (row,) = stream_file(write(tmp_path, name, content), STRICT)
+    assert row.values == values
+    assert request(row.values, usual_reading("sequence"))[1] == SequenceExample("", "a cat")
+    (without,) = stream_file(write(tmp_path, name, content.replace("text", "title")), STRICT)
+    with pytest.raises(BadRowError, match="no column 'text'"):
+        request(without.values, usual_reading("sequence"))
 
 
 def test_quotes_of_a_tsv_are_characters(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from distil_jax.config import Config
+from distil_jax.tasks import finetune as finetune_module
 from distil_jax.tasks.examples import (
     ChoiceExample,
     Example,
@@ -57,3 +59,33 @@ def test_sets_with_a_secret_label_are_left_alone() -> None:
         sets = {"open": [example], "mixed": [example, secret[kind]], "secret": [secret[kind]], "empty": []}
         data = TaskData(task_spec("imdb"), (), [], {}, sets, "")
         assert labelled_tests(data) == {"open": [example]}
+
+
+class _TwoProcesses:
+    """`jax` as one module sees it where there are two processes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda: 2) if name == "process_count" else getattr(jax, name)
+
+
+def test_sets_that_several_processes_leave_are_said_and_measured_by_one(
+    task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = task_config("classification", tmp_path).task.train
+    config = task_config("classification", tmp_path / "run", {"task.test": source, "task.max_length": 8})
+    path = tmp_path / "run" / "result.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune_module, "jax", _TwoProcesses())
+        found = finetune(config)
+    first, note = json.loads(path.read_text()), "test: not measured by several processes: test; run the same command"
+    assert any(line.startswith(note) for line in found.notes) and first["notes"] == list(found.notes)
+    assert first["untested"] == ["test"] and not any(name.startswith("test_") for name in first["measures"])
+    found = finetune(config)
+    second = json.loads(path.read_text())
+    assert second["measures"]["test_accuracy"] >= 0 and "untested" not in second
+    assert any(line.startswith("test: ") and line.endswith("examples cut to 8 tokens") for line in second["notes"])
+    assert not any("several processes" in line for line in second["notes"])
+    assert {**second, "measures": 0, "notes": 0, "untested": 0} == {**first, "measures": 0, "notes": 0, "untested": 0}
+    assert first["measures"].items() <= second["measures"].items() == found.measures.items()
+    finetune(config)
+    assert json.loads(path.read_text()) == second

@@ -1,7 +1,8 @@
 """Measures of tagged sentences: how many named entities are found, of all that are there.
 
 The reading of tags is that of seqeval's default mode, itself that of the CoNLL-2000 script: IOB2, where an I- tag that
-continues nothing starts an entity; E- and S- tags (IOBES) are known too.
+continues nothing starts an entity; E- and S- tags (IOBES) are known too. L- and U- tags, which seqeval's default mode
+does not know, are BILOU's names of E- and S-.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 _OUTSIDE = ("O", ".")
+_BILOU = {"L": "E", "U": "S"}
 
 
 def entity_measures(
@@ -56,13 +58,18 @@ def entity_spans(sentences: Sequence[Sequence[str]]) -> Iterator[tuple[str, int,
     for place, tag in enumerate(tag for sentence in sentences for tag in (*sentence, "O")):
         if not tag:
             raise ValueError("a tag is empty")
-        prefix, kind = tag[0], tag[1:].split("-", maxsplit=1)[-1] or "_"
+        prefix, kind = _prefix(tag), tag[1:].split("-", maxsplit=1)[-1] or "_"
         changes = kind != previous_kind
         if _ends(previous, prefix, changes):
             yield previous_kind, start, place - 1
         if _starts(previous, prefix, changes):
             start = place
         previous, previous_kind = prefix, kind
+
+
+def _prefix(tag: str) -> str:
+    """The first letter, in the letters of IOBES. A tag without a hyphen, such as LOC, has no prefix to translate."""
+    return _BILOU.get(tag[0], tag[0]) if tag[1:2] in ("", "-") else tag[0]
 
 
 def _ends(previous: str, prefix: str, changes: bool) -> bool:

@@ -11,8 +11,9 @@ import pytest
 import seqeval.metrics
 from hypothesis import given
 from hypothesis import strategies as st
+from seqeval.scheme import BILOU
 
-from distil_jax.tasks.measures.entities import entity_measures
+from distil_jax.tasks.measures.entities import entity_measures, entity_spans
 
 PLAIN = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 ODD = [
@@ -75,6 +76,46 @@ def test_two_types_as_seqeval(sentences: list[list[tuple[str, str]]]) -> None:
 def test_odd_tags_as_seqeval(sentences: list[list[tuple[str, str]]]) -> None:
     predicted, reference = both_sides(sentences)
     assert ours(predicted, reference) == pytest.approx(theirs(predicted, reference), abs=1e-12)
+
+
+@st.composite
+def bilou_sentence(draw: st.DrawFn) -> list[str]:
+    """Eight words of well-formed BILOU tags."""
+    tags: list[str] = []
+    while len(tags) < 8:
+        kind, length = draw(st.sampled_from(["PER", "LOC", "O"])), draw(st.integers(1, min(4, 8 - len(tags))))
+        if kind == "O":
+            tags += ["O"] * length
+        else:
+            inside = ["B", *["I"] * (length - 2), "L"] if length > 1 else ["U"]
+            tags += [f"{prefix}-{kind}" for prefix in inside]
+    return tags
+
+
+@given(st.lists(bilou_sentence(), min_size=4, max_size=4))
+def test_bilou_tags_as_seqevals_bilou(sentences: list[list[str]]) -> None:
+    predicted, reference = sentences[:2], sentences[2:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of 0 / 0
+        metrics: Any = seqeval.metrics
+        theirs = (metrics.precision_score, metrics.recall_score, metrics.f1_score)
+        expected = [float(measure(reference, predicted, mode="strict", scheme=BILOU)) for measure in theirs]
+    found = entity_measures(predicted, reference)
+    names = ("entity_precision", "entity_recall", "entity_f1")
+    assert [found[name] for name in names] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        (["U-PER", "U-PER"], [("PER", 0, 0), ("PER", 1, 1)]),
+        (["B-PER", "L-PER", "B-PER", "L-PER"], [("PER", 0, 1), ("PER", 2, 3)]),
+        (["U", "U", "B", "L"], [("_", 0, 0), ("_", 1, 1), ("_", 2, 3)]),
+        (["LOC", "LOC"], [("OC", 0, 1)]),  # no prefix, read as seqeval reads any tag
+    ],
+)
+def test_the_entities_of_bilou_tags(tags: list[str], spans: list[tuple[str, int, int]]) -> None:
+    assert list(entity_spans([tags])) == spans
 
 
 def test_an_inside_tag_may_start_an_entity() -> None:

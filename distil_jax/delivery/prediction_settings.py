@@ -1,0 +1,64 @@
+"""How a fine-tuned model predicts, beside its parameters: kept in the config.json of the folder it is exported to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distil_jax.config import Config, TaskSettings, with_overrides
+from distil_jax.errors import UserError
+from distil_jax.models.heads import HeadKind
+from distil_jax.tasks.answers import AnswerOptions
+from distil_jax.tasks.encode import longest_row
+
+KEY = "distil_jax"  # in config.json; transformers keeps keys that it does not know
+_QUESTION_FIELDS = ("doc_stride", "max_question_length", "max_answer_length", "n_best", "null_threshold")
+_NO_ANSWER = "no_answer"
+
+
+def answer_options(settings: TaskSettings, description: Mapping[str, Any]) -> AnswerOptions:
+    """What a fine-tuned model says about a question.
+
+    Args:
+        settings: it was fine-tuned with.
+        description: in its checkpoint's metadata.
+    """
+    no_answer = settings.name == "squad_v2" or bool(description.get(_NO_ANSWER))
+    return AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold)
+
+
+def to_config_json(settings: TaskSettings, options: AnswerOptions, kind: HeadKind) -> dict[str, Any]:
+    """Fields to add to config.json: the length of rows, for questions windows, spans and when there is no answer."""
+    fields: dict[str, Any] = {"max_length": longest_row(settings, kind)}
+    if kind == "question":
+        fields |= {name: getattr(settings, name) for name in _QUESTION_FIELDS} | {_NO_ANSWER: options.no_answer}
+    return {KEY: fields}
+
+
+def from_config_json(raw: Mapping[str, Any], kind: HeadKind, where: str) -> tuple[TaskSettings, AnswerOptions] | None:
+    """What `to_config_json` has added; None for a folder that something else has written.
+
+    A key that is missing has its default, one that is not known is left alone, so that versions read each other.
+
+    Args:
+        raw: contents of config.json.
+        kind: of the head.
+        where: the file, for messages.
+
+    Raises:
+        UserError: a value that cannot be one.
+    """
+    fields = raw.get(KEY)
+    if fields is None:
+        return None
+    if not isinstance(fields, dict):
+        raise UserError(f"{where}: {KEY} holds {type(fields).__name__}, expected an object; export the run again")
+    no_answer = fields.get(_NO_ANSWER, False)
+    if not isinstance(no_answer, bool):
+        raise UserError(f"{where}: {KEY}.{_NO_ANSWER} must be true or false; export the run again")
+    names = ("max_length", *_QUESTION_FIELDS) if kind == "question" else ("max_length",)
+    try:
+        settings = with_overrides(Config(), {f"task.{name}": fields[name] for name in names if name in fields}).task
+    except UserError as error:
+        raise UserError(f"{where}: {KEY}: {error}") from error
+    return settings, AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold)

@@ -1,0 +1,105 @@
+"""The models of a fine-tuning: the one that learns, with a head for the task, and the one it learns from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from distil_jax.config import Config
+from distil_jax.errors import UserError
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_task_model
+from distil_jax.hf.config import read_json
+from distil_jax.hf.task_config import has_names, names_labels
+from distil_jax.models import EncoderConfig, TaskHead
+from distil_jax.tasks.data.tables import some
+from distil_jax.tasks.encode import longest_row
+from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks.losses import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """The model that learns and the one it learns from, each with its parameters, and what the user should hear."""
+
+    encoder: EncoderConfig
+    head: TaskHead
+    params: Params
+    tokenizer: Tokenizer
+    teacher: tuple[EncoderConfig, TaskHead, Params] | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def positions(self) -> int:
+        """Tokens that all of its models take."""
+        encoders = [self.encoder] if self.teacher is None else [self.encoder, self.teacher[0]]
+        return min(encoder.max_position_embeddings for encoder in encoders)
+
+
+def read_learner(config: Config, data: TaskData) -> Learner:
+    """`model.initial` with a head for the task, and the teacher of `teacher.path`.
+
+    Raises:
+        UserError: one of them cannot be read, or they do not fit the task or each other.
+    """
+    source, spec = config.model.initial, data.spec
+    encoder, head, params, fresh = read_task_model(
+        source, spec.kind, labels=data.labels, problem=spec.problem, seed=config.run.seed
+    )
+    _check_lengths(config, data, "model.initial", encoder)
+    tokenizer = load_tokenizer(source)
+    if tokenizer.vocab_size > encoder.vocab_size:
+        raise UserError(f"{source}: {tokenizer.vocab_size} tokens, but only {encoder.vocab_size} word embeddings")
+    notes = () if fresh else _order_notes("model.initial", source, data.labels)
+    teacher = None
+    if config.teacher.path:
+        teacher = _teacher(config, data, head, encoder, tokenizer)
+        notes += _order_notes("teacher.path", config.teacher.path, data.labels)
+    return Learner(encoder, head, params, tokenizer, teacher, notes)
+
+
+def _order_notes(name: str, source: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Said of a trained head whose outputs have no names: that they stand in the task's order is a guess."""
+    if len(labels) < 2 or not has_names(labels):
+        return ()
+    path = locate(source) / "config.json"
+    if names_labels(read_json(path), str(path)):
+        return ()
+    return (f"{name}: its labels have no names; taken in the order {some(labels)}",)
+
+
+def _check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
+    settings, length = config.task, longest_row(config.task, data.spec.kind)
+    if length > encoder.max_position_embeddings:
+        raise UserError(f"task.max_length = {length}: {name} has {encoder.max_position_embeddings} positions; lower it")
+    room = length - settings.max_question_length - 3
+    if data.spec.kind == "question" and settings.doc_stride > max(room, 0):
+        raise UserError(
+            f"task.doc_stride = {settings.doc_stride}: beside a question of task.max_question_length = "
+            f"{settings.max_question_length} a window of task.max_length = {length} holds only {room} tokens of the "
+            "context; lower doc_stride or raise max_length"
+        )
+
+
+def _teacher(
+    config: Config, data: TaskData, head: TaskHead, student: EncoderConfig, tokenizer: Tokenizer
+) -> tuple[EncoderConfig, TaskHead, Params]:
+    source = config.teacher.path
+    if load_tokenizer(source).sha256 != tokenizer.sha256:
+        raise UserError(
+            f"teacher.path = {source}: its vocabulary is not that of model.initial = {config.model.initial}"
+        )
+    encoder, own, params, fresh = read_task_model(
+        source, data.spec.kind, labels=head.labels, problem=head.problem, num_outputs=head.num_outputs
+    )
+    if fresh:
+        labels = f" with the labels {some(data.labels)}" if data.labels else ""
+        raise UserError(
+            f"teacher.path = {source}: has no head for {data.spec.name}{labels}; fine-tune it first "
+            "(distil-jax finetune), or leave teacher.path empty"
+        )
+    _check_lengths(config, data, "teacher.path", encoder)
+    if config.finetune.alpha_cos > 0 and encoder.hidden_size != student.hidden_size:
+        raise UserError(
+            f"finetune.alpha_cos = {config.finetune.alpha_cos:g}: hidden states of widths {student.hidden_size} "
+            f"(model.initial) and {encoder.hidden_size} (teacher.path) cannot be compared; set it to 0"
+        )
+    return encoder, own, params
