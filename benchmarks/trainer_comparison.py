@@ -91,8 +91,7 @@ def trainer_settings(arguments: argparse.Namespace, optimizer: Any, steps: int) 
 
     return transformers.TrainingArguments(
         output_dir=str(Path(arguments.output) / f"torch{arguments.seed}"),
-        max_steps=steps,
-        num_train_epochs=1,  # the batches already are those of all epochs
+        max_steps=steps,  # the batches are those of all epochs
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=64,
         learning_rate=LEARNING_RATE,

@@ -58,9 +58,10 @@ def write_server_files(
             if name in task.test:
                 encoded = encode_examples(trained.tokenizer, task.spec.kind, task.test[name], config.task)
                 logits = np.stack(predict(params, encoded))
-                rows = zip(_numbers(task.test[name]), spelled(task.spec, logits), strict=True)
+                numbers = _numbers(task.test[name])
+                rows = zip(numbers, spelled(task.spec, logits), strict=True)
                 written.append(_write(folder / file, rows))
-                notes += [f"{file}: {note}" for note in (*encoded.notes, *_gaps(_numbers(task.test[name])))]
+                notes += [f"{file}: {note}" for note in (*encoded.notes, *_gaps(numbers))]
     return written, notes
 
 

@@ -23,7 +23,7 @@ from distil_jax.errors import UserError
 from distil_jax.evidence.benchmark.machine import processor_name
 from distil_jax.evidence.server_files import FOLDER, wants_server_files, write_server_files
 from distil_jax.evidence.study_inputs import InputsNow
-from distil_jax.evidence.study_plan import PlannedRun, TaskPlan, for_task, plan_study, widened
+from distil_jax.evidence.study_plan import PlannedRun, TaskPlan, for_task, plan_study, plan_task
 from distil_jax.evidence.study_report import (
     REPORT_FILE,
     Report,
@@ -41,7 +41,7 @@ from distil_jax.evidence.study_report import (
 )
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.finetune import RESULT_FILE, UNTESTED, finetune
+from distil_jax.tasks.finetune import RESULT_FILE, finetune, wants_tests
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.lock import hold
 from distil_jax.training.manifest import read_starts, record_start, versions
@@ -123,7 +123,7 @@ def _with_finished(config: Config, plan: TaskPlan) -> TaskPlan:
     """The plan with all runs of other seeds that earlier commands have finished: fewer seeds than before lose none."""
     places = {run.folder.parent for run in plan.runs}
     names = {found.parent.name.removeprefix("seed") for place in places for found in place.glob(f"seed*/{RESULT_FILE}")}
-    more = widened(config, plan, {int(name) for name in names if name.isdecimal()})
+    more = plan_task(config, plan.spec.name, {int(name) for name in names if name.isdecimal()})
     runs = tuple(run for run in more.runs if run.seed in plan.seeds or _is_finished(run))
     kept = tuple(seed for seed in more.seeds if any(run.seed == seed for run in runs))
     return dataclasses.replace(more, runs=runs, seeds=kept)
@@ -192,7 +192,8 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
         where = f"{plan.spec.title}, run {number} of {len(plan.runs)}"
         try:
             found = finished(run, inputs)
-            if found is None or _wants_tests(run, found):
+            # Without its checkpoint it would be trained again for the sake of its test sets.
+            if found is None or (wants_tests(run.folder) and (run.folder / CHECKPOINTS).is_dir()):
                 say(f"{where}: {run.folder}")
                 for note in finetune(run.config, data.of(run.seed)).notes:
                     say(f"note: {note}")
@@ -232,11 +233,6 @@ def finished(run: PlannedRun, inputs: InputsNow | None = None) -> Result | None:
     if inputs is not None:
         check_run_folder(run.folder, run.config, inputs.of(run))
     return read_result(run.folder)
-
-
-def _wants_tests(run: PlannedRun, result: Result) -> bool:
-    """Whether its test sets are still to be measured, as several processes made it, and can be without training."""
-    return bool(result.get(UNTESTED)) and jax.process_count() == 1 and (run.folder / CHECKPOINTS).is_dir()
 
 
 class TaskDataBySeed:

@@ -73,7 +73,7 @@ def plan_study(config: Config) -> list[TaskPlan]:
         raise UserError(
             f"study.epochs has no effect next to training.steps = {config.training.steps}; set training.steps to 0"
         )
-    return [_plan_task(config, name) for name in names]
+    return [plan_task(config, name) for name in names]
 
 
 def _task_names(config: Config) -> list[str]:
@@ -83,12 +83,8 @@ def _task_names(config: Config) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def widened(config: Config, plan: TaskPlan, seeds: Collection[int]) -> TaskPlan:
-    """The plan of `config` for one task with runs of further seeds, all in the order of seeds."""
-    return _plan_task(config, plan.spec.name, seeds)
-
-
-def _plan_task(config: Config, task: str, further: Collection[int] = ()) -> TaskPlan:
+def plan_task(config: Config, task: str, further: Collection[int] = ()) -> TaskPlan:
+    """The runs of one task, of the study's seeds and of `further` ones, all in the order of seeds."""
     spec, study, base = task_spec(task), config.study, for_task(config, task)
     folder = Path(config.run.output) / task
     rates = dict.fromkeys(study.learning_rates or (config.optimizer.learning_rate,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ import numpy as np
 from distil_jax.config import TaskSettings
 from distil_jax.hf.task_config import numbered_labels
 from distil_jax.models import TaskHead
+from distil_jax.tasks.data.labels import is_span_tag
 from distil_jax.tasks.encode import Encoded, word_logits
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, TokenExample
 from distil_jax.tasks.measures.entities import entity_spans
@@ -20,7 +20,6 @@ from distil_jax.tasks.spans import AnswerPrediction, predict_answers
 Result = dict[str, Any]
 _DIGITS = 7  # of probabilities: what float32 can tell apart near 1
 _NO_TAG = "O"
-_SPAN_TAG = re.compile("O|[BIESLU]-.+")  # other tags, such as parts of speech, mark no entities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _tagged(numbers: np.ndarray, logits: np.ndarray, words: Sequence[str], label
     for place, word in enumerate(numbers.tolist()):
         tags[word], scores[word] = labels[best[place]], float(chances[place, best[place]])
     found: Result = {"words": [*words], "tags": tags, "scores": scores}
-    if all(_SPAN_TAG.fullmatch(label) for label in labels):
+    if all(map(is_span_tag, labels)):  # other tags, such as parts of speech, mark no entities
         found["entities"] = [
             {
                 "type": kind,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import re
+import string
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from distil_jax.corpus.files import RawFile, chunks_of, compression_of
 from distil_jax.tasks.data.conll import DOCUMENT_START, read_conll
+from distil_jax.tasks.data.labels import is_span_tag
 from distil_jax.tasks.data.lines import BOM, suffix_of
 from distil_jax.tasks.data.parquet import PARQUET, stream_parquet
 from distil_jax.tasks.data.squad_json import read_questions
@@ -19,7 +20,6 @@ from distil_jax.tasks.streams import SUFFIXES, stream_file
 
 _HEADER = 1 << 12  # bytes in which the first line, or sentence, is looked for
 _OUTSIDE = "O"  # the tag of what is in no entity
-_ENTITY_TAG = re.compile("O|[BIESLU]-[A-Za-z].*")
 
 
 def rows_of_file(
@@ -82,7 +82,11 @@ def _is_tagged(text: str, cut: bool, labels: Collection[str]) -> bool:
     if len(block) == 1:  # of a single line, "blood type O" and "along the I-95" are text
         return tags <= {*labels} and tags != {_OUTSIDE} and _has_letters(tags)
     # Sentences may well be equally long and end in a full stop, which is a label of taggers for parts of speech.
-    return all(tag in labels or _ENTITY_TAG.fullmatch(tag) for tag in tags) and _has_letters(tags)
+    return all(tag in labels or _is_entity_tag(tag) for tag in tags) and _has_letters(tags)
+
+
+def _is_entity_tag(tag: str) -> bool:
+    return tag == _OUTSIDE or (is_span_tag(tag) and tag[2] in string.ascii_letters)
 
 
 def _has_letters(tags: Collection[str]) -> bool:

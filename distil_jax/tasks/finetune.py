@@ -42,7 +42,7 @@ from distil_jax.training.watch import Watch
 
 RESULT_FILE = "result.json"
 SCORE = "score"
-UNTESTED = "untested"  # in a result: labelled test sets that several processes left to a single one
+_UNTESTED = "untested"  # in a result: labelled test sets that several processes left to a single one
 _STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for it
 
 
@@ -102,7 +102,7 @@ def _finetune(config: Config, data: TaskData | None, watch: Watch) -> FineTuned:
         outcome = run_training(job, devices, watch)
         measures = outcome.evaluations.get(str(outcome.best_step), {})
         kept = outcome.resumed_from == outcome.step and (folder / RESULT_FILE).is_file()
-        if main and (not kept or _wants_tests(folder)):
+        if main and (not kept or wants_tests(folder)):
             seconds = None if kept else time.monotonic() - started
             tested = _tested(config, data, learner, outcome, devices, watch)
             measures, notes = {**measures, **tested.measures}, (*notes, *tested.notes)
@@ -323,11 +323,11 @@ def _tested(
         return measured_tests(config, data, tests, model, learner.tokenizer, outcome, devices, watch.go)
 
 
-def _wants_tests(folder: Path) -> bool:
+def wants_tests(folder: Path) -> bool:
     """Whether a finished run has test sets that several processes left to this one."""
     with contextlib.suppress(OSError, ValueError, RecursionError):  # damaged: whoever reads it says so
         result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        return jax.process_count() == 1 and isinstance(result, dict) and bool(result.get(UNTESTED))
+        return jax.process_count() == 1 and isinstance(result, dict) and bool(result.get(_UNTESTED))
     return False
 
 
@@ -364,5 +364,5 @@ def _write_result(
         before = json.loads(path.read_text(encoding="utf-8"))
         result |= {name: before[name] for name in ("seconds", "resumed_from", "skipped_steps") if name in before}
     if waiting:
-        result[UNTESTED] = list(waiting)
+        result[_UNTESTED] = list(waiting)
     write_whole(path, json.dumps(result, indent=2) + "\n")

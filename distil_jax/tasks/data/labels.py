@@ -62,6 +62,11 @@ def mark_entities(tags: Iterable[str]) -> bool:
     return all(_ENTITY_TAG.fullmatch(tag) for tag in tags)
 
 
+def is_span_tag(tag: str) -> bool:
+    """Whether a tag is O, or tells a part of an entity and the entity's type: B-PER."""
+    return tag == "O" or _BIO.fullmatch(tag) is not None
+
+
 def class_number(value: Any, labels: tuple[str, ...], what: str = "label") -> int:
     """The number of the class that is written as `value`: its name or, where no name is a number, its number.
 
