@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from taking_turns import ended
+
+from distil_jax.errors import UserError
 
 LARGEST_DIFFERENCE = 1e-4
 
@@ -64,7 +67,8 @@ def compare(run: Path) -> tuple[int, int, float]:
     from distil_jax.training.run_folder import read_config
 
     config, trained = read_config(run), read_run(run)
-    assert trained.head is not None
+    if trained.head is None:
+        raise UserError(f"{run} is no run of `distil-jax finetune`; only those have predictions to compare")
     data, devices = load_task(config.task, config.run.seed), make_devices("shard_map")
     predict = make_predictor(devices, TaskModel(trained.encoder, trained.head), config.evaluation.batch_size)
     params = devices.replicate(trained.params)
@@ -95,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended("export_agreement", main))

@@ -13,7 +13,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from taking_turns import command_line, finish, footer, tell
+from taking_turns import command_line, ended, finish, footer, positive, tell
 
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments
@@ -85,11 +85,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", default="", help="folder with the published files of GLUE; empty: made-up examples")
     parser.add_argument("--model", default="", help="folder of a model; empty: random weights")
     parser.add_argument("--config", default="", help="configuration instead of the shipped finetune")
-    parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--rows", type=int, default=32, help="per batch")
-    parser.add_argument("--vocabulary", type=int, default=30_522)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20, help="batches of an epoch that are timed")
+    parser.add_argument("--max-length", type=positive, default=128)
+    parser.add_argument("--rows", type=positive, default=32, help="per batch")
+    parser.add_argument("--vocabulary", type=positive, default=30_522)
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--steps", type=positive, default=20, help="batches of an epoch that are timed")
     parser.add_argument("--output", default="")
     arguments = parser.parse_args(argv)
     reports = [compare(arguments, task) for task in arguments.tasks]
@@ -98,4 +98,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended("finetune_buckets", main))

@@ -23,17 +23,19 @@ from taking_turns import (
     MODEL_SIZES,
     TORCH_SETTINGS,
     command_line,
+    ended,
     environment,
     finish,
     footer,
     noise_lines,
+    positive,
     require_cpp,
     start,
     take_turns,
     tell,
 )
 
-from distil_jax.errors import FaultError
+from distil_jax.errors import FaultError, UserError, one_line
 from distil_jax.evidence.benchmark.process import Worker
 from distil_jax.evidence.report import markdown
 
@@ -56,7 +58,12 @@ def row_lengths(pairs: str, tokenizer: str, count: int) -> list[int]:
     from distil_jax.hf import load_tokenizer
 
     backend = load_tokenizer(tokenizer).backend
-    lines = [line.split("\t") for line in Path(pairs).read_text(encoding="utf-8").splitlines()[1:]]
+    try:
+        lines = [line.split("\t") for line in Path(pairs).read_text(encoding="utf-8").splitlines()[1:]]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--pairs: {pairs}: {one_line(str(error))}; name STS-B's dev.tsv") from error
+    if not lines or any(len(line) < 9 for line in lines):
+        raise UserError(f"--pairs: {pairs} lacks the columns of STS-B's dev.tsv, 8 and 9 of which are the sentences")
     chosen = [lines[number * len(lines) // count] for number in range(count)]
     return [min(len(backend.encode(line[7], line[8]).ids), 512) for line in chosen]
 
@@ -179,21 +186,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--settings", nargs="+", choices=TORCH_SETTINGS, default=list(TORCH_SETTINGS))
     parser.add_argument("--pairs", default="", help="STS-B's dev.tsv")
     parser.add_argument("--tokenizer", default="", help="vocabulary that --pairs is counted with")
-    parser.add_argument("--rows", type=int, default=26, help="how many pairs")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=positive, default=26, help="how many pairs")
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--cores", nargs="*", type=int, default=[])
     parser.add_argument("--output", default="")
     arguments = parser.parse_args(argv)
     if arguments.pairs and not arguments.tokenizer:
         parser.error("--pairs needs --tokenizer")
-    try:
-        report = run(arguments)
-    except FaultError as fault:
-        print(f"inference_latency: {fault}", file=sys.stderr)
-        return 1
+    report = run(arguments)
     finish(report_markdown(report, command_line(argv)), arguments.output, report)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended("inference_latency", main))

@@ -136,10 +136,11 @@ class Side:
         """Steps with the same batch; the metrics of the last."""
         return self._step.run([self._raw] * steps)[-1]
 
-    def losses(self) -> dict[str, Any]:
-        """Losses and gradient norm of the first step, without dropout, in float32."""
-        self._load(dropout=False, dtype="float32")
-        metrics = self._run(1)
+    def losses(self, dtype: str) -> dict[str, Any]:
+        """Losses and gradient norm of the first step without dropout; in float32 no product's precision is lowered."""
+        self._load(dropout=False, dtype=dtype)
+        with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
+            metrics = self._run(1)
         terms = {name: float(metrics[f"loss_{name}"]) for name in ("ce", "mlm", "cos")}
         return {"loss": float(metrics["loss"]), **terms, "gradient_norm": float(metrics["gradient_norm"])}
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from taking_turns import positive
 
 from distil_jax.evidence.benchmark.step import memory_plan
 from distil_jax.evidence.report import markdown
@@ -95,11 +96,15 @@ def table(found: dict[str, Any]) -> str:
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 32768], help="positions")
+    parser.add_argument("--tokens", type=positive, nargs="+", default=[2048, 8192, 32768], help="positions")
     parser.add_argument(
-        "--vocabulary", type=int, nargs="+", default=[30522, 119547], help="sizes; all but the first at the most tokens"
+        "--vocabulary",
+        type=positive,
+        nargs="+",
+        default=[30522, 119547],
+        help="sizes; all but the first at the most tokens",
     )
-    parser.add_argument("--hidden", type=int, default=768, help="width of both models")
+    parser.add_argument("--hidden", type=positive, default=768, help="width of both models")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the hidden states")
     parser.add_argument("--output", type=Path, help="files to write, without .json and .md")
     arguments = parser.parse_args()

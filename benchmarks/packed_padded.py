@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from taking_turns import command_line, finish, footer, tell
+from taking_turns import command_line, ended, finish, footer, positive, tell
 
 from distil_jax.config import Config, config_to_toml, load_config, with_overrides
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments
@@ -100,11 +100,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--text", required=True, help="file of lines, or a glob")
     parser.add_argument("--tokenizer", required=True, help="folder, vocab.txt or tokenizer.json")
     parser.add_argument("--config", default="", help="configuration of the model; empty: base size")
-    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
-    parser.add_argument("--rows", type=int, default=4, help="per batch")
-    parser.add_argument("--documents", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--lengths", nargs="+", type=positive, default=[128, 512])
+    parser.add_argument("--rows", type=positive, default=4, help="per batch")
+    parser.add_argument("--documents", type=int, default=500, help="of the text; 0: all")
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--steps", type=positive, default=2)
     parser.add_argument("--output", default="")
     arguments = parser.parse_args(argv)
     reports = [compare(arguments, length) for length in arguments.lengths]
@@ -113,4 +113,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended("packed_padded", main))

@@ -299,8 +299,6 @@ class Side:
         if request["cores"]:
             torch.set_num_threads(len(request["cores"]))
         self._device = request["device"]
-        if self._device == "cuda":
-            torch.set_float32_matmul_precision("high")
         self._make = functools.partial(
             Step,
             (Path(request["student"]), Path(request["teacher"])),
@@ -313,15 +311,17 @@ class Side:
         self._dtype = request["dtype"]
         return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
-    def losses(self) -> dict[str, Any]:
-        """Losses and gradient norm without dropout, in float32."""
+    def losses(self, dtype: str) -> dict[str, Any]:
+        """Losses and gradient norm without dropout; in float32 no product's precision is lowered."""
         assert self._make is not None
-        terms, norm = self._make(dropout=False).gradients()
+        torch.set_float32_matmul_precision("highest")
+        terms, norm = self._make(dropout=False, dtype=dtype).gradients()
         return {**terms, "gradient_norm": norm}
 
     def warm_up(self) -> dict[str, Any]:
         """Two steps, the first of which compiles."""
         assert self._make is not None
+        torch.set_float32_matmul_precision("high" if self._device == "cuda" else "highest")
         torch.manual_seed(0)
         start = time.perf_counter()
         self._step = self._make(dtype=self._dtype)

@@ -3,17 +3,19 @@
     python benchmarks/scaling.py --size small --output scaling.md
 
 Time against tokens is measured and fitted with a line; memory is what the compiler plans, without the parameters, their
-gradients and moments; traffic between devices is read from the program compiled for eight virtual ones.
+gradients and moments; traffic between devices is read from the program compiled for eight virtual ones. All on the CPU,
+with the settings that `distil-jax` gives itself there.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-from taking_turns import command_line, finish, footer
+from taking_turns import INSTALLED, command_line, ended, environment, finish, footer, positive
 
 DEVICES = 8
 SIZES: dict[str, dict[str, Any]] = {
@@ -163,9 +165,16 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--output", default="")
+    parser.add_argument("--measure-here", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if not arguments.measure_here:  # malloc and JAX read their settings when a process starts
+        settings = {**environment("jax", INSTALLED, Path()), "JAX_NUM_CPU_DEVICES": str(DEVICES)}
+        given = sys.argv[1:] if argv is None else argv
+        return subprocess.run(
+            [sys.executable, __file__, *given, "--measure-here"], env=settings, check=False
+        ).returncode
     from distil_jax.evidence.benchmark.machine import describe_machine
 
     size = arguments.size
@@ -175,11 +184,10 @@ def main(argv: list[str] | None = None) -> int:
         "vocabulary": memory_against_vocabulary(size),
         "traffic": traffic(size),
     }
-    about = footer((), describe_machine(), command_line(argv))
+    about = footer((), describe_machine(), command_line(argv).removesuffix(" --measure-here"))
     finish(f"{report_markdown(report)}\n\n{about}", arguments.output, report)
     return 0
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(DEVICES))
-    sys.exit(main())
+    sys.exit(ended("scaling", main))

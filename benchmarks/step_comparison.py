@@ -2,10 +2,11 @@
 
     python benchmarks/step_comparison.py --cores 0 1 --output step.md
 
-First both compute the losses and the norm of the gradient without dropout, which have to be equal; then each side takes
-rounds of whole steps (dropout, AdamW, clipping) in a process of its own, while the others wait. Settings of PyTorch:
-"as installed", and "fairest" with MKL's check of the processor's vendor defeated and the allocator's settings that
-distil_jax gives itself.
+First all compute the losses and the norm of the gradient without dropout, which have to be equal; then ours and one
+side of PyTorch after the other take rounds of whole steps (dropout, AdamW, clipping) by turns, each in a process of its
+own, so that no more than two are in memory at once. Settings of PyTorch: "as installed", and "fairest" with MKL's check
+of the processor's vendor defeated and the allocator's settings that distil_jax gives itself. A side that fails, as for
+want of memory, has a row that says so, and the command ends with status 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -26,10 +28,12 @@ from taking_turns import (
     MODEL_SIZES,
     TORCH_SETTINGS,
     command_line,
+    ended,
     environment,
     finish,
     footer,
     noise_lines,
+    positive,
     require_cpp,
     start,
     take_turns,
@@ -38,11 +42,13 @@ from taking_turns import (
 
 from distil_jax.errors import FaultError
 from distil_jax.evidence.benchmark.process import Worker
+from distil_jax.evidence.benchmark.timing import Timing, summarise
 from distil_jax.evidence.report import markdown
 
 OURS = "jax"
-SIDES = (OURS, "eager", "compile", "chunked", "compile-chunked")
-TOLERANCE = 1e-4  # relative, between two losses or norms
+SIDES = ("eager", "compile", "chunked", "compile-chunked")  # of PyTorch
+# Relative, between two losses or norms. In bfloat16 every product is rounded to 8 bits, each side in its own order.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 SETTINGS = {
     "temperature": 2.0,
     "alpha_ce": 5.0,
@@ -76,41 +82,56 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--shapes", nargs="+", default=["8x128", "4x512"], help="rows x tokens")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--shapes", nargs="+", type=_shape, default=["8x128", "4x512"], help="rows x tokens")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="of PyTorch, ours beside each")
     parser.add_argument("--settings", nargs="+", choices=TORCH_SETTINGS, default=list(TORCH_SETTINGS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help="per round")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--steps", type=positive, default=3, help="per round")
     parser.add_argument("--cores", nargs="*", type=int, default=[], help="that every side is pinned to")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="PyTorch's; JAX takes what it finds")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=tuple(TOLERANCES), default="float32")
     parser.add_argument("--attention", default="sdpa", help="transformers' implementation")
-    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="settings of our side")
+    parser.add_argument(
+        "--set", nargs="*", type=_setting, default=[], metavar="SECTION.KEY=VALUE", help="settings of our side"
+    )
     parser.add_argument("--output", default="", help="also write the tables to this file, the numbers to FILE.json")
     return parser.parse_args(argv)
+
+
+def _shape(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]*x([2-9]|[1-9][0-9]+)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROWSxTOKENS, such as 8x128")
+    return text
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A field's path and its value: a number or true and false as in JSON, anything else a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SECTION.KEY=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every shape in every setting: {"rows": [...], "notes": [...], "machine": ...}."""
     if arguments.device == "cpu" and any(side.startswith("compile") for side in arguments.sides):
         require_cpp()
-    rows: list[dict[str, Any]] = []
-    notes: list[str] = []
-    machine: dict[str, Any] = {}
+    report: dict[str, Any] = {"rows": [], "notes": [], "machine": {}}
     for shape in arguments.shapes:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            machine = prepare(arguments, shape, folder)
-            agreed = check_losses(arguments, folder)
-            notes.append(f"{shape}: losses and gradient norm equal to {agreed:.1e} (relative)")
+            report["machine"] = prepare(arguments, shape, folder)
+            for dtype in dict.fromkeys(("float32", arguments.dtype)):
+                agreed = check_losses(arguments, dtype, folder)
+                report["notes"].append(f"{shape}, {dtype}: losses and gradient norm equal to {agreed:.1e} (relative)")
             for setting in (TORCH_SETTINGS[name] for name in arguments.settings):
-                found, noise = time_sides(arguments, shape, setting, folder)
-                rows += found
-                for row in found:  # a long comparison that is ended half-way has said something
-                    speed = f"{row['tokens_per_second']:,.0f} tokens/s, {row['peak_bytes'] / 2**30:.2f} GiB"
-                    tell(f"{shape}, {setting}", f"{row['side']} {speed}")
-                notes += [f"{shape}, {setting}, {line}" for line in noise]
-    return {"rows": rows, "notes": notes, "machine": machine}
+                rows, noise = time_sides(arguments, shape, setting, folder)
+                report["rows"] += rows
+                report["notes"] += [f"{shape}, {setting}, {line}" for line in noise]
+    return report
 
 
 def prepare(arguments: argparse.Namespace, shape: str, folder: Path) -> dict[str, Any]:
@@ -123,48 +144,38 @@ def prepare(arguments: argparse.Namespace, shape: str, folder: Path) -> dict[str
         "training.micro_batch_size": rows,
         "corpus.sequence_length": length,
     }
-    with start(OURS, "jax_step.py", environment(OURS, INSTALLED, folder)) as worker:
+    with start(OURS, "jax_step.py", environment(OURS, INSTALLED, folder, arguments.device)) as worker:
         request = {"changes": changes, "vocabulary": size.vocabulary, "layers": list(size.layers)}
         return worker.ask("prepare", folder=str(folder), **request)["machine"]
 
 
 def open_side(arguments: argparse.Namespace, side: str, setting: str, folder: Path) -> Worker:
     """A side's process, told what to load."""
-    system = OURS if side == OURS else "torch"
-    worker = start(side, "jax_step.py" if side == OURS else "pytorch_step.py", environment(system, setting, folder))
+    system, script = ("jax", "jax_step.py") if side == OURS else ("torch", "pytorch_step.py")
+    worker = start(side, script, environment(system, setting, folder, arguments.device))
     request: dict[str, Any] = {name: str(folder / name) for name in ("teacher", "student")}
     request |= {"batch": str(folder / "batch.npz"), "settings": SETTINGS, "cores": arguments.cores}
     request |= {"dtype": arguments.dtype, "kind": side, "device": arguments.device, "attention": arguments.attention}
-    changes = dict(change.split("=", 1) for change in arguments.set)
-    request |= {"layers": list(SIZES[arguments.size].layers), "changes": {k: _value(v) for k, v in changes.items()}}
+    request |= {"layers": list(SIZES[arguments.size].layers), "changes": dict(arguments.set)}
     worker.ask("open", **request)
     return worker
 
 
-def _value(text: str) -> Any:
-    """A number or true and false as in JSON, anything else as a word."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def check_losses(arguments: argparse.Namespace, folder: Path) -> float:
-    """The largest relative difference between our losses and PyTorch's.
+def check_losses(arguments: argparse.Namespace, dtype: str, folder: Path) -> float:
+    """The largest relative difference between our losses and those of PyTorch's sides, computed in `dtype`.
 
     Raises:
-        FaultError: it is above `TOLERANCE`, so there would be no point in timing.
+        FaultError: it is above the tolerance, so there would be no point in timing.
     """
-    kinds = {side if side == OURS else side.removeprefix("compile").lstrip("-") or "eager" for side in arguments.sides}
     found = {}
-    for side in sorted({OURS, "eager", *kinds}):
+    for side in (OURS, *arguments.sides):
         with open_side(arguments, side, INSTALLED, folder) as worker:
-            found[side] = worker.ask("losses")
+            found[side] = worker.ask("losses", dtype=dtype)
     worst = 0.0
     for side, terms in found.items():
         for name, value in terms.items():
             difference = abs(value - found[OURS][name]) / max(abs(value), 1e-3)
-            if not difference <= TOLERANCE:
+            if not difference <= TOLERANCES[dtype]:
                 every = ", ".join(f"{one} {found[one][name]:.7g}" for one in found)
                 raise FaultError(f"{name} of {side} differs by {difference:.1e} ({every}): not the same step")
             worst = max(worst, difference)
@@ -174,35 +185,53 @@ def check_losses(arguments: argparse.Namespace, folder: Path) -> float:
 def time_sides(
     arguments: argparse.Namespace, shape: str, setting: str, folder: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rounds by turns of all sides in one setting: a row a side, and what was too noisy."""
-    workers: dict[str, Worker] = {}
-    warm: dict[str, float] = {}
-    with contextlib.ExitStack() as stack:
-        for side in arguments.sides:
-            workers[side] = stack.enter_context(open_side(arguments, side, setting, folder))
-            warm[side] = workers[side].ask("warm_up")["seconds"]
-            tell(f"{shape}, {setting}", f"{side} is ready after {warm[side]:.0f} s")
-        timings = take_turns(workers, arguments.rounds, {"steps": arguments.steps})
-        peaks = {side: worker.ask("memory")["peak_bytes"] for side, worker in workers.items()}
+    """Rounds by turns of ours with one side after the other: a row for each, and what was too noisy.
+
+    A row's ratios are those of its own turns; our own row has the rounds of all turns.
+    """
     tokens = math.prod(map(int, shape.split("x")))
-    rows = []
-    for side, timing in timings.items():
-        rows.append(
-            {
-                "shape": shape,
-                "setting": setting,
-                "side": side,
-                "seconds": timing.median,
-                "spread": timing.spread,
-                "rounds": list(timing.rounds),
-                "tokens_per_second": tokens / timing.median,
-                "peak_bytes": peaks[side],
-                "ready_seconds": warm[side],
-                "speedup": timing.median / timings[OURS].median if OURS in timings else None,
-                "memory_share": peaks[OURS] / peaks[side] if OURS in peaks else None,
-            }
-        )
-    return rows, noise_lines(timings)
+    rows: list[dict[str, Any]] = []
+    every: list[float] = []
+    noise: list[str] = []
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(open_side(arguments, OURS, setting, folder))
+        ready = ours.ask("warm_up")["seconds"]
+        peak = ours.ask("memory")["peak_bytes"]
+        for side in arguments.sides:
+            about = {"shape": shape, "setting": setting, "side": side}
+            with contextlib.ExitStack() as opened:
+                try:
+                    worker = opened.enter_context(open_side(arguments, side, setting, folder))
+                    warm = worker.ask("warm_up")["seconds"]
+                except FaultError as fault:
+                    rows.append({**about, "failure": str(fault)})
+                    tell(f"{shape}, {setting}", str(fault))
+                    continue
+                timings = take_turns({OURS: ours, side: worker}, arguments.rounds, {"steps": arguments.steps})
+                peak, its = (one.ask("memory")["peak_bytes"] for one in (ours, worker))
+            every += timings[OURS].rounds
+            ratios = {"speedup": timings[side].median / timings[OURS].median, "memory_share": peak / its}
+            rows.append({**about, **_measured(timings[side], tokens, its, warm), **ratios})
+            noise += noise_lines({side: timings[side]})
+            tell(f"{shape}, {setting}", f"{side} {tokens / timings[side].median:,.0f} tokens/s, {its / 2**30:.2f} GiB")
+    if every:
+        own = summarise(every)
+        about = {"shape": shape, "setting": setting, "side": OURS, "speedup": 1.0, "memory_share": 1.0}
+        rows.insert(0, {**about, **_measured(own, tokens, peak, ready)})
+        noise[:0] = noise_lines({OURS: own})
+        tell(f"{shape}, {setting}", f"{OURS} {tokens / own.median:,.0f} tokens/s, {peak / 2**30:.2f} GiB")
+    return rows, noise
+
+
+def _measured(timing: Timing, tokens: int, peak: int, ready: float) -> dict[str, Any]:
+    return {
+        "seconds": timing.median,
+        "spread": timing.spread,
+        "rounds": list(timing.rounds),
+        "tokens_per_second": tokens / timing.median,
+        "peak_bytes": peak,
+        "ready_seconds": ready,
+    }
 
 
 def report_markdown(report: Mapping[str, Any], command: str) -> str:
@@ -219,35 +248,35 @@ def report_markdown(report: Mapping[str, Any], command: str) -> str:
     ]
     parts = []
     for shape, setting in dict.fromkeys((row["shape"], row["setting"]) for row in report["rows"]):
-        lines = [
-            [
-                row["side"],
-                f"{row['tokens_per_second']:,.0f}",
-                f"{100 * row['spread']:.1f}",
-                f"{1000 * row['seconds']:.4g}",
-                f"{row['peak_bytes'] / 2**30:.2f}",
-                f"{row['ready_seconds']:.0f}",
-                "-" if row["speedup"] is None else f"{row['speedup']:.2f}",
-                "-" if row["memory_share"] is None else f"{row['memory_share']:.2f}",
-            ]
-            for row in report["rows"]
-            if (row["shape"], row["setting"]) == (shape, setting)
-        ]
+        lines = [_line(row) for row in report["rows"] if (row["shape"], row["setting"]) == (shape, setting)]
         parts.append(f"{shape}, PyTorch {setting}:\n\n{markdown(header, lines)}")
     return "\n\n".join([*parts, footer(report["notes"], report["machine"], command)])
 
 
+def _line(row: Mapping[str, Any]) -> list[str]:
+    if "failure" in row:
+        return [f"{row['side']}: failed", *["-"] * 7]
+    return [
+        row["side"],
+        f"{row['tokens_per_second']:,.0f}",
+        f"{100 * row['spread']:.1f}",
+        f"{1000 * row['seconds']:.4g}",
+        f"{row['peak_bytes'] / 2**30:.2f}",
+        f"{row['ready_seconds']:.0f}",
+        f"{row['speedup']:.2f}",
+        f"{row['memory_share']:.2f}",
+    ]
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Compare, print, write."""
+    """Compare, print, write; 1 if a side failed."""
     arguments = parse(argv)
-    try:
-        report = run(arguments)
-    except FaultError as fault:
-        print(f"step_comparison: {fault}", file=sys.stderr)
-        return 1
+    report = run(arguments)
+    failures = [f"{row['shape']}, {row['setting']}: {row['failure']}" for row in report["rows"] if "failure" in row]
+    report["notes"] += failures
     finish(report_markdown(report, command_line(argv)), arguments.output, report)
-    return 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended("step_comparison", main))

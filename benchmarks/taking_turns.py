@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distil_jax.errors import FaultError
+from distil_jax.errors import FaultError, UserError
 from distil_jax.evidence.benchmark.process import Worker
 from distil_jax.evidence.benchmark.report import machine_lines
 from distil_jax.evidence.benchmark.timing import Timing, noise_note, summarise
@@ -55,7 +57,7 @@ def require_cpp() -> None:
         raise FaultError("torch.compile on CPU needs a C++ compiler (g++); install one, or leave the compile sides out")
 
 
-def environment(system: str, setting: str, folder: Path) -> dict[str, str]:
+def environment(system: str, setting: str, folder: Path, device: str = "cpu") -> dict[str, str]:
     """The environment of a side's process.
 
     Args:
@@ -63,12 +65,15 @@ def environment(system: str, setting: str, folder: Path) -> dict[str, str]:
             and `vendor_shim` in the fairest one, nothing otherwise.
         setting: `INSTALLED` or `FAIREST`.
         folder: for the shim.
+        device: "cpu" or "cuda", which JAX is held to: on a machine with a GPU it would take that whatever PyTorch does.
     """
     plain = {name: value for name, value in os.environ.items() if name not in (*MALLOC_SETTINGS, "LD_PRELOAD")}
     plain["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
     plain["HF_HUB_OFFLINE"] = "1"
     if system == "jax":
-        return {**plain, "JAX_COMPILATION_CACHE_DIR": "", **cpu_environment(plain, "any")}
+        # Another system shares the device: neither may take all of its memory at its start.
+        plain |= {"JAX_PLATFORMS": device, "JAX_COMPILATION_CACHE_DIR": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        return {**plain, **cpu_environment(plain, "any")}
     if setting == INSTALLED:
         return plain
     shim = vendor_shim(folder)
@@ -117,6 +122,25 @@ def finish(text: str, output: str, numbers: Any = None) -> None:
     path.write_text(text + "\n", encoding="utf-8")
     if numbers is not None:
         Path(f"{output}.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, as a type of argparse."""
+    if not re.fullmatch(r"[0-9]+", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def ended(name: str, main: Callable[[], int]) -> int:
+    """The status that a script ends with: `main`'s own, or 2 for a mistake, 1 for a fault, each told in one line."""
+    try:
+        return main()
+    except UserError as mistake:
+        print(f"{name}: {mistake}", file=sys.stderr)
+        return 2
+    except FaultError as fault:
+        print(f"{name}: {fault}", file=sys.stderr)
+        return 1
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:

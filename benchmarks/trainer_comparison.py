@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from distil_jax.training.runtime import cpu_environment
+from taking_turns import INSTALLED, ended, environment, positive
+
+from distil_jax.errors import FaultError, UserError, one_line
 
 EPOCHS, BATCH, LEARNING_RATE = 3, 32, 5e-5
 WARMUP, DECAY, CLIP = 0.1, 0.01, 1.0
@@ -175,13 +176,13 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join([*lines, "", f"seconds, torch / jax: {medians['torch'] / medians['jax']:.2f}"])
 
 
-def main() -> None:
+def main() -> int:
     """Run both by turns, each in a process of its own, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="mrpc")
     parser.add_argument("--source", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--output", required=True)
     parser.add_argument("--system", choices=("jax", "torch"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -189,19 +190,25 @@ def main() -> None:
     if arguments.system:
         result = {"jax": run_jax, "torch": run_torch}[arguments.system](arguments)
         Path(arguments.output, f"{arguments.system}{arguments.seed}.json").write_text(json.dumps(result))
-        return
-    Path(arguments.output).mkdir(parents=True, exist_ok=True)
+        return 0
+    try:
+        Path(arguments.output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {one_line(str(error))}; name a folder") from error
+    load(arguments)  # what is wrong with the data or the model is said before anything is measured
     found: dict[str, list[dict[str, float]]] = {"jax": [], "torch": []}
-    settings = {"jax": {**cpu_environment(os.environ, "any"), "JAX_COMPILATION_CACHE_DIR": ""}, "torch": {}}
+    settings = {name: environment(name, INSTALLED, Path(arguments.output)) for name in found}
     for system, seed in order_of(arguments.seeds):
         command = [sys.executable, __file__, *sys.argv[1:], "--system", system, "--seed", str(seed)]
-        subprocess.run(command, check=True, env={**os.environ, **settings[system]})
+        if subprocess.run(command, check=False, env=settings[system]).returncode:
+            raise FaultError(f"{system}, seed {seed}, failed; what it said stands above")
         found[system].append(json.loads(Path(arguments.output, f"{system}{seed}.json").read_text()))
     Path(arguments.output, "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
     text = table(found)
     Path(arguments.output, "comparison.md").write_text(text + "\n")
     print(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended("trainer_comparison", main))

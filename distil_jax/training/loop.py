@@ -143,6 +143,15 @@ def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
     evaluator = job.make_evaluator(devices)
     pending = pending and evaluator is not None
     main = jax.process_index() == 0
+    named, dropped = config.training.attention, job.metadata["model"]["attention_dropout"]
+    if main and named not in ("auto", "xla") and dropped > 0:
+        _LOG.warning(
+            "training.attention = '%s': the model that learns takes 'xla' in its steps, as it drops out a share %g of "
+            "its attention; the teacher and evaluations take '%s'",
+            named,
+            dropped,
+            named,
+        )
     with (
         _finished_saves(checkpoints),
         MetricsWriter(

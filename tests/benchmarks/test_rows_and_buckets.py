@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from distil_jax.config import Config
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments, cells
 
 Script = Callable[[str], Any]
+ROOT = Path(__file__).resolve().parents[2]
 MACHINE = {
     **dict.fromkeys(("devices", "processor", "cores", "system"), "?"),
     "memory_gib": 1.0,
@@ -115,10 +119,37 @@ def test_the_accelerators_table_in_tiny_form(script: Script, tmp_path: Path, mon
     text = (tmp_path / "gpu.md").read_text()
     assert "rows of 16 tokens" in text and "rows of 32 tokens" in text and "the comparison" in text
     shapes = started[0][started[0].index("--shapes") + 1 :][:2]
-    assert shapes == ["4x16", "4x32"]  # a quarter of the batch that fits
+    assert shapes == ["5x16", "5x32"]  # a third of the batch that fits
     assert {"configured", "plain", "fused", "packed", "padded"} <= {
         line.split("|")[1].strip() for line in text.split("\n") if "|" in line
     }
+
+
+def test_the_accelerators_table_outlives_a_comparison_that_failed(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("gpu_table")
+    monkeypatch.setattr(module, "run_benchmark", Benchmark([100.0] * 50))
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: module.argparse.Namespace(returncode=1))
+    (tmp_path / "gpu_comparison.md").write_text("of another day")
+    assert module.main(["--output", str(tmp_path / "gpu"), "--tiny", "--lengths", "16"]) == 1
+    text = (tmp_path / "gpu.md").read_text()
+    assert "rows of 16 tokens" in text and "Not compared with PyTorch" in text and "of another day" not in text
+    assert json.loads((tmp_path / "gpu.md.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+def test_the_accelerators_table_on_this_machine(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_table.py"), "--tiny", "--lengths", "16", "32"]
+    command += ["--variants", "plain", "fused", "--repeats", "2", "--memory", "0.05", "--output", str(tmp_path / "gpu")]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "gpu.md").read_text()
+    assert "rows of 32 tokens" in text and "| fused" in text and "losses and gradient norm equal" in text
+    assert [row["side"] for row in json.loads((tmp_path / "gpu_comparison.md.json").read_text())["rows"]] == [
+        "jax", "eager", "jax", "eager",
+    ]  # fmt: skip
 
 
 def test_the_trainer_comparison_alternates_and_tells_every_seed(script: Script) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distil_jax.errors import FaultError
+from distil_jax.errors import FaultError, UserError
 from distil_jax.training.runtime import MALLOC_SETTINGS
 
 Script = Callable[[str], Any]
@@ -32,13 +32,15 @@ def request(comparison: Any, folder: Path, **changes: Any) -> dict[str, Any]:
 def test_our_first_step_and_pytorchs_have_the_same_losses_and_gradient_norm(script: Script, tiny_step: Path) -> None:
     comparison, ours, theirs = script("step_comparison"), script("jax_step").Side(), script("pytorch_step").Side()
     ours.open(**request(comparison, tiny_step))
-    found = ours.losses()
-    assert found["ce"] > 0.01 and found["cos"] > 0.01
-    for kind in ("eager", "chunked"):
-        theirs.open(**request(comparison, tiny_step, kind=kind))
-        assert theirs.losses() == pytest.approx(found, rel=comparison.TOLERANCE)
+    for dtype, tolerance in comparison.TOLERANCES.items():
+        found = ours.losses(dtype)
+        assert found["ce"] > 0.01 and found["cos"] > 0.01
+        for kind in ("eager", "chunked"):
+            theirs.open(**request(comparison, tiny_step, kind=kind))
+            assert theirs.losses(dtype) == pytest.approx(found, rel=tolerance)
     theirs.open(**request(comparison, tiny_step, settings={**comparison.SETTINGS, "temperature": 3.0}))
-    assert theirs.losses()["ce"] != pytest.approx(found["ce"], rel=comparison.TOLERANCE)
+    found = ours.losses("float32")
+    assert theirs.losses("float32")["ce"] != pytest.approx(found["ce"], rel=comparison.TOLERANCES["float32"])
 
 
 @pytest.mark.usefixtures("program_cache")
@@ -84,47 +86,83 @@ ORDER: list[tuple[str, str]] = []
 
 def test_unequal_losses_end_the_comparison(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = script("step_comparison")
-    losses = {"jax": 1.0, "eager": 1.00005, "chunked": 1.001}
+    losses = {"jax": 1.0, "eager": 1.00005, "compile": 1.00002, "compile-chunked": 1.001}
 
     def opened(arguments: Any, side: str, setting: str, folder: Path) -> Told:
         return Told(side, losses={"loss": losses[side]})
 
+    def check(*sides: str, dtype: str = "float32") -> float:
+        return comparison.check_losses(comparison.parse(["--sides", *sides]), dtype, Path())
+
     monkeypatch.setattr(comparison, "open_side", opened)
-    assert comparison.check_losses(comparison.parse(["--sides", "jax", "compile"]), Path()) == pytest.approx(
-        5e-5, rel=0.1
-    )
-    with pytest.raises(FaultError, match=r"loss of chunked differs by .* \(chunked 1.001, eager 1.00005, jax 1\)"):
-        comparison.check_losses(comparison.parse(["--sides", "jax", "compile-chunked"]), Path())
+    assert check("eager", "compile") == pytest.approx(5e-5, rel=0.1)
+    with pytest.raises(FaultError, match=r"loss of compile-chunked differs by .*\(jax 1, compile-chunked 1.001\)"):
+        check("compile-chunked")
+    assert check("compile-chunked", dtype="bfloat16") == pytest.approx(1e-3, rel=0.1)
     losses["eager"] = float("nan")
     with pytest.raises(FaultError, match="not the same step"):
-        comparison.check_losses(comparison.parse(["--sides", "jax", "eager"]), Path())
+        check("eager", dtype="bfloat16")
 
 
 def test_rounds_are_taken_by_turns_and_compared_by_their_medians(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = script("step_comparison")
-    seconds = {"jax": [1.0, 1.0, 3.0], "eager": [2.0, 2.0, 2.01]}
+    seconds = {"jax": [1.0, 1.0, 3.0, 1.0, 1.0, 1.0], "eager": [2.0, 2.0, 2.01], "chunked": [0.5, 0.5, 0.5]}
 
     def opened(arguments: Any, side: str, setting: str, folder: Path) -> Told:
+        if side == "compile":
+            raise FaultError("compile: out of memory")
         rounds = [{"seconds": one} for one in seconds[side]]
-        peak = {"jax": 100, "eager": 200}[side]
-        return Told(side, warm_up={"seconds": 5.0}, round=rounds, memory={"peak_bytes": peak})
+        return Told(side, warm_up={"seconds": 5.0}, round=rounds, memory={"peak_bytes": 100 if side == "jax" else 200})
 
     ORDER.clear()
     monkeypatch.setattr(comparison, "open_side", opened)
-    arguments = comparison.parse(["--sides", "jax", "eager", "--rounds", "3"])
+    arguments = comparison.parse(["--sides", "eager", "compile", "chunked", "--rounds", "3"])
     rows, noise = comparison.time_sides(arguments, "4x32", "fairest", Path())
     rounds = [name for name, do in ORDER if do == "round"]
-    assert rounds == ["jax", "eager", "eager", "jax", "jax", "eager"]
-    ours, theirs = rows
-    assert (ours["tokens_per_second"], theirs["tokens_per_second"]) == (128.0, 64.0)
-    assert (theirs["speedup"], theirs["memory_share"], ours["speedup"]) == (2.0, 0.5, 1.0)
-    assert [line.partition(":")[0] for line in noise] == ["jax"]
+    assert rounds == ["jax", "eager", "eager", "jax", "jax", "eager", "jax", *["chunked"] * 2, *["jax"] * 2, "chunked"]
+    ours, eager, failed, chunked = rows
+    assert (ours["tokens_per_second"], eager["tokens_per_second"]) == (128.0, 64.0)
+    assert (eager["speedup"], eager["memory_share"], ours["speedup"], chunked["speedup"]) == (2.0, 0.5, 1.0, 0.5)
+    assert failed["failure"] == "compile: out of memory" and len(ours["rounds"]) == 6
+    assert [line.partition(":")[0] for line in noise] == []
     machine = {**dict.fromkeys(("devices", "processor", "cores", "system"), "?"), "memory_gib": 1.0}
     report = {"rows": rows, "notes": noise, "machine": {**machine, "versions": {}, "settings": {}}}
     text = comparison.report_markdown(report, "the command")
-    assert "4x32, PyTorch fairest" in text and "2.00" in text and "jax: noisy" in text and "the command" in text
+    assert "4x32, PyTorch fairest" in text and "2.00" in text and "| compile: failed" in text and "the command" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shapes", "8"], "'8' is not ROWSxTOKENS"),
+        (["--shapes", "0x128"], "'0x128' is not ROWSxTOKENS"),
+        (["--set", "training.remat"], "'training.remat' is not SECTION.KEY=VALUE"),
+        (["--rounds", "0"], "'0' is no whole number above 0"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2(
+    script: Script, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script("step_comparison").parse(arguments)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_mistakes_and_faults_are_one_line(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = script("taking_turns")
+
+    def raising(error: Exception) -> Callable[[], int]:
+        def main() -> int:
+            raise error
+
+        return main
+
+    assert turns.ended("script", lambda: 0) == 0
+    assert turns.ended("script", raising(UserError("no such file"))) == 2
+    assert turns.ended("script", raising(FaultError("it died"))) == 1
+    assert capsys.readouterr().err == "script: no such file\nscript: it died\n"
 
 
 def test_environments(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +174,9 @@ def test_environments(script: Script, tmp_path: Path, monkeypatch: pytest.Monkey
     ours = turns.environment("jax", turns.INSTALLED, tmp_path)
     for name, value in MALLOC_SETTINGS.items():
         assert fairest[name] == ours[name] == value
-    assert ours["JAX_COMPILATION_CACHE_DIR"] == ""
+    assert ours["JAX_COMPILATION_CACHE_DIR"] == "" and ours["JAX_PLATFORMS"] == "cpu"
+    beside = turns.environment("jax", turns.INSTALLED, tmp_path, "cuda")
+    assert beside["JAX_PLATFORMS"] == "cuda" and not MALLOC_SETTINGS.keys() & beside.keys()
 
 
 def test_the_shim_answers_mkls_question(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +203,7 @@ def test_what_is_missing_is_said(script: Script, tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_the_whole_comparison(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "step_comparison.py"), "--size", "tiny", "--shapes", "4x32"]
-    command += ["--sides", "jax", "eager", "chunked", "--settings", "fairest", "--rounds", "2", "--steps", "1"]
+    command += ["--sides", "eager", "chunked", "--settings", "fairest", "--rounds", "2", "--steps", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
     output = tmp_path / "step.md"
     done = subprocess.run([*command, "--output", str(output)], env=environment, capture_output=True, text=True)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from distil_jax.config import Config
+from distil_jax.config import Config, with_overrides
 from distil_jax.corpus import open_corpus
 from distil_jax.corpus.batches import training_batches
 from distil_jax.training import loop, stages
@@ -117,3 +117,12 @@ def test_a_finished_run_computes_nothing_more(whole_run: Any, monkeypatch: pytes
     assert (whole_run.folder / METRICS_FILE).read_bytes() == before
     assert outcome.evaluations == whole_run.outcome.evaluations
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, outcome.state), whole_run.state)
+
+
+def test_a_named_attention_that_dropout_keeps_from_the_student_is_told(
+    whole_run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    distill(whole_run.config)
+    assert "training.attention" not in caplog.text
+    distill(with_overrides(whole_run.config, {"training.attention": "splash"}))
+    assert "training.attention = 'splash': the model that learns takes 'xla' in its steps" in caplog.text
