@@ -10,12 +10,10 @@ with the settings that `distil-jax` gives itself there.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from taking_turns import INSTALLED, command_line, ended, environment, finish, footer, positive
+from taking_turns import INSIDE, command_line, ended, finish, footer, positive, run_inside
 
 DEVICES = 8
 SIZES: dict[str, dict[str, Any]] = {
@@ -167,14 +165,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--output", default="")
-    parser.add_argument("--measure-here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if not arguments.measure_here:  # malloc and JAX read their settings when a process starts
-        settings = {**environment("jax", INSTALLED, Path()), "JAX_NUM_CPU_DEVICES": str(DEVICES)}
-        given = sys.argv[1:] if argv is None else argv
-        return subprocess.run(
-            [sys.executable, __file__, *given, "--measure-here"], env=settings, check=False
-        ).returncode
+    if not arguments.inside:
+        return run_inside(__file__, argv, JAX_NUM_CPU_DEVICES=str(DEVICES))
     from distil_jax.evidence.benchmark.machine import describe_machine
 
     size = arguments.size
@@ -184,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
         "vocabulary": memory_against_vocabulary(size),
         "traffic": traffic(size),
     }
-    about = footer((), describe_machine(), command_line(argv).removesuffix(" --measure-here"))
+    about = footer((), describe_machine(), command_line(argv))
     finish(f"{report_markdown(report)}\n\n{about}", arguments.output, report)
     return 0
 

@@ -20,6 +20,7 @@ from distil_jax.evidence.benchmark.report import machine_lines
 from distil_jax.evidence.benchmark.timing import Timing, noise_note, summarise
 from distil_jax.training.runtime import MALLOC_SETTINGS, cpu_environment
 
+INSIDE = "--inside"  # a script's own flag: it has been started with the environment that it needs
 HERE = Path(__file__).resolve().parent
 INSTALLED, FAIREST = "as installed", "fairest"
 TORCH_SETTINGS = {"installed": INSTALLED, "fairest": FAIREST}  # as --settings has them
@@ -85,6 +86,23 @@ def start(name: str, script: str, env: Mapping[str, str]) -> Worker:
     return Worker(name, [sys.executable, str(HERE / script)], env)
 
 
+def run_inside(script: str, argv: Sequence[str] | None, device: str = "cpu", **settings: str) -> int:
+    """Run a script again as `INSIDE`, with our side's environment, which malloc and JAX read at a process's start.
+
+    Args:
+        script: its path.
+        argv: its arguments; None: this process's own.
+        device: "cpu" or "cuda".
+        **settings: further variables.
+
+    Returns:
+        Its status.
+    """
+    command = [sys.executable, script, *(sys.argv[1:] if argv is None else argv), INSIDE]
+    env = {**environment("jax", INSTALLED, Path(), device), **settings}
+    return subprocess.run(command, env=env, check=False).returncode
+
+
 def take_turns(workers: Mapping[str, Worker], rounds: int, request: Mapping[str, Any]) -> dict[str, Timing]:
     """Ask every worker for a round, one at a time, forwards and backwards by turns, so that none always comes first."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
@@ -146,4 +164,5 @@ def ended(name: str, main: Callable[[], int]) -> int:
 def command_line(arguments: Sequence[str] | None = None) -> str:
     """How this script was called; None: with the process's own arguments."""
     given = sys.argv[1:] if arguments is None else arguments
-    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(given)}".rstrip()
+    shown = shlex.join(word for word in given if word != INSIDE)
+    return f"python benchmarks/{Path(sys.argv[0]).name} {shown}".rstrip()

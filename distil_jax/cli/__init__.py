@@ -26,7 +26,9 @@ COMMANDS = {
     ),
     "resume": Command("go on with the run or study in a folder, as it was started", runs.run_resume),
     "check": Command("verify a run, a prepared corpus or an exported model by its hashes", runs.run_check),
-    "evaluate": Command("held-out measures of runs and model folders", models.run_evaluate),
+    "evaluate": Command(
+        "held-out measures of runs and model folders; with --task, a task's scores", models.run_evaluate
+    ),
     "predict": Command(
         "texts, files or a pipe -> labels, scores, tags or answers of a fine-tuned model", models.run_predict
     ),

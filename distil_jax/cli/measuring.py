@@ -1,17 +1,75 @@
-"""`distil-jax benchmark`: a configuration with a few arguments of its own."""
+"""Commands that measure and take a configuration: benchmark, and evaluate on a task."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from distil_jax.cli.command import parse
-from distil_jax.config import parse_arguments
+from distil_jax.cli.command import parse, start
+from distil_jax.config import Config, parse_arguments, with_overrides
 from distil_jax.config.arguments import CONFIG_FLAG
+from distil_jax.errors import UserError
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments, stage_of
+
+_TASK = "--task"
+_SHORT = {_TASK: "--task.name", "--output": "--run.output"}
+# What has a say where nothing is trained.
+_SCORE_SETTINGS = (
+    *("run", "task", "parallel", "finetune.buckets", "training.compute_dtype", "training.attention"),
+    *("evaluation.batch_size",),
+)
+
+
+def is_about_a_task(arguments: Sequence[str]) -> bool:
+    """Whether these arguments of `distil-jax evaluate` ask for a task's scores, not a language model's."""
+    flags = {argument.partition("=")[0] for argument in arguments}
+    return CONFIG_FLAG in flags or any(flag.partition(".")[0] == _TASK for flag in flags)
+
+
+def run_evaluate_task(arguments: list[str]) -> None:
+    """`distil-jax evaluate MODEL --task NAME`."""
+    config = _of_a_task(arguments)
+    start(config)
+    from distil_jax.evidence.task_scores import score_model, scores_table
+
+    found = score_model(config)
+    if found.is_main:
+        for note in found.notes:
+            print(f"note: {note}", file=sys.stderr)
+        print(scores_table(found))
+
+
+def _of_a_task(arguments: Sequence[str]) -> Config:
+    """The configuration, with the model that comes before the flags as model.initial."""
+    count = next((number for number, one in enumerate(arguments) if one.startswith("--")), len(arguments))
+    models, flags = arguments[:count], [_spelled_out(argument) for argument in arguments[count:]]
+    config = parse_arguments(
+        flags,
+        prog="distil-jax evaluate",
+        description="Scores of MODEL, a fine-tuned model, on a task: distil-jax evaluate MODEL --task NAME",
+        sections=_SCORE_SETTINGS,
+        default="finetune",
+        implied=_any_devices,
+    )
+    if len(models) != 1:
+        raise UserError(f"{len(models)} models given; give one: distil-jax evaluate MODEL --task NAME")
+    from distil_jax.evidence.study_plan import for_task
+
+    return for_task(with_overrides(config, {"model.initial": models[0]}), config.task.name)
+
+
+def _any_devices(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch for training that divides over as many devices as are wanted: there is none, but it is checked."""
+    return {"training.batch_size": max(given["parallel.devices"], 1), "training.micro_batch_size": 1}
+
+
+def _spelled_out(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return _SHORT.get(flag, flag) + equals + value
 
 
 def run_benchmark(arguments: list[str]) -> None:

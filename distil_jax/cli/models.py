@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from distil_jax.cli.command import parse, start
+from distil_jax.cli.measuring import is_about_a_task, run_evaluate_task
 from distil_jax.config import Config, Masking
 
 
@@ -27,7 +28,10 @@ class ExportArguments:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArguments:
-    """Measure masked language models on held-out rows: loss, perplexity, accuracy, likeness to a teacher."""
+    """Measure masked language models on held-out rows: loss, perplexity, accuracy, likeness to a teacher.
+
+    With --task NAME, the scores of one fine-tuned model on a task: distil-jax evaluate MODEL --task NAME --help
+    """
 
     models: tuple[str, ...]
     corpus: str
@@ -100,6 +104,9 @@ def run_predict(arguments: list[str]) -> None:
 
 def run_evaluate(arguments: list[str]) -> None:
     """`distil-jax evaluate`."""
+    if is_about_a_task(arguments):
+        run_evaluate_task(arguments)
+        return
     given: EvaluateArguments = parse(EvaluateArguments, arguments, "evaluate", "models")
     start(Config())
     from distil_jax.evidence.heldout import evaluate_paths

@@ -7,9 +7,10 @@ import dataclasses
 import difflib
 import io
 import itertools
+import operator
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -31,6 +32,7 @@ def parse_arguments(
     description: str = "",
     sections: Iterable[str] | None = None,
     default: str | None = None,
+    implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
 ) -> Config:
     """The configuration that a command's arguments ask for.
 
@@ -38,30 +40,29 @@ def parse_arguments(
         argv: arguments after the command's name.
         prog: what the help calls the command, "distil-jax distill".
         description: first lines of the help.
-        sections: sections the command uses, hence shows and takes flags for; None: all.
+        sections: what the command uses, hence shows and takes flags for: sections, or settings "section.key"; None:
+            all.
         default: configuration used where `--config` is not given; None: the schema's defaults.
+        implied: further settings, which the command does not show, that follow from those it does.
 
     Raises:
         UserError: whatever is wrong with a flag (the nearest valid one is named), its value, or the file.
         SystemExit: with status 0, after `--help`, which shows the file's values as defaults.
     """
-    shown = [section for section in SECTIONS if sections is None or section in set(sections)]
+    wanted = set(SECTIONS if sections is None else sections)
+    shown = [name for name in setting_names() if name in wanted or name.partition(".")[0] in wanted]
     source = _config_source(argv) or default
     config = Config() if source is None else load_config(source)
     flags = {flag: name for name in setting_names() for flag in _flags(name, find_field(name)[2].annotation)}
-    usable = [CONFIG_FLAG, *(flag for flag, name in flags.items() if name.partition(".")[0] in shown)]
+    usable = [CONFIG_FLAG, *(flag for flag, name in flags.items() if name in shown)]
     for flag in _given_flags(argv):
         if flag in flags and flag not in usable:
             raise UserError(f"{flag} has no effect on `{prog}`; leave it out, or set it in the file given by --config")
     _check_flags(argv, usable)
     allowed = {flag: find_field(name)[2].allowed for flag, name in flags.items()}
     parsed = _parse(_arguments_class(config, shown, source), argv, prog, description, allowed)
-    given = {
-        f"{section}.{key}": getattr(getattr(parsed, section), key)
-        for section in shown
-        for key in fields_of(SECTIONS[section])
-    }
-    return with_overrides(config, given)
+    given = {name: operator.attrgetter(name)(parsed) for name in shown}
+    return with_overrides(config, {**given, **implied(given)})
 
 
 def _config_source(argv: Sequence[str]) -> str | None:
@@ -140,13 +141,13 @@ def _flags(name: str, annotation: Any) -> list[str]:
     return [f"--{section}{dot}{key}"] + ([f"--{section}{dot}no-{key}"] if annotation is bool else [])
 
 
-def _arguments_class(config: Config, sections: list[str], source: str | None) -> type[Any]:
-    """A dataclass for tyro: the schema's names, types and help, with the values of `config` as defaults."""
+def _arguments_class(config: Config, names: list[str], source: str | None) -> type[Any]:
+    """A dataclass for tyro: these settings' names, types and help, with the values of `config` as defaults."""
     import tyro
 
     tables = to_tables(config)
     made: list[tuple[str, Any, Any]] = []
-    for section in sections:
+    for section in dict.fromkeys(name.partition(".")[0] for name in names):
         rows = [
             (
                 key,
@@ -154,6 +155,7 @@ def _arguments_class(config: Config, sections: list[str], source: str | None) ->
                 dataclasses.field(default=tables[section][key]),
             )
             for key, field in fields_of(SECTIONS[section]).items()
+            if f"{section}.{key}" in names
         ]
         kind = dataclasses.make_dataclass(section, rows, frozen=True)
         kind.__doc__ = SECTIONS[section].__doc__

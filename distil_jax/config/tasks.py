@@ -20,6 +20,33 @@ from distil_jax.config.fields import (
 )
 from distil_jax.errors import UserError
 
+WEIGHTS_BY_RULE = ("none", "balanced")
+
+
+def listed_weights(text: str) -> list[tuple[str, float]]:
+    """The (name, weight) pairs of a list of class weights: "1,3.5" (without names) or "good=1,bad=3.5".
+
+    Raises:
+        ValueError: it is none, or some have names and some do not, or the weights are no numbers from 0 to 1e6 of
+            which one is above 0.
+    """
+    parts = [part.rpartition("=") for part in (text.split(",") if "," in text else text.split())]
+    found = [(name.strip(), float(number)) for name, _, number in parts]
+    named = {(bool(equals), bool(name.strip())) for name, equals, _ in parts}
+    weights = [weight for _, weight in found]
+    if named not in ({(True, True)}, {(False, False)}) or not (all(0 <= w <= 1e6 for w in weights) and any(weights)):
+        raise ValueError(text)
+    return found
+
+
+def _weighs(text: str) -> bool:
+    if text in WEIGHTS_BY_RULE:
+        return True
+    try:
+        return bool(listed_weights(text))
+    except ValueError:
+        return False
+
 
 @dataclass(frozen=True)
 class TaskSettings(Section):
@@ -58,7 +85,11 @@ class TaskSettings(Section):
         "no answer is predicted where its score beats the best span's by more than this (SQuAD 2.0)",
         between(-1000, 1000),
     )
-    class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare classes count more in the loss")
+    class_weights: str = setting(
+        "none",
+        "of the classes in the loss; balanced: rare ones count more; or numbers, in order or by name (others: 1)",
+        Check('that is none, balanced, or numbers from 0 to 1e6 as in "1,3.5" or "good=1,bad=3.5"', _weighs),
+    )
     word_masking: float = setting(0.0, "share of training words replaced by [MASK], anew in every epoch", between(0, 1))
     word_shuffling: float = setting(
         0.0, "share of training words exchanged with a neighbour, anew in every epoch", between(0, 1)

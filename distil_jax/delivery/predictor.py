@@ -11,10 +11,10 @@ from distil_jax.config import TaskSettings, config_from_toml
 from distil_jax.delivery.export import read_run
 from distil_jax.delivery.prediction_settings import answer_options, from_config_json
 from distil_jax.errors import UserError
-from distil_jax.hf import load_tokenizer, locate, read_task_model
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_task_model
 from distil_jax.hf.config import read_json
 from distil_jax.hf.task_config import named_kind
-from distil_jax.models import EncoderConfig
+from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.encode import longest_row
@@ -25,6 +25,29 @@ from distil_jax.training.run_folder import CONFIG_FILE
 
 _MOST_TOKENS = 512  # of a row where a model could take more and nobody has said how many
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadyModel:
+    """A task model with what it needs to be used.
+
+    Attributes:
+        encoder: sizes.
+        head: what it predicts.
+        params: {"encoder", "task_head"}, NumPy float32.
+        tokenizer: of the model.
+        settings: lengths, windows and spans, as it was fine-tuned with or fits it.
+        reading: which columns of a row it reads.
+        options: what is said about a row; None: the usual.
+    """
+
+    encoder: EncoderConfig
+    head: TaskHead
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    settings: TaskSettings
+    reading: Reading
+    options: AnswerOptions | None
 
 
 def load_predictor(
@@ -47,8 +70,23 @@ def load_predictor(
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype = {dtype!r}; known: float32, bfloat16")
+    ready = read_ready(path, step=step, max_length=max_length)
+    return Predictor(
+        ready.encoder,
+        ready.head,
+        ready.params,
+        ready.tokenizer,
+        settings=ready.settings,
+        reading=ready.reading,
+        options=ready.options,
+        dtype=dtype,
+    )
+
+
+def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0) -> ReadyModel:
+    """What `load_predictor` loads, not yet on the devices. Arguments and errors as there."""
     if any((Path(path) / name).exists() for name in (CONFIG_FILE, "checkpoints")):
-        return _of_run(Path(path), step, max_length, dtype)
+        return _of_run(Path(path), step, max_length)
     if step is not None:
         raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
     folder = locate(path)
@@ -59,24 +97,22 @@ def load_predictor(
     encoder, head, params, _ = read_task_model(folder, kind)
     settings, options = from_config_json(raw, kind, f"{path}/config.json") or (None, None)
     settings = _fitted_settings(settings or TaskSettings(), encoder, kind, max_length)
-    tokenizer, reading = load_tokenizer(folder), usual_reading(kind)
-    return Predictor(encoder, head, params, tokenizer, settings=settings, reading=reading, options=options, dtype=dtype)
+    return ReadyModel(encoder, head, params, load_tokenizer(folder), settings, usual_reading(kind), options)
 
 
-def _of_run(folder: Path, step: int | None, max_length: int, dtype: str) -> Predictor:
+def _of_run(folder: Path, step: int | None, max_length: int) -> ReadyModel:
     trained = read_run(folder, step)
     if trained.head is None:
         raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
     settings = config_from_toml(trained.metadata["config"], f"{folder}: checkpoint {trained.step}").task
-    return Predictor(
+    return ReadyModel(
         trained.encoder,
         trained.head,
         trained.params,
         trained.tokenizer,
-        settings=_with_length(settings, max_length),
-        reading=reading_of(settings, trained.head.kind),
-        options=answer_options(settings, trained.metadata["description"]),
-        dtype=dtype,
+        _with_length(settings, max_length),
+        reading_of(settings, trained.head.kind),
+        answer_options(settings, trained.metadata["description"]),
     )
 
 

@@ -73,9 +73,29 @@ def read_task_model(
         return config, head, params, True
     head, order = agreed
     config, params = _read(config, checkpoint, head)
+    return config, head, _ordered(params, order), False
+
+
+def match_head(own: TaskHead, wanted: TaskHead, params: Params) -> tuple[TaskHead, Params] | None:
+    """A trained head with its outputs in the wanted order, matched by name as `read_task_model` does.
+
+    Args:
+        own: the head that `params` belong to.
+        wanted: of the same kind, with the labels and problem that are wanted.
+        params: {"encoder", "task_head"}.
+
+    Returns:
+        (head, params) with the wanted labels; None where number, names or problem of the outputs are other ones.
+    """
+    agreed = _agreed(own, wanted)
+    return None if agreed is None else (agreed[0], _ordered(params, agreed[1]))
+
+
+def _ordered(params: Params, order: list[int]) -> Params:
+    """The parameters with the head's outputs in this order."""
     output = params["task_head"]["output"]
-    params["task_head"]["output"] = {"kernel": output["kernel"][:, order], "bias": output["bias"][order]}
-    return config, head, params, False
+    ordered = {"kernel": output["kernel"][:, order], "bias": output["bias"][order]}
+    return {**params, "task_head": {**params["task_head"], "output": ordered}}
 
 
 def add_task_head(

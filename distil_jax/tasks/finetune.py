@@ -24,10 +24,11 @@ from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
+from distil_jax.tasks.class_weights import chosen_weights
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import Encoded, encode_examples
-from distil_jax.tasks.examples import Example, TaskData
-from distil_jax.tasks.inference import is_version_2, make_predictor, measures_of, score
+from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks.inference import SCORE, is_version_2, make_predictor, validation_measures
 from distil_jax.tasks.learner import Learner, read_learner
 from distil_jax.tasks.losses import Models, Params
 from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
@@ -41,7 +42,6 @@ from distil_jax.training.telemetry import encoder_flops
 from distil_jax.training.watch import Watch
 
 RESULT_FILE = "result.json"
-SCORE = "score"
 _UNTESTED = "untested"  # in a result: labelled test sets that several processes left to a single one
 _STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for it
 
@@ -121,28 +121,12 @@ def _check_data(config: Config, data: TaskData) -> None:
     if not data.train:
         where = config.task.source or "its dataset"
         raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
-    settings, of_classes = config.task, data.spec.problem.endswith("classification")
-    if settings.class_weights == "balanced" and not (of_classes or data.spec.kind == "token"):
-        raise UserError(f"task.class_weights = balanced: only for classes and tags, not for {data.spec.name}")
+    settings = config.task
+    chosen_weights(settings, data)
     if (settings.word_masking or settings.word_shuffling) and data.spec.kind != "sequence":
         raise UserError(
             f"task.word_masking and task.word_shuffling: only for whole texts, not for {data.spec.name}; set both to 0"
         )
-
-
-def class_weights(data: TaskData) -> np.ndarray:
-    """Weight of each class or tag [K] float32: examples / (classes x examples of the class); 0 where there is none.
-
-    Of sets of classes it is that of the examples that have the class: those without it / those with it, or 1 where
-    there are none of either.
-    """
-    labels: Any = [example.tags if data.spec.kind == "token" else example.label for example in data.train]  # type: ignore[union-attr]
-    if data.spec.problem == "multi_label_classification":
-        positives = np.sum(labels, axis=0, dtype=np.float64)
-        ratios = (len(labels) - positives) / np.maximum(positives, 1)
-        return np.where((positives > 0) & (ratios > 0), ratios, 1.0).astype(np.float32)
-    counts = np.bincount(np.concatenate([np.atleast_1d(label) for label in labels]), minlength=len(data.labels))
-    return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
 
 
 def make_job(
@@ -253,7 +237,7 @@ def _batches(
     """This process's rows of the batches of `steps`, made ready ahead on threads."""
     settings, size = config.task, config.training.batch_size
     plan = _plan(config, learner, encoded)
-    weights = class_weights(data) if settings.class_weights == "balanced" else None
+    weights = chosen_weights(settings, data)
     part = devices.process_part(size)
     change = None
     if settings.word_masking or settings.word_shuffling:
@@ -294,15 +278,7 @@ def _evaluator(
     predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
 
     def evaluate(params: Params, _: Any, go: Callable[[], None]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for number, (name, encoded) in enumerate(held_out.items()):
-            examples: Sequence[Example] = data.validation[name]
-            measures = measures_of(data, config.task, examples, encoded, predict(params, encoded, go))
-            if number == 0:
-                found = {SCORE: score(data.spec.headline, data.spec.metrics, measures)}
-            # The first set's measures have plain names, those of further ones (MNLI's mismatched) the set's before.
-            found |= {key if number == 0 else f"{name}_{key}": value for key, value in measures.items()}
-        return found
+        return validation_measures(data, config.task, held_out, lambda encoded: predict(params, encoded, go))
 
     return evaluate
 
@@ -321,6 +297,17 @@ def _tested(
     )
     with watch.preemption.interruptible():
         return measured_tests(config, data, tests, model, learner.tokenizer, outcome, devices, watch.go)
+
+
+def measured(config: Config, data: TaskData, measures: Mapping[str, float]) -> dict[str, Any]:
+    """The fields of a result that say what was measured on which task."""
+    return {
+        "task": data.spec.name,
+        "title": data.spec.title,
+        "seed": config.run.seed,
+        "score": measures.get(SCORE),
+        "measures": dict(measures),
+    }
 
 
 def wants_tests(folder: Path) -> bool:
@@ -347,11 +334,7 @@ def _write_result(
     """
     path = folder / RESULT_FILE
     result: dict[str, Any] = {
-        "task": data.spec.name,
-        "title": data.spec.title,
-        "seed": config.run.seed,
-        "score": measures.get(SCORE),
-        "measures": dict(measures),
+        **measured(config, data, measures),
         "step": outcome.best_step,
         "steps": outcome.step,
         "examples": len(data.train),

@@ -32,6 +32,7 @@ class Predictor(Protocol):
     def __call__(self, params: Any, encoded: Encoded, go: Callable[[], None] = ..., /) -> Logits: ...
 
 
+SCORE = "score"
 _NO_TAG = "O"
 _BATCHES_A_PROGRAM = 8  # fewer batches of a length are not worth compiling for it
 _IN_FLIGHT = 4  # batches that the device has before it
@@ -151,6 +152,28 @@ def measures_of(
     if data.spec.problem == "regression":
         outputs, references = outputs.reshape(len(outputs), -1)[:, 0], references.reshape(len(references), -1)[:, 0]
     return measure(data.spec.metrics, outputs, references)
+
+
+def validation_measures(
+    data: TaskData, settings: TaskSettings, held_out: Mapping[str, Encoded], predict: Callable[[Encoded], Logits]
+) -> dict[str, float]:
+    """Measures over all validation sets, the task's score first.
+
+    The first set's have plain names, those of further ones (MNLI's mismatched) the set's before.
+
+    Args:
+        data: the task, whose validation sets are measured on.
+        settings: of its data.
+        held_out: those sets, encoded, by name.
+        predict: logits of every row of a set.
+    """
+    found: dict[str, float] = {}
+    for number, (name, encoded) in enumerate(held_out.items()):
+        measures = measures_of(data, settings, data.validation[name], encoded, predict(encoded))
+        if number == 0:
+            found = {SCORE: score(data.spec.headline, data.spec.metrics, measures)}
+        found |= {key if number == 0 else f"{name}_{key}": value for key, value in measures.items()}
+    return found
 
 
 def is_version_2(data: TaskData) -> bool:

@@ -44,10 +44,9 @@ def read_learner(config: Config, data: TaskData) -> Learner:
     encoder, head, params, fresh = read_task_model(
         source, spec.kind, labels=data.labels, problem=spec.problem, seed=config.run.seed
     )
-    _check_lengths(config, data, "model.initial", encoder)
+    check_lengths(config, data, "model.initial", encoder)
     tokenizer = load_tokenizer(source)
-    if tokenizer.vocab_size > encoder.vocab_size:
-        raise UserError(f"{source}: {tokenizer.vocab_size} tokens, but only {encoder.vocab_size} word embeddings")
+    check_vocabulary(source, encoder, tokenizer)
     notes = () if fresh else _order_notes("model.initial", source, data.labels)
     teacher = None
     if config.teacher.path:
@@ -66,7 +65,14 @@ def _order_notes(name: str, source: str, labels: tuple[str, ...]) -> tuple[str, 
     return (f"{name}: its labels have no names; taken in the order {some(labels)}",)
 
 
-def _check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
+def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Raises UserError where the tokenizer of `source` has tokens that its encoder does not know."""
+    if tokenizer.vocab_size > encoder.vocab_size:
+        raise UserError(f"{source}: {tokenizer.vocab_size} tokens, but only {encoder.vocab_size} word embeddings")
+
+
+def check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
+    """Raises UserError where rows or windows are longer than an encoder takes, which messages call `name`."""
     settings, length = config.task, longest_row(config.task, data.spec.kind)
     if length > encoder.max_position_embeddings:
         raise UserError(f"task.max_length = {length}: {name} has {encoder.max_position_embeddings} positions; lower it")
@@ -96,7 +102,7 @@ def _teacher(
             f"teacher.path = {source}: has no head for {data.spec.name}{labels}; fine-tune it first "
             "(distil-jax finetune), or leave teacher.path empty"
         )
-    _check_lengths(config, data, "teacher.path", encoder)
+    check_lengths(config, data, "teacher.path", encoder)
     if config.finetune.alpha_cos > 0 and encoder.hidden_size != student.hidden_size:
         raise UserError(
             f"finetune.alpha_cos = {config.finetune.alpha_cos:g}: hidden states of widths {student.hidden_size} "

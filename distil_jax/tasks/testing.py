@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from distil_jax.config import Config
+from distil_jax.config import Config, TaskSettings
 from distil_jax.hf import Tokenizer
 from distil_jax.models import TaskModel
-from distil_jax.tasks.encode import encode_examples
+from distil_jax.tasks.encode import Encoded, encode_examples
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
-from distil_jax.tasks.inference import make_predictor, measures_of
+from distil_jax.tasks.inference import Logits, make_predictor, measures_of
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.loop import Outcome
 from distil_jax.training.parallel import Devices
@@ -49,7 +49,7 @@ def measured_tests(
     devices: Devices,
     go: Callable[[], None],
 ) -> Tested:
-    """Measures of the run's result on these sets: "test_accuracy", of several sets "test_matched_accuracy".
+    """Measures of the run's result on these sets, as `measures_on` has them.
 
     Args:
         config: of the run.
@@ -66,11 +66,30 @@ def measured_tests(
         checkpoints = Checkpoints(Path(config.run.output) / "checkpoints", read_only=True)
         params = checkpoints.params(outcome.best_step, params)
     predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
+    return measures_on(data, config.task, tests, tokenizer, lambda encoded: predict(params, encoded, go))
+
+
+def measures_on(
+    data: TaskData,
+    settings: TaskSettings,
+    tests: Mapping[str, Sequence[Example]],
+    tokenizer: Tokenizer,
+    predict: Callable[[Encoded], Logits],
+) -> Tested:
+    """Measures of a model on these sets: "test_accuracy", of several sets "test_matched_accuracy".
+
+    Args:
+        data: the task.
+        settings: of its data.
+        tests: labelled sets by name.
+        tokenizer: of the model.
+        predict: logits of every row of a set.
+    """
     found: dict[str, float] = {}
     notes: list[str] = []
     for name, examples in tests.items():
-        encoded = encode_examples(tokenizer, data.spec.kind, examples, config.task)
-        measures = measures_of(data, config.task, examples, encoded, predict(params, encoded, go))
+        encoded = encode_examples(tokenizer, data.spec.kind, examples, settings)
+        measures = measures_of(data, settings, examples, encoded, predict(encoded))
         prefix = "test" if len(tests) == 1 else f"test_{name}"
         found |= {f"{prefix}_{key}": value for key, value in measures.items()}
         title = "test" if name == "test" else f"test ({name})"

@@ -90,3 +90,12 @@ def test_time_against_tokens_and_the_report(script: Script) -> None:
     sent = {"collectives": [{"kind": "all-reduce", "size": 1234, "in_loop": False}], "gradients": 1200}
     text = scaling.report_markdown({"tokens": line, "batch": [plan], "vocabulary": [plan], "traffic": sent})
     assert "R²" in text and "1,234" in text and "| 2 in 2s" in text and "2.0" in text
+
+
+def test_scanned_layers_compute_what_layer_after_layer_computes(script: Script) -> None:
+    module = script("scanned_layers")
+    arguments = module.argparse.Namespace(size="tiny", rows=2, length=8, rounds=1)
+    report = module.measure(arguments)
+    assert report["agreed"] < 1e-5 and set(report["rows"]) == {"unrolled", "scanned"}
+    text = module.report_markdown(report, "the command")
+    assert "| scanned" in text and "losses equal" in text and "the command" in text

@@ -165,6 +165,7 @@ def configs(draw: st.DrawFn) -> Config:
     made |= {"training.epochs": 1, "objective.alpha_ce": 5.0, "objective.alpha_clm": 0.0}
     made |= {"parallel.coordinator": "", "parallel.num_processes": 0, "parallel.process_id": -1}
     made |= {"corpus.min_tokens": 0, "model.num_layers": draw(st.integers(1, 24))}
+    made |= {"task.class_weights": draw(st.sampled_from(("none", "balanced", "1,3.5", "good = 2, bad=1e3")))}
     if made["finetune.keep"] == "last":
         made["finetune.patience"] = 0
     return with_overrides(Config(), made)

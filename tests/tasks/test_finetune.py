@@ -19,8 +19,7 @@ from distil_jax.config import Config, load_config
 from distil_jax.errors import PreemptedError, UserError
 from distil_jax.hf import load_tokenizer, save_pretrained
 from distil_jax.tasks import finetune as finetune_module
-from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.finetune import RESULT_FILE, class_weights, finetune
+from distil_jax.tasks.finetune import RESULT_FILE, finetune
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.telemetry import read_metrics
@@ -185,15 +184,6 @@ def test_augmentation_changes_what_is_seen(task_config: TaskConfig, tmp_path: Pa
     finetune(task_config("classification", tmp_path / "two", changes))
     assert losses(tmp_path / "one") == losses(tmp_path / "two") != losses(tmp_path / "plain")
     assert plain.outcome.step == 5
-
-
-def test_class_weights_are_scikit_learns(task_config: TaskConfig, tmp_path: Path) -> None:
-    from sklearn.utils.class_weight import compute_class_weight
-
-    data = load_task(task_config("classification", tmp_path).task, 0)
-    labels = np.array([example.label for example in data.train])  # type: ignore[union-attr]
-    expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
-    np.testing.assert_allclose(class_weights(data), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,7 @@ import pytest
 from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.hf import add_task_head, load_tokenizer, read_params, save_pretrained, task_head
-from distil_jax.tasks.examples import SequenceExample, TaskData
-from distil_jax.tasks.finetune import RESULT_FILE, class_weights, finetune
-from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks.finetune import RESULT_FILE, finetune
 
 TaskConfig = Callable[..., Config]
 UNNAMED = "its labels have no names; taken in the order bad, good"
@@ -69,18 +67,6 @@ def test_the_encoder_can_be_frozen(task_config: TaskConfig, learner: str, tmp_pa
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert len(moments) == 2 * len(jax.tree.leaves(state.params["task_head"]))
     assert all(np.any(moment) for moment in moments)
-
-
-def test_positive_weights_are_negatives_over_positives() -> None:
-    labels = [(1, 0, 1), (0, 0, 1), (0, 0, 1), (0, 0, 1)]
-    examples = [SequenceExample(str(number), "a", None, label) for number, label in enumerate(labels)]
-    data = TaskData(task_spec("multilabel"), ("x", "y", "z"), examples, {}, {}, "")
-    np.testing.assert_array_equal(class_weights(data), np.array([3, 1, 1], np.float32))
-
-
-def test_class_sets_learn_with_class_weights(task_config: TaskConfig, tmp_path: Path) -> None:
-    changes = {"task.class_weights": "balanced", "training.steps": 2}
-    assert finetune(task_config("multilabel", tmp_path / "run", changes)).outcome.step == 2
 
 
 @pytest.mark.parametrize(

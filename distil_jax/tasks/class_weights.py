@@ -1,0 +1,64 @@
+"""How much each class counts in the loss: by a rule, or as the user says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distil_jax.config import TaskSettings
+from distil_jax.config.tasks import listed_weights
+from distil_jax.errors import UserError
+from distil_jax.tasks.data.tables import some
+from distil_jax.tasks.examples import TaskData
+
+
+def chosen_weights(settings: TaskSettings, data: TaskData) -> np.ndarray | None:
+    """The weights [K] float32 that task.class_weights asks for, K classes or tags; None: all count alike.
+
+    Raises:
+        UserError: the task has no classes, or other ones, or another number of them.
+    """
+    text = settings.class_weights
+    if text == "none":
+        return None
+    if not (data.spec.problem.endswith("classification") or data.spec.kind == "token"):
+        raise UserError(f"task.class_weights = {text}: only for classes and tags, not for {data.spec.name}")
+    return class_weights(data) if text == "balanced" else given_weights(text, data.labels)
+
+
+def class_weights(data: TaskData) -> np.ndarray:
+    """Weight of each class or tag [K] float32: examples / (classes x examples of the class); 0 where there is none.
+
+    Of sets of classes it is that of the examples that have the class: those without it / those with it, or 1 where
+    there are none of either.
+    """
+    labels: Any = [example.tags if data.spec.kind == "token" else example.label for example in data.train]  # type: ignore[union-attr]
+    if data.spec.problem == "multi_label_classification":
+        positives = np.sum(labels, axis=0, dtype=np.float64)
+        ratios = (len(labels) - positives) / np.maximum(positives, 1)
+        return np.where((positives > 0) & (ratios > 0), ratios, 1.0).astype(np.float32)
+    counts = np.bincount(np.concatenate([np.atleast_1d(label) for label in labels]), minlength=len(data.labels))
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
+
+
+def given_weights(text: str, labels: tuple[str, ...]) -> np.ndarray:
+    """Weights [K] float32 from a list of them, in the order of `labels` or by name, where those not named are 1.
+
+    Raises:
+        UserError: another number than there are labels, or a name that is none of them, or is there twice.
+    """
+    found = listed_weights(text)
+    names = [name for name, _ in found]
+    if not names[0]:
+        if len(found) != len(labels):
+            raise UserError(
+                f"task.class_weights = {text}: {len(found)} weights for the {len(labels)} classes {some(labels)}; give "
+                "one a class, in this order"
+            )
+        return np.array([weight for _, weight in found], np.float32)
+    wrong = next((name for name in names if name not in labels or names.count(name) > 1), None)
+    if wrong is not None:
+        what = "is there twice" if wrong in labels else f"is no class (there are {some(labels)})"
+        raise UserError(f"task.class_weights = {text}: {wrong!r} {what}; name a class once")
+    return np.array([dict(found).get(label, 1.0) for label in labels], np.float32)
