@@ -55,11 +55,11 @@ def variants_table(arguments: argparse.Namespace, command: str) -> dict[str, Any
     return run_benchmark(config, "distill", options, command=command, say=partial(tell, "measuring"))
 
 
-def comparison(arguments: argparse.Namespace, report: dict[str, Any], output: Path) -> str:
+def comparison(arguments: argparse.Namespace, report: dict[str, Any], output: Path) -> tuple[str, int]:
     """The tables of `step_comparison.py`, with a part of the batches that the first variant was measured with.
 
     Raises:
-        FaultError: it failed, or no batch of the first variant fits.
+        FaultError: it failed without a table, or no batch of the first variant fits.
     """
     first = report["rows"][0]["variant"]
     batches = {row["length"]: row["batch_size"] for row in report["rows"] if row["variant"] == first and row["fits"]}
@@ -73,15 +73,16 @@ def comparison(arguments: argparse.Namespace, report: dict[str, Any], output: Pa
     else:
         command += ["--rounds", "5", "--steps", "10", "--dtype", "bfloat16"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
-    output.unlink(missing_ok=True)
+    for path in (output, Path(f"{output}.json")):
+        path.unlink(missing_ok=True)
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode and not output.is_file():
         raise FaultError("the comparison with PyTorch failed; what it said stands above")
-    return output.read_text(encoding="utf-8")
+    return output.read_text(encoding="utf-8"), done.returncode
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write OUTPUT.md and OUTPUT.md.json; 1 if the comparison failed."""
+    """Measure, print, write OUTPUT.md and OUTPUT.md.json; 1 if the comparison or a side of it failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True)
     parser.add_argument("--lengths", nargs="+", type=positive, default=[128, 512])
@@ -101,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     parts = [benchmark_markdown(report)]
     if not arguments.no_torch:
         try:
-            parts.append(comparison(arguments, report, Path(f"{arguments.output}_comparison.md")))
+            text, status = comparison(arguments, report, Path(f"{arguments.output}_comparison.md"))
+            parts.append(text)
         except FaultError as fault:  # what was measured before is kept
             parts.append(f"Not compared with PyTorch: {fault}.")
             status = 1

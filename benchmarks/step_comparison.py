@@ -12,7 +12,6 @@ want of memory, has a row that says so, and the command ends with status 1.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
@@ -124,11 +123,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             report["machine"] = prepare(arguments, shape, folder)
+            failed: dict[str, str] = {}
             for dtype in dict.fromkeys(("float32", arguments.dtype)):
-                agreed = check_losses(arguments, dtype, folder)
+                agreed, failed = check_losses(arguments, dtype, folder)
                 report["notes"].append(f"{shape}, {dtype}: losses and gradient norm equal to {agreed:.1e} (relative)")
             for setting in (TORCH_SETTINGS[name] for name in arguments.settings):
-                rows, noise = time_sides(arguments, shape, setting, folder)
+                rows, noise = time_sides(arguments, shape, setting, folder, failed)
                 report["rows"] += rows
                 report["notes"] += [f"{shape}, {setting}, {line}" for line in noise]
     return report
@@ -161,16 +161,25 @@ def open_side(arguments: argparse.Namespace, side: str, setting: str, folder: Pa
     return worker
 
 
-def check_losses(arguments: argparse.Namespace, dtype: str, folder: Path) -> float:
-    """The largest relative difference between our losses and those of PyTorch's sides, computed in `dtype`.
+def check_losses(arguments: argparse.Namespace, dtype: str, folder: Path) -> tuple[float, dict[str, str]]:
+    """Compare our losses with those of PyTorch's sides, computed in `dtype`.
+
+    Returns:
+        (the largest relative difference, what went wrong with each side that could not compute them).
 
     Raises:
-        FaultError: it is above the tolerance, so there would be no point in timing.
+        FaultError: a difference is above the tolerance, so there would be no point in timing, or ours failed.
     """
-    found = {}
+    found: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
     for side in (OURS, *arguments.sides):
-        with open_side(arguments, side, INSTALLED, folder) as worker:
-            found[side] = worker.ask("losses", dtype=dtype)
+        try:
+            with open_side(arguments, side, INSTALLED, folder) as worker:
+                found[side] = worker.ask("losses", dtype=dtype)
+        except FaultError as fault:
+            if side == OURS:
+                raise
+            failed[side] = str(fault)
     worst = 0.0
     for side, terms in found.items():
         for name, value in terms.items():
@@ -179,48 +188,60 @@ def check_losses(arguments: argparse.Namespace, dtype: str, folder: Path) -> flo
                 every = ", ".join(f"{one} {found[one][name]:.7g}" for one in found)
                 raise FaultError(f"{name} of {side} differs by {difference:.1e} ({every}): not the same step")
             worst = max(worst, difference)
-    return worst
+    return worst, failed
 
 
 def time_sides(
-    arguments: argparse.Namespace, shape: str, setting: str, folder: Path
+    arguments: argparse.Namespace, shape: str, setting: str, folder: Path, failed: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Rounds by turns of ours with one side after the other: a row for each, and what was too noisy.
 
-    A row's ratios are those of its own turns; our own row has the rounds of all turns.
+    A row's ratios are those of its own turns; our own row has the rounds of all turns. Sides that `failed` before are
+    not tried.
     """
-    tokens = math.prod(map(int, shape.split("x")))
     rows: list[dict[str, Any]] = []
     every: list[float] = []
     noise: list[str] = []
-    with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(open_side(arguments, OURS, setting, folder))
+    about, tokens = {"shape": shape, "setting": setting}, math.prod(map(int, shape.split("x")))
+    with open_side(arguments, OURS, setting, folder) as ours:
         ready = ours.ask("warm_up")["seconds"]
-        peak = ours.ask("memory")["peak_bytes"]
         for side in arguments.sides:
-            about = {"shape": shape, "setting": setting, "side": side}
-            with contextlib.ExitStack() as opened:
-                try:
-                    worker = opened.enter_context(open_side(arguments, side, setting, folder))
-                    warm = worker.ask("warm_up")["seconds"]
-                except FaultError as fault:
-                    rows.append({**about, "failure": str(fault)})
-                    tell(f"{shape}, {setting}", str(fault))
-                    continue
-                timings = take_turns({OURS: ours, side: worker}, arguments.rounds, {"steps": arguments.steps})
-                peak, its = (one.ask("memory")["peak_bytes"] for one in (ours, worker))
+            try:
+                if side in failed:
+                    raise FaultError(failed[side])
+                timings, row = _turns(arguments, side, (setting, folder), ours, tokens)
+            except FaultError as fault:
+                rows.append({**about, "side": side, "failure": str(fault)})
+                tell(f"{shape}, {setting}", str(fault))
+                continue
             every += timings[OURS].rounds
-            ratios = {"speedup": timings[side].median / timings[OURS].median, "memory_share": peak / its}
-            rows.append({**about, **_measured(timings[side], tokens, its, warm), **ratios})
+            rows.append({**about, "side": side, **row})
             noise += noise_lines({side: timings[side]})
-            tell(f"{shape}, {setting}", f"{side} {tokens / timings[side].median:,.0f} tokens/s, {its / 2**30:.2f} GiB")
+            tell(f"{shape}, {setting}", _told(side, row))
+        peak = ours.ask("memory")["peak_bytes"]  # ours has to live until here
     if every:
         own = summarise(every)
-        about = {"shape": shape, "setting": setting, "side": OURS, "speedup": 1.0, "memory_share": 1.0}
-        rows.insert(0, {**about, **_measured(own, tokens, peak, ready)})
+        row = {**_measured(own, tokens, peak, ready), "speedup": 1.0, "memory_share": 1.0}
+        rows.insert(0, {**about, "side": OURS, **row})
         noise[:0] = noise_lines({OURS: own})
-        tell(f"{shape}, {setting}", f"{OURS} {tokens / own.median:,.0f} tokens/s, {peak / 2**30:.2f} GiB")
+        tell(f"{shape}, {setting}", _told(OURS, row))
     return rows, noise
+
+
+def _turns(
+    arguments: argparse.Namespace, side: str, place: tuple[str, Path], ours: Worker, tokens: int
+) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Ours and one side by turns: the timings of both, the side's row."""
+    with open_side(arguments, side, *place) as worker:
+        ready = worker.ask("warm_up")["seconds"]
+        timings = take_turns({OURS: ours, side: worker}, arguments.rounds, {"steps": arguments.steps})
+        peak, its = (one.ask("memory")["peak_bytes"] for one in (ours, worker))
+    ratios = {"speedup": timings[side].median / timings[OURS].median, "memory_share": peak / its}
+    return timings, {**_measured(timings[side], tokens, its, ready), **ratios}
+
+
+def _told(side: str, row: Mapping[str, Any]) -> str:
+    return f"{side} {row['tokens_per_second']:,.0f} tokens/s, {row['peak_bytes'] / 2**30:.2f} GiB"
 
 
 def _measured(timing: Timing, tokens: int, peak: int, ready: float) -> dict[str, Any]:

@@ -136,10 +136,13 @@ def finish(text: str, output: str, numbers: Any = None) -> None:
     if not output:
         return
     path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-    if numbers is not None:
-        Path(f"{output}.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+        if numbers is not None:
+            Path(f"{output}.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror}); it stands above") from None
 
 
 def positive(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distil_jax.config import Config
@@ -25,6 +25,12 @@ def parse(kind: type[Any], arguments: list[str], name: str, positional: str = ""
     from distil_jax.config.arguments import parse_dataclass
 
     return parse_dataclass(kind, arguments, prog=f"distil-jax {name}", positional=positional)
+
+
+def spelled_out(arguments: Iterable[str], short: Mapping[str, str]) -> list[str]:
+    """The arguments with short names of flags replaced by those that they stand for: `--task sst2`, `--task=sst2`."""
+    parts = (argument.partition("=") for argument in arguments)
+    return [f"{short.get(flag, flag)}{equals}{value}" for flag, equals, value in parts]
 
 
 def start(config: Config) -> None:

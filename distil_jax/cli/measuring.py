@@ -9,18 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distil_jax.cli.command import parse, start
-from distil_jax.config import Config, parse_arguments, with_overrides
+from distil_jax.cli.command import parse, spelled_out, start
+from distil_jax.config import Config, TaskSettings, fields_of, parse_arguments, with_overrides
 from distil_jax.config.arguments import CONFIG_FLAG
 from distil_jax.errors import UserError
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments, stage_of
 
 _TASK = "--task"
 _SHORT = {_TASK: "--task.name", "--output": "--run.output"}
+_PROGRAM = "distil-jax evaluate MODEL --task NAME"
+_OF_TRAINING = ("class_weights", "word_masking", "word_shuffling", "max_examples")
 # What has a say where nothing is trained.
 _SCORE_SETTINGS = (
-    *("run", "task", "parallel", "finetune.buckets", "training.compute_dtype", "training.attention"),
-    *("evaluation.batch_size",),
+    *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
+    *("run", "parallel", "finetune.buckets", "training.compute_dtype", "training.attention", "evaluation.batch_size"),
 )
 
 
@@ -45,18 +47,19 @@ def run_evaluate_task(arguments: list[str]) -> None:
 
 def _of_a_task(arguments: Sequence[str]) -> Config:
     """The configuration, with the model that comes before the flags as model.initial."""
-    count = next((number for number, one in enumerate(arguments) if one.startswith("--")), len(arguments))
-    models, flags = arguments[:count], [_spelled_out(argument) for argument in arguments[count:]]
+    count = next((number for number, one in enumerate(arguments) if one.startswith("-")), len(arguments))
+    models, flags = arguments[:count], spelled_out(arguments[count:], _SHORT)
+    if len(models) != 1 and not {"-h", "--help"} & {*flags}:
+        raise UserError(f"{len(models)} models given before the flags; give one: {_PROGRAM}")
     config = parse_arguments(
         flags,
-        prog="distil-jax evaluate",
-        description="Scores of MODEL, a fine-tuned model, on a task: distil-jax evaluate MODEL --task NAME",
+        prog=_PROGRAM,
+        description="Scores of MODEL, a fine-tuned model, on a task. --task NAME is short for --task.name NAME, "
+        "--output FOLDER, which gets result.json, for --run.output FOLDER.",
         sections=_SCORE_SETTINGS,
         default="finetune",
         implied=_any_devices,
     )
-    if len(models) != 1:
-        raise UserError(f"{len(models)} models given; give one: distil-jax evaluate MODEL --task NAME")
     from distil_jax.evidence.study_plan import for_task
 
     return for_task(with_overrides(config, {"model.initial": models[0]}), config.task.name)
@@ -65,11 +68,6 @@ def _of_a_task(arguments: Sequence[str]) -> Config:
 def _any_devices(given: Mapping[str, Any]) -> dict[str, Any]:
     """A batch for training that divides over as many devices as are wanted: there is none, but it is checked."""
     return {"training.batch_size": max(given["parallel.devices"], 1), "training.micro_batch_size": 1}
-
-
-def _spelled_out(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    return _SHORT.get(flag, flag) + equals + value
 
 
 def run_benchmark(arguments: list[str]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from distil_jax.cli.command import start
+from distil_jax.cli.command import spelled_out, start
 from distil_jax.cli.crash import working_on
 from distil_jax.config import Config, parse_arguments, require
 from distil_jax.errors import UserError
+
+_SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
 
 
 def run_prepare(arguments: list[str]) -> None:
@@ -73,7 +74,7 @@ def run_finetune(arguments: list[str]) -> int:
     """`distil-jax finetune`, of one task or a study of several."""
     sections = ("run", "model", "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
     config = parse_arguments(
-        _spelled_out(arguments),
+        spelled_out(arguments, _SHORT),
         prog="distil-jax finetune",
         description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers.",
         sections=(*sections, "checkpoint", "evaluation", "logging"),
@@ -117,12 +118,6 @@ def study(config: Config, command: str) -> int:
     for failure in found.failures:
         print(f"distil-jax: failed: {failure}", file=sys.stderr)
     return (2 if found.mistaken else 1) if found.failures else 0
-
-
-def _spelled_out(arguments: list[str]) -> list[str]:
-    """`--task sst2` is short for `--task.name sst2`, `--seeds 5` for `--study.seeds 5`."""
-    short = {"--task": "--task.name", "--seeds": "--study.seeds"}
-    return [re.sub(r"^(--task|--seeds)(?=$|=)", lambda found: short[found[1]], argument) for argument in arguments]
 
 
 def _finetuned(config: Config, found: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,18 +24,24 @@ from distil_jax.errors import UserError
 WEIGHTS_BY_RULE = ("none", "balanced")
 
 
+# A name may hold blanks, commas and equals signs: it goes as far as leaves a number before the next comma.
+_NAMED_WEIGHT = re.compile(r"\s*(?P<name>[^=\s].*?)\s*=\s*(?P<weight>[^=,\s]+)\s*(?:,|$)")
+
+
 def listed_weights(text: str) -> list[tuple[str, float]]:
     """The (name, weight) pairs of a list of class weights: "1,3.5" (without names) or "good=1,bad=3.5".
 
     Raises:
-        ValueError: it is none, or some have names and some do not, or the weights are no numbers from 0 to 1e6 of
-            which one is above 0.
+        ValueError: it is none, or some have names and some do not, or the weights are no numbers from 0 to 1e6.
     """
-    parts = [part.rpartition("=") for part in (text.split(",") if "," in text else text.split())]
-    found = [(name.strip(), float(number)) for name, _, number in parts]
-    named = {(bool(equals), bool(name.strip())) for name, equals, _ in parts}
-    weights = [weight for _, weight in found]
-    if named not in ({(True, True)}, {(False, False)}) or not (all(0 <= w <= 1e6 for w in weights) and any(weights)):
+    if "=" in text:
+        matches = [*_NAMED_WEIGHT.finditer(text)]
+        if "".join(match[0] for match in matches) != text:
+            raise ValueError(text)
+        found = [(match["name"], float(match["weight"])) for match in matches]
+    else:
+        found = [("", float(number)) for number in re.split(r"\s*,\s*|\s+", text.strip())]
+    if not all(0 <= weight <= 1e6 for _, weight in found):
         raise ValueError(text)
     return found
 

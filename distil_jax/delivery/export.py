@@ -110,7 +110,7 @@ def _tokenizer(texts: Mapping[str, str]) -> Tokenizer:
         return load_tokenizer(temporary)
 
 
-def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool = False) -> Trained:
+def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool = False, name: str = "") -> Trained:
     """Write the model of a run as a Hugging Face folder with tokenizer and model card.
 
     Args:
@@ -118,17 +118,18 @@ def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool 
         output: the folder to write; made whole or not at all.
         step: which checkpoint; None is the run's result, as in `read_run`.
         overwrite: replace an existing model folder.
+        name: what the card calls the model; empty: as the folder is called.
 
     Raises:
         UserError: as `read_run` and `save_pretrained`.
     """
     trained = read_run(run, step)
-    save_trained(trained, output, overwrite=overwrite)
+    save_trained(trained, output, overwrite=overwrite, name=name)
     return trained
 
 
-def save_trained(trained: Trained, output: Path, *, overwrite: bool = False) -> None:
-    """Write what `read_run` has read as a Hugging Face folder with tokenizer and model card.
+def save_trained(trained: Trained, output: Path, *, overwrite: bool = False, name: str = "") -> None:
+    """Write what `read_run` has read as a Hugging Face folder with tokenizer and model card, which has `name`.
 
     Raises:
         UserError: as `save_pretrained`.
@@ -138,7 +139,7 @@ def save_trained(trained: Trained, output: Path, *, overwrite: bool = False) -> 
     if trained.head is not None:
         options = answer_options(config.task, trained.metadata["description"])
         extra = to_config_json(config.task, options, trained.head.kind)
-    about = (config, trained.encoder, trained.metadata, trained.step, output.name)
+    about = (config, trained.encoder, trained.metadata, trained.step, name or output.name)
     save_pretrained(
         output,
         trained.encoder,

@@ -286,7 +286,8 @@ def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say
 
     def write_model() -> None:
         if config.study.export and not (done.get(MODEL) and model.is_dir()):
-            export(run.folder, model, step=step(), overwrite=True)
+            name = f"{plan.folder.parent.name}-{plan.folder.name}"  # the folder's own is the same for all
+            export(run.folder, model, step=step(), overwrite=True, name=name)
             done[MODEL] = True
 
     def write_predictions() -> None:

@@ -12,7 +12,8 @@ from distil_jax.errors import UserError
 from distil_jax.evidence.report import markdown
 from distil_jax.evidence.study_plan import PlannedRun, TaskPlan
 from distil_jax.tasks.examples import TaskSpec
-from distil_jax.tasks.finetune import RESULT_FILE, SCORE
+from distil_jax.tasks.finetune import RESULT_FILE
+from distil_jax.tasks.inference import SCORE
 from distil_jax.training.run_folder import write_whole
 
 REPORT_FILE, TABLE_FILE = "report.json", "report.md"

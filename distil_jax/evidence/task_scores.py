@@ -24,14 +24,14 @@ from distil_jax.hf.task_params import match_head
 from distil_jax.models import TaskHead, TaskModel
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.data.tables import some
-from distil_jax.tasks.encode import Encoded, encode_examples
+from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import TaskData, TaskSpec
 from distil_jax.tasks.finetune import RESULT_FILE, measured
 from distil_jax.tasks.inference import SCORE, Logits, make_predictor, validation_measures
 from distil_jax.tasks.learner import check_lengths, check_vocabulary
 from distil_jax.tasks.registry import task_spec
 from distil_jax.tasks.testing import labelled_tests, measures_on
-from distil_jax.training.parallel import make_devices
+from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.peers import first_process_in
 from distil_jax.training.run_folder import fingerprint, write_whole
 from distil_jax.training.watch import Watch
@@ -71,16 +71,20 @@ def score_model(config: Config) -> TaskScores:
         spec = task_spec(config.task.name)
         ready = read_ready(config.model.initial, max_length=config.task.max_length)
         _check_kind(config.model.initial, ready.head, spec)
-        config = dataclasses.replace(config, task=_with_own(config.task, ready.settings))
-        config, data = _load(config, ready.head)
-        head, params, notes = _fitted(config.model.initial, ready, data)
+        settings, notes = _with_own(config.model.initial, config.task, ready.settings)
+        config = dataclasses.replace(config, task=settings)
+        data = load_task(settings, config.run.seed, _known(ready.head, settings, spec))
+        head, params, more = _fitted(config, ready, data)
+        notes += more + _aside_notes(config, data)
         check_lengths(config, data, config.model.initial, ready.encoder)
         check_vocabulary(config.model.initial, ready.encoder, ready.tokenizer)
         if not data.validation and not labelled_tests(data):
             raise UserError(f"task {spec.name}: no data whose labels are known; give task.validation or a task.source")
-        origin = _origin(config, data, params)
+        devices = make_devices(config.parallel.mapping, config.parallel.devices)
+        ready = dataclasses.replace(ready, head=head, params=params)
+        origin = _origin(config, data, ready)
         with first_process_in(partial(_output, config.run.output, origin)):
-            measures, more = _measures(config, data, dataclasses.replace(ready, head=head, params=params), watch)
+            measures, more = _measures(config, data, ready, devices, watch)
             found = TaskScores(data, measures, (*data.notes, *notes, *more), jax.process_index() == 0)
             if found.is_main and config.run.output:
                 result = {**_result(config, data, found, time.monotonic() - started), **origin}
@@ -100,51 +104,49 @@ def _check_kind(model: str, head: TaskHead, spec: TaskSpec) -> None:
         raise UserError(f"{model}: {_outputs(head)}, but {spec.name} {wanted}; choose another task or model")
 
 
-def _with_own(given: TaskSettings, own: TaskSettings) -> TaskSettings:
+def _with_own(model: str, given: TaskSettings, own: TaskSettings) -> tuple[TaskSettings, tuple[str, ...]]:
+    """`given` with the model's own values where it is at its default, and what to say of those that differ from it."""
     default = TaskSettings()
     kept = {name: getattr(own, name) for name in _OF_THE_MODEL if getattr(given, name) == getattr(default, name)}
-    return dataclasses.replace(given, max_length=own.max_length, **kept)
+    notes = tuple(
+        f"task.{name} = {value}, as {model} has it" for name, value in kept.items() if value != getattr(default, name)
+    )
+    return dataclasses.replace(given, max_length=own.max_length, **kept), notes
 
 
-def _load(config: Config, head: TaskHead) -> tuple[Config, TaskData]:
-    """The task's data; classes that own data happen not to have are still classes, where the model has them."""
-    data = load_task(config.task, config.run.seed)
-    if not data.labels or data.spec.labels or config.task.labels:
-        return config, data
-    labels = _all_labels(data.labels, head)
-    if labels == data.labels:
-        return config, data
-    config = dataclasses.replace(config, task=dataclasses.replace(config.task, labels=labels))
-    return config, load_task(config.task, config.run.seed)
+def _known(head: TaskHead, settings: TaskSettings, spec: TaskSpec) -> tuple[str, ...]:
+    """The model's classes where nothing else says which there are, as numbers if they have no names."""
+    if spec.labels or settings.labels or spec.problem == "regression" or spec.kind in ("question", "choice"):
+        return ()
+    return head.labels if has_names(head.labels) else tuple(map(str, range(head.num_outputs)))
 
 
-def _all_labels(found: tuple[str, ...], head: TaskHead) -> tuple[str, ...]:
-    """The labels found in the data and those that only the model has; as they are where they are not the model's."""
-    if has_names(head.labels):
-        known = {name.casefold() for name in found}
-        further = tuple(name for name in head.labels if name.casefold() not in known)
-        return (*found, *further) if len(found) + len(further) == len(head.labels) else found
-    numbers = tuple(map(str, range(head.num_outputs)))
-    return numbers if {*found} <= {*numbers} else found
+def _aside_notes(config: Config, data: TaskData) -> tuple[str, ...]:
+    if not data.aside:
+        return ()
+    return (
+        f"validation: drawn from the training data with run.seed = {config.run.seed}, so {config.model.initial} may "
+        "have learned from it; give task.validation",
+    )
 
 
-def _fitted(model: str, ready: ReadyModel, data: TaskData) -> tuple[TaskHead, dict[str, Any], tuple[str, ...]]:
+def _fitted(config: Config, ready: ReadyModel, data: TaskData) -> tuple[TaskHead, dict[str, Any], tuple[str, ...]]:
     """The head with its outputs in the order of the task's labels, the parameters with it, and what to say about it."""
-    own, spec = ready.head, data.spec
+    model, own, spec = config.model.initial, ready.head, data.spec
     if spec.kind in ("question", "choice"):
         return own, ready.params, ()
     outputs = len(data.labels) or 1
     wanted = dataclasses.replace(own, labels=data.labels, num_outputs=outputs, problem=spec.problem)
-    # Numbers as names are those of outputs without names, whatever order they come in.
+    # Numbers as names are those of outputs without names, in whatever order they come, unless it was given.
     numbered = not has_names(own.labels) and bool(data.labels) and all(label.isdecimal() for label in data.labels)
-    astray = numbered and data.labels != tuple(map(str, range(outputs)))
+    astray = numbered and not config.task.labels and data.labels != tuple(map(str, range(outputs)))
     fitted = None if astray else match_head(own, wanted, ready.params)
     if fitted is None:
         raise UserError(
-            f"{model}: {_outputs(own)}, but {spec.name} {_wanted(data)}; choose another task or model, or rename its "
-            "labels (id2label in its config.json)"
+            f"{model}: {_outputs(own)}, but {spec.name} {_wanted(data)}; choose another task or model, or name the "
+            "classes of own data as the model does (task.labels, in the order of their numbers)"
         )
-    unnamed = not has_names(own.labels) and has_names(data.labels) and len(data.labels) > 1
+    unnamed = not has_names(own.labels) and len(data.labels) > 1 and (has_names(data.labels) or config.task.labels)
     notes = (f"{model}: its labels have no names; taken in the order {some(data.labels)}",) if unnamed else ()
     return *fitted, notes
 
@@ -163,12 +165,14 @@ def _wanted(data: TaskData) -> str:
     return f"has {sets}the labels {some(data.labels)}"
 
 
-def _origin(config: Config, data: TaskData, params: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(config: Config, data: TaskData, ready: ReadyModel) -> dict[str, Any]:
     """What decides the measures: where it is the same, so are they."""
-    settings = {name: getattr(config.task, name) for name in ("max_length", *_OF_THE_MODEL)}
+    settings = {name: getattr(config.task, name) for name in _OF_THE_MODEL}
+    settings |= {"max_length": longest_row(config.task, data.spec.kind), "compute_dtype": config.training.compute_dtype}
     return {
-        "inputs": {"task": data.sha256, "model": fingerprint(params)},
-        "settings": {**settings, "compute_dtype": config.training.compute_dtype},
+        "task": data.spec.name,
+        "inputs": {"task": data.sha256, "model": fingerprint(ready.params), "tokenizer": ready.tokenizer.sha256},
+        "settings": settings,
     }
 
 
@@ -177,30 +181,28 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
     """Make the folder `output`, if one is wanted, unless it holds anything but a result of the same origin."""
     if output:
         folder = Path(output)
-        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        if names - {RESULT_FILE, RESULT_FILE.replace(".json", ".unfinished")}:
-            raise UserError(f"run.output = {folder}: holds something else than a result; choose another folder")
-        if RESULT_FILE in names:
-            before = read_json(folder / RESULT_FILE)
+        try:
+            names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+            if names - {RESULT_FILE, RESULT_FILE.replace(".json", ".unfinished")}:
+                raise UserError(f"run.output = {folder}: holds something else than a result; choose another folder")
+            before = read_json(folder / RESULT_FILE) if RESULT_FILE in names else origin
             if any(before.get(name) != value for name, value in origin.items()):
                 raise UserError(
                     f"run.output = {folder}: holds another result ({before.get('title')} of {before.get('model')}); "
                     "choose another folder or delete this one"
                 )
-        try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder"
+                f"run.output = {folder}: cannot be used ({error.strerror}); choose another folder"
             ) from None
     yield
 
 
 def _measures(
-    config: Config, data: TaskData, ready: ReadyModel, watch: Watch
+    config: Config, data: TaskData, ready: ReadyModel, devices: Devices, watch: Watch
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Measures of all sets whose labels are known, and what was said while they were encoded."""
-    devices = make_devices(config.parallel.mapping, config.parallel.devices)
     model = TaskModel(ready.encoder, ready.head, jnp.dtype(config.training.compute_dtype), config.training.attention)
     logits_of = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
     placed = devices.replicate(ready.params)

@@ -21,6 +21,8 @@ from distil_jax.hf.task_config import KINDS, has_dense, has_names, named_kind, t
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig, HeadKind, TaskHead
 
+_POOLER = "pooler.dense.weight"  # of BERT, as files name it
+
 
 def read_task_model(
     path_or_id: str | Path,
@@ -74,6 +76,18 @@ def read_task_model(
     head, order = agreed
     config, params = _read(config, checkpoint, head)
     return config, head, _ordered(params, order), False
+
+
+def has_pooler(path_or_id: str | Path) -> bool:
+    """Whether a folder or hub id comes with BERT's pooler.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    folder = locate(path_or_id)
+    raw = read_json(folder / "config.json")
+    config = encoder_config_from_hf(raw, str(folder / "config.json"))
+    return _POOLER in open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False).tensors
 
 
 def match_head(own: TaskHead, wanted: TaskHead, params: Params) -> tuple[TaskHead, Params] | None:
@@ -167,7 +181,7 @@ def _no_such_head(
 def _read(config: EncoderConfig, checkpoint: Checkpoint, head: TaskHead | None) -> tuple[EncoderConfig, Params]:
     """The encoder with its pooler, if it has one, and the head if one is wanted."""
     if head is None:
-        pooler = config.family == "bert" and "pooler.dense.weight" in checkpoint.tensors
+        pooler = config.family == "bert" and _POOLER in checkpoint.tensors
         config = dataclasses.replace(config, pooler=pooler)
     else:
         config = dataclasses.replace(config, pooler=head.needs_pooler)

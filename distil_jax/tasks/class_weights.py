@@ -24,7 +24,10 @@ def chosen_weights(settings: TaskSettings, data: TaskData) -> np.ndarray | None:
         return None
     if not (data.spec.problem.endswith("classification") or data.spec.kind == "token"):
         raise UserError(f"task.class_weights = {text}: only for classes and tags, not for {data.spec.name}")
-    return class_weights(data) if text == "balanced" else given_weights(text, data.labels)
+    weights = class_weights(data) if text == "balanced" else given_weights(text, data.labels)
+    if not weights.any():
+        raise UserError(f"task.class_weights = {text}: all weights are 0, so nothing would be learned; raise one")
+    return weights
 
 
 def class_weights(data: TaskData) -> np.ndarray:

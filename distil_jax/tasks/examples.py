@@ -96,6 +96,7 @@ class TaskData:
 
     `validation` and `test` hold sets by name: {"validation": ...}, MNLI's {"matched": ..., "mismatched": ...}.
     `sha256` identifies all of it: a run is not continued on other data.
+    `aside` says that the validation set is a part of the training data, drawn here.
     `notes` are lines a user should read, such as "12 rows skipped" or "validation: 10 % of train, none was given".
     """
 
@@ -106,3 +107,4 @@ class TaskData:
     test: Mapping[str, Sequence[Example]]
     sha256: str
     notes: tuple[str, ...] = ()
+    aside: bool = False

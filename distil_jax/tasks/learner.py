@@ -9,6 +9,7 @@ from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_task_model
 from distil_jax.hf.config import read_json
 from distil_jax.hf.task_config import has_names, names_labels
+from distil_jax.hf.task_params import has_pooler
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.tasks.data.tables import some
 from distil_jax.tasks.encode import longest_row
@@ -48,6 +49,11 @@ def read_learner(config: Config, data: TaskData) -> Learner:
     tokenizer = load_tokenizer(source)
     check_vocabulary(source, encoder, tokenizer)
     notes = () if fresh else _order_notes("model.initial", source, data.labels)
+    if fresh and config.model.freeze_encoder and head.needs_pooler and not has_pooler(source):
+        notes += (
+            f"model.freeze_encoder: {source} has no pooler, which classifying with BERT needs; a random one is kept as "
+            "it is, and scores suffer",
+        )
     teacher = None
     if config.teacher.path:
         teacher = _teacher(config, data, head, encoder, tokenizer)

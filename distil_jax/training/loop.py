@@ -27,6 +27,7 @@ from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinit
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
 from distil_jax.training.preemption import NOTHING_NEW
+from distil_jax.training.runtime import trim_memory
 from distil_jax.training.save_clock import SaveClock, is_due
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Metrics, Params, TrainState, init_state
@@ -147,7 +148,7 @@ def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
     if main and named not in ("auto", "xla") and dropped > 0:
         _LOG.warning(
             "training.attention = '%s': the model that learns takes 'xla' in its steps, as it drops out a share %g of "
-            "its attention; the teacher and evaluations take '%s'",
+            "its attention; evaluations, and a teacher if there is one, take '%s'",
             named,
             dropped,
             named,
@@ -260,6 +261,7 @@ class _Step:
         start = time.monotonic()
         self._function.lower(state, constants, rows).compile()
         self._shapes.add(shapes)
+        trim_memory()
         return time.monotonic() - start
 
     def __call__(self, state: TrainState, constants: Any, rows: Any) -> tuple[TrainState, Metrics]:

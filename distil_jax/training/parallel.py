@@ -19,7 +19,9 @@ from distil_jax.errors import UserError
 from distil_jax.hf import release_pages
 from distil_jax.training.step import AXIS
 
-_GIVE_BACK_SECONDS = 0.002  # from a step's results on CPU until the memory that it took is free again; measured
+# From a step's results on CPU until the memory that it took is free again: measured where nothing else runs, and the
+# share of the time that was waited where other programs have the cores, in which a step begun too early costs most.
+_GIVE_BACK_SECONDS, _GIVE_BACK_SHARE = 0.002, 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,10 @@ class Devices:
 
         That happens a moment after they are there; a step begun earlier takes as much again beside it.
         """
+        start = time.monotonic()
         jax.block_until_ready(results)
         if self._are_the_host:
-            time.sleep(_GIVE_BACK_SECONDS)
+            time.sleep(max(_GIVE_BACK_SECONDS, _GIVE_BACK_SHARE * (time.monotonic() - start)))
 
     def place_rows(self, rows: Any) -> Any:
         """This process's rows of a global batch, [b, ...] or a tree of them, as the mapped function takes them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import hashlib
 import os
@@ -93,6 +94,15 @@ def _accelerator_files() -> list[str]:
 
 def _tpu_files() -> list[str]:
     return glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+
+
+def trim_memory() -> None:
+    """Have malloc give back to the system what is free, where it is glibc's.
+
+    Reading a model and compiling leave holes into which none of XLA's large buffers fits.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def initialize_distributed(parallel: Parallel) -> None:

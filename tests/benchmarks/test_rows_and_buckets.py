@@ -65,6 +65,7 @@ class Benchmark:
             speed = self.speeds.pop(0)
             sizes = {"batch_size": 16, "micro_batch_size": 16, "variant": cell.variant, "length": cell.length}
             rows.append({**ROW, **sizes, "tokens_per_second": speed, "rows_per_second": speed})
+            rows[-1]["median"] = 50.0 / speed
         return {"rows": rows, "notes": ["a note"], "machine": MACHINE, "stage": stage, "command": "the command"}
 
 
@@ -80,11 +81,13 @@ def test_packed_and_padded_rows_of_the_same_text(
     assert [config.corpus.pack for config in asked.configs] == [True, False]
     assert all(config.corpus.sequence_length == 32 for config in asked.configs)
     text = output.read_text()
-    assert "3.00" in text and "| packed, 32" in text and "lines of like lengths, 32" in text and "a note" in text
+    assert "| packed, 32" in text and "lines of like lengths, 32" in text and "a note" in text
     (report,) = json.loads(Path(f"{output}.json").read_text())
     forms = report["forms"]
     assert forms["packed"]["tokens"] == forms["padded"]["tokens"]
     assert min(forms["packed"]["fill"], forms["grouped"]["fill"]) > forms["padded"]["fill"]
+    assert f"| {3 * forms['packed']['fill'] / forms['padded']['fill']:.2f}" in text.replace("  ", "")
+    assert f"| {100 / 0.5 * forms['padded']['fill']:,.0f}" in text.replace("  ", "")
 
 
 def test_the_fill_of_grouped_lines(script: Script) -> None:
@@ -108,16 +111,21 @@ def test_the_accelerators_table_in_tiny_form(script: Script, tmp_path: Path, mon
     module, asked = script("gpu_table"), Benchmark([100.0] * 50)
     monkeypatch.setattr(module, "run_benchmark", asked)
     started: list[list[str]] = []
+    status = 0
 
     def run(command: list[str], **_: Any) -> Any:
         started.append(command)
         Path(command[command.index("--output") + 1]).write_text("the comparison\n")
-        return module.argparse.Namespace(returncode=0)
+        return module.argparse.Namespace(returncode=status)
 
     monkeypatch.setattr(module.subprocess, "run", run)
     assert module.main(["--output", str(tmp_path / "gpu"), "--tiny", "--lengths", "16", "32"]) == 0
     text = (tmp_path / "gpu.md").read_text()
     assert "rows of 16 tokens" in text and "rows of 32 tokens" in text and "the comparison" in text
+    status = 1  # a side failed, which its table says
+    monkeypatch.setattr(module, "run_benchmark", Benchmark([100.0] * 50))
+    assert module.main(["--output", str(tmp_path / "gpu"), "--tiny", "--lengths", "16", "32"]) == 1
+    assert (tmp_path / "gpu.md").read_text() == text
     shapes = started[0][started[0].index("--shapes") + 1 :][:2]
     assert shapes == ["5x16", "5x32"]  # a third of the batch that fits
     assert {"configured", "plain", "fused", "packed", "padded"} <= {

@@ -98,4 +98,4 @@ def test_scanned_layers_compute_what_layer_after_layer_computes(script: Script) 
     report = module.measure(arguments)
     assert report["agreed"] < 1e-5 and set(report["rows"]) == {"unrolled", "scanned"}
     text = module.report_markdown(report, "the command")
-    assert "| scanned" in text and "losses equal" in text and "the command" in text
+    assert "| scanned" in text and "loss and gradient norm equal" in text and "the command" in text

@@ -92,7 +92,9 @@ def test_unequal_losses_end_the_comparison(script: Script, monkeypatch: pytest.M
         return Told(side, losses={"loss": losses[side]})
 
     def check(*sides: str, dtype: str = "float32") -> float:
-        return comparison.check_losses(comparison.parse(["--sides", *sides]), dtype, Path())
+        worst, failed = comparison.check_losses(comparison.parse(["--sides", *sides]), dtype, Path())
+        assert not failed
+        return worst
 
     monkeypatch.setattr(comparison, "open_side", opened)
     assert check("eager", "compile") == pytest.approx(5e-5, rel=0.1)
@@ -104,11 +106,29 @@ def test_unequal_losses_end_the_comparison(script: Script, monkeypatch: pytest.M
         check("eager", dtype="bfloat16")
 
 
+def test_a_side_that_cannot_compute_losses_is_left_out_and_ours_is_not(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison, failing = script("step_comparison"), {"compile"}
+
+    def opened(arguments: Any, side: str, setting: str, folder: Path) -> Told:
+        if side in failing:
+            raise FaultError(f"{side}: out of memory")
+        return Told(side, losses={"loss": 1.0})
+
+    monkeypatch.setattr(comparison, "open_side", opened)
+    arguments = comparison.parse(["--sides", "eager", "compile"])
+    assert comparison.check_losses(arguments, "float32", Path()) == (0.0, {"compile": "compile: out of memory"})
+    failing.add("jax")
+    with pytest.raises(FaultError, match="jax: out of memory"):
+        comparison.check_losses(arguments, "float32", Path())
+
+
 def test_rounds_are_taken_by_turns_and_compared_by_their_medians(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = script("step_comparison")
-    seconds = {"jax": [1.0, 1.0, 3.0, 1.0, 1.0, 1.0], "eager": [2.0, 2.0, 2.01], "chunked": [0.5, 0.5, 0.5]}
+    seconds = {"jax": [1.0] * 6, "eager": [2.0, 2.0, 2.01], "chunked": [0.5, 0.5, 0.9]}
 
     def opened(arguments: Any, side: str, setting: str, folder: Path) -> Told:
         if side == "compile":
@@ -118,15 +138,17 @@ def test_rounds_are_taken_by_turns_and_compared_by_their_medians(
 
     ORDER.clear()
     monkeypatch.setattr(comparison, "open_side", opened)
-    arguments = comparison.parse(["--sides", "eager", "compile", "chunked", "--rounds", "3"])
-    rows, noise = comparison.time_sides(arguments, "4x32", "fairest", Path())
+    sides = ["eager", "compile", "compile-chunked", "chunked"]
+    arguments = comparison.parse(["--sides", *sides, "--rounds", "3"])
+    failed = {"compile-chunked": "compile-chunked: no compiler"}
+    rows, noise = comparison.time_sides(arguments, "4x32", "fairest", Path(), failed)
     rounds = [name for name, do in ORDER if do == "round"]
     assert rounds == ["jax", "eager", "eager", "jax", "jax", "eager", "jax", *["chunked"] * 2, *["jax"] * 2, "chunked"]
-    ours, eager, failed, chunked = rows
+    ours, eager, without, untried, chunked = rows
     assert (ours["tokens_per_second"], eager["tokens_per_second"]) == (128.0, 64.0)
     assert (eager["speedup"], eager["memory_share"], ours["speedup"], chunked["speedup"]) == (2.0, 0.5, 1.0, 0.5)
-    assert failed["failure"] == "compile: out of memory" and len(ours["rounds"]) == 6
-    assert [line.partition(":")[0] for line in noise] == []
+    assert (without["failure"], untried["failure"]) == ("compile: out of memory", "compile-chunked: no compiler")
+    assert len(ours["rounds"]) == 6 and [line.partition(":")[0] for line in noise] == ["chunked"]
     machine = {**dict.fromkeys(("devices", "processor", "cores", "system"), "?"), "memory_gib": 1.0}
     report = {"rows": rows, "notes": noise, "machine": {**machine, "versions": {}, "settings": {}}}
     text = comparison.report_markdown(report, "the command")

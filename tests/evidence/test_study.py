@@ -292,8 +292,8 @@ def test_what_cannot_be_written_is_a_failure_and_tried_again(
     assert len(found.failures) == 1 and f"model of {tmp_path}/imdb/seed1: " in found.failures[0]
     written: list[tuple[Path, Path, int]] = []
 
-    def export(run: Path, output: Path, *, step: int, overwrite: bool) -> None:
-        assert overwrite  # another run may have been the best before
+    def export(run: Path, output: Path, *, step: int, overwrite: bool, name: str) -> None:
+        assert name == f"{tmp_path.name}-imdb" and overwrite  # another run may have been the best before
         written.append((run, output, step))
         output.mkdir()
 
@@ -308,7 +308,7 @@ def test_a_dropped_run_is_made_again_where_it_has_become_the_best(
 ) -> None:
     written: list[str] = []
 
-    def export(run: Path, output: Path, *, step: int, overwrite: bool) -> None:
+    def export(run: Path, output: Path, *, step: int, overwrite: bool, name: str) -> None:
         assert overwrite and (run / "checkpoints" / str(step)).is_dir()
         written.append(run.name)
         output.mkdir(exist_ok=True)

@@ -154,6 +154,7 @@ def test_the_model_folder_is_that_of_the_best_run(real: Study) -> None:
         assert report["tasks"][task]["best_run"] == str(real.output / task / f"seed{best}")
         assert [path.parent.name for path in (real.output / task).rglob("checkpoints")] == [f"seed{best}"]
         assert (real.output / task / "model" / "model.safetensors").is_file()
+        assert f"\n# {real.output.name}-{task}\n" in (real.output / task / "model" / "README.md").read_text()
 
 
 def test_a_plain_run_keeps_its_folder_and_takes_the_placeholder(

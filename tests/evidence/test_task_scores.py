@@ -23,7 +23,7 @@ from distil_jax.evidence.task_scores import score_model
 from distil_jax.hf import load_tokenizer, read_task_model, save_pretrained
 
 WORDS = ["cat", "dog", "sat", "ran", "home", "red", "fish", "bird", "sky", "moon"]
-NAMES = ("bad", "fair", "good")  # of the random model with classes in tests/delivery
+NAMES = ("bad", "fair", "good")  # of the random model with classes in tests/conftest.py
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -157,14 +157,80 @@ def test_every_example_counts_once_on_any_number_of_devices(
                                  "answers": {"text": ["home"], "answer_start": [7]}}),
     ],
 )  # fmt: skip
-def test_other_heads(
+def test_other_heads_of_fewer_rows_than_classes(
     task_folder: Callable[..., Path], tmp_path: Path, name: str, task: str, row: dict[str, Any]
 ) -> None:
     """Of tags and sets the data have fewer classes than the model: the others are classes nonetheless."""
     source = jsonl(tmp_path / "rows.jsonl", [row | ({"id": str(i)} if "id" in row else {}) for i in range(3)])
     found = score_model(config_of(task_folder(name), {"task.name": task, "task.validation": str(source)}))
-    assert np.isfinite(found.measures["score"])
-    assert found.data.spec.kind == {"tags": "token", "answers": "question", "choices": "choice"}.get(name, "sequence")
+    assert 0 <= abs(found.measures["score"]) <= 1 and len(found.data.validation["validation"]) == 3
+
+
+def test_correlations_and_choices_are_those_of_the_predictions(
+    task_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    from scipy.stats import pearsonr, spearmanr
+
+    chance = random.Random(2)
+    texts = [" ".join(chance.choices(WORDS, k=1 + i)) for i in range(12)]
+    scores = [chance.random() for _ in texts]
+    pairs = [{"text": text, "label": label} for text, label in zip(texts, scores, strict=True)]
+    told = [row["score"] for row in predict(task_folder("score"), texts)]
+    changes = {"task.name": "regression", "task.validation": str(jsonl(tmp_path / "scores.jsonl", pairs))}
+    found = score_model(config_of(task_folder("score"), changes)).measures
+    assert found["pearson"] == pytest.approx(pearsonr(told, scores)[0], abs=1e-5)
+    assert found["spearman"] == pytest.approx(spearmanr(told, scores)[0], abs=1e-5)
+    rows = [{"text": text, "endings": texts[i : i + 2], "label": i % 2} for i, text in enumerate(texts[:10])]
+    right = [
+        row["choice"] == asked["label"] for row, asked in zip(predict(task_folder("choices"), rows), rows, strict=True)
+    ]
+    changes = {"task.name": "choice", "task.validation": str(jsonl(tmp_path / "choices.jsonl", rows))}
+    found = score_model(config_of(task_folder("choices"), changes)).measures
+    assert any(right) and not all(right) and found["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_own_data_need_not_have_all_classes_in_any_of_their_parts(
+    task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    """A test set alone, a set of one class, a part with a class that the first lacks."""
+    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    one = jsonl(tmp_path / "one.jsonl", [row for row in told if row["label"] == "good"])
+    model, alone = task_folder("classes"), {"task.name": "classification", "task.max_length": 24}
+    whole = score_model(config_of(model, asked)).measures
+    found = score_model(config_of(model, {**alone, "task.test": str(rows)})).measures
+    assert found == {f"test_{name}": value for name, value in whole.items() if name != "score"}
+    good = score_model(config_of(model, {**alone, "task.validation": str(one)})).measures
+    both = score_model(config_of(model, {**alone, "task.validation": str(one), "task.test": str(rows)})).measures
+    assert both == {**good, **found}
+    right = [row["label"] == "good" for row in predict(model, [json.loads(line)["text"] for line in one.open()])]
+    assert good["accuracy"] == np.mean(right)
+
+
+def test_numbers_are_those_of_the_models_classes(
+    task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    numbered = [{**row, "label": NAMES.index(row["label"])} for row in told]
+    changes = {**asked, "task.validation": str(jsonl(tmp_path / "numbers.jsonl", numbered))}
+    expected = score_model(config_of(task_folder("classes"), asked)).measures
+    found = score_model(config_of(task_folder("classes"), changes))
+    assert found.measures == expected
+    assert any("labels are numbers, taken for bad, fair, good in this order" in note for note in found.notes)
+    stars = [{**row, "label": row["label"] + 1} for row in numbered]
+    changes |= {"task.validation": str(jsonl(tmp_path / "stars.jsonl", stars)), "task.labels": ("1", "2", "3")}
+    unnamed = relabelled(task_folder("classes"), tmp_path / "unnamed", [f"LABEL_{i}" for i in range(3)])
+    found = score_model(config_of(unnamed, changes))
+    assert found.measures == expected
+    assert any("its labels have no names; taken in the order 1, 2, 3" in note for note in found.notes)
+
+
+def test_a_validation_set_drawn_from_the_training_data_is_told(
+    task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any]
+) -> None:
+    changes = {"task.name": "classification", "task.train": str(rows), "task.max_length": 24}
+    found = score_model(config_of(task_folder("classes"), changes))
+    assert any("may have learned from it; give task.validation" in note for note in found.notes)
+    assert not [note for note in score_model(config_of(task_folder("classes"), asked)).notes if "learned" in note]
 
 
 def test_classes_without_names_are_taken_by_number(
@@ -223,8 +289,10 @@ def test_the_command(
         ([model, *flags, "--task", "regression"], "but regression is a regression with 1 output"),
         ([str(task_folder("score")), *flags], "is a regression with 1 output, but classification has classes"),
         ([model, *flags, "--training.batch-size=4"], "--training.batch-size has no effect"),
-        ([model, other, *flags], "2 models given"),
-        (flags, "0 models given"),
+        ([model, *flags, "--task.class-weights=balanced"], "--task.class-weights has no effect"),
+        ([model, *flags, f"--output={tmp_path / 'new'}", "--parallel.devices=99"], "parallel.devices = 99"),
+        ([model, other, *flags], "2 models given before the flags"),
+        ([*flags, model], "0 models given before the flags"),
         ([str(tmp_path / "nowhere"), *flags], "nowhere"),
     ):
         assert main(["evaluate", *arguments]) == 2, words

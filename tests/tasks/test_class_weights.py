@@ -51,7 +51,8 @@ def test_class_sets_learn_with_class_weights(task_config: TaskConfig, tmp_path: 
         (" 1  3.5 2e2", (1, 3.5, 200)),
         ("bad=3.5", (1, 3.5, 1)),
         ("not sure = 0.5, good=2, bad=3", (2, 3, 0.5)),
-        ("bad=2 good=0", (0, 2, 1)),
+        ("bad=2,good=0", (0, 2, 1)),
+        ("not sure=2", (1, 1, 2)),
     ],
 )
 def test_own_ones_in_order_or_by_name(text: str, weights: tuple[float, ...]) -> None:
@@ -63,7 +64,7 @@ def test_own_ones_in_order_or_by_name(text: str, weights: tuple[float, ...]) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "fast", "-1,2", "nan,1", "inf,1", "1,2e6", "0,0", "1,,2", "1,bad=2", "=1,=2", "bad=", "bad=-1", "bad=nan"],
+    ["", "fast", "-1,2", "nan,1", "inf,1", "1,2e6", "1,,2", "=1,=2", "bad=", "bad=-1", "bad=nan"],
 )
 def test_what_is_no_list_of_weights(text: str) -> None:
     with pytest.raises(
@@ -80,11 +81,24 @@ def test_what_is_no_list_of_weights(text: str) -> None:
         ("1 2 3 4", "4 weights for the 3 classes"),
         ("bat=2", "'bat' is no class \\(there are good, bad, not sure\\)"),
         ("bad=2,bad=3", "'bad' is there twice"),
+        ("1,bad=2", "'1,bad' is no class"),
     ],
 )
 def test_weights_of_other_classes(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         given_weights(text, LABELS)
+
+
+def test_names_hold_commas_and_equals_signs() -> None:
+    labels = ("yes, really", "a=b", "no")
+    np.testing.assert_array_equal(given_weights("yes, really=2, a=b=3", labels), np.array([2, 3, 1], np.float32))
+
+
+@pytest.mark.parametrize("text", ["0,0,0", "good=0,bad=0,not sure=0"])
+def test_a_loss_that_no_class_counts_in_is_refused(text: str) -> None:
+    data = TaskData(task_spec("classification"), LABELS, [], {}, {}, "")
+    with pytest.raises(UserError, match="all weights are 0"):
+        chosen_weights(TaskSettings(name="classification", class_weights=text), data)
 
 
 def test_only_what_has_classes_has_weights() -> None:

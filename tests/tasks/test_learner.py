@@ -14,6 +14,7 @@ import pytest
 from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.hf import add_task_head, load_tokenizer, read_params, save_pretrained, task_head
+from distil_jax.hf.task_params import has_pooler
 from distil_jax.tasks.finetune import RESULT_FILE, finetune
 
 TaskConfig = Callable[..., Config]
@@ -26,7 +27,7 @@ def classifier(learner: str, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
     def make(labels: tuple[str, ...]) -> str:
         config, params = read_params(learner)
-        head = task_head(config, None, "sequence", labels, num_outputs=2)
+        head = task_head(config, None, "sequence", labels, num_outputs=len(labels) or 2)
         config, params = add_task_head(config, params, head)
         folder = tmp_path_factory.mktemp("classifier") / "model"
         save_pretrained(folder, config, params, tokenizer=load_tokenizer(learner), head=head)
@@ -58,15 +59,24 @@ def test_nothing_is_said_of_labels_with_names_and_of_a_new_head(
 
 def test_the_encoder_can_be_frozen(task_config: TaskConfig, learner: str, tmp_path: Path) -> None:
     changes = {"model.freeze_encoder": True, "training.epochs": 1}
-    state: Any = jax.tree.map(
-        np.asarray, finetune(task_config("classification", tmp_path / "run", changes)).outcome.state
-    )
+    found = finetune(task_config("classification", tmp_path / "run", changes))
+    assert any(note.startswith(f"model.freeze_encoder: {learner} has no pooler") for note in found.notes)
+    state: Any = jax.tree.map(np.asarray, found.outcome.state)
     kept = {name: value for name, value in state.params["encoder"].items() if name != "pooler"}
     given = read_params(learner)[1]["encoder"]
     jax.tree.map(np.testing.assert_array_equal, kept, {name: given[name] for name in kept})
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert len(moments) == 2 * len(jax.tree.leaves(state.params["task_head"]))
     assert all(np.any(moment) for moment in moments)
+
+
+def test_nothing_is_said_of_a_pooler_that_is_there(
+    task_config: TaskConfig, learner: str, classifier: Callable[..., str], tmp_path: Path
+) -> None:
+    assert has_pooler(classifier(())) and not has_pooler(learner)
+    changes = {"model.freeze_encoder": True, "training.steps": 1, "model.initial": classifier(("red", "green", "blue"))}
+    found = finetune(task_config("classification", tmp_path / "run", changes))
+    assert not [note for note in found.notes if "pooler" in note]
 
 
 @pytest.mark.parametrize(

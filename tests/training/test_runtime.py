@@ -249,3 +249,24 @@ def test_the_cache_can_be_elsewhere_or_off(tmp_path: Path) -> None:
     (end,) = finish(begin(COMPILE, XDG_CACHE_HOME=str(tmp_path / "file")))  # not a folder: goes on without
     assert end[0] == 0, end
     assert not (tmp_path / "no").exists()
+
+
+HOLES = """
+import numpy as np
+from distil_jax.training import runtime
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+kept = [np.ones(100_000, np.uint8) for _ in range(3000)]
+kept = kept[-1:]  # at the top, so that malloc by itself gives nothing back
+before = resident()
+runtime.trim_memory()
+print(before - resident())
+"""
+
+
+def test_holes_are_given_back() -> None:
+    environment = {**os.environ, **runtime.MALLOC_SETTINGS}
+    done = subprocess.run([sys.executable, "-c", HOLES], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 200  # of 300 MiB

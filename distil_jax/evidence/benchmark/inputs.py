@@ -130,8 +130,9 @@ def _finetuning(config: Config, vocabulary: int) -> Inputs:
     if not config.task.name:
         config = with_overrides(config, {"task.name": "mrpc"})
     notes: list[str] = []
-    source = config.model.initial
-    real = _has_weights(source)
+    source, given = config.model.initial, {"model.initial": config.model.initial, "teacher.path": config.teacher.path}
+    missing = [f"{name} = {path}" for name, path in given.items() if path and not _has_weights(path)]
+    real = bool(source) and not missing
     tokenizer = load_tokenizer(source) if real else made_up_tokenizer(vocabulary)
     data = _task_data(config, tokenizer, notes)
     train = encode_examples(tokenizer, data.spec.kind, data.train, config.task, training=True)
@@ -140,7 +141,7 @@ def _finetuning(config: Config, vocabulary: int) -> Inputs:
     else:
         encoder = scratch_encoder(config.model, vocabulary, PAD)
         learner = _random_learner(encoder, tokenizer, data, with_teacher=bool(config.teacher.path))
-        where = f"model.initial = {source} is not on this machine: " if source else ""
+        where = f"not on this machine: {', '.join(missing)}; " if missing else ""
         notes.append(f"{where}random weights ({encoder.num_layers} layers, width {encoder.hidden_size})")
     job = make_task_job(config, data, learner, train, {}, {})
     teacher = None if learner.teacher is None else learner.teacher[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from distil_jax.config import SECTIONS, Config, fields_of, with_overrides
@@ -54,6 +55,8 @@ class BenchmarkArguments:
             raise UserError(f"--repeats {self.repeats}: one round says nothing about noise; give 2 or more")
         if self.steps < 0 or self.memory < 0:
             raise UserError("--steps and --memory must not be negative; 0 leaves them to be found out")
+        if self.output and not Path(self.output).name:
+            raise UserError(f"--output {self.output}: names no file; give one, without .md")
         if self.vocabulary < 16:
             raise UserError(f"--vocabulary {self.vocabulary}: too small for the special tokens; give 16 or more")
         if any(length < 8 for length in self.lengths):

@@ -68,14 +68,27 @@ def _explanations(report: Mapping[str, Any]) -> list[str]:
     return [
         f"median of {len(measured[0]['rounds'])} rounds of up to {max(row['steps'] for row in measured)} steps; tokens "
         "are real ones, without padding",
-        f"MFU: {measured[0]['flops_per_token'] / 1e6:.3g} MFLOP a token against the data sheet's peak, and against "
-        f"that of a matrix product measured here: {shown}",
+        f"MFU: {_operations(measured)} against the data sheet's peak, and against that of a matrix product measured "
+        f"here: {shown}",
         "peak: resident memory of the process at its highest" if cpu else "peak: memory of the fullest device",
         "first step: from starting the process, without and with the programs in the compilation cache; input: the "
         "input alone against the step",
         "predicted: operations over the measured peak plus bytes over the measured bandwidth, nothing overlapping; "
         "brought: tokens a second; both against the table's first row that fits",
     ]
+
+
+def _operations(rows: Sequence[Mapping[str, Any]]) -> str:
+    """MFLOP a token by the model's formula, of each variant and length where they differ."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        name = f"{row['variant']} at {row['length']}"
+        found.setdefault(f"{row['flops_per_token'] / 1e6:.3g}", []).append(name)
+    if len(found) == 1:
+        return f"{next(iter(found))} MFLOP a token"
+    most = max(found, key=lambda count: len(found[count]))
+    rest = "; ".join(f"{', '.join(names)}: {count}" for count, names in found.items() if count != most)
+    return f"{most} MFLOP a token ({rest})"
 
 
 def machine_lines(machine: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from distil_jax.training.loop import Job
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import check_batch, make_devices
+from distil_jax.training.runtime import trim_memory
 from distil_jax.training.step import init_state
 
 
@@ -51,6 +52,7 @@ class Step:
             placed = self.devices.place_rows(rows)
             self.programs[shape] = self._step.lower(self._state, self._constants, placed).compile()
             self.compile_seconds += time.perf_counter() - start
+            trim_memory()
         return self.programs[shape]
 
     def run(self, batches: Iterable[Any]) -> list[dict[str, Any]]:

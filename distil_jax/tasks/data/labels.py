@@ -57,6 +57,18 @@ def _tag_order(tag: str) -> tuple[bool, str, int]:
     return tag != "O", match[2] if match else tag, "BIESLU".index(match[1]) if match else 0
 
 
+def with_known(found: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    """All classes, of which the data have `found` and a model all that are `known`.
+
+    Numbers are those of the known classes, in their order. Where the names are other ones, they stay as they are found.
+    """
+    if found and {*found} <= {*map(str, range(len(known)))}:
+        return known
+    names = {name.casefold() for name in found}
+    further = tuple(name for name in known if name.casefold() not in names)
+    return (*found, *further) if len(found) + len(further) == len(known) else found
+
+
 def mark_entities(tags: Iterable[str]) -> bool:
     """Whether the tags say where entities begin and end (B-PER, I-PER, O), unlike parts of speech (NOUN, VERB)."""
     return all(_ENTITY_TAG.fullmatch(tag) for tag in tags)

@@ -18,6 +18,7 @@ from distil_jax.tasks.data.labels import (
     found_tags,
     mark_entities,
     set_form,
+    with_known,
 )
 from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.data.splits import digest, draw, set_aside
@@ -26,12 +27,14 @@ from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSp
 from distil_jax.tasks.registry import TAG_METRICS, task_spec
 
 
-def load_task(settings: TaskSettings, seed: int) -> TaskData:
+def load_task(settings: TaskSettings, seed: int, known: tuple[str, ...] = ()) -> TaskData:
     """Reads a task's data: a known task's dataset or published files, or own files.
 
     Args:
         settings: the section [task].
         seed: decides what is set aside for validation and which examples are drawn; nothing else is random.
+        known: classes of own data that a trained model has, in its order; those that the data lack are classes all the
+            same, and nothing has to be learned from them.
 
     Returns:
         All examples in their order. `train` is empty where there is none to be had (GLUE's diagnostic set); whoever
@@ -47,26 +50,31 @@ def load_task(settings: TaskSettings, seed: int) -> TaskData:
     form = NAMES
     if spec.problem == "multi_label_classification":
         form = set_form(v for part, columns in zip(parts, found, strict=True) for v in _label_values(part, columns))
-    labels = _labels(settings, spec, parts, found, form)
+    written = _labels(settings, spec, parts, found, form, everywhere=bool(known))
+    labels = with_known(written, known)
     notes = [f"labels are read as 0 or 1 for each of {form.width} classes"] if form.width else []
+    if known and labels == known and not {*written} & {*labels}:
+        notes.append(f"labels are numbers, taken for {some(labels)} in this order")
     sets: dict[str, dict[str, list[Example]]] = {"train": {}, "validation": {}, "test": {}}
     for part, columns in zip(parts, found, strict=True):
         reading = _reading(part, spec, labels, form)
         sets[part.role][part.name] = to_examples(part.table, columns, reading, part.faults)
         notes += _part_notes(part)
-    _check_labels(labels, spec, parts)
+    if not known:
+        _check_labels(labels, spec, parts)
     if spec.kind == "token" and not mark_entities(labels):
         spec = dataclasses.replace(spec, metrics=TAG_METRICS)
         notes.append(f"measured by tag accuracy: the tags {some(labels, 4)} mark no entities")
     train = next(iter(sets["train"].values()), [])
-    if train and not sets["validation"]:
+    aside = bool(train) and not sets["validation"]
+    if aside:
         train, sets["validation"]["validation"] = _aside(train, settings, seed, notes)
     if 0 < settings.max_examples < len(train):
         notes.append(f"train: {settings.max_examples:,} of {len(train):,} examples drawn")
         train = draw(train, settings.max_examples, seed)
     notes += _overlap_notes(train, sets["validation"])
     sha256 = digest(labels, train, sets["validation"], sets["test"])
-    return TaskData(spec, labels, train, sets["validation"], sets["test"], sha256, tuple(notes))
+    return TaskData(spec, labels, train, sets["validation"], sets["test"], sha256, tuple(notes), aside)
 
 
 def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
@@ -104,21 +112,29 @@ def _label_values(part: Part, found: Found) -> list[Any]:
 
 
 def _labels(
-    settings: TaskSettings, spec: TaskSpec, parts: Sequence[Part], found: Sequence[Found], form: SetForm
+    settings: TaskSettings,
+    spec: TaskSpec,
+    parts: Sequence[Part],
+    found: Sequence[Found],
+    form: SetForm,
+    *,
+    everywhere: bool,
 ) -> tuple[str, ...]:
     """Names of the classes: the task's, the given ones, the dataset's, or those found in the training data.
 
-    Tags are looked for in the validation data too: a rare one may be missing in the smaller part of the two.
+    Tags are looked for in the validation data too: a rare one may be missing in the smaller part of the two. All of
+    them are looked for `everywhere` where nothing is learned.
     """
     if spec.labels or settings.labels:
         return spec.labels or settings.labels
     if spec.problem == "regression" or spec.kind in ("question", "choice"):
         return ()
-    labelled = [(part, columns) for part, columns in zip(parts, found, strict=True) if part.role != "test"]
+    both = zip(parts, found, strict=True)
+    labelled = [(part, columns) for part, columns in both if everywhere or part.role != "test"]
     for part, columns in labelled:
         if names := part.table.classes.get(columns.label):
             return names
-    if spec.kind != "token":
+    if spec.kind != "token" and not everywhere:
         labelled = labelled[:1]  # the training data, where there is some
     values = [value for part, columns in labelled for value in _label_values(part, columns)]
     if spec.kind == "token":

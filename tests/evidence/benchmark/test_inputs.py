@@ -102,6 +102,16 @@ def test_every_kind_of_task_is_made_up(tiny: dict[str, Any], task: str, teacher:
     assert any("made-up examples" in note for note in inputs.notes)
 
 
+def test_a_teacher_of_a_task_that_is_not_here_is_made_up_with_its_student(
+    tiny: dict[str, Any], model_folder: Callable[..., str]
+) -> None:
+    changes = {**tiny, "task.name": "mrpc", "task.max_length": 64, "teacher.path": "gone/teacher"}
+    config = with_overrides(load_config("finetune"), {**changes, "model.initial": model_folder(head=False)})
+    inputs = make_inputs(config, "finetune", 60)
+    assert inputs.teacher is not None
+    assert any("not on this machine: teacher.path = gone/teacher; random weights" in note for note in inputs.notes)
+
+
 def test_a_made_up_word_is_one_token() -> None:
     tokenizer = made_up_tokenizer(40)
     assert tokenizer.vocab_size == 40

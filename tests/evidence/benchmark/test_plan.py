@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from distil_jax.config import Config, load_config, with_overrides
@@ -89,11 +91,11 @@ def test_a_variant_of_another_version_is_left_out_of_all_and_refused_by_name(mon
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"repeats": 1}, {"steps": -1}, {"memory": -1.0}, {"vocabulary": 3}, {"lengths": (4,)}]
+    "wrong", [{"repeats": 1}, {"steps": -1}, {"memory": -1.0}, {"vocabulary": 3}, {"lengths": (4,)}, {"output": "."}]
 )
-def test_arguments_out_of_bounds(wrong: dict[str, int]) -> None:
+def test_arguments_out_of_bounds(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError):
-        BenchmarkArguments(**wrong)  # type: ignore[arg-type]
+        BenchmarkArguments(**wrong)
 
 
 def test_changes_of_settings_keep_the_rest() -> None:

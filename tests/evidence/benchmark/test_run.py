@@ -113,6 +113,12 @@ def test_noise_slow_input_and_what_was_made_up_are_said(report: dict[str, Any]) 
     assert "distill, rows of 32 tokens" in text and "- command: the command" in text and "made-up rows" in text
 
 
+def test_operations_a_token_are_told_of_every_variant_where_they_differ(report: dict[str, Any]) -> None:
+    rows = [{**row, "flops_per_token": flops} for row, flops in zip(report["rows"], (629e6, 470e6), strict=True)]
+    assert "MFU: 629 MFLOP a token (padded at 32: 470) against" in benchmark_markdown({**report, "rows": rows})
+    assert "MFU: 629 MFLOP a token against" in benchmark_markdown({**report, "rows": rows[:1]})
+
+
 def test_the_work_per_token_is_that_of_the_formula(tiny_world: Path) -> None:
     config = load_config(tiny_world / "config.toml", {"teacher.path": str(tiny_world / "teacher")})
     inputs = make_inputs(config, "distill", 30_522)
