@@ -76,7 +76,8 @@ def run_finetune(arguments: list[str]) -> int:
     config = parse_arguments(
         spelled_out(arguments, _SHORT),
         prog="distil-jax finetune",
-        description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers.",
+        description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers. "
+        "--task NAME is short for --task.name NAME, --seeds N for --study.seeds N.",
         sections=(*sections, "checkpoint", "evaluation", "logging"),
         default="finetune",
     )

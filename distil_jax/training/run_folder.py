@@ -35,6 +35,8 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
+        if (folder / STUDY_FILE).is_file():
+            raise UserError(f"{folder}: the folder of a study, not of a run; give its TASK/seedN, or use TASK/model")
         raise UserError(f"{folder}: not the folder of a run (no {CONFIG_FILE}); give the run.output of a run")
     try:
         text = path.read_text(encoding="utf-8")

@@ -206,6 +206,15 @@ def test_own_data_need_not_have_all_classes_in_any_of_their_parts(
     assert good["accuracy"] == np.mean(right)
 
 
+def test_a_label_that_the_model_lacks_is_told_with_file_and_line(
+    task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    wrong = jsonl(tmp_path / "wrong.jsonl", [*told[:4], {**told[4], "label": "meh"}, *told[5:]])
+    with pytest.raises(UserError, match=r"wrong.jsonl, line 5: label 'meh' is unknown \(known: bad, fair, good"):
+        score_model(config_of(task_folder("classes"), {**asked, "task.validation": str(wrong)}))
+
+
 def test_numbers_are_those_of_the_models_classes(
     task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from distil_jax.config import Checkpoint, Config, Objective, Optimizer, Run
 from distil_jax.errors import UserError
 from distil_jax.training.lock import LOCK_FILE
 from distil_jax.training.manifest import MANIFEST_FILE
-from distil_jax.training.run_folder import CONFIG_FILE, INPUTS_FILE, open_run_folder, read_config
+from distil_jax.training.run_folder import CONFIG_FILE, INPUTS_FILE, STUDY_FILE, open_run_folder, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = Config()
@@ -142,4 +142,7 @@ def test_a_run_killed_at_its_very_start_can_be_started_again(tmp_path: Path, lef
 
 def test_reading_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{tmp_path}: not the folder of a run"):
+        read_config(tmp_path)
+    (tmp_path / STUDY_FILE).touch()
+    with pytest.raises(UserError, match=f"{tmp_path}: the folder of a study, not of a run; give its TASK/seedN"):
         read_config(tmp_path)

@@ -60,13 +60,14 @@ def _tag_order(tag: str) -> tuple[bool, str, int]:
 def with_known(found: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     """All classes, of which the data have `found` and a model all that are `known`.
 
-    Numbers are those of the known classes, in their order. Where the names are other ones, they stay as they are found.
+    Numbers are those of the known classes, in their order. Names are known in any case of their letters; where none is,
+    the found ones stay as they are.
     """
     if found and {*found} <= {*map(str, range(len(known)))}:
         return known
-    names = {name.casefold() for name in found}
-    further = tuple(name for name in known if name.casefold() not in names)
-    return (*found, *further) if len(found) + len(further) == len(known) else found
+    spelled = {name.casefold(): name for name in found}
+    common = any(name.casefold() in spelled for name in known) and _numbers(known)[1]
+    return tuple(spelled.get(name.casefold(), name) for name in known) if common else found
 
 
 def mark_entities(tags: Iterable[str]) -> bool:
