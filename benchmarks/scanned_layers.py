@@ -18,12 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from taking_turns import INSIDE, MODEL_SIZES, command_line, ended, finish, footer, positive, run_inside
+from taking_turns import INSIDE, MODEL_SIZES, command_line, ended, finish, footer, in_turns, positive, run_inside
 
 from distil_jax.errors import FaultError
 from distil_jax.evidence.benchmark.machine import describe_machine
 from distil_jax.evidence.benchmark.step import memory_plan
-from distil_jax.evidence.benchmark.timing import summarise
 from distil_jax.evidence.report import markdown
 from distil_jax.models import EncoderConfig
 from distil_jax.models.encoder import EncoderLayer
@@ -89,21 +88,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     agreed = max(abs(one / other - 1) for one, other in zip(*(computed[form] for form in FORMS), strict=True))
     if not agreed < 1e-5:
         raise FaultError(f"losses or gradients differ by {agreed:.1e}: not the same layers")
-    for form, seconds in _by_turns(calls, arguments.rounds).items():
-        timing = summarise(seconds)
-        found[form] |= {"seconds": timing.median, "spread": timing.spread, "rounds": seconds}
+    for form, timing in in_turns({form: _timed(call) for form, call in calls.items()}, arguments.rounds).items():
+        found[form] |= {"seconds": timing.median, "spread": timing.spread, "rounds": list(timing.rounds)}
     return {"rows": found, "agreed": agreed, "machine": describe_machine()}
 
 
-def _by_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call but the first, which touches its memory for the first time."""
-    seconds: dict[str, list[float]] = {form: [] for form in calls}
-    for number in range(rounds + 1):
-        for form in list(calls) if number % 2 else list(calls)[::-1]:
-            start = time.perf_counter()
-            calls[form]()
-            if number:
-                seconds[form].append(time.perf_counter() - start)
+def _timed(call: Callable[[], Any]) -> Callable[[], float]:
+    """A function that calls, and tells the seconds; called once here, which touches its memory for the first time."""
+    call()
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
     return seconds
 
 

@@ -104,12 +104,20 @@ def run_inside(script: str, argv: Sequence[str] | None, device: str = "cpu", **s
 
 
 def take_turns(workers: Mapping[str, Worker], rounds: int, request: Mapping[str, Any]) -> dict[str, Timing]:
-    """Ask every worker for a round, one at a time, forwards and backwards by turns, so that none always comes first."""
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    """Ask every worker for a round, `in_turns`."""
+
+    def asking(worker: Worker) -> Callable[[], float]:
+        return lambda: worker.ask("round", **request)["seconds"]
+
+    return in_turns({name: asking(worker) for name, worker in workers.items()}, rounds)
+
+
+def in_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+    """Call all, one at a time, forwards and backwards by turns, so that none always comes first; each tells seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
-        order = list(workers) if number % 2 == 0 else list(workers)[::-1]
-        for name in order:
-            seconds[name].append(workers[name].ask("round", **request)["seconds"])
+        for name in list(calls) if number % 2 == 0 else list(calls)[::-1]:
+            seconds[name].append(calls[name]())
     return {name: summarise(found) for name, found in seconds.items()}
 
 

@@ -12,7 +12,8 @@ from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.encode import longest_row
 
 KEY = "distil_jax"  # in config.json; transformers keeps keys that it does not know
-_QUESTION_FIELDS = ("doc_stride", "max_question_length", "max_answer_length", "n_best", "null_threshold")
+# Settings of [task] that a model which answers questions goes on using.
+QUESTION_FIELDS = ("doc_stride", "max_question_length", "max_answer_length", "n_best", "null_threshold")
 _NO_ANSWER = "no_answer"
 
 
@@ -31,7 +32,7 @@ def to_config_json(settings: TaskSettings, options: AnswerOptions, kind: HeadKin
     """Fields to add to config.json: the length of rows, for questions windows, spans and when there is no answer."""
     fields: dict[str, Any] = {"max_length": longest_row(settings, kind)}
     if kind == "question":
-        fields |= {name: getattr(settings, name) for name in _QUESTION_FIELDS} | {_NO_ANSWER: options.no_answer}
+        fields |= {name: getattr(settings, name) for name in QUESTION_FIELDS} | {_NO_ANSWER: options.no_answer}
     return {KEY: fields}
 
 
@@ -56,7 +57,7 @@ def from_config_json(raw: Mapping[str, Any], kind: HeadKind, where: str) -> tupl
     no_answer = fields.get(_NO_ANSWER, False)
     if not isinstance(no_answer, bool):
         raise UserError(f"{where}: {KEY}.{_NO_ANSWER} must be true or false; export the run again")
-    names = ("max_length", *_QUESTION_FIELDS) if kind == "question" else ("max_length",)
+    names = ("max_length", *QUESTION_FIELDS) if kind == "question" else ("max_length",)
     try:
         settings = with_overrides(Config(), {f"task.{name}": fields[name] for name in names if name in fields}).task
     except UserError as error:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Config, TaskSettings, require
+from distil_jax.delivery.prediction_settings import QUESTION_FIELDS
 from distil_jax.delivery.predictor import ReadyModel, read_ready
 from distil_jax.errors import UserError
 from distil_jax.evidence.report import markdown
@@ -28,16 +29,14 @@ from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import TaskData, TaskSpec
 from distil_jax.tasks.finetune import RESULT_FILE, measured
 from distil_jax.tasks.inference import SCORE, Logits, make_predictor, validation_measures
-from distil_jax.tasks.learner import check_lengths, check_vocabulary
+from distil_jax.tasks.learner import check_lengths, check_vocabulary, order_note
 from distil_jax.tasks.registry import task_spec
 from distil_jax.tasks.testing import labelled_tests, measures_on
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.peers import first_process_in
-from distil_jax.training.run_folder import fingerprint, write_whole
+from distil_jax.training.run_folder import fingerprint, unfinished, write_whole
 from distil_jax.training.watch import Watch
 
-# Where they are at their default, the model's own hold: it was fine-tuned with them.
-_OF_THE_MODEL = ("doc_stride", "max_question_length", "max_answer_length", "n_best", "null_threshold")
 _READS = {"sequence": "whole texts", "token": "tags of words", "question": "answers", "choice": "choices"}
 
 
@@ -107,7 +106,7 @@ def _check_kind(model: str, head: TaskHead, spec: TaskSpec) -> None:
 def _with_own(model: str, given: TaskSettings, own: TaskSettings) -> tuple[TaskSettings, tuple[str, ...]]:
     """`given` with the model's own values where it is at its default, and what to say of those that differ from it."""
     default = TaskSettings()
-    kept = {name: getattr(own, name) for name in _OF_THE_MODEL if getattr(given, name) == getattr(default, name)}
+    kept = {name: getattr(own, name) for name in QUESTION_FIELDS if getattr(given, name) == getattr(default, name)}
     notes = tuple(
         f"task.{name} = {value}, as {model} has it" for name, value in kept.items() if value != getattr(default, name)
     )
@@ -143,12 +142,11 @@ def _fitted(config: Config, ready: ReadyModel, data: TaskData) -> tuple[TaskHead
     fitted = None if astray else match_head(own, wanted, ready.params)
     if fitted is None:
         raise UserError(
-            f"{model}: {_outputs(own)}, but {spec.name} {_wanted(data)}; choose another task or model, or name the "
+            f"{model}: {_outputs(own)}, but {spec.name} {_outputs(wanted)}; choose another task or model, or name the "
             "classes of own data as the model does (task.labels, in the order of their numbers)"
         )
     unnamed = not has_names(own.labels) and len(data.labels) > 1 and (has_names(data.labels) or config.task.labels)
-    notes = (f"{model}: its labels have no names; taken in the order {some(data.labels)}",) if unnamed else ()
-    return *fitted, notes
+    return *fitted, (order_note(model, data.labels),) if unnamed else ()
 
 
 def _outputs(head: TaskHead) -> str:
@@ -158,16 +156,9 @@ def _outputs(head: TaskHead) -> str:
     return f"has {sets}the labels {some(head.labels)}"
 
 
-def _wanted(data: TaskData) -> str:
-    if not data.labels:
-        return "is a regression with 1 output"
-    sets = "sets of " * (data.spec.problem == "multi_label_classification")
-    return f"has {sets}the labels {some(data.labels)}"
-
-
 def _origin(config: Config, data: TaskData, ready: ReadyModel) -> dict[str, Any]:
     """What decides the measures: where it is the same, so are they."""
-    settings = {name: getattr(config.task, name) for name in _OF_THE_MODEL}
+    settings = {name: getattr(config.task, name) for name in QUESTION_FIELDS}
     settings |= {"max_length": longest_row(config.task, data.spec.kind), "compute_dtype": config.training.compute_dtype}
     return {
         "task": data.spec.name,
@@ -183,7 +174,7 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
         folder = Path(output)
         try:
             names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-            if names - {RESULT_FILE, RESULT_FILE.replace(".json", ".unfinished")}:
+            if names - {RESULT_FILE, unfinished(Path(RESULT_FILE)).name}:
                 raise UserError(f"run.output = {folder}: holds something else than a result; choose another folder")
             before = read_json(folder / RESULT_FILE) if RESULT_FILE in names else origin
             if any(before.get(name) != value for name, value in origin.items()):

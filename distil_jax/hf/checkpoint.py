@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distil_jax.errors import UserError
+from distil_jax.hf.config import encoder_config_from_hf, read_json
 from distil_jax.hf.names import TIED_COPIES, Leaf, canonical, is_ignored, is_mlm_name, prefixed
 from distil_jax.hf.read import open_tensors
 from distil_jax.hf.stored import StoredTensor
+
+if TYPE_CHECKING:
+    from distil_jax.models import EncoderConfig
 
 Params = dict[str, Any]
 _LISTED = 20  # names a message spells out before it counts
@@ -40,13 +44,25 @@ class Checkpoint:
         bare = bool(self.originals) and not any(n.startswith(f"{self.family}.") for n in self.originals.values())
         return self.originals.get(name) or (name if bare else prefixed(name, self.family))
 
+    @property
+    def has_pooler(self) -> bool:
+        """Whether BERT's pooler is among them."""
+        return "pooler.dense.weight" in self.tensors
 
-def open_checkpoint(folder: Path, family: str, tied: bool) -> Checkpoint:
-    """The weights of a model folder; `tied` is what its config.json says of the embeddings.
+
+def open_model(folder: Path) -> tuple[dict[str, Any], EncoderConfig, Checkpoint]:
+    """A model folder's config.json, the encoder it describes (`pooler` is False), and its weights.
 
     Raises:
-        UserError: as `open_tensors`, or one tensor under two names.
+        UserError: as `encoder_config_from_hf` and `open_tensors`, or one tensor has two names.
     """
+    path = folder / "config.json"
+    raw = read_json(path)
+    config = encoder_config_from_hf(raw, str(path))
+    return raw, config, _open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False)
+
+
+def _open_checkpoint(folder: Path, family: str, tied: bool) -> Checkpoint:
     found, path = open_tensors(folder)
     tensors: dict[str, StoredTensor] = {}
     originals: dict[str, str] = {}

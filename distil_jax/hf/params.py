@@ -16,10 +16,10 @@ from distil_jax.hf.checkpoint import (
     collected,
     complaints,
     listed,
-    open_checkpoint,
+    open_model,
     refuse_untied,
 )
-from distil_jax.hf.config import MLM_ARCHITECTURES, architectures, encoder_config_from_hf, read_json
+from distil_jax.hf.config import MLM_ARCHITECTURES, architectures
 from distil_jax.hf.names import is_mlm_name, leaves, prefixed
 
 if TYPE_CHECKING:
@@ -54,11 +54,9 @@ def read_params(folder: str | Path, head: HeadChoice = "auto") -> tuple[EncoderC
             other heads and index buffers are passed over), its head is not tied, or it cannot be read.
     """
     folder = Path(folder)
-    raw = read_json(folder / "config.json")
-    config = encoder_config_from_hf(raw, str(folder / "config.json"))
-    checkpoint = open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False)
+    raw, config, checkpoint = open_model(folder)
     with_head = _has_mlm_head(raw, checkpoint, head)
-    pooler = config.family == "bert" and not with_head and "pooler.dense.weight" in checkpoint.tensors
+    pooler = config.family == "bert" and not with_head and checkpoint.has_pooler
     config = dataclasses.replace(config, pooler=pooler)
     wanted = list(leaves(config, mlm_head=with_head))
     wrong = complaints(wanted, checkpoint, mlm_head=with_head)

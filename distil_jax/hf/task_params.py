@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.checkpoint import Checkpoint, Params, collected, complaints, insert, listed, open_checkpoint
-from distil_jax.hf.config import ARCHITECTURES, architectures, encoder_config_from_hf, read_json
+from distil_jax.hf.checkpoint import Checkpoint, Params, collected, complaints, insert, listed, open_model
+from distil_jax.hf.config import ARCHITECTURES, architectures
 from distil_jax.hf.locate import locate
 from distil_jax.hf.names import Leaf, leaves
 from distil_jax.hf.task_config import KINDS, has_dense, has_names, named_kind, task_head, task_head_from_hf
 
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig, HeadKind, TaskHead
-
-_POOLER = "pooler.dense.weight"  # of BERT, as files name it
 
 
 def read_task_model(
@@ -58,9 +56,7 @@ def read_task_model(
         raise UserError(f"head = {kind!r} where one of {', '.join(KINDS)} is wanted")
     folder = locate(path_or_id)
     where = str(folder / "config.json")
-    raw = read_json(folder / "config.json")
-    config = encoder_config_from_hf(raw, where)
-    checkpoint = open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False)
+    raw, config, checkpoint = open_model(folder)
     own = task_head_from_hf(config, raw, kind, where) if _has_head(config, raw, checkpoint, kind) else None
     if labels is None and not problem and not num_outputs:
         if own is None:
@@ -84,10 +80,7 @@ def has_pooler(path_or_id: str | Path) -> bool:
     Raises:
         UserError: it cannot be read.
     """
-    folder = locate(path_or_id)
-    raw = read_json(folder / "config.json")
-    config = encoder_config_from_hf(raw, str(folder / "config.json"))
-    return _POOLER in open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False).tensors
+    return open_model(locate(path_or_id))[2].has_pooler
 
 
 def match_head(own: TaskHead, wanted: TaskHead, params: Params) -> tuple[TaskHead, Params] | None:
@@ -181,7 +174,7 @@ def _no_such_head(
 def _read(config: EncoderConfig, checkpoint: Checkpoint, head: TaskHead | None) -> tuple[EncoderConfig, Params]:
     """The encoder with its pooler, if it has one, and the head if one is wanted."""
     if head is None:
-        pooler = config.family == "bert" and _POOLER in checkpoint.tensors
+        pooler = config.family == "bert" and checkpoint.has_pooler
         config = dataclasses.replace(config, pooler=pooler)
     else:
         config = dataclasses.replace(config, pooler=head.needs_pooler)

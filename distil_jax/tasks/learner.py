@@ -68,7 +68,12 @@ def _order_notes(name: str, source: str, labels: tuple[str, ...]) -> tuple[str, 
     path = locate(source) / "config.json"
     if names_labels(read_json(path), str(path)):
         return ()
-    return (f"{name}: its labels have no names; taken in the order {some(labels)}",)
+    return (order_note(name, labels),)
+
+
+def order_note(name: str, labels: tuple[str, ...]) -> str:
+    """Said of a model `name` whose outputs have no names and are taken for `labels` in their order."""
+    return f"{name}: its labels have no names; taken in the order {some(labels)}"
 
 
 def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:

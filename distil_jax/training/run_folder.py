@@ -121,15 +121,20 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file so that nobody ever sees half of it; one that holds this text already is left alone."""
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
-    unfinished = path.with_suffix(".unfinished")
+    begun = unfinished(path)
     try:
-        with naming(unfinished):
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(path)
+        with naming(begun):
+            begun.write_text(text, encoding="utf-8")
+            begun.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            begun.unlink(missing_ok=True)
         raise
+
+
+def unfinished(path: Path) -> Path:
+    """Where `write_whole` writes the file `path` first; a kill may leave it there."""
+    return path.with_suffix(".unfinished")
 
 
 def keep_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> dict[str, str]:
