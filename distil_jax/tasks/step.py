@@ -47,7 +47,7 @@ class TaskConstants(NamedTuple):
 
 
 def make_task_step(
-    setup: TaskSetup, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+    setup: TaskSetup, optimizer: optax.GradientTransformationExtraArgs, schedule: optax.Schedule
 ) -> Callable[[TrainState, TaskConstants, Batch], tuple[TrainState, Metrics]]:
     """The per-device step `(state, constants, batch [b, ...]) -> (state, metrics)`.
 

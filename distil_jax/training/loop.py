@@ -71,7 +71,7 @@ class Job:
     params: Params
     trainable: tuple[str, ...]
     constants: Any
-    make_step: Callable[[optax.GradientTransformation, optax.Schedule], TrainStep]
+    make_step: Callable[[optax.GradientTransformationExtraArgs, optax.Schedule], TrainStep]
     make_batches: Callable[[range, Devices], Iterator[Batch]]
     batch_rows: Callable[[int], np.ndarray]
     make_evaluator: Callable[[Devices], Evaluator | None]
@@ -285,14 +285,18 @@ def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter)
         with run.watch.preemption.interruptible(leave):
             batch = next(batches)
             rows = run.devices.place_rows(batch)
-            meter.compiled(step.prepare(state, run.constants, rows))
+            compile_seconds = step.prepare(state, run.constants, rows)
+            meter.compiled(compile_seconds)
             run.watch.go()
+        before = run.devices.host_memory_in_use
         state, metrics = step(state, run.constants, rows)
         evaluate = _evaluation_due(job, number)
         # What may turn out to be the best has to be kept.
         save = number == steps or saves.due(number) or (evaluate and job.selection is not None)
-        meter.take(number, metrics, batch)
+        meter.take(number, metrics, batch, before)
         meter.wait(0 if evaluate or save else run.devices.steps_ahead, state)
+        if compile_seconds:
+            trim_memory()  # a program's first step leaves something amid the memory that it took
         if evaluate:
             run.evaluate(number, state, leave)
         if save:
@@ -311,7 +315,7 @@ class _Meter:
     def __init__(self, run: _Run, progress: Progress, skips: Skips) -> None:
         """Begin after `skips`."""
         self.run, self.progress, self.skips = run, progress, skips
-        self._in_flight: collections.deque[tuple[int, Metrics, Batch]] = collections.deque()
+        self._in_flight: collections.deque[tuple[int, Metrics, Batch, int]] = collections.deque()
         self._began, self._first_step_seconds, self._compile_seconds = time.monotonic(), 0.0, 0.0
         self.skip_pause()
 
@@ -320,9 +324,9 @@ class _Meter:
         self._compile_seconds += seconds
         self._last_time += seconds
 
-    def take(self, number: int, metrics: Metrics, batch: Batch) -> None:
-        """Take the metrics of step `number`, which are still being computed, and what this process fed to it."""
-        self._in_flight.append((number, metrics, batch))
+    def take(self, number: int, metrics: Metrics, batch: Batch, before: int) -> None:
+        """Take the metrics of step `number`, still being computed, what this process fed to it, and held `before`."""
+        self._in_flight.append((number, metrics, batch, before))
 
     def wait(self, most: int, state: TrainState) -> None:
         """Wait until at most so many steps are under way; `state` is that after the last one.
@@ -331,8 +335,8 @@ class _Meter:
             NonfiniteError: too many in a row were not finite.
         """
         while len(self._in_flight) > most:
-            number, metrics, batch = self._in_flight.popleft()
-            self.run.devices.wait(metrics)
+            number, metrics, batch, before = self._in_flight.popleft()
+            self.run.devices.wait(metrics, before)
             skipped = bool(metrics["skipped"])
             self.skips = self.skips.after(skipped)
             self.finished(number, metrics)

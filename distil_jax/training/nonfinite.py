@@ -37,21 +37,6 @@ class Skips:
         return Skips(self.total + skipped, self.in_row + 1 if skipped else 0)
 
 
-def keep_if(good: Array, new: Any, old: Any) -> Any:
-    """`new` where `good` () bool, else `old`, a tree of arrays; the count of a schedule is always the new one.
-
-    So learning rates are those of the step's number, however many steps before it were skipped.
-    """
-
-    def is_count(tree: Any) -> bool:
-        return isinstance(tree, optax.ScaleByScheduleState)
-
-    def choose(new: Any, old: Any) -> Any:
-        return new if is_count(new) else jnp.where(good, new, old)
-
-    return jax.tree.map(choose, new, old, is_leaf=is_count)
-
-
 def refuse_nonfinite(tree: Any, what: str) -> None:
     """`NonfiniteError` where an array on the devices holds NaN or Inf, naming the first.
 

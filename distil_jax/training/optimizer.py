@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,15 +32,19 @@ def decays(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return jax.tree.map(lambda tensor: tensor.ndim > 1, params)
 
 
-def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:
+def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, then AdamW with decoupled decay (Loshchilov & Hutter 2019), in few passes over each tensor.
 
     What `plain_optimizer` computes, to rounding, on a state of the same format. Scalars are worked out once and no
     clipped gradient, corrected moment or decay is an array of its own, so that XLA makes one loop of each result.
+    `update` also takes `keep_old` () bool: where true, the moments and their count stay as they are, and the updates
+    mean nothing; the count of the schedule always goes on, so that learning rates are those of the step's number.
     """
     plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps)
 
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, keep_old: Array | bool = False, **_: Any
+    ) -> tuple[Any, Any]:
         gradients = updates
         adam, scheduled = _part(state, optax.ScaleByAdamState), _part(state, optax.ScaleByScheduleState)
         count = optax.safe_increment(adam.count)
@@ -50,10 +54,13 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
         step = rate / (1 - settings.beta1**count)
         root = jax.lax.rsqrt(1 - settings.beta2**count)
         decay = jax.tree.map(lambda decayed: settings.weight_decay if decayed else 0.0, decays(params))
-        first = jax.tree.map(lambda m, g: settings.beta1 * m + (1 - settings.beta1) * (clip * g), adam.mu, gradients)
-        second = jax.tree.map(
-            lambda v, g: settings.beta2 * v + (1 - settings.beta2) * (clip * g) ** 2, adam.nu, gradients
-        )
+
+        def mean(beta: float, power: int) -> Callable[[Array, Array], Array]:
+            return lambda old, g: jnp.where(keep_old, old, beta * old + (1 - beta) * (clip * g) ** power)
+
+        # Not chosen between old and new later: XLA would copy all old moments, to have them after the new ones.
+        first = jax.tree.map(mean(settings.beta1, 1), adam.mu, gradients)
+        second = jax.tree.map(mean(settings.beta2, 2), adam.nu, gradients)
 
         def move(m: Array, v: Array, param: Array, decay: float) -> Array:
             adaptive = step * m / (root * jnp.sqrt(v) + settings.epsilon)
@@ -61,13 +68,13 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
 
         updates = jax.tree.map(move, first, second, params, decay)
         after = {
-            optax.ScaleByAdamState: optax.ScaleByAdamState(count, first, second),
+            optax.ScaleByAdamState: optax.ScaleByAdamState(jnp.where(keep_old, adam.count, count), first, second),
             optax.ScaleByScheduleState: optax.ScaleByScheduleState(optax.safe_increment(scheduled.count)),
         }
         is_part = lambda node: type(node) in after  # noqa: E731
         return updates, jax.tree.map(lambda node: after.get(type(node), node), state, is_leaf=is_part)
 
-    return optax.GradientTransformation(plain.init, update)
+    return optax.GradientTransformationExtraArgs(plain.init, update)
 
 
 def plain_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:

@@ -105,6 +105,27 @@ def trim_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class _MallocInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def memory_in_use() -> int:
+    """Bytes that malloc has given out and not got back, where it is glibc's (2.33 or later), else 0.
+
+    Those of malloc's first arena and of buffers mapped by themselves: all large ones, whatever its settings.
+    """
+    if platform.libc_ver()[0] != "glibc" or not hasattr(library := ctypes.CDLL(None), "mallinfo2"):
+        return 0
+    library.mallinfo2.restype = _MallocInfo
+    found = library.mallinfo2()
+    return found.uordblks + found.hblkhd
+
+
 def initialize_distributed(parallel: Parallel) -> None:
     """Join the other processes of the run, if there are any.
 

@@ -29,7 +29,6 @@ from distil_jax.objectives import (
     is_causal,
     objective_loss,
 )
-from distil_jax.training.nonfinite import keep_if
 
 AXIS = "data"
 Tree = TypeVar("Tree")
@@ -146,7 +145,7 @@ def apply_gradients(
     state: TrainState,
     gradients: Params,
     loss: Array,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
 ) -> tuple[TrainState, Metrics]:
     """The state after an update by `gradients` of the trained groups; they and `loss` () are equal on all devices.
@@ -156,22 +155,21 @@ def apply_gradients(
     "gradient_norms" [tensors], the norm of each tensor's gradient in the order of the tree.
     """
     trained = {name: state.params[name] for name in gradients}
-    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    moved: Any = keep_if(finite, optax.apply_updates(trained, updates), trained)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained, keep_old=~finite)
+    moved = jax.tree.map(partial(jnp.where, finite), optax.apply_updates(trained, updates), trained)
     metrics = {
         "gradient_norm": norm,
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         "skipped": 1 - finite.astype(jnp.float32),
         "gradient_norms": jnp.stack([optax.tree.norm(leaf) for leaf in jax.tree.leaves(gradients)]),
     }
-    opt_state = keep_if(finite, opt_state, state.opt_state)
     return TrainState(state.step + 1, {**state.params, **moved}, opt_state), metrics
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+    task: Task, optimizer: optax.GradientTransformationExtraArgs, schedule: optax.Schedule
 ) -> Callable[[TrainState, Constants, Array], tuple[TrainState, Metrics]]:
     """The per-device step `(state, constants, ids [b, L]) -> (state, metrics)`; map it with `parallel.map_step`.
 

@@ -106,6 +106,24 @@ def test_a_gradient_that_is_not_finite_shows(bad: float) -> None:
     assert np.isnan(np.asarray(updates["layer_0"]["query"]["kernel"])[1, 2])
 
 
+def test_an_update_can_leave_the_moments_as_they_are() -> None:
+    """Their count too, but not that of the schedule, whose learning rates are those of the step's number."""
+    optimizer = make_optimizer(Optimizer(), STEPS)
+    params, gradient = draw(np.random.default_rng(0)), draw(np.random.default_rng(1))
+    before: Any = optimizer.update(gradient, optimizer.init(params), params)[1]
+    bad = jax.tree.map(lambda g: np.full_like(g, np.nan), gradient)
+    after: Any = jax.jit(optimizer.update)(bad, before, params, keep_old=np.True_)[1]
+    jax.tree.map(np.testing.assert_array_equal, *(_adam(state) for state in (before, after)))
+    assert sorted(int(count) for _, count in optax.tree.get_all_with_path(after, "count")) == [1, 2]
+
+
+def _adam(state: Any) -> Any:
+    def is_adam(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByAdamState)
+
+    return next(part for part in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(part))
+
+
 def test_matrices_decay_and_neither_biases_nor_norms() -> None:
     assert decays(draw(np.random.default_rng(0))) == {
         "embeddings": {"word": {"embedding": True}, "norm": {"scale": False, "bias": False}},

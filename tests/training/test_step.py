@@ -124,9 +124,18 @@ def compiled(teacher_params: Any, micro_batch_size: int, times: int = 1) -> Any:
     optimizer = make_optimizer(OPTIMIZER, 10)
     params = student_params(teacher_params, TEACHER, task.student.config, [0])
     state = devices.replicate(init_state(params, optimizer, task.trainable))
-    step = devices.map(make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10)), replicated=2)
+    made = make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10))
+    step = devices.map(made, replicated=2, donate=(0,))
     rows = devices.place_rows(np.tile(make_rows(), (times, 1)))
     return step.lower(state, devices.replicate(constants_of(task, teacher_params)), rows).compile()
+
+
+def test_moments_are_updated_where_they_lie(teacher_params: Any) -> None:
+    """Not with copies of the old ones, which would take time and as much memory again."""
+    text = compiled(teacher_params, 4).as_text()
+    names = re.findall(r"%(\S+) = f32\S* parameter\(\d+\).*opt_state.*(?:mu|nu)", text)
+    assert len(names) > 20
+    assert not set(re.findall(r" copy\(%(\S+)\)", text)) & set(names)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 4])

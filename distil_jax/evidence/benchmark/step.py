@@ -59,10 +59,13 @@ class Step:
         """Take a step with each of the batches, as far ahead as training is; their metrics, when all is done."""
         found = []
         for rows in batches:
-            program = self.program(rows)
-            self._state, metrics = program(self._state, self._constants, self.devices.place_rows(rows))
+            known, program, placed = len(self.programs), self.program(rows), self.devices.place_rows(rows)
+            before = self.devices.host_memory_in_use
+            self._state, metrics = program(self._state, self._constants, placed)
             found.append(metrics)
-            self.devices.wait(found[: len(found) - self.devices.steps_ahead])
+            self.devices.wait(found[: len(found) - self.devices.steps_ahead], before)
+            if len(self.programs) > known:
+                trim_memory()  # as training does
         return jax.block_until_ready(found)
 
     @property
