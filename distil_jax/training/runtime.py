@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import glob
 import hashlib
 import os
@@ -14,6 +15,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from distil_jax.config import Config, Parallel
 from distil_jax.errors import UserError, one_line
@@ -96,13 +98,19 @@ def _tpu_files() -> list[str]:
     return glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
 
 
+@functools.cache
+def _glibc() -> Any:
+    """The C library, where it is glibc, else None."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
 def trim_memory() -> None:
     """Have malloc give back to the system what is free, where it is glibc's.
 
     Reading a model and compiling leave holes into which none of XLA's large buffers fits.
     """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if library := _glibc():
+        library.malloc_trim(0)
 
 
 class _MallocInfo(ctypes.Structure):
@@ -119,7 +127,8 @@ def memory_in_use() -> int:
 
     Those of malloc's first arena and of buffers mapped by themselves: all large ones, whatever its settings.
     """
-    if platform.libc_ver()[0] != "glibc" or not hasattr(library := ctypes.CDLL(None), "mallinfo2"):
+    library = _glibc()
+    if not hasattr(library, "mallinfo2"):
         return 0
     library.mallinfo2.restype = _MallocInfo
     found = library.mallinfo2()

@@ -270,3 +270,24 @@ def test_holes_are_given_back() -> None:
     environment = {**os.environ, **runtime.MALLOC_SETTINGS}
     done = subprocess.run([sys.executable, "-c", HOLES], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 200  # of 300 MiB
+
+
+TAKEN = """
+import numpy as np
+from distil_jax.training import runtime
+
+before = runtime.memory_in_use()
+kept = np.ones(100 << 20, np.uint8)
+taken = runtime.memory_in_use()
+del kept
+print(before, taken - before, runtime.memory_in_use() - before)
+"""
+
+
+@pytest.mark.parametrize("settings", [{}, runtime.MALLOC_SETTINGS], ids=["as installed", "as set"])
+def test_memory_in_use_is_what_malloc_gave_out(settings: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", TAKEN]
+    done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, check=True)
+    before, taken, left = map(int, done.stdout.split())
+    assert before > 0 and 100 <= taken / 2**20 < 101 and abs(left) < 2**20
