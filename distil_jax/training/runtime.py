@@ -98,10 +98,27 @@ def _tpu_files() -> list[str]:
     return glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
 
 
+class _MallocInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
 @functools.cache
 def _glibc() -> Any:
     """The C library, where it is glibc, else None."""
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallinfo2"):
+        library.mallinfo2.restype = _MallocInfo
+    return library
 
 
 def trim_memory() -> None:
@@ -113,15 +130,6 @@ def trim_memory() -> None:
         library.malloc_trim(0)
 
 
-class _MallocInfo(ctypes.Structure):
-    """glibc's struct mallinfo2."""
-
-    _fields_ = [
-        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
-        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
-    ]
-
-
 def memory_in_use() -> int:
     """Bytes that malloc has given out and not got back, where it is glibc's (2.33 or later), else 0.
 
@@ -130,7 +138,6 @@ def memory_in_use() -> int:
     library = _glibc()
     if not hasattr(library, "mallinfo2"):
         return 0
-    library.mallinfo2.restype = _MallocInfo
     found = library.mallinfo2()
     return found.uordblks + found.hblkhd
 
