@@ -1,4 +1,4 @@
-"""Classifying texts with `distil_jax`, as a worker of `inference_latency.py`: jitted, lengths in buckets."""
+"""Classifying texts with what `distil-jax predict` computes with, as a worker of `inference_latency.py`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from distil_jax.evidence.benchmark.made_up import random_params
 from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
 from distil_jax.hf import read_task_model, save_pretrained, task_head
 from distil_jax.models import EncoderConfig, TaskModel
+from distil_jax.tasks.inference import make_network, usual_rows
+from distil_jax.training.parallel import make_devices
 
 _MULTIPLE = 16  # a program for each multiple of this many tokens
 
@@ -41,17 +43,14 @@ class Side:
         """Load a model and compile it for every length of the rows [count, at most L] in the file."""
         pin(request["cores"])
         encoder, head, params, _ = read_task_model(request["model"], "sequence")
-        model = TaskModel(encoder, head)
-        self._forward = jax.jit(
-            lambda params, ids, mask, types: model.apply(
-                {"params": params}, ids, mask, None, types if encoder.type_vocab_size else None
-            )
-        )
-        self._params = jax.device_put(params)
+        devices = make_devices("shard_map", 1)
+        self._compute = make_network(devices, encoder, head, params)
         self._rows = [row[row > 0] for row in np.load(request["rows"])["ids"]]
         self._batches = [self._padded(row[None]) for row in self._rows]
-        self._large = self._padded(np.load(request["rows"])["large"])
-        for batch in (*self._batches, self._large):
+        large = np.load(request["rows"])["large"]
+        size = usual_rows(devices, large.shape[1])  # as many at a time as `distil-jax predict` takes
+        self._large = [self._padded(large[first : first + size]) for first in range(0, len(large), size)]
+        for batch in (*self._batches, *self._large):
             self._call(batch)
         return {"jax": jax.__version__}
 
@@ -63,7 +62,7 @@ class Side:
 
     def _call(self, batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         ids, mask = batch
-        return np.asarray(self._forward(self._params, ids, mask, np.zeros_like(ids)))
+        return np.asarray(self._compute({"ids": ids, "mask": mask, "types": np.zeros_like(ids)}))
 
     def scores(self) -> dict[str, Any]:
         """What the model says to every row."""
@@ -76,8 +75,9 @@ class Side:
             for row in self._rows:
                 self._call(self._padded(row[None]))
             return {"seconds": (time.perf_counter() - start) / len(self._rows)}
-        self._call(self._large)
-        return {"seconds": (time.perf_counter() - start) / len(self._large[0])}
+        for batch in self._large:
+            self._call(batch)
+        return {"seconds": (time.perf_counter() - start) / sum(len(ids) for ids, _ in self._large)}
 
     def memory(self) -> dict[str, Any]:
         """Bytes held at most."""

@@ -7,7 +7,7 @@ from distil_jax.models.attention import AttentionKind
 from distil_jax.models.dropout import row_keys
 from distil_jax.models.encoder import Encoder, EncoderConfig
 from distil_jax.models.heads import HeadKind, MaskedLM, Problem, TaskHead, TaskModel, choice_keys
-from distil_jax.models.layers import ACTIVATIONS
+from distil_jax.models.layers import ACTIVATIONS, Product, transpose_kernels
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,8 +17,10 @@ __all__ = [
     "HeadKind",
     "MaskedLM",
     "Problem",
+    "Product",
     "TaskHead",
     "TaskModel",
     "choice_keys",
     "row_keys",
+    "transpose_kernels",
 ]

@@ -44,32 +44,35 @@ def attend(
     """softmax(Q K^T / sqrt(D)) V of every row, head by head.
 
     Args:
-        query: [B, L, N, D].
+        query: [B, Q, N, D] of the first Q tokens.
         key: [B, L, N, D].
         value: [B, L, N, D].
         attention_mask: [B, L] int32 as in `Encoder`; None: one sequence a row.
         causal: a query sees no later key.
         kind: which code computes it. "auto" takes the device's flash attention where that works and pays; a named one
             is insisted on. Dropout on the probabilities needs them written out, with bits that depend on the row
-            alone, which no flash attention has: calls with dropout take the "xla" form whatever is named.
+            alone, which no flash attention has: calls with dropout take the "xla" form whatever is named, and so do
+            those with Q < L.
         dropout_keys: [B, 2] uint32, or None for no dropout.
         dropout_site: which bits of these keys.
         dropout_rate: of the probabilities.
 
     Returns:
-        [B, L, N, D]. What a padding query gives is finite, means nothing and differs between kinds.
+        [B, Q, N, D]. What a padding query gives is finite, means nothing and differs between kinds.
 
     Raises:
         UserError: the named kind can't compute this.
     """
     drops = dropout_keys is not None and dropout_rate > 0.0
     call = kernels.Call(kernels.this_device(), str(query.dtype), query.shape[1], query.shape[3])
-    chosen = "xla" if drops else kernels.choose(kind, call)
+    chosen = "xla" if drops or query.shape != key.shape else kernels.choose(kind, call)
     if chosen == "splash":
         return kernels.splash(query, key, value, attention_mask, causal=causal)
     if attention_mask is None and causal:
-        attention_mask = jnp.ones(query.shape[:2], jnp.int32)
-    allowed = None if attention_mask is None else attention_mask_matrix(attention_mask, causal)[:, None]
+        attention_mask = jnp.ones(key.shape[:2], jnp.int32)
+    allowed = None
+    if attention_mask is not None:
+        allowed = attention_mask_matrix(attention_mask, causal)[:, None, : query.shape[1]]
     if chosen == "cudnn":
         return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation="cudnn")
     # Heads before tokens: matrices then lie together for the products, which on CPU is worth the transposes.

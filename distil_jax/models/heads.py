@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from distil_jax.models.attention import AttentionKind
 from distil_jax.models.dropout import dropout
 from distil_jax.models.encoder import Encoder, EncoderConfig, Remat, dropout_sites
-from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
+from distil_jax.models.layers import ACTIVATIONS, LayerNorm, Product, dense
 
 HeadKind = Literal["sequence", "token", "question", "choice"]
 Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
@@ -135,13 +135,14 @@ class TaskLayers(nn.Module):
     config: EncoderConfig
     head: TaskHead
     dtype: DTypeLike = jnp.float32
+    product: Product = "rows"
 
     def setup(self) -> None:
         spread = self.config.initializer_range
         if self.head.dense:
-            self.dense = dense(self.config.hidden_size, spread, self.dtype)
+            self.dense = dense(self.config.hidden_size, spread, self.dtype, self.product)
         # In float32 whatever the rest computes in: scores are compared with each other, and it costs next to nothing.
-        self.output = dense(self.head.num_outputs, spread, jnp.float32)
+        self.output = dense(self.head.num_outputs, spread, jnp.float32, self.product)
 
     def __call__(self, x: Array, dropout_keys: Array | None) -> Array:
         """x [N, H] of token 0 or [N, L, H] of all -> [N, num_outputs] or [N, L, num_outputs] float32."""
@@ -161,12 +162,13 @@ class TaskModel(nn.Module):
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
     remat: Remat = "none"
+    product: Product = "rows"
 
     def setup(self) -> None:
         if self.head.needs_pooler and not self.config.pooler:
             raise ValueError(f"a {self.head.kind} head without a dense layer needs an encoder with a pooler")
-        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat)
-        self.task_head = TaskLayers(self.config, self.head, self.dtype)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, self.product)
+        self.task_head = TaskLayers(self.config, self.head, self.dtype, self.product)
 
     def __call__(
         self,
@@ -191,7 +193,7 @@ class TaskModel(nn.Module):
             [B, C] of ids [B, C, L], [B, 1] of ids [B, L].
         """
         if ids.ndim == 2:
-            hidden = self.encode(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+            hidden = self._read(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
             return self.task_logits(hidden, dropout_keys)
         if ids.ndim != 3 or self.head.kind != "choice":
             raise ValueError(f"ids of shape {ids.shape} for a {self.head.kind} head")
@@ -201,8 +203,21 @@ class TaskModel(nn.Module):
         assert rows[0] is not None
         if dropout_keys is not None and len(dropout_keys) == batch:
             dropout_keys = choice_keys(dropout_keys, choices)
-        hidden = self.encode(rows[0], rows[1], rows[2], rows[3], dropout_keys)
+        hidden = self._read(rows[0], rows[1], rows[2], rows[3], dropout_keys)
         return self.task_logits(hidden, dropout_keys).reshape(batch, choices)
+
+    def _read(
+        self,
+        ids: Array,
+        attention_mask: Array | None,
+        position_ids: Array | None,
+        token_type_ids: Array | None,
+        dropout_keys: Array | None,
+    ) -> Array:
+        """Of the last hidden states what the head reads: [N, 1, H] or, with dropout or for every token, [N, L, H]."""
+        if self.head.pooled and dropout_keys is None:
+            return self.encoder.first(ids, attention_mask, position_ids, token_type_ids)
+        return self.encode(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
 
     def encode(
         self,
@@ -216,7 +231,10 @@ class TaskModel(nn.Module):
         return self.encoder(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
 
     def task_logits(self, hidden: Array, dropout_keys: Array | None = None) -> Array:
-        """hidden [N, L, H] of the last layer -> float32 [N, num_outputs], or [N, L, num_outputs] for every token."""
+        """hidden [N, L, H] of the last layer -> float32 [N, num_outputs], or [N, L, num_outputs] for every token.
+
+        Where the head reads token 0 only, L may be 1.
+        """
         if self.head.needs_pooler:
             hidden = self.encoder.pooled(hidden)
         elif self.head.pooled:

@@ -8,13 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
+Product = Literal["rows", "columns"]
+
+_FEW_ROWS = 128  # up to which `columns_dot` pays
+_MATRICES = (((1,), (0,)), ((), ()))  # what a product of two matrices contracts, for `dot_general`
 
 
 def rows_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
@@ -23,16 +28,51 @@ def rows_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = N
     The gradient of a kernel contracts the leading axes. Left as two, XLA on CPU first transposes gradients in memory
     and then multiplies operands that both lie the wrong way: a fifth of a training step.
     """
-    if dimension_numbers != (((x.ndim - 1,), (0,)), ((), ())):
-        raise ValueError(f"rows_dot contracts the last axis with the first, not {dimension_numbers}")
-    rows = x.reshape(-1, x.shape[-1])
-    product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), precision=precision, **options)
+    rows = _rows(x, dimension_numbers)
+    product = jax.lax.dot_general(rows, kernel, _MATRICES, precision=precision, **options)
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def dense(features: int, initializer_range: float, dtype: DTypeLike) -> nn.Dense:
+def columns_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
+    """`rows_dot`, for few rows as the transpose of kernel^T [N, K] times x^T [K, rows].
+
+    On CPU that is up to 1.4 times as fast, if kernel^T is what lies in memory (`transpose_kernels`); otherwise the
+    kernel is first transposed at every call.
+    """
+    rows = _rows(x, dimension_numbers)
+    if len(rows) > _FEW_ROWS:
+        return rows_dot(x, kernel, dimension_numbers, precision, **options)
+    product = jax.lax.dot_general(kernel.T, rows.T, _MATRICES, precision=precision, **options)
+    # Without the barrier XLA takes the transposes into the product, which is `rows_dot` again, of a transposed kernel.
+    return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+_DOTS = {"rows": rows_dot, "columns": columns_dot}
+
+
+def _rows(x: Array, dimension_numbers: Any) -> Array:
+    if dimension_numbers != _last_with_first(x):
+        raise ValueError(f"dense layers contract the last axis with the first, not {dimension_numbers}")
+    return x.reshape(-1, x.shape[-1])
+
+
+def _last_with_first(x: Array) -> Any:
+    return (((x.ndim - 1,), (0,)), ((), ()))
+
+
+def transpose_kernels(params: Any) -> Any:
+    """Parameters with every dense layer's kernel [K, N] transposed to [N, K], or back; the others as they are."""
+
+    def transpose(path: tuple[Any, ...], leaf: Any) -> Any:
+        return leaf.T if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(transpose, params)
+
+
+def dense(features: int, initializer_range: float, dtype: DTypeLike, product: Product = "rows") -> nn.Dense:
     """A dense layer [..., K] -> [..., features] with bias; kernel drawn with standard deviation `initializer_range`."""
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(initializer_range), dot_general=rows_dot)
+    normal = nn.initializers.normal(initializer_range)
+    return nn.Dense(features, dtype=dtype, kernel_init=normal, dot_general=_DOTS[product])
 
 
 class Weights(nn.Module):
@@ -50,11 +90,18 @@ class Weights(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
 
-def joint_dense(x: Array, weights: Sequence[tuple[Array, Array]], dtype: DTypeLike) -> list[Array]:
+def joint_dense(
+    x: Array, weights: Sequence[tuple[Array, Array]], dtype: DTypeLike, product: Product = "rows"
+) -> list[Array]:
     """Dense layers of one input in one product: x [..., K], (kernel [K, N], bias [N]) each -> [..., N] each.
 
-    Wide products run nearer to the peak than narrow ones, forwards and backwards.
+    Wide products run nearer to the peak than narrow ones, forwards and backwards. Those of "columns" stay apart: for
+    few rows, to join the kernels takes longer than it saves.
     """
+    if product == "columns":
+        x = x.astype(dtype)
+        products = [columns_dot(x, kernel.astype(dtype), _last_with_first(x)) for kernel, _ in weights]
+        return [one + _along_last(bias.astype(dtype), x.ndim) for one, (_, bias) in zip(products, weights, strict=True)]
     kernel = jnp.concatenate([kernel for kernel, _ in weights], axis=1).astype(dtype)
     bias = jnp.concatenate([bias for _, bias in weights]).astype(dtype)
     rows = x.astype(dtype).reshape(-1, x.shape[-1]) @ kernel + bias[None]

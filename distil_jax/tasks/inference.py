@@ -7,11 +7,12 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
+import jax
 import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.models import TaskModel
+from distil_jax.models import EncoderConfig, TaskHead, TaskModel, transpose_kernels
 from distil_jax.tasks.answers import AnswerOptions, predicted_answers
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, evaluation_plan
 from distil_jax.tasks.encode import Encoded, word_logits
@@ -35,6 +36,8 @@ class Predictor(Protocol):
 SCORE = "score"
 _NO_TAG = "O"
 _BATCHES_A_PROGRAM = 8  # fewer batches of a length are not worth compiling for it
+_BATCH_TOKENS = 1 << 16  # of a device where nobody has said how many
+_BATCH_TOKENS_CPU = 1 << 10  # enough for its arithmetic units to be busy, few enough for its caches
 _IN_FLIGHT = 4  # batches that the device has before it
 
 
@@ -65,6 +68,34 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
         return logits_of_rows(model.head.kind, encoded, batches, compute)
 
     return predict
+
+
+def make_network(
+    devices: Devices, encoder: EncoderConfig, head: TaskHead, params: Any, dtype: str = "float32"
+) -> Callable[[Batch], Any]:
+    """A function {"ids", "mask", "types"} [B, L] -> logits on the devices, for batches down to one text at a time.
+
+    Args:
+        devices: share every batch; B is a multiple of their number.
+        encoder: sizes.
+        head: of the task.
+        params: {"encoder", "task_head"} of NumPy arrays, put on the devices in the order that is fastest there.
+        dtype: what is computed in.
+    """
+    # Few rows: the processor's time goes into reading kernels. Products of bfloat16 have no faster form there.
+    columns = devices.are_the_host and dtype == "float32"
+    model = TaskModel(encoder, head, np.dtype(dtype), product="columns" if columns else "rows")
+    if columns:
+        params = jax.tree.map(np.ascontiguousarray, transpose_kernels(params))
+    held = devices.replicate(params)
+    step = devices.map(make_logits_step(model), replicated=1)
+    return lambda batch: step(held, devices.place_rows(batch))
+
+
+def usual_rows(devices: Devices, tokens: int) -> int:
+    """How many rows of so many tokens all devices together are given at a time: a power of two."""
+    most = devices.count * (_BATCH_TOKENS_CPU if devices.are_the_host else _BATCH_TOKENS)
+    return 1 << max(most // tokens, 1).bit_length() - 1
 
 
 def logits_of_rows(

@@ -12,20 +12,17 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
-from distil_jax.models import EncoderConfig, TaskHead, TaskModel
+from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.tasks.answers import AnswerOptions, Result, answers
-from distil_jax.tasks.batches import Batch
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, SequenceExample, TokenExample
-from distil_jax.tasks.inference import logits_of_rows
+from distil_jax.tasks.inference import logits_of_rows, make_network, usual_rows
 from distil_jax.tasks.requests import Reading
-from distil_jax.tasks.step import make_logits_step
 from distil_jax.tasks.streams import Arriving
 from distil_jax.training.parallel import make_devices
 
@@ -33,8 +30,6 @@ Request = tuple[Any, Example]
 
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # that rows are padded to
 _SIZES = (1, 8, 64, 512)  # rows of a batch that is not full
-_BATCH_TOKENS = {"cpu": 1 << 10}  # by platform; enough for its arithmetic units to be busy, few enough for its caches
-_BATCH_TOKENS_ELSE = 1 << 16
 _CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
 _CHUNK_CHARACTERS = 1 << 22  # long texts in smaller chunks, so that memory is bounded
 _PATIENCE_SECONDS = 0.05  # for the next row of a pipe, before those at hand are predicted without it
@@ -101,8 +96,7 @@ class Predictor:
         self.head, self.settings, self.reading, self.options = head, settings, reading, options or AnswerOptions()
         self._tokenizer = tokenizer
         self._devices = make_devices("shard_map")
-        self._params = self._devices.replicate(params)
-        self._step = self._devices.map(make_logits_step(TaskModel(encoder, head, np.dtype(dtype))), replicated=1)
+        self._compute = make_network(self._devices, encoder, head, params, dtype)
 
     def chunks(
         self,
@@ -138,11 +132,7 @@ class Predictor:
     def _batch_rows(self, length: int, given: int, choices: int = 1) -> int:
         """Rows of a full batch of this length, a multiple of the number of devices."""
         count = self._devices.count
-        if given:
-            rows = given
-        else:
-            tokens = count * _BATCH_TOKENS.get(jax.default_backend(), _BATCH_TOKENS_ELSE)
-            rows = 1 << max(tokens // (length * choices), 1).bit_length() - 1
+        rows = given or usual_rows(self._devices, length * choices)
         return -(-rows // count) * count
 
     def _results(
@@ -170,11 +160,7 @@ class Predictor:
 
     def _logits(self, encoded: Encoded, batch_size: int) -> list[np.ndarray]:
         """Of each row, without those of the padding."""
-
-        def compute(batch: Batch) -> Any:
-            return self._step(self._params, self._devices.place_rows(batch))
-
-        return logits_of_rows(self.head.kind, encoded, self._plan(encoded, batch_size), compute)
+        return logits_of_rows(self.head.kind, encoded, self._plan(encoded, batch_size), self._compute)
 
     def _plan(self, encoded: Encoded, batch_size: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """(rows, length, batch size) of each batch, the longest rows first."""

@@ -13,8 +13,8 @@ import optax
 from jax import Array
 
 from distil_jax.config import FineTune
-from distil_jax.models import TaskModel, row_keys
-from distil_jax.tasks.losses import Batch, Models, Params, batch_losses, forward
+from distil_jax.models import TaskModel, row_keys, transpose_kernels
+from distil_jax.tasks.losses import Batch, Models, Params, batch_losses
 from distil_jax.training.step import (
     AXIS,
     Metrics,
@@ -85,10 +85,16 @@ def make_task_step(
 
 
 def make_logits_step(model: TaskModel) -> Callable[[Params, Batch], Array]:
-    """The per-device `(params, batch [b, ...]) -> logits of all devices' rows`, in their order."""
+    """The per-device `(params, batch [b, ...]) -> logits of all devices' rows`, in their order.
+
+    A model with `product` "columns" takes parameters as `transpose_kernels` gives them.
+    """
 
     def logits_step(params: Params, batch: Batch) -> Array:
-        logits: Any = jax.lax.all_gather(forward(model, params, batch, None)[1], AXIS, tiled=True)
-        return logits
+        if model.product == "columns":
+            params = transpose_kernels(params)  # names them as the model does; in memory they stay as they are
+        types = batch["types"] if model.config.type_vocab_size > 1 else None
+        logits: Any = model.apply({"params": params}, batch["ids"], batch["mask"], None, types)
+        return jax.lax.all_gather(logits, AXIS, tiled=True)
 
     return logits_step

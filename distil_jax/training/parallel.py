@@ -69,7 +69,8 @@ class Devices:
         return placed
 
     @property
-    def _are_the_host(self) -> bool:
+    def are_the_host(self) -> bool:
+        """Whether the processor computes, no accelerator."""
         return self.mesh.devices.flat[0].platform == "cpu"
 
     @property
@@ -78,12 +79,12 @@ class Devices:
 
         None where it is the host that computes, which would only hold the buffers of several steps at once.
         """
-        return 0 if self._are_the_host else 2
+        return 0 if self.are_the_host else 2
 
     @property
     def host_memory_in_use(self) -> int:
         """Bytes that this process holds, where it is the host that computes, else 0: for `wait`."""
-        return memory_in_use() if self._are_the_host else 0
+        return memory_in_use() if self.are_the_host else 0
 
     def wait(self, results: Any, before: int) -> None:
         """Wait for the arrays of a tree, and on CPU until XLA has given back the memory that it took to make them.

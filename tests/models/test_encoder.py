@@ -44,6 +44,24 @@ def count(module: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.parametrize("family", [BERT, DISTILBERT, dataclasses.replace(BERT, causal=True)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_first_token_alone_is_what_it_is_among_all(family: EncoderConfig, masked: bool) -> None:
+    """Also of packed rows and of rows that begin with padding, which sees every real token."""
+    module, params = Encoder(family), init(family)
+    masks = [[1] * 9 + [2] * 3 + [0] * 2, [0] * 3 + [1] * 11]
+    mask = np.array(masks, np.int32) if masked else None
+    types = IDS % 2 if family.type_vocab_size else None
+    found, every = (
+        jax.jit(lambda params, method=method: module.apply(params, IDS, mask, None, types, method=method))
+        for method in ("first", "__call__")
+    )
+    expected: Any = every({"params": params})
+    np.testing.assert_allclose(found({"params": params}), expected[:, :1], rtol=1e-5, atol=1e-6)
+    analyses: list[Any] = [one.lower({"params": params}).compile().cost_analysis() for one in (found, every)]
+    assert analyses[0]["flops"] < 0.8 * analyses[1]["flops"]  # of two layers one does a part of its work
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from distil_jax.models.layers import LayerNorm, dense, gelu, joint_dense, rows_dot
+from distil_jax.models.layers import (
+    LayerNorm,
+    Product,
+    columns_dot,
+    dense,
+    gelu,
+    joint_dense,
+    rows_dot,
+    transpose_kernels,
+)
 
 RANDOM = np.random.default_rng(0)
 X: Any = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
@@ -62,8 +72,9 @@ def test_gelu_is_pytorchs_with_its_slope() -> None:
     assert gelu(half).dtype == jax.grad(lambda x: gelu(x).sum())(half).dtype == jnp.bfloat16
 
 
-def test_dense_takes_all_leading_axes_as_one() -> None:
-    module = dense(7, 0.5, jnp.float32)
+@pytest.mark.parametrize("product", ["rows", "columns"])
+def test_dense_takes_all_leading_axes_as_one(product: Product) -> None:
+    module = dense(7, 0.5, jnp.float32, product)
     params: Any = module.init(jax.random.key(0), X)
     kernel = np.asarray(params["params"]["kernel"], np.float64)
     np.testing.assert_allclose(module.apply(params, X), X.astype(np.float64) @ kernel, atol=1e-5)  # type: ignore[arg-type]
@@ -81,15 +92,40 @@ def test_no_gradient_of_a_kernel_multiplies_transposed_copies() -> None:
 
 
 def test_rows_dot_refuses_other_contractions() -> None:
-    with pytest.raises(ValueError, match="contracts the last axis"):
-        rows_dot(X, jnp.ones((5, 3)), (((1,), (0,)), ((), ())))
+    for dot in (rows_dot, columns_dot):
+        with pytest.raises(ValueError, match="contract the last axis"):
+            dot(X, jnp.ones((5, 3)), (((1,), (0,)), ((), ())))
 
 
-def test_joint_layers_are_the_layers_one_by_one() -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, True), (10, True), (128, True), (129, False)])
+def test_few_rows_are_multiplied_by_transposed_kernels_as_they_lie(rows: int, columns: bool) -> None:
+    """XLA would rewrite the product as one of rows, with the kernel transposed in it, which is slower."""
+    kernel, x = (RANDOM.standard_normal(shape).astype(np.float32) for shape in ((24, 7), (rows, 24)))
+
+    def product(held: Any, x: Any) -> Any:
+        return columns_dot(x, transpose_kernels({"kernel": held})["kernel"], (((1,), (0,)), ((), ())))
+
+    held = np.ascontiguousarray(kernel.T)
+    compiled = jax.jit(product).lower(held, x).compile()
+    np.testing.assert_allclose(compiled(held, x), x.astype(np.float64) @ kernel, atol=1e-5)
+    text = compiled.as_text() or ""
+    assert set(re.findall(r"(f32\S+)\{\S+ dot\(", text)) == {f"f32[7,{rows}]" if columns else f"f32[{rows},7]"}
+    assert not re.findall(r"f32\[24,7\]\S+ (?:copy|transpose)\(", text), "the kernel is transposed in memory"
+
+
+def test_kernels_alone_are_transposed_and_back_again() -> None:
+    params = {"a": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}, "b": {"embedding": np.ones((4, 2))}}
+    there = transpose_kernels(params)
+    assert jax.tree.map(np.shape, there) == {"a": {"kernel": (3, 2), "bias": (3,)}, "b": {"embedding": (4, 2)}}
+    assert jax.tree.map(np.shape, transpose_kernels(there)) == jax.tree.map(np.shape, params)
+
+
+@pytest.mark.parametrize("product", ["rows", "columns"])
+def test_joint_layers_are_the_layers_one_by_one(product: Product) -> None:
     weights = [
         (RANDOM.standard_normal((24, 6)).astype(np.float32), RANDOM.standard_normal(6).astype(np.float32))
         for _ in range(3)
     ]
-    for (kernel, bias), found in zip(weights, joint_dense(jnp.asarray(X), weights, jnp.float32), strict=True):  # type: ignore[arg-type]
+    for (kernel, bias), found in zip(weights, joint_dense(jnp.asarray(X), weights, jnp.float32, product), strict=True):  # type: ignore[arg-type]
         np.testing.assert_allclose(found, X @ kernel + bias, atol=1e-5)
-    assert joint_dense(jnp.asarray(X), weights, jnp.bfloat16)[0].dtype == jnp.bfloat16  # type: ignore[arg-type]
+    assert joint_dense(jnp.asarray(X), weights, jnp.bfloat16, product)[0].dtype == jnp.bfloat16  # type: ignore[arg-type]

@@ -1,17 +1,20 @@
-"""What is measured of a set, from the logits of its rows."""
+"""Logits of batches, and what is measured of a set from those of its rows."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from distil_jax.config import TaskSettings
+from distil_jax.models import EncoderConfig, HeadKind, TaskHead, TaskModel
 from distil_jax.tasks.encode import IGNORED, Encoded
 from distil_jax.tasks.examples import TaskData, TokenExample
-from distil_jax.tasks.inference import measures_of, score
+from distil_jax.tasks.inference import make_network, measures_of, score, usual_rows
 from distil_jax.tasks.registry import TAG_METRICS, task_spec
+from distil_jax.training.parallel import make_devices
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,28 @@ def test_tags_are_measured_as_entities_where_they_mark_some(
     found = measures_of(data, TaskSettings(), [sentence], encoded, [logits])
     assert found == pytest.approx({**expected, "tag_accuracy": 2 / 3})
     assert score(spec.headline, spec.metrics, found) == pytest.approx(expected.get("entity_f1", 2 / 3))
+
+
+@pytest.mark.parametrize("kind", ["sequence", "token", "question", "choice"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_a_network_gives_the_models_logits(kind: HeadKind, dtype: str, tolerance: float) -> None:
+    """Whatever form its products have, and on several devices."""
+    outputs = {"sequence": 3, "token": 4, "question": 2, "choice": 1}[kind]
+    head = TaskHead(kind, num_outputs=outputs)
+    encoder = EncoderConfig("bert", 40, 12, 2, 3, 20, 16, type_vocab_size=2, pooler=head.pooled)
+    model = TaskModel(encoder, head)
+    random = np.random.default_rng(0)
+    ids = random.integers(5, 40, (4, 3, 9) if kind == "choice" else (4, 9)).astype(np.int32)
+    batch = {"ids": ids, "mask": (np.arange(9) < 7).astype(np.int32) * np.ones_like(ids), "types": ids % 2}
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids)["params"])
+    params = jax.tree.map(lambda x: (0.3 * random.standard_normal(x.shape)).astype(np.float32), shapes)
+    expected = model.apply({"params": params}, ids, batch["mask"], None, batch["types"])
+    found = make_network(make_devices("shard_map", 2), encoder, head, params, dtype)(batch)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.asarray(found), expected, atol=tolerance)  # type: ignore[arg-type]
+
+
+def test_rows_at_a_time_share_a_budget_of_tokens() -> None:
+    one, two = make_devices("shard_map", 1), make_devices("shard_map", 2)
+    assert [usual_rows(one, tokens) for tokens in (16, 100, 128, 512, 5000)] == [64, 8, 8, 2, 1]
+    assert usual_rows(two, 128) == 16
