@@ -18,7 +18,7 @@ from distil_jax.models import EncoderConfig, TaskModel
 from distil_jax.tasks.inference import make_network, usual_rows
 from distil_jax.training.parallel import make_devices
 
-_MULTIPLE = 16  # a program for each multiple of this many tokens
+_MULTIPLE = 8  # a program for each multiple of this many tokens
 
 
 def write_models(folder: str, sizes: dict[str, Any], vocabulary: int, layers: int) -> dict[str, Any]:

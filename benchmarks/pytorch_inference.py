@@ -13,7 +13,7 @@ import torch
 
 from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
 
-_MULTIPLE = 16  # of tokens that compiled code is given, as in jax_inference.py
+_MULTIPLE = 8  # of tokens that compiled code is given, as in jax_inference.py
 
 
 class Side:

@@ -143,8 +143,11 @@ class Objective(Section):
     alpha_mse: float = setting(0.0, "weight of the squared error between logits", at_least(0))
     alpha_clm: float = setting(0.0, "weight of the next-token cross entropy (causal models)", at_least(0))
     restrict_ce_to_mask: bool = setting(False, "take the KL at predicted positions only, not at all")
-    vocabulary: Literal["fused", "plain"] = setting(
-        "fused", "losses over the vocabulary; fused: in chunks; plain: all logits at once, for comparison", machine=True
+    vocabulary: Literal["fused", "kernel", "plain"] = setting(
+        "fused",
+        "losses over the vocabulary; fused: in chunks; kernel: these by a kernel for NVIDIA GPUs; plain: all logits at "
+        "once, for comparison",
+        machine=True,
     )
 
     def check_together(self) -> None:

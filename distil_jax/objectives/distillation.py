@@ -16,15 +16,10 @@ from jax import Array
 
 from distil_jax.config import Objective
 from distil_jax.models import MaskedLM
+from distil_jax.objectives import vocabulary_kernel
 from distil_jax.objectives.losses import SumCount, cosine_distance
-from distil_jax.objectives.vocabulary import (
-    LABEL_TERMS,
-    OutputLayer,
-    Positions,
-    fused_vocabulary_loss,
-    plain_vocabulary_loss,
-    vocabulary_measures,
-)
+from distil_jax.objectives.vocabulary import fused_vocabulary_loss, plain_vocabulary_loss, vocabulary_measures
+from distil_jax.objectives.vocabulary_terms import LABEL_TERMS, OutputLayer, Positions
 
 Params = Mapping[str, Any]
 
@@ -53,6 +48,13 @@ class Denominators(NamedTuple):
 
     tokens: Array
     predicted: Array
+
+
+_OF_VOCABULARY = {
+    "fused": fused_vocabulary_loss,
+    "kernel": partial(fused_vocabulary_loss, differentiate=vocabulary_kernel.sums_and_slopes),
+    "plain": plain_vocabulary_loss,
+}
 
 
 def is_causal(objective: Objective) -> bool:
@@ -151,7 +153,7 @@ def objective_loss(
             assert teacher is not None and teacher_params is not None  # it has hidden states
             teacher_layer = _output_layer(teacher, teacher_params, chosen(teacher_hidden))
         positions = _positions(batch, coefficients.keys(), on_all)
-        of_vocabulary = fused_vocabulary_loss if objective.vocabulary == "fused" else plain_vocabulary_loss
+        of_vocabulary = _OF_VOCABULARY[objective.vocabulary]
         part, found = of_vocabulary(layer, teacher_layer, positions, coefficients, temperature=objective.temperature)
         total, sums = total + part, sums | found
     return total, jax.lax.stop_gradient(sums)

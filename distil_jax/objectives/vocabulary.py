@@ -9,14 +9,23 @@ written down plainly: its reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial, reduce
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl, logit_mse, top1_matches, weighted
+from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl, logit_mse, top1_matches
+from distil_jax.objectives.vocabulary_terms import (
+    LABEL_TERMS,
+    TEACHER_TERMS,
+    OutputLayer,
+    Positions,
+    logits_of,
+    sums_alone,
+    sums_and_slopes,
+)
 
 # Bytes of one float32 [chunk, V] array; up to five are there at once, next to two of the table's size. Larger chunks
 # add up the table's gradient less often, and on CPU products of 1,024 rows run 5 to 9 % faster than of 512. For
@@ -30,37 +39,20 @@ Summed = TypeVar("Summed")
 Stacked = TypeVar("Stacked")
 
 
-class OutputLayer(NamedTuple):
-    """What the logits of some positions are made of: hidden @ table.T + bias.
+class Differentiate(Protocol):
+    """`sums_and_slopes`, or the same from other code."""
 
-    `hidden` [T, H] in the compute dtype, after the head's transformation; `table` [V, H], the word embeddings, and
-    `bias` [V], both in the dtype the parameters are held in. Logits are float32.
-    """
-
-    hidden: Array
-    table: Array
-    bias: Array
-
-
-class Positions(NamedTuple):
-    """What counts at T positions: term -> `weights` [T] float32, and `targets` [T] int32 (None: no term with labels).
-
-    A position of weight 0 counts nowhere, whatever its hidden states hold.
-    """
-
-    weights: dict[str, Array]
-    targets: Array | None
+    def __call__(
+        self,
+        student: OutputLayer,
+        teacher: OutputLayer | None,
+        positions: Positions,
+        coefficients: Mapping[str, Array],
+        temperature: float,
+    ) -> tuple[dict[str, Array], Array]: ...
 
 
-LABEL_TERMS = ("mlm", "clm")  # cross entropy with the targets at temperature 1
-TEACHER_TERMS = ("ce", "mse")  # temperature^2 * KL(teacher || student); squared difference of the logits over V
 Result = tuple[Array, dict[str, SumCount]]
-
-
-def logits_of(layer: OutputLayer) -> Array:
-    """[T, V] float32."""
-    hidden, table = layer.hidden, layer.table.astype(layer.hidden.dtype)
-    return jnp.einsum("th,vh->tv", hidden, table, preferred_element_type=jnp.float32) + layer.bias[None]
 
 
 def chunk_size(tokens: int, vocabulary: int, *, max_bytes: int = 0) -> int:
@@ -122,6 +114,7 @@ def fused_vocabulary_loss(
     *,
     temperature: float,
     chunk: int = 0,
+    differentiate: Differentiate = sums_and_slopes,
 ) -> Result:
     """Weighted total of losses over the vocabulary, in memory that grows by O(H) a position.
 
@@ -134,6 +127,7 @@ def fused_vocabulary_loss(
             total: alpha / global count. They are constants: their own gradient is zero.
         temperature: of "ce".
         chunk: positions at a time; 0 chooses by `chunk_size`.
+        differentiate: what computes losses and slopes of a chunk.
 
     Returns:
         (total (), differentiable in reverse mode; each term's sum and count, which are measures without gradient).
@@ -144,7 +138,7 @@ def fused_vocabulary_loss(
     _check_terms(teacher, positions, coefficients)
     chunk = chunk or chunk_size(student.hidden.shape[0], student.table.shape[0])
     constants: Any = jax.lax.stop_gradient((teacher, positions, dict(coefficients)))
-    result: Any = _loss(temperature, chunk, student, *constants)
+    result: Any = _loss(temperature, chunk, differentiate, student, *constants)
     total, sums = result
     counts = {name: jnp.sum(weights) for name, weights in positions.weights.items()}
     return total, jax.lax.stop_gradient({name: SumCount(sums[name], counts[name]) for name in sums})
@@ -223,19 +217,21 @@ def _over_chunks(
     return summed, jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:tokens], stacked)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _loss(
     temperature: float,
     chunk: int,
+    differentiate: Differentiate,
     student: OutputLayer,
     teacher: OutputLayer | None,
     positions: Positions,
     coefficients: dict[str, Array],
 ) -> tuple[Array, dict[str, Array]]:
     """(total, sum of each term); the form without gradient."""
+    del differentiate
 
     def work(student: OutputLayer, teacher: OutputLayer | None, positions: Positions) -> tuple[dict[str, Array], None]:
-        return _sums(_terms(student, teacher, positions, temperature), positions), None
+        return sums_alone(student, teacher, positions, temperature), None
 
     sums, _ = _over_chunks(work, chunk, student, teacher, positions)
     return _total(sums, coefficients), sums
@@ -244,6 +240,7 @@ def _loss(
 def _loss_forward(
     temperature: float,
     chunk: int,
+    differentiate: Differentiate,
     student: OutputLayer,
     teacher: OutputLayer | None,
     positions: Positions,
@@ -254,21 +251,21 @@ def _loss_forward(
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def work(student: OutputLayer, teacher: OutputLayer | None, positions: Positions) -> tuple[Any, Array]:
-        terms = _terms(student, teacher, positions, temperature)
-        scales = {name: (coefficients[name] * positions.weights[name])[:, None] for name in terms}
-        slopes = reduce(jnp.add, [term.slopes(scales[name]) for name, term in terms.items()]).astype(dtype)
+        sums, slopes = differentiate(student, teacher, positions, coefficients, temperature)
         by_table = product("tv,th->vh", slopes, student.hidden)
         by_bias = product("t,tv->v", jnp.ones(slopes.shape[0], dtype), slopes)
         by_hidden = product("tv,vh->th", slopes, student.table).astype(dtype)
-        return (_sums(terms, positions), by_table, by_bias), by_hidden
+        return (sums, by_table, by_bias), by_hidden
 
     (sums, by_table, by_bias), by_hidden = _over_chunks(work, chunk, student, teacher, positions)
     gradient = OutputLayer(by_hidden, by_table.astype(student.table.dtype), by_bias.astype(student.bias.dtype))
     return (_total(sums, coefficients), sums), gradient
 
 
-def _loss_backward(temperature: float, chunk: int, gradient: OutputLayer, cotangents: Any) -> tuple[Any, ...]:
-    del temperature, chunk
+def _loss_backward(
+    temperature: float, chunk: int, differentiate: Differentiate, gradient: OutputLayer, cotangents: Any
+) -> tuple[Any, ...]:
+    del temperature, chunk, differentiate
     scale = cotangents[0]
     return jax.tree.map(lambda x: (scale * x.astype(jnp.float32)).astype(x.dtype), gradient), None, None, None
 
@@ -278,87 +275,3 @@ _loss.defvjp(_loss_forward, _loss_backward)
 
 def _total(sums: Mapping[str, Array], coefficients: Mapping[str, Array]) -> Array:
     return sum((coefficients[name] * sums[name] for name in coefficients), jnp.zeros(()))
-
-
-class _Term(NamedTuple):
-    """A term at C positions: its `values` [C], and `slopes`: scale [C, 1] -> scale * d value / d logits [C, V]."""
-
-    values: Array
-    slopes: Callable[[Array], Array]
-
-
-class _Softmax(NamedTuple):
-    """Of `logits` [C, V]: maxima `peak` [C, 1], exp((logits - peak) / temperature) and its sums `norm` [C, 1]."""
-
-    logits: Array
-    temperature: float
-    peak: Array
-    exponentials: Array
-    norm: Array
-
-
-def _terms(
-    student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
-) -> dict[str, _Term]:
-    logits = logits_of(student)
-    wanted = logits_of(teacher) if teacher is not None else None
-    softmax = _softmax(logits, temperature if "ce" in positions.weights else 1.0)
-    terms = {}
-    for name in positions.weights:
-        if name in LABEL_TERMS and positions.targets is not None:
-            terms[name] = _label(softmax, positions.targets)
-        elif name == "ce" and wanted is not None:
-            terms[name] = _kl(softmax, _softmax(wanted, temperature))
-        elif name == "mse" and wanted is not None:
-            terms[name] = _squares(logits, wanted)
-    return terms
-
-
-def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
-    return {name: weighted(term.values, positions.weights[name]).sum for name, term in terms.items()}
-
-
-def _softmax(logits: Array, temperature: float) -> _Softmax:
-    peak = jnp.max(logits, axis=-1, keepdims=True)
-    # The barrier keeps XLA from computing powers of these as exponentials of their own.
-    exponentials = jax.lax.optimization_barrier(jnp.exp((logits - peak) / temperature))
-    return _Softmax(logits, temperature, peak, exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
-
-
-def _kl(student: _Softmax, teacher: _Softmax) -> _Term:
-    """temperature^2 * KL(teacher || student), from differences only: nothing cancels where the two are near.
-
-    Nor where all logits of one are higher by a constant, as each is taken from its own peak before they are compared.
-    """
-    temperature = student.temperature
-    apart = (teacher.logits - teacher.peak) - (student.logits - student.peak)
-    shift = jnp.sum(teacher.exponentials * apart, axis=-1, keepdims=True) / (temperature * teacher.norm)
-    values = temperature**2 * (shift + jnp.log(student.norm / teacher.norm))
-
-    def slopes(scale: Array) -> Array:
-        ours, theirs = (temperature * scale / softmax.norm for softmax in (student, teacher))
-        return ours * student.exponentials - theirs * teacher.exponentials
-
-    return _Term(values[:, 0], slopes)
-
-
-def _label(softmax: _Softmax, targets: Array) -> _Term:
-    """Cross entropy at temperature 1, whatever the temperature of the exponentials at hand."""
-    if softmax.temperature in (1, 2, 3, 4):  # a power costs less than exponentials anew
-        exponentials = jax.lax.integer_pow(softmax.exponentials, int(softmax.temperature))
-    else:
-        exponentials = jnp.exp(softmax.logits - softmax.peak)
-    norm = jnp.sum(exponentials, axis=-1, keepdims=True)
-    chosen = jnp.take_along_axis(softmax.logits, targets[:, None], axis=-1)
-    values = softmax.peak + jnp.log(norm) - chosen
-
-    def slopes(scale: Array) -> Array:
-        hot = jnp.arange(exponentials.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
-        return scale / norm * exponentials - jnp.where(hot, scale, 0.0)
-
-    return _Term(values[:, 0], slopes)
-
-
-def _squares(student: Array, teacher: Array) -> _Term:
-    difference = student - teacher
-    return _Term(jnp.sum(difference**2, axis=-1), lambda scale: 2.0 * scale * difference)

@@ -15,13 +15,12 @@ from jax.sharding import Mesh, PartitionSpec
 from distil_jax.objectives import vocabulary
 from distil_jax.objectives.losses import cross_entropy, distillation_kl, top1_matches
 from distil_jax.objectives.vocabulary import (
-    OutputLayer,
-    Positions,
     chunk_size,
     fused_vocabulary_loss,
     plain_vocabulary_loss,
     vocabulary_measures,
 )
+from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 
 TOKENS, VOCAB, WIDTH, TEACHER_WIDTH = 13, 37, 12, 20
 COEFFICIENTS = {"ce": 0.7, "mlm": 0.3, "mse": 0.01}

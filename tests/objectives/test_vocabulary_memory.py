@@ -18,13 +18,12 @@ from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import student_config, student_params, vocabulary
 from distil_jax.objectives.vocabulary import (
-    OutputLayer,
-    Positions,
     chunk_size,
     fused_vocabulary_loss,
     plain_vocabulary_loss,
     vocabulary_measures,
 )
+from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.step import Constants, Task, init_state, make_evaluation_step, make_train_step
 

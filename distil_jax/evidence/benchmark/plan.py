@@ -77,6 +77,7 @@ class Cell:
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"objective.vocabulary": "plain"},
     "fused": {"objective.vocabulary": "fused"},
+    "kernel": {"objective.vocabulary": "kernel"},
     "attention-xla": {"training.attention": "xla"},
     "attention-cudnn": {"training.attention": "cudnn"},
     "attention-splash": {"training.attention": "splash"},
@@ -87,8 +88,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"training.compute_dtype": "bfloat16"},
     "masked-kl": {"objective.restrict_ce_to_mask": True},
 }
-_NEEDS_PLATFORM = {"attention-cudnn": "gpu", "attention-splash": "tpu"}
-_ON_TEXT_ONLY = ("plain", "fused", "padded", "packed", "masked-kl")
+_NEEDS_PLATFORM = {"kernel": "gpu", "attention-cudnn": "gpu", "attention-splash": "tpu"}
+_ON_TEXT_ONLY = ("plain", "fused", "kernel", "padded", "packed", "masked-kl")
 
 
 def stage_of(config: Config, asked: str, given: bool) -> Stage:

@@ -19,8 +19,9 @@ from distil_jax.training.telemetry import encoder_flops
 _KEPT_WIDE, _KEPT_SCORES = 17.0, 2.5
 _FORWARD_PASSES, _BACKWARD_PASSES = 2.0, 3.0  # written and read; read again, its gradient written and read
 # Passes over [tokens, V] in float32, of student and teacher together: logits written and read by two matrix products
-# and the softmaxes; the plain loss also writes and reads the log-softmax of both.
-_LOGIT_PASSES = {"plain": 11.0, "fused": 7.0}
+# and the softmaxes; the plain loss also writes and reads the log-softmax of both; the kernel reads each array once and
+# writes slopes of two bytes.
+_LOGIT_PASSES = {"plain": 11.0, "fused": 7.0, "kernel": 5.5}
 _OPTIMIZER_PASSES = 7.0  # reads parameter, gradient, two moments; writes parameter, two moments
 
 
@@ -66,7 +67,6 @@ def work_of_step(
     """
     width = 2.0 if config.training.compute_dtype == "bfloat16" else 4.0
     remat = config.training.remat != "none"
-    fused = config.objective.vocabulary == "fused"
     attention = config.training.attention
     written = attention == "xla" or (attention == "auto" and not (accelerator and width == 2.0))
 
@@ -82,7 +82,7 @@ def work_of_step(
     moved = passes * learner + (0.0 if teacher is None else _FORWARD_PASSES * kept(teacher, learns=False))
     logits = 4.0 * vocabulary_positions * student.vocab_size
     share = 1.0 if teacher is not None else 0.5
-    moved += share * _LOGIT_PASSES["fused" if fused else "plain"] * logits
+    moved += share * _LOGIT_PASSES[config.objective.vocabulary] * logits
     moved += 4.0 * _OPTIMIZER_PASSES * parameters[0] + width * (3 * parameters[0] + parameters[1])
     extra = encoder_flops(student, length) * positions if remat else 0.0
     return Work(flops, extra, moved, fill)
