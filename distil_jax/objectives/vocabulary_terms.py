@@ -85,11 +85,11 @@ class _Term(NamedTuple):
 
 
 class _Softmax(NamedTuple):
-    """Of `logits` [C, V]: maxima `peak` [C, 1], exp((logits - peak) / temperature) and its sums `norm` [C, 1]."""
+    """Of logits [C, V]: what they are `below` their maxima `peak` [C, 1], exp(below / temperature), sums [C, 1]."""
 
-    logits: Array
-    temperature: float
+    below: Array
     peak: Array
+    temperature: float
     exponentials: Array
     norm: Array
 
@@ -97,17 +97,16 @@ class _Softmax(NamedTuple):
 def _terms(
     student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
 ) -> dict[str, _Term]:
-    logits = logits_of(student)
-    wanted = logits_of(teacher) if teacher is not None else None
-    softmax = _softmax(logits, temperature if "ce" in positions.weights else 1.0)
+    softmax = _softmax(logits_of(student), temperature if "ce" in positions.weights else 1.0)
+    wanted = _softmax(logits_of(teacher), temperature) if teacher is not None else None
     terms = {}
     for name in positions.weights:
         if name in LABEL_TERMS and positions.targets is not None:
             terms[name] = _label(softmax, positions.targets)
         elif name == "ce" and wanted is not None:
-            terms[name] = _kl(softmax, _softmax(wanted, temperature))
+            terms[name] = _kl(softmax, wanted)
         elif name == "mse" and wanted is not None:
-            terms[name] = _squares(logits, wanted)
+            terms[name] = _squares(softmax, wanted)
     return terms
 
 
@@ -117,9 +116,13 @@ def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
 
 def _softmax(logits: Array, temperature: float) -> _Softmax:
     peak = jnp.max(logits, axis=-1, keepdims=True)
+    below = logits - peak
+    if jax.default_backend() == "cpu":
+        # Otherwise each of its readers makes an array of its own of it; other backends' readers take the logits.
+        below = jax.lax.optimization_barrier(below)
     # The barrier keeps XLA from computing powers of these as exponentials of their own.
-    exponentials = jax.lax.optimization_barrier(jnp.exp((logits - peak) / temperature))
-    return _Softmax(logits, temperature, peak, exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
+    exponentials = jax.lax.optimization_barrier(jnp.exp(below / temperature))
+    return _Softmax(below, peak, temperature, exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
 
 
 def _kl(student: _Softmax, teacher: _Softmax) -> _Term:
@@ -128,7 +131,7 @@ def _kl(student: _Softmax, teacher: _Softmax) -> _Term:
     Nor where all logits of one are higher by a constant, as each is taken from its own peak before they are compared.
     """
     temperature = student.temperature
-    apart = (teacher.logits - teacher.peak) - (student.logits - student.peak)
+    apart = teacher.below - student.below
     shift = jnp.sum(teacher.exponentials * apart, axis=-1, keepdims=True) / (temperature * teacher.norm)
     values = temperature**2 * (shift + jnp.log(student.norm / teacher.norm))
 
@@ -144,10 +147,9 @@ def _label(softmax: _Softmax, targets: Array) -> _Term:
     if softmax.temperature in (1, 2, 3, 4):  # a power costs less than exponentials anew
         exponentials = jax.lax.integer_pow(softmax.exponentials, int(softmax.temperature))
     else:
-        exponentials = jnp.exp(softmax.logits - softmax.peak)
+        exponentials = jnp.exp(softmax.below)
     norm = jnp.sum(exponentials, axis=-1, keepdims=True)
-    chosen = jnp.take_along_axis(softmax.logits, targets[:, None], axis=-1)
-    values = softmax.peak + jnp.log(norm) - chosen
+    values = jnp.log(norm) - jnp.take_along_axis(softmax.below, targets[:, None], axis=-1)
 
     def slopes(scale: Array) -> Array:
         hot = jnp.arange(exponentials.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
@@ -156,6 +158,6 @@ def _label(softmax: _Softmax, targets: Array) -> _Term:
     return _Term(values[:, 0], slopes)
 
 
-def _squares(student: Array, teacher: Array) -> _Term:
-    difference = student - teacher
+def _squares(student: _Softmax, teacher: _Softmax) -> _Term:
+    difference = (student.below - teacher.below) + (student.peak - teacher.peak)
     return _Term(jnp.sum(difference**2, axis=-1), lambda scale: 2.0 * scale * difference)
