@@ -3,8 +3,9 @@
     python benchmarks/inference_latency.py --pairs data/glue/STS-B/dev.tsv --tokenizer bert-base-uncased-vocab.txt \
         --cores 0 1 --output inference.md
 
-Ours (jitted, lengths in buckets) and PyTorch by turns, each in a process of its own, after asserting that all give the
-same scores. The rows are as long as STS-B's pairs; without --pairs, a fixed list of their lengths is used.
+Ours (what `distil-jax predict` computes with) and PyTorch by turns, each in a process of its own, after asserting that
+all give the same scores. `torch.compile` gets rows padded to the same few lengths as ours. The rows are as long as
+STS-B's pairs; without --pairs, a fixed list of their lengths is used.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from taking_turns import (
 from distil_jax.errors import FaultError, UserError, one_line
 from distil_jax.evidence.benchmark.process import Worker
 from distil_jax.evidence.report import markdown
+from distil_jax.tasks.inference import LENGTHS_ALONE
 
 OURS = "jax"
 SIDES = (OURS, "eager", "sdpa", "compile")
@@ -82,7 +84,7 @@ def open_side(arguments: argparse.Namespace, side: str, model: str, setting: str
     script = "jax_inference.py" if side == OURS else "pytorch_inference.py"
     worker = start(f"{model}, {side}", script, environment(OURS if side == OURS else "torch", setting, folder))
     rows = str(folder / "rows.npz")
-    worker.ask("open", model=str(folder / model), rows=rows, kind=side, cores=arguments.cores)
+    worker.ask("open", model=str(folder / model), rows=rows, kind=side, cores=arguments.cores, lengths=LENGTHS_ALONE)
     tell(f"{model}, {setting}", f"{side} is ready")
     return worker
 

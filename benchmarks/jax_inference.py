@@ -15,10 +15,8 @@ from distil_jax.evidence.benchmark.made_up import random_params
 from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
 from distil_jax.hf import read_task_model, save_pretrained, task_head
 from distil_jax.models import EncoderConfig, TaskModel
-from distil_jax.tasks.inference import make_network, usual_rows
+from distil_jax.tasks.inference import make_network, usual_length, usual_rows
 from distil_jax.training.parallel import make_devices
-
-_MULTIPLE = 8  # a program for each multiple of this many tokens
 
 
 def write_models(folder: str, sizes: dict[str, Any], vocabulary: int, layers: int) -> dict[str, Any]:
@@ -55,7 +53,7 @@ class Side:
         return {"jax": jax.__version__}
 
     def _padded(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        length = -(-ids.shape[1] // _MULTIPLE) * _MULTIPLE
+        length = usual_length(ids.shape[1], 512, alone=len(ids) == 1)
         padded = np.zeros((len(ids), length), np.int32)
         padded[:, : ids.shape[1]] = ids
         return padded, (padded > 0).astype(np.int32)

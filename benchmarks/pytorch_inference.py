@@ -13,8 +13,6 @@ import torch
 
 from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
 
-_MULTIPLE = 8  # of tokens that compiled code is given, as in jax_inference.py
-
 
 class Side:
     """The worker's state between requests."""
@@ -27,6 +25,7 @@ class Side:
         if request["cores"]:
             torch.set_num_threads(len(request["cores"]))
         self._compiled = request["kind"] == "compile"
+        self._lengths = request["lengths"]
         attention = "eager" if request["kind"] == "eager" else "sdpa"
         kind: Any = transformers.AutoModelForSequenceClassification
         self._model = kind.from_pretrained(request["model"], attn_implementation=attention).eval()
@@ -44,7 +43,8 @@ class Side:
     def _call(self, ids: torch.Tensor) -> np.ndarray:
         """Logits; without padding for eager code, which takes every length as it comes."""
         if self._compiled:
-            ids = torch.nn.functional.pad(ids, (0, -ids.shape[1] % _MULTIPLE))
+            length = min(one for one in self._lengths if one >= ids.shape[1])
+            ids = torch.nn.functional.pad(ids, (0, length - ids.shape[1]))
         with torch.inference_mode():
             return self._forward(input_ids=ids, attention_mask=(ids > 0).long()).logits.numpy()
 

@@ -215,7 +215,7 @@ class TaskModel(nn.Module):
         dropout_keys: Array | None,
     ) -> Array:
         """Of the last hidden states what the head reads: [N, 1, H] or, with dropout or for every token, [N, L, H]."""
-        if self.head.pooled and dropout_keys is None:
+        if self.head.pooled and dropout_keys is None and not self.is_initializing():
             return self.encoder.first(ids, attention_mask, position_ids, token_type_ids)
         return self.encode(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
 

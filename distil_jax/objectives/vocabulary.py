@@ -127,7 +127,7 @@ def fused_vocabulary_loss(
             total: alpha / global count. They are constants: their own gradient is zero.
         temperature: of "ce".
         chunk: positions at a time; 0 chooses by `chunk_size`.
-        differentiate: what computes losses and slopes of a chunk.
+        differentiate: what computes losses and slopes of a chunk; where no gradient is asked for, XLA does.
 
     Returns:
         (total (), differentiable in reverse mode; each term's sum and count, which are measures without gradient).

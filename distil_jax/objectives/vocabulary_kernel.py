@@ -1,9 +1,9 @@
 """The losses over the vocabulary at some positions in one Pallas kernel for NVIDIA GPUs, by way of Triton.
 
 XLA computes them in several passes over the logits, each of which reads and writes [C, V] arrays. Here one program a
-position reads its logits from memory once, from the cache twice more, and writes the slopes (the idea of Liger Kernel,
-Hsu et al. 2024). The matmuls before and after stay XLA's. Tested in interpret mode and lowered, never timed: no GPU was
-at hand.
+position reads its logits three times, the second and third time from the cache if they are still there, and writes the
+slopes (the idea of Liger Kernel, Hsu et al. 2024). The matmuls before and after stay XLA's. Tested in interpret mode
+and lowered, never timed: no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def sums_and_slopes(
     if teacher is not None and {*names} & {*TEACHER_TERMS}:
         layers.append(teacher)
     tokens, vocabulary = len(student.hidden), len(student.table)
+    # Without the bias, which the kernel adds, as XLA would add it in a pass of its own.
     product = partial(jnp.einsum, "th,vh->tv", preferred_element_type=jnp.float32)
     targets = positions.targets if positions.targets is not None else jnp.zeros(tokens, jnp.int32)
     scales = [coefficients[name] * positions.weights[name] for name in names]
@@ -78,7 +79,7 @@ def sums_and_slopes(
     line = pl.BlockSpec((None, vocabulary), lambda row: (row, 0))
     bias = pl.BlockSpec((vocabulary,), lambda row: (0,))
     *values, slopes = pl.pallas_call(
-        partial(_kernel, _Work(names, len(layers) == 2, vocabulary, temperature)),
+        partial(_kernel, _Work(names, len(layers) == 2, temperature)),
         grid=(tokens,),
         in_specs=[*[line] * len(layers), *[bias] * len(layers), number, *[number] * len(names)],
         out_specs=[*[number] * len(names), line],
@@ -96,11 +97,10 @@ def sums_and_slopes(
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What one program does: the terms, of one model or two, over so many logits."""
+    """What one program does: the terms, of one model or two."""
 
     names: tuple[str, ...]
     has_teacher: bool
-    vocabulary: int
     temperature: float
 
 
@@ -110,12 +110,16 @@ class _Row:
 
     products: tuple[Any, ...]
     biases: tuple[Any, ...]
-    vocabulary: int
+
+    @property
+    def length(self) -> int:
+        """How many there are."""
+        return self.biases[0].shape[0]
 
     @property
     def blocks(self) -> int:
-        """How many there are; the last one may reach beyond the row."""
-        return -(-self.vocabulary // _BLOCK)
+        """In how many blocks, the last of which may reach beyond the row."""
+        return -(-self.length // _BLOCK)
 
     def block(self, number: Any) -> tuple[Array, Array, tuple[Array, ...]]:
         """Places in the row [block], which of them exist, and the logits of each model there, 0 where none is."""
@@ -123,7 +127,7 @@ class _Row:
         from jax.experimental.pallas import triton
 
         places = number * _BLOCK + jnp.arange(_BLOCK)
-        exists = places < self.vocabulary
+        exists = places < self.length
         here = pl.ds(number * _BLOCK, _BLOCK)
         both = zip(self.products, self.biases, strict=True)
         load = partial(triton.load, mask=exists, other=0.0)
@@ -141,7 +145,7 @@ def _kernel(work: _Work, *refs: Any) -> None:
 
     models = 1 + work.has_teacher
     rest: Iterator[Any] = iter(refs[2 * models :])
-    row = _Row(refs[:models], refs[models : 2 * models], work.vocabulary)
+    row = _Row(refs[:models], refs[models : 2 * models])
     target = next(rest)[0]
     scales = {name: next(rest)[0] for name in work.names}
     peaks = _peaks(row, models)
@@ -211,7 +215,7 @@ def _sums(work: _Work, row: _Row, peaks: tuple[Array, ...]) -> dict[str, Array]:
 def _value(work: _Work, name: str, sums: Mapping[str, Array], peaks: tuple[Array, ...], chosen: Array) -> Array:
     """A term at this position, (); its formula as in `vocabulary_terms`."""
     if name in LABEL_TERMS:
-        return peaks[0] + jnp.log(sums["label"]) - chosen
+        return jnp.log(sums["label"]) - (chosen - peaks[0])
     if name == "mse":
         return sums["squares"]
     shift = sums["apart"] / (work.temperature * sums["teacher"])

@@ -116,10 +116,8 @@ def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
 
 def _softmax(logits: Array, temperature: float) -> _Softmax:
     peak = jnp.max(logits, axis=-1, keepdims=True)
+    # All later readers take this and none the logits, so that XLA on CPU holds one array of the two.
     below = logits - peak
-    if jax.default_backend() == "cpu":
-        # Otherwise each of its readers makes an array of its own of it; other backends' readers take the logits.
-        below = jax.lax.optimization_barrier(below)
     # The barrier keeps XLA from computing powers of these as exponentials of their own.
     exponentials = jax.lax.optimization_barrier(jnp.exp(below / temperature))
     return _Softmax(below, peak, temperature, exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))

@@ -34,6 +34,8 @@ class Predictor(Protocol):
 
 
 SCORE = "score"
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # that batches are padded to
+LENGTHS_ALONE = tuple(sorted({*LENGTHS, 24, 40, 80}))  # and a row that comes alone, which waits for its padding
 _NO_TAG = "O"
 _BATCHES_A_PROGRAM = 8  # fewer batches of a length are not worth compiling for it
 _BATCH_TOKENS = 1 << 16  # of a device where nobody has said how many
@@ -90,6 +92,15 @@ def make_network(
     held = devices.replicate(params)
     step = devices.map(make_logits_step(model), replicated=1)
     return lambda batch: step(held, devices.place_rows(batch))
+
+
+def usual_length(tokens: int, most: int, *, alone: bool) -> int:
+    """What rows of up to so many tokens are padded to: one of few lengths, as each is a program to compile, or `most`.
+
+    `alone`: it is one row.
+    """
+    length = min((one for one in (LENGTHS_ALONE if alone else LENGTHS) if one >= tokens), default=most)
+    return max(min(length, most), tokens)
 
 
 def usual_rows(devices: Devices, tokens: int) -> int:

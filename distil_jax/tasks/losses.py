@@ -36,13 +36,18 @@ def forward(model: TaskModel, params: Params, batch: Batch, dropout_keys: Array 
     choices [B, C].
     """
     rows = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in ("ids", "mask", "types")}
-    types = rows["types"] if model.config.type_vocab_size > 1 else None
+    types = segments(model, rows)
     if dropout_keys is not None and batch["ids"].ndim == 3:
         dropout_keys = choice_keys(dropout_keys, batch["ids"].shape[1])
     arguments = (rows["ids"], rows["mask"], None, types, dropout_keys)
     hidden: Any = model.apply({"params": params}, *arguments, method="encode")
     logits: Any = model.apply({"params": params}, hidden, dropout_keys, method="task_logits")
     return hidden, logits.reshape(batch["ids"].shape[:2]) if batch["ids"].ndim == 3 else logits
+
+
+def segments(model: TaskModel, batch: Batch) -> Array | None:
+    """The segments of a batch, for a model that knows a second one."""
+    return batch["types"] if model.config.type_vocab_size > 1 else None
 
 
 def task_loss(head: TaskHead, logits: Array, labels: Array, weights: Array) -> Array:

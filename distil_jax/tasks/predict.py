@@ -21,14 +21,13 @@ from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.tasks.answers import AnswerOptions, Result, answers
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, SequenceExample, TokenExample
-from distil_jax.tasks.inference import logits_of_rows, make_network, usual_rows
+from distil_jax.tasks.inference import LENGTHS, logits_of_rows, make_network, usual_length, usual_rows
 from distil_jax.tasks.requests import Reading
 from distil_jax.tasks.streams import Arriving
 from distil_jax.training.parallel import make_devices
 
 Request = tuple[Any, Example]
 
-_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # that rows are padded to
 _SIZES = (1, 8, 64, 512)  # rows of a batch that is not full
 _CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
 _CHUNK_CHARACTERS = 1 << 22  # long texts in smaller chunks, so that memory is bounded
@@ -120,7 +119,7 @@ class Predictor:
         Raises:
             UserError: the model's numbers are not finite.
         """
-        pending, rows = iter(requests), self._batch_rows(_LENGTHS[0], batch_size)
+        pending, rows = iter(requests), self._batch_rows(LENGTHS[0], batch_size)
         most, chosen = rows * _CHUNK_BATCHES, options or self.options
         while chunk := _taken(pending, rows):
             results = self._results([example for _, example in chunk], batch_size, chosen, tally or Tally())
@@ -169,8 +168,7 @@ class Predictor:
         first = 0
         while first < len(order):
             longest = int(encoded.lengths[order[first]])
-            length = min((one for one in _LENGTHS if one >= longest), default=self._limit)
-            length = max(min(length, self._limit), longest)
+            length = usual_length(longest, self._limit, alone=len(order) == 1)
             size = self._batch_rows(length, batch_size, choices)
             rows = order[first : first + size]
             if len(rows) < size:

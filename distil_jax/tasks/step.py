@@ -14,7 +14,7 @@ from jax import Array
 
 from distil_jax.config import FineTune
 from distil_jax.models import TaskModel, row_keys, transpose_kernels
-from distil_jax.tasks.losses import Batch, Models, Params, batch_losses
+from distil_jax.tasks.losses import Batch, Models, Params, batch_losses, segments
 from distil_jax.training.step import (
     AXIS,
     Metrics,
@@ -93,8 +93,7 @@ def make_logits_step(model: TaskModel) -> Callable[[Params, Batch], Array]:
     def logits_step(params: Params, batch: Batch) -> Array:
         if model.product == "columns":
             params = transpose_kernels(params)  # names them as the model does; in memory they stay as they are
-        types = batch["types"] if model.config.type_vocab_size > 1 else None
-        logits: Any = model.apply({"params": params}, batch["ids"], batch["mask"], None, types)
+        logits: Any = model.apply({"params": params}, batch["ids"], batch["mask"], None, segments(model, batch))
         return jax.lax.all_gather(logits, AXIS, tiled=True)
 
     return logits_step

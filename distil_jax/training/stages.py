@@ -22,6 +22,7 @@ from distil_jax.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
 from distil_jax.models import EncoderConfig, MaskedLM
+from distil_jax.models.kernels import this_device
 from distil_jax.objectives import (
     every_other_layer,
     is_causal,
@@ -30,6 +31,7 @@ from distil_jax.objectives import (
     student_params,
     uses_teacher,
 )
+from distil_jax.objectives.vocabulary_kernel import require_device
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
@@ -95,6 +97,8 @@ def distill(config: Config) -> Outcome:
 
 
 def _distill(config: Config, watch: Watch) -> Outcome:
+    if config.objective.vocabulary == "kernel":
+        require_device(this_device())
     corpora = _open_corpora(config)
     teacher, teacher_params = read_model(config.teacher.path)
     if "mlm_head" not in teacher_params:

@@ -34,7 +34,7 @@ def test_scores_are_equal(script: Script, folder: Path, model: str) -> None:
     found = []
     for module, kind in (("jax_inference", "jax"), ("pytorch_inference", "eager"), ("pytorch_inference", "sdpa")):
         side = script(module).Side()
-        side.open(model=str(folder / model), rows=str(folder / "rows.npz"), kind=kind, cores=[])
+        side.open(model=str(folder / model), rows=str(folder / "rows.npz"), kind=kind, cores=[], lengths=(16, 32, 64))
         found.append(side.scores()["scores"])
         for what in ("single", "large"):
             assert side.round(what=what)["seconds"] > 0

@@ -67,6 +67,17 @@ def test_softmax_over_the_keys_in_sight(path: str, causal: bool, sequences: np.n
     np.testing.assert_allclose(found, by_hand(allowed), atol=2e-6)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("sequences", [None, PACKED], ids=["one sequence", "packed"])
+def test_the_first_queries_alone(causal: bool, sequences: np.ndarray | None) -> None:
+    """Whatever kernel is named for whole rows."""
+    given = None if sequences is None else jnp.asarray(sequences)
+    query, key, value = on_device()
+    whole = attend(query, key, value, given, causal=causal)
+    found = attend(query[:, :2], key, value, given, causal=causal, kind="cudnn")
+    np.testing.assert_allclose(found, whole[:, :2], atol=2e-6)
+
+
 @pytest.mark.parametrize("path", ["plain", "with dropout"])
 def test_its_gradients_are_those_of_the_softmax_written_out(path: str) -> None:
     """Of a random weighted sum of the outputs of real queries, against the textbook's Jacobian in float64."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,16 +12,20 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Objective
+from distil_jax.errors import UserError
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import (
     Denominators,
     MicroBatch,
+    distillation,
     evaluation_sums,
     is_causal,
     objective_loss,
     student_config,
     uses_teacher,
+    vocabulary_kernel,
 )
+from distil_jax.objectives.vocabulary import fused_vocabulary_loss
 
 ROWS, LENGTH, VOCAB = 6, 9, 23
 TEACHER = EncoderConfig("bert", VOCAB, 8, 1, 2, 12, 16, type_vocab_size=2, initializer_range=0.5)
@@ -177,6 +182,30 @@ def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool, vocabular
         means |= {name: at_predictions(world[name], batch)[0] / predicted for name in ("ce", "mse")}
     by_hand = 5 * means["ce"] + 0.25 * means["mse"] + means["cos"] + 2 * surprise_at_predictions(world)[0] / predicted
     assert near(float(whole), by_hand)
+
+
+def test_the_kernel_is_what_the_objective_names(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted it gives the chunked form's loss and gradient; without a GPU a step is refused when it is traced."""
+    ones = Denominators(jnp.ones(()), jnp.ones(()))
+
+    def run(form: Any) -> Any:
+        objective = dataclasses.replace(EVERYTHING, vocabulary=form)
+
+        def total(params: Any) -> Any:
+            modules = MaskedLM(STUDENT), MaskedLM(TEACHER)
+            return objective_loss(objective, modules[0], params, modules[1], world["teacher"], world["batch"], ones)[0]
+
+        return jax.jit(jax.value_and_grad(total))(world["student"])
+
+    with pytest.raises(UserError, match="use 'fused'"):
+        run("kernel")
+    interpreted: Any = partial(vocabulary_kernel.sums_and_slopes, interpret=True)
+    monkeypatch.setitem(
+        distillation._OF_VOCABULARY, "kernel", partial(fused_vocabulary_loss, differentiate=interpreted)
+    )
+    expected, found = run("fused"), run("kernel")
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected[1]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected)
 
 
 @pytest.mark.parametrize("vocabulary", ["fused", "plain"])

@@ -80,6 +80,16 @@ def test_extreme_and_equal_logits() -> None:
     assert float(sums["ce"]) == 0 and float(jnp.abs(slopes).max()) < 1e-8
 
 
+def test_small_losses_keep_their_digits_where_logits_are_large() -> None:
+    """The targets are the likeliest tokens, at 10,000 above the others: what is left is log(1 + a rest)."""
+    student, _, positions, coefficients = make_case(("mlm",))
+    bias = student.bias.at[0].set(1e4).at[1].set(1e4 - 12)
+    student = student._replace(hidden=student.hidden * 0, bias=bias)
+    positions = positions._replace(targets=positions.targets * 0)
+    sums, _ = interpreted(student, None, positions, coefficients, 2.0)
+    assert float(sums["mlm"]) == pytest.approx(4.5 * np.log1p(np.exp(-12.0)), rel=1e-2)
+
+
 def test_labels_need_no_teacher() -> None:
     student, _, positions, coefficients = make_case(("mlm",))
     check((student, None, positions, coefficients))

@@ -186,6 +186,10 @@ def test_pretraining_refuses_a_model_that_does_not_fit(
         ({"student.layers": [0, 3]}, r"student.layers: \[0, 3\] names layers \[3\] but the teacher's are 0 to 1"),
         ({"objective.alpha_clm": 1.0, "objective.alpha_mlm": 0.0}, "alpha_clm: goes with a causal teacher"),
         ({"student.init": "/nowhere"}, "/nowhere"),
+        (
+            {"objective.vocabulary": "kernel", "teacher.path": "nowhere"},
+            "objective.vocabulary = 'kernel': needs an NVIDIA",
+        ),
     ],
 )
 def test_mistakes_of_distillation(refused: Refusal, changes: dict[str, Any], pattern: str) -> None:
