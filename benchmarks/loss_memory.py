@@ -24,11 +24,7 @@ from taking_turns import positive
 
 from distil_jax.evidence.benchmark.step import memory_plan
 from distil_jax.evidence.report import markdown
-from distil_jax.objectives.vocabulary import (
-    chunk_size,
-    fused_vocabulary_loss,
-    plain_vocabulary_loss,
-)
+from distil_jax.objectives.vocabulary import chunk_size, fused_vocabulary_loss, plain_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 
 FORMS: dict[str, Callable[..., Any]] = {"plain": plain_vocabulary_loss, "fused": fused_vocabulary_loss}

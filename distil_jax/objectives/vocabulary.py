@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,19 +39,10 @@ Summed = TypeVar("Summed")
 Stacked = TypeVar("Stacked")
 
 
-class Differentiate(Protocol):
-    """`sums_and_slopes`, or the same from other code."""
-
-    def __call__(
-        self,
-        student: OutputLayer,
-        teacher: OutputLayer | None,
-        positions: Positions,
-        coefficients: Mapping[str, Array],
-        temperature: float,
-    ) -> tuple[dict[str, Array], Array]: ...
-
-
+# `sums_and_slopes`, or the same from other code.
+Differentiate = Callable[
+    [OutputLayer, OutputLayer | None, Positions, Mapping[str, Array], float], tuple[dict[str, Array], Array]
+]
 Result = tuple[Array, dict[str, SumCount]]
 
 

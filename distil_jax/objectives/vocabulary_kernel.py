@@ -20,7 +20,7 @@ from jax import Array
 from distil_jax.errors import UserError
 from distil_jax.models.kernels import Device, this_device
 from distil_jax.objectives.losses import weighted
-from distil_jax.objectives.vocabulary_terms import LABEL_TERMS, TEACHER_TERMS, OutputLayer, Positions
+from distil_jax.objectives.vocabulary_terms import LABEL_TERMS, TEACHER_TERMS, OutputLayer, Positions, products_of
 
 _BLOCK = 2048  # logits that a program has before it; with 8 warps, 8 of each model a thread
 _WARPS = 8
@@ -61,16 +61,13 @@ def sums_and_slopes(
     if not interpret:
         require_device(this_device())
     names = tuple(positions.weights)
-    layers = [student]
-    if teacher is not None and {*names} & {*TEACHER_TERMS}:
-        layers.append(teacher)
+    work = _Work(names, temperature)
+    layers = [layer for layer in (student, teacher)[: work.models] if layer is not None]
     tokens, vocabulary = len(student.hidden), len(student.table)
-    # Without the bias, which the kernel adds, as XLA would add it in a pass of its own.
-    product = partial(jnp.einsum, "th,vh->tv", preferred_element_type=jnp.float32)
     targets = positions.targets if positions.targets is not None else jnp.zeros(tokens, jnp.int32)
     scales = [coefficients[name] * positions.weights[name] for name in names]
     inputs = [
-        *(product(layer.hidden, layer.table.astype(layer.hidden.dtype)) for layer in layers),
+        *map(products_of, layers),  # the kernel adds the bias, as XLA would add it in a pass of its own
         *(layer.bias.astype(jnp.float32) for layer in layers),
         targets,
         *scales,
@@ -79,7 +76,7 @@ def sums_and_slopes(
     line = pl.BlockSpec((None, vocabulary), lambda row: (row, 0))
     bias = pl.BlockSpec((vocabulary,), lambda row: (0,))
     *values, slopes = pl.pallas_call(
-        partial(_kernel, _Work(names, len(layers) == 2, temperature)),
+        partial(_kernel, work),
         grid=(tokens,),
         in_specs=[*[line] * len(layers), *[bias] * len(layers), number, *[number] * len(names)],
         out_specs=[*[number] * len(names), line],
@@ -97,11 +94,15 @@ def sums_and_slopes(
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What one program does: the terms, of one model or two."""
+    """What one program does."""
 
     names: tuple[str, ...]
-    has_teacher: bool
     temperature: float
+
+    @property
+    def models(self) -> int:
+        """How many have logits in it: the student, and the teacher where a term compares with it."""
+        return 1 + any(name in TEACHER_TERMS for name in self.names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +144,12 @@ def _kernel(work: _Work, *refs: Any) -> None:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    models = 1 + work.has_teacher
+    models = work.models
     rest: Iterator[Any] = iter(refs[2 * models :])
     row = _Row(refs[:models], refs[models : 2 * models])
     target = next(rest)[0]
     scales = {name: next(rest)[0] for name in work.names}
-    peaks = _peaks(row, models)
+    peaks = _peaks(row)
     sums = _sums(work, row, peaks)
     for name in work.names:
         next(rest)[0] = _value(work, name, sums, peaks, row.at(target))
@@ -179,14 +180,14 @@ def _softened(work: _Work, logits: tuple[Array, ...], peaks: tuple[Array, ...]) 
     return student, teacher
 
 
-def _peaks(row: _Row, models: int) -> tuple[Array, ...]:
+def _peaks(row: _Row) -> tuple[Array, ...]:
     """The highest logit of each model."""
 
     def higher(number: Any, found: tuple[Array, ...]) -> tuple[Array, ...]:
         _, exists, logits = row.block(number)
         return tuple(jnp.maximum(old, jnp.where(exists, new, -jnp.inf)) for old, new in zip(found, logits, strict=True))
 
-    lowest = tuple(jnp.full(_BLOCK, -jnp.inf, jnp.float32) for _ in range(models))
+    lowest = tuple(jnp.full(_BLOCK, -jnp.inf, jnp.float32) for _ in row.products)
     return tuple(jnp.max(each) for each in jax.lax.fori_loop(0, row.blocks, higher, lowest))
 
 

@@ -39,10 +39,15 @@ LABEL_TERMS = ("mlm", "clm")  # cross entropy with the targets at temperature 1
 TEACHER_TERMS = ("ce", "mse")  # temperature^2 * KL(teacher || student); squared difference of the logits over V
 
 
+def products_of(layer: OutputLayer) -> Array:
+    """Logits without the bias, [T, V] float32."""
+    hidden, table = layer.hidden, layer.table.astype(layer.hidden.dtype)
+    return jnp.einsum("th,vh->tv", hidden, table, preferred_element_type=jnp.float32)
+
+
 def logits_of(layer: OutputLayer) -> Array:
     """[T, V] float32."""
-    hidden, table = layer.hidden, layer.table.astype(layer.hidden.dtype)
-    return jnp.einsum("th,vh->tv", hidden, table, preferred_element_type=jnp.float32) + layer.bias[None]
+    return products_of(layer) + layer.bias[None]
 
 
 def sums_and_slopes(
