@@ -149,9 +149,14 @@ class EncoderLayer(nn.Module):
         mixed = self.attention_out(mixed.reshape(x.shape))
         mixed = dropout(mixed, dropout_keys, site + 1, config.attention_output_dropout)
         x = self.attention_norm(x + mixed)
-        expanded = ACTIVATIONS[config.activation](self.ffn_in(x))
-        output = dropout(self.ffn_out(expanded), dropout_keys, site + 2, config.hidden_dropout)
+        # What goes into the activation is all of the inner width that is kept: the rest costs little to compute again.
+        output = nn.remat(EncoderLayer._activated)(self, self.ffn_in(x))
+        output = dropout(output, dropout_keys, site + 2, config.hidden_dropout)
         return self.output_norm(x + output)
+
+    def _activated(self, expanded: Array) -> Array:
+        """[B, Q, intermediate size] -> [B, Q, H]."""
+        return self.ffn_out(ACTIVATIONS[self.config.activation](expanded))
 
 
 class Encoder(nn.Module):

@@ -208,7 +208,7 @@ BY_MEMORY: Any = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED
 
 def test_computing_layers_again_gives_the_same_numbers_from_less_memory() -> None:
     """Loss and gradients with dropout, and the scratch memory that XLA plans for them."""
-    config = dataclasses.replace(BERT, num_layers=4, hidden_size=32, num_heads=4, intermediate_size=128)
+    config = dataclasses.replace(BERT, num_layers=8, hidden_size=32, num_heads=4, intermediate_size=128)
     random = np.random.default_rng(0)
     ids, keys = np.tile(IDS, (8, 1)), row_keys(jax.random.key(1), jnp.arange(16))
 
@@ -228,3 +228,21 @@ def test_computing_layers_again_gives_the_same_numbers_from_less_memory() -> Non
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4 * float(np.abs(left).max()))
     kept, recomputed = (found.memory_analysis().temp_size_in_bytes for found in (plain, again))
     assert recomputed < 0.8 * kept
+
+
+def test_what_a_layer_keeps_for_the_backward_pass() -> None:
+    """One array of the inner width, not the activation's result too; probabilities, but not those left of them."""
+    config, keys = dataclasses.replace(DISTILBERT, intermediate_size=56), row_keys(jax.random.key(1), jnp.arange(2))
+    module = Encoder(config)
+
+    def kept(params: Any) -> Any:
+        return jax.vjp(lambda params: module.apply({"params": params}, IDS, None, None, None, keys), params)[1]
+
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), IDS)["params"])
+    arrays = [
+        leaf for leaf in jax.tree.leaves(jax.eval_shape(kept, params)) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    rows, length = IDS.shape
+    widths = [leaf for leaf in arrays if leaf.size == rows * length * 56]
+    probabilities = [leaf for leaf in arrays if leaf.shape == (rows, config.num_heads, length, length)]
+    assert len(widths) == len(probabilities) == config.num_layers

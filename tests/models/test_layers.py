@@ -18,7 +18,9 @@ from distil_jax.models.layers import (
     dense,
     gelu,
     joint_dense,
+    loop_of_its_own,
     rows_dot,
+    softmax,
     transpose_kernels,
 )
 
@@ -57,6 +59,39 @@ def test_layer_norm_in_bfloat16_computes_in_float32() -> None:
     exact = LayerNorm(1e-12).apply(params, x.astype(jnp.float32))
     assert found.dtype == jnp.bfloat16 and pull(jnp.ones_like(found))[0].dtype == jnp.bfloat16  # type: ignore[union-attr]
     np.testing.assert_array_equal(np.asarray(found), np.asarray(exact.astype(jnp.bfloat16)))  # type: ignore[union-attr]
+
+
+def test_softmax_is_pytorchs_with_its_gradient() -> None:
+    """Also of rows whose maximum is far from 0, and of one that sees nothing."""
+    scores = 20 * X + np.float32(1000) * (np.arange(24) % 3 == 0).astype(np.float32)
+    scores[0, 0] = np.finfo(np.float32).min
+    t = tensor(scores)
+    expected = torch.softmax(t, dim=-1)
+    expected.backward(torch.tensor(G, dtype=torch.float64))
+    found, pull = jax.vjp(jax.jit(softmax), scores)
+    assert t.grad is not None
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(pull(jnp.asarray(G))[0], t.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loop_of_its_own_is_no_part_of_the_products_around() -> None:
+    """Without it XLA on CPU makes one operation of all; where this no longer fails, the function can go."""
+    x, table = np.ones((128, 128), np.float32), np.ones((256, 128), np.float32)
+
+    def operations(between: Any) -> list[set[str]]:
+        def distances(x: Any, table: Any) -> Any:
+            logits = between(x @ table.T + 1.0)
+            return logits - jnp.max(logits, axis=-1, keepdims=True)
+
+        text = jax.jit(distances).lower(x, table).compile().as_text()
+        assert text is not None
+        return [set(re.findall(r" = \S+ ([a-z-]+)\(", part)) for part in text.split("\n\n")]
+
+    assert any({"dot", "reduce", "subtract"} <= one for one in operations(lambda x: x))
+    assert not any({"dot", "reduce"} <= one for one in operations(loop_of_its_own) if "fusion" not in one)
+    special = jnp.asarray([np.nan, np.inf, -np.inf, -0.0, 1e-42, 3.4028235e38, 1 / 3], jnp.float32)
+    bits = [np.asarray(x).view(np.uint32) for x in (special, jax.jit(loop_of_its_own)(special))]
+    np.testing.assert_array_equal(*bits)
 
 
 def test_gelu_is_pytorchs_with_its_slope() -> None:
