@@ -189,7 +189,7 @@ class Training(Section):
         "auto", "attention kernel where nothing is dropped out; auto: cudnn or splash where they pay", machine=True
     )
     remat: Literal["none", "layer"] = setting(
-        "none", "layer: compute each layer again for its gradients, for less memory", machine=True
+        "none", "layer: compute each whole layer again for its gradients, for less memory", machine=True
     )
     max_skipped_steps: int = setting(
         10, "steps in a row with a loss or gradients that are not finite before the run ends", at_least(1), machine=True

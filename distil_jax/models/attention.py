@@ -11,6 +11,7 @@ from jax import Array
 
 from distil_jax.models import kernels
 from distil_jax.models.dropout import dropout
+from distil_jax.models.fences import stored
 from distil_jax.models.layers import softmax
 
 AttentionKind = Literal["auto", "xla", "cudnn", "splash"]
@@ -81,16 +82,12 @@ def attend(
     scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
     scores = scores * (1.0 / math.sqrt(query.shape[-1]))
     if allowed is not None:
-        # A root, as XLA takes cheaper operations into the loop over the scores, and those that find the packed
-        # sequences with them: on CPU that loop then takes five times as long, in every layer.
-        allowed = jnp.sqrt(allowed.astype(jnp.float32)) > 0
         # Not -inf: a row that sees nothing stays finite, and so does its gradient.
-        scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
-    probabilities = softmax(scores).astype(value.dtype)
+        scores = jnp.where(stored(allowed), scores, jnp.finfo(scores.dtype).min)
 
     def mix(probabilities: Array, value: Array) -> Array:
-        dropped = dropout(probabilities, dropout_keys, dropout_site, dropout_rate)
+        dropped = dropout(probabilities.astype(value.dtype), dropout_keys, dropout_site, dropout_rate)
         return jnp.einsum("bnqk,bnkd->bnqd", dropped, value)
 
     # The backward pass drops out again, so as not to keep the probabilities both before and after.
-    return jnp.swapaxes((jax.checkpoint(mix) if drops else mix)(probabilities, value), 1, 2)
+    return jnp.swapaxes((jax.checkpoint(mix) if drops else mix)(softmax(scores), value), 1, 2)

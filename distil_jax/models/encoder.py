@@ -149,21 +149,21 @@ class EncoderLayer(nn.Module):
         mixed = self.attention_out(mixed.reshape(x.shape))
         mixed = dropout(mixed, dropout_keys, site + 1, config.attention_output_dropout)
         x = self.attention_norm(x + mixed)
-        # What goes into the activation is all of the inner width that is kept: the rest costs little to compute again.
-        output = nn.remat(EncoderLayer._activated)(self, self.ffn_in(x))
-        output = dropout(output, dropout_keys, site + 2, config.hidden_dropout)
+        output = dropout(self._activated(self.ffn_in(x)), dropout_keys, site + 2, config.hidden_dropout)
         return self.output_norm(x + output)
 
+    @nn.remat
     def _activated(self, expanded: Array) -> Array:
-        """[B, Q, intermediate size] -> [B, Q, H]."""
+        """[B, Q, intermediate size] -> [B, Q, H]; all of the inner width that is kept for the backward pass is this."""
         return self.ffn_out(ACTIVATIONS[self.config.activation](expanded))
 
 
 class Encoder(nn.Module):
     """Embeddings and layers; params {"embeddings", "layer_0", ..., "pooler" if the configuration has one}.
 
-    `remat` "layer" keeps only what goes into each layer for the backward pass, which computes the rest again: the same
-    numbers from a fraction of the memory in about a third more time (Chen et al. 2016). `product` is the form of dense
+    For the backward pass `remat` "none" keeps what is not computed again at next to no cost, as the activation is, and
+    "layer" only what goes into each layer: the same numbers from a fraction of the memory in about a third more time
+    (Chen et al. 2016). `product` is the form of dense
     layers' products: "rows" x @ kernel, "columns" (kernel^T @ x^T)^T, for texts one at a time on CPU (`columns_dot`).
     """
 
@@ -231,7 +231,7 @@ class Encoder(nn.Module):
         """Token 0 of the last hidden states [B, 1, H], without dropout; arguments as in `__call__`.
 
         What the last layer makes of all other tokens, which nobody reads, is not computed: an eighth of the time of 6
-        layers. For prediction: the last layer's attention is XLA's and it is never rematerialised.
+        layers. For prediction: the last layer's attention is XLA's, and `remat` does not reach it.
         """
         x = self.embeddings(ids, position_ids, token_type_ids, None)
         *layers, last = (getattr(self, f"layer_{index}") for index in range(self.config.num_layers))

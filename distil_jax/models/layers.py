@@ -1,4 +1,4 @@
-"""Dense layers, LayerNorm and activations in the forms that cost least, above all in the backward pass.
+"""Dense layers, LayerNorm, softmax and activations in the forms that cost least, above all in the backward pass.
 
 Each computes what its textbook form computes, to rounding; parameters have Flax's names.
 """
@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
+from distil_jax.models.fences import unfused
 
 Product = Literal["rows", "columns"]
 
@@ -166,22 +168,17 @@ def softmax(x: Array) -> Array:
     return jax.nn.softmax(x, axis=-1)
 
 
+def _softmax_forward(x: Array) -> tuple[Array, Array]:
+    result = jax.nn.softmax(x, axis=-1)
+    return result, result
+
+
 def _softmax_backward(result: Array, gradient: Array) -> tuple[Array]:
-    along = loop_of_its_own(jnp.sum(result * gradient, axis=-1, keepdims=True))
+    along = unfused(jnp.sum(result * gradient, axis=-1, keepdims=True))
     return (result * (gradient - along),)
 
 
-softmax.defvjp(lambda x: (softmax(x),) * 2, _softmax_backward)
-
-
-def loop_of_its_own(x: Array) -> Array:
-    """The same x [...] float32, kept on CPU from becoming one operation of YNNPACK's with what it is made of and for.
-
-    YNNPACK's loops over large arrays are slower than XLA's: scores' softmax takes three times as long backwards,
-    logits with their maxima a quarter longer forwards. XLA drops barriers before it hands operations over, but
-    it does not hand over a rounding, here to the precision that x has.
-    """
-    return jax.lax.reduce_precision(x, 8, 23) if jax.default_backend() == "cpu" else x
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 @jax.custom_jvp

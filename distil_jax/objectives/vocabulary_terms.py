@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from distil_jax.models.layers import loop_of_its_own
+from distil_jax.models.fences import after, unfused
 from distil_jax.objectives.losses import weighted
 
 
@@ -71,10 +71,9 @@ def sums_and_slopes(
         (term -> () float32, [C, V] in the dtype of the student's hidden states).
     """
     found = _terms(student, teacher, positions, temperature)
-    # Values before slopes: the other way round the arrays that only values need are held beside the slopes.
+    # The other way round the arrays that only values need are held beside the slopes.
     values = reduce(jnp.add, [term.values for term in found.values()])
-    after = jnp.where(values < -jnp.inf, values, 0.0)  # 0, but that is not known before
-    scales = {name: (coefficients[name] * positions.weights[name] + after)[:, None] for name in found}
+    scales = {name: after(coefficients[name] * positions.weights[name], values)[:, None] for name in found}
     slopes = reduce(jnp.add, [term.slopes(scales[name]) for name, term in found.items()])
     return _sums(found, positions), slopes.astype(student.hidden.dtype)
 
@@ -124,7 +123,7 @@ def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
 
 
 def _softmax(logits: Array, temperature: float) -> _Softmax:
-    logits = loop_of_its_own(logits)
+    logits = unfused(logits)
     peak = jnp.max(logits, axis=-1, keepdims=True)
     # All later readers take this and none the logits, so that XLA on CPU holds one array of the two.
     below = logits - peak
@@ -152,16 +151,17 @@ def _kl(student: _Softmax, teacher: _Softmax) -> _Term:
 
 def _label(softmax: _Softmax, targets: Array) -> _Term:
     """Cross entropy at temperature 1, whatever the temperature of the exponentials at hand."""
-    # A power costs less than exponentials anew.
-    power = int(softmax.temperature) if softmax.temperature in (1, 2, 3, 4) else 0
-    exponentials = softmax.exponentials if power else jnp.exp(softmax.below)
-    norm = jnp.sum(jax.lax.integer_pow(exponentials, power or 1), axis=-1, keepdims=True)
+    if softmax.temperature in (1, 2, 3, 4):  # a power costs less than exponentials anew
+        factors = [softmax.exponentials] * int(softmax.temperature)
+    else:
+        factors = [jnp.exp(softmax.below)]
+    norm = jnp.sum(reduce(jnp.multiply, factors), axis=-1, keepdims=True)
     values = jnp.log(norm) - jnp.take_along_axis(softmax.below, targets[:, None], axis=-1)
 
     def slopes(scale: Array) -> Array:
-        hot = jnp.arange(exponentials.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
-        # Factor by factor: the power as such would be what the norm sums, and an array of its own for both.
-        return reduce(jnp.multiply, [exponentials] * (power or 1), scale / norm) - jnp.where(hot, scale, 0.0)
+        hot = jnp.arange(softmax.below.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
+        # Not scale / norm * power: XLA would make the power once, for this and the norm, and hold it as an array.
+        return reduce(jnp.multiply, factors, scale / norm) - jnp.where(hot, scale, 0.0)
 
     return _Term(values[:, 0], slopes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import jax
@@ -157,16 +156,3 @@ def test_bfloat16_keeps_its_type_on_both_paths() -> None:
         found = attend(*arrays, attention_mask=None, **options)
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(found, np.float32), by_hand(None), atol=0.05)
-
-
-def test_the_mask_of_packed_rows_is_no_work_in_the_loops_over_the_scores() -> None:
-    """XLA would find out anew for each score, forwards and backwards, which sequences its tokens belong to."""
-
-    def loss(query: Any, key: Any, value: Any, ids: Any) -> Any:
-        return (attend(query, key, value, jnp.cumsum(ids == 3, axis=1)) ** 2).sum()
-
-    arguments = [*on_device(), np.full((B, L), 3, np.int32)]
-    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments).compile().as_text()
-    assert text is not None
-    loops = re.findall(rf"^%\S+ \((.*)\) -> f32\[{B},{N},{L},{L}\] {{$", text, re.MULTILINE)
-    assert loops and not any("s32[" in arguments for arguments in loops)

@@ -230,10 +230,11 @@ def test_computing_layers_again_gives_the_same_numbers_from_less_memory() -> Non
     assert recomputed < 0.8 * kept
 
 
-def test_what_a_layer_keeps_for_the_backward_pass() -> None:
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_a_layer_keeps_for_the_backward_pass(dtype: Any) -> None:
     """One array of the inner width, not the activation's result too; probabilities, but not those left of them."""
     config, keys = dataclasses.replace(DISTILBERT, intermediate_size=56), row_keys(jax.random.key(1), jnp.arange(2))
-    module = Encoder(config)
+    module = Encoder(config, dtype)
 
     def kept(params: Any) -> Any:
         return jax.vjp(lambda params: module.apply({"params": params}, IDS, None, None, None, keys), params)[1]

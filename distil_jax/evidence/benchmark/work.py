@@ -14,7 +14,7 @@ from distil_jax.config import Config
 from distil_jax.models import EncoderConfig
 from distil_jax.training.telemetry import encoder_flops
 
-# Values of width H that a layer keeps a token, and values a head and key, at two bytes each (Korthikanti et al. 2022,
+# Values of width H that a layer makes a token, and values a head and key, at two bytes each (Korthikanti et al. 2022,
 # arXiv 2205.05198, equation 1: 34 s b h + 5 a s^2 b bytes).
 _KEPT_WIDE, _KEPT_SCORES = 17.0, 2.5
 _FORWARD_PASSES, _BACKWARD_PASSES = 2.0, 3.0  # written and read; read again, its gradient written and read
