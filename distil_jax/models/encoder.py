@@ -163,8 +163,8 @@ class Encoder(nn.Module):
 
     For the backward pass `remat` "none" keeps what is not computed again at next to no cost, as the activation is, and
     "layer" only what goes into each layer: the same numbers from a fraction of the memory in about a third more time
-    (Chen et al. 2016). `product` is the form of dense
-    layers' products: "rows" x @ kernel, "columns" (kernel^T @ x^T)^T, for texts one at a time on CPU (`columns_dot`).
+    (Chen et al. 2016). `product` is the form of dense layers' products: "rows" x @ kernel, "columns"
+    (kernel^T @ x^T)^T, for texts one at a time on CPU (`columns_dot`).
     """
 
     config: EncoderConfig

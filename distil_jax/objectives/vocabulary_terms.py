@@ -71,7 +71,7 @@ def sums_and_slopes(
         (term -> () float32, [C, V] in the dtype of the student's hidden states).
     """
     found = _terms(student, teacher, positions, temperature)
-    # The other way round the arrays that only values need are held beside the slopes.
+    # Slopes after values: otherwise the arrays that only values need are held beside them.
     values = reduce(jnp.add, [term.values for term in found.values()])
     scales = {name: after(coefficients[name] * positions.weights[name], values)[:, None] for name in found}
     slopes = reduce(jnp.add, [term.slopes(scales[name]) for name, term in found.items()])

@@ -19,7 +19,6 @@ from distil_jax.objectives import vocabulary_terms
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions, sums_and_slopes
 
 POSITIONS, WIDTH, VOCAB = 128, 128, 256  # smaller products XLA does not hand to YNNPACK
-SCORES = (2, 4, 128, 128)
 
 
 def computations(function: Callable[..., Any], *arguments: Any) -> dict[str, set[str]]:
@@ -49,20 +48,26 @@ def pulled_back(pull: Any, gradient: Any) -> Any:
     return pull(gradient)
 
 
+SCORES = of_shape(2, 4, 128, 128)
+PULL = jax.eval_shape(lambda x: jax.vjp(layers.softmax, x)[1], SCORES)
+
+
 @pytest.mark.parametrize(
-    ("module", "function", "shapes", "fused"),
+    ("module", "function", "arguments", "fused"),
     [
-        (vocabulary_terms, slopes, [(POSITIONS, WIDTH), (VOCAB, WIDTH), (VOCAB,)], {"dot", "reduce"}),
-        (layers, pulled_back, [SCORES, SCORES], {"reduce", "subtract"}),
+        (
+            vocabulary_terms,
+            slopes,
+            [of_shape(POSITIONS, WIDTH), of_shape(VOCAB, WIDTH), of_shape(VOCAB)],
+            {"dot", "reduce"},
+        ),
+        (layers, pulled_back, [PULL, SCORES], {"reduce", "subtract"}),
     ],
     ids=["logits", "softmax"],
 )
 def test_products_and_reductions_stay_apart(
-    monkeypatch: pytest.MonkeyPatch, module: Any, function: Any, shapes: Any, fused: set[str]
+    monkeypatch: pytest.MonkeyPatch, module: Any, function: Any, arguments: Any, fused: set[str]
 ) -> None:
-    arguments = [of_shape(*shape) for shape in shapes]
-    if function is pulled_back:
-        arguments[0] = jax.eval_shape(lambda x: jax.vjp(layers.softmax, x)[1], arguments[0])
     assert not any(fused <= found for found in computations(function, *arguments).values())
     monkeypatch.setattr(module, "unfused", lambda x: x)
     if not any(fused <= found for found in computations(function, *arguments).values()):
@@ -91,6 +96,7 @@ def test_the_mask_of_packed_rows_is_no_work_in_the_loops_over_the_scores(monkeyp
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_no_number_changes(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(fences, "_on_cpu", lambda: platform == "cpu")
+    # `partial`, as JAX would not trace the same function again for the other platform.
     special = jnp.asarray([np.nan, np.inf, -np.inf, -0.0, 3.4028235e38, 1 / 3], jnp.float32)
     for dtype, bits in ((jnp.float32, jnp.uint32), (jnp.bfloat16, jnp.uint16)):
         x = special.astype(dtype)

@@ -16,7 +16,7 @@ from distil_jax.training.telemetry import encoder_flops
 
 # Values of width H that a layer makes a token, and values a head and key, at two bytes each (Korthikanti et al. 2022,
 # arXiv 2205.05198, equation 1: 34 s b h + 5 a s^2 b bytes).
-_KEPT_WIDE, _KEPT_SCORES = 17.0, 2.5
+_MADE_WIDE, _MADE_SCORES = 17.0, 2.5
 _FORWARD_PASSES, _BACKWARD_PASSES = 2.0, 3.0  # written and read; read again, its gradient written and read
 # Passes over [tokens, V] in float32, of student and teacher together: logits written and read by two matrix products
 # and the softmaxes; the plain loss also writes and reads the log-softmax of both; the kernel reads each array once, if
@@ -72,9 +72,9 @@ def work_of_step(
 
     def kept(encoder: EncoderConfig, *, learns: bool) -> float:
         """Bytes of the layers' activations; dropout needs the scores written out whatever the kernel."""
-        wide = _KEPT_WIDE * encoder.hidden_size
+        wide = _MADE_WIDE * encoder.hidden_size
         scores = written or (learns and encoder.attention_dropout > 0)
-        pairs = _KEPT_SCORES * encoder.num_heads * length if scores else 0.0
+        pairs = _MADE_SCORES * encoder.num_heads * length if scores else 0.0
         return encoder.num_layers * (wide + pairs) * width * positions
 
     passes = _FORWARD_PASSES * (2 if remat else 1) + _BACKWARD_PASSES
