@@ -147,7 +147,7 @@ def _compile_long() -> None:
 
 
 def _patch(moment: str, holder: _Holder) -> None:
-    from distil_jax.training import loop, stages
+    from distil_jax.training import stages, stepper
 
     def before(owner: Any, name: str) -> None:
         function = getattr(owner, name)
@@ -161,9 +161,9 @@ def _patch(moment: str, holder: _Holder) -> None:
     if moment == "inputs":
         before(stages, "open_corpus")
     elif moment == "compile":
-        before(loop._Step, "prepare")
+        before(stepper.Stepper, "prepare")
     elif moment in ("step", "raise"):
-        before(loop._Step, "__call__")
+        before(stepper.Stepper, "__call__")
     elif moment == "batch":
         _patch_batches(holder)
     elif moment == "evaluation":

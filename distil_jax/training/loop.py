@@ -27,10 +27,10 @@ from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinit
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
 from distil_jax.training.preemption import NOTHING_NEW
-from distil_jax.training.runtime import trim_memory
 from distil_jax.training.save_clock import SaveClock, is_due
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Metrics, Params, TrainState, init_state
+from distil_jax.training.stepper import Stepper
 from distil_jax.training.telemetry import MetricsWriter, Progress, read_metrics, utilisation
 from distil_jax.training.watch import Watch
 
@@ -172,13 +172,12 @@ def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if pending:
             run.save(state, skips, again=True)
-        meter = _Meter(run, progress, skips)
         if start != job.steps and not run.exhausted():
-            step = devices.map(job.make_step(optimizer, schedule), replicated=2, donate=(0,))
-            state = _train(run, _Step(step), state, start or 0, meter)
+            meter = _Meter(run, Stepper(devices, job.make_step(optimizer, schedule)), progress, skips)
+            state, skips = _train(run, state, start or 0, meter), meter.skips
     checkpoints.close()
     last, best = int(state.step), run.best_step()
-    return Outcome(state, last, last if best is None else best, evaluations, start or 0, main, meter.skips.total)
+    return Outcome(state, last, last if best is None else best, evaluations, start or 0, main, skips.total)
 
 
 @contextlib.contextmanager
@@ -244,31 +243,7 @@ class _Run:
         return self.job.selection is not None and self.job.selection.exhausted(self.evaluations)
 
 
-class _Step:
-    """A mapped step, whose programs can be made before it is called."""
-
-    def __init__(self, function: Any) -> None:
-        self._function, self._shapes = function, set()
-
-    def prepare(self, state: TrainState, constants: Any, rows: Any) -> float:
-        """Compile for rows of these shapes, and the seconds that took, 0 where it was done before.
-
-        Donates nothing, so that the state can be saved meanwhile.
-        """
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows))
-        if shapes in self._shapes:
-            return 0.0
-        start = time.monotonic()
-        self._function.lower(state, constants, rows).compile()
-        self._shapes.add(shapes)
-        trim_memory()
-        return time.monotonic() - start
-
-    def __call__(self, state: TrainState, constants: Any, rows: Any) -> tuple[TrainState, Metrics]:
-        return self._function(state, constants, rows)
-
-
-def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter) -> TrainState:
+def _train(run: _Run, state: TrainState, start: int, meter: _Meter) -> TrainState:
     job, steps = run.job, run.job.steps
     batches = job.make_batches(range(start, steps), run.devices)
     saves = SaveClock(job.config)
@@ -285,18 +260,14 @@ def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter)
         with run.watch.preemption.interruptible(leave):
             batch = next(batches)
             rows = run.devices.place_rows(batch)
-            compile_seconds = step.prepare(state, run.constants, rows)
-            meter.compiled(compile_seconds)
+            meter.prepare(state, rows)
             run.watch.go()
-        before = run.devices.host_memory_in_use
-        state, metrics = step(state, run.constants, rows)
+        state, metrics = meter.stepper(state, run.constants, rows)
         evaluate = _evaluation_due(job, number)
         # What may turn out to be the best has to be kept.
         save = number == steps or saves.due(number) or (evaluate and job.selection is not None)
-        meter.take(number, metrics, batch, before)
+        meter.take(number, metrics, batch)
         meter.wait(0 if evaluate or save else run.devices.steps_ahead, state)
-        if compile_seconds:
-            trim_memory()  # a program's first step leaves something amid the memory that it took
         if evaluate:
             run.evaluate(number, state, leave)
         if save:
@@ -312,21 +283,22 @@ def _train(run: _Run, step: _Step, state: TrainState, start: int, meter: _Meter)
 class _Meter:
     """Turns the metrics of finished steps into rows and progress, with the speed since the row before."""
 
-    def __init__(self, run: _Run, progress: Progress, skips: Skips) -> None:
+    def __init__(self, run: _Run, stepper: Stepper, progress: Progress, skips: Skips) -> None:
         """Begin after `skips`."""
-        self.run, self.progress, self.skips = run, progress, skips
-        self._in_flight: collections.deque[tuple[int, Metrics, Batch, int]] = collections.deque()
-        self._began, self._first_step_seconds, self._compile_seconds = time.monotonic(), 0.0, 0.0
+        self.run, self.stepper, self.progress, self.skips = run, stepper, progress, skips
+        self._in_flight: collections.deque[tuple[int, Metrics, Batch]] = collections.deque()
+        self._began, self._first_step_seconds = time.monotonic(), 0.0
         self.skip_pause()
 
-    def compiled(self, seconds: float) -> None:
-        """Programs were compiled for so long, which is no time of the steps."""
-        self._compile_seconds += seconds
-        self._last_time += seconds
+    def prepare(self, state: TrainState, rows: Any) -> None:
+        """Have the program for such rows compiled, which is no time of the steps."""
+        before = self.stepper.compile_seconds
+        self.stepper.prepare(state, self.run.constants, rows)
+        self._last_time += self.stepper.compile_seconds - before
 
-    def take(self, number: int, metrics: Metrics, batch: Batch, before: int) -> None:
-        """Take the metrics of step `number`, still being computed, what this process fed to it, and held `before`."""
-        self._in_flight.append((number, metrics, batch, before))
+    def take(self, number: int, metrics: Metrics, batch: Batch) -> None:
+        """Take the metrics of step `number`, still being computed, and what this process fed to it."""
+        self._in_flight.append((number, metrics, batch))
 
     def wait(self, most: int, state: TrainState) -> None:
         """Wait until at most so many steps are under way; `state` is that after the last one.
@@ -335,8 +307,8 @@ class _Meter:
             NonfiniteError: too many in a row were not finite.
         """
         while len(self._in_flight) > most:
-            number, metrics, batch, before = self._in_flight.popleft()
-            self.run.devices.wait(metrics, before)
+            number, metrics, batch = self._in_flight.popleft()
+            self.stepper.wait(metrics)
             skipped = bool(metrics["skipped"])
             self.skips = self.skips.after(skipped)
             self.finished(number, metrics)
@@ -362,7 +334,7 @@ class _Meter:
             "tokens_per_second": self._tokens / seconds,
             "seconds_per_step": seconds / self._steps,
             "first_step_seconds": self._first_step_seconds,  # from the start of training, with its compilation
-            "compile_seconds": self._compile_seconds,  # so far
+            "compile_seconds": self.stepper.compile_seconds,  # so far
         }
         use = self._utilisation(self._tokens / seconds)
         shown: dict[str, Any] = {"skipped_steps": total, **metrics}

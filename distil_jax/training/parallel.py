@@ -7,7 +7,6 @@ Global row r of a batch of B belongs to device r // (B / devices), devices order
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,14 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distil_jax.errors import UserError
 from distil_jax.hf import release_pages
-from distil_jax.training.runtime import memory_in_use
 from distil_jax.training.step import AXIS
-
-# On CPU a step's memory is free again 10 to 25 ms after its results are there. Not waited for longer than this share
-# of the step (or these seconds): something else may have taken memory, such as a checkpoint that is being written.
-_LONGEST_SHARE, _LONGEST_SECONDS = 0.02, 0.05
-_LOOK_SECONDS = 0.001
-_SLACK_BYTES = 8 << 20  # metrics, rows of the next batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,27 +72,6 @@ class Devices:
         None where it is the host that computes, which would only hold the buffers of several steps at once.
         """
         return 0 if self.are_the_host else 2
-
-    @property
-    def host_memory_in_use(self) -> int:
-        """Bytes that this process holds, where it is the host that computes, else 0: for `wait`."""
-        return memory_in_use() if self.are_the_host else 0
-
-    def wait(self, results: Any, before: int) -> None:
-        """Wait for the arrays of a tree, and on CPU until XLA has given back the memory that it took to make them.
-
-        That happens a moment after they are there; a step begun earlier takes as much again beside it.
-
-        Args:
-            results: of a step.
-            before: `host_memory_in_use` before that step.
-        """
-        start = time.monotonic()
-        jax.block_until_ready(results)
-        now = time.monotonic()
-        latest = now + max(_LONGEST_SECONDS, _LONGEST_SHARE * (now - start))
-        while self.host_memory_in_use > before + _SLACK_BYTES and time.monotonic() < latest:
-            time.sleep(_LOOK_SECONDS)
 
     def place_rows(self, rows: Any) -> Any:
         """This process's rows of a global batch, [b, ...] or a tree of them, as the mapped function takes them."""

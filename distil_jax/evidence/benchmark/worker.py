@@ -58,7 +58,7 @@ def first_step(config: str, stage: Stage, vocabulary: int, spawned: float) -> An
     settings = _start(config)
     step = Step(make_inputs(settings, stage, vocabulary).job)
     step.run(step.batches(1))
-    return {"first_step_seconds": time.time() - spawned, "compile_seconds": step.compile_seconds}
+    return {"first_step_seconds": time.time() - spawned, "compile_seconds": step.stepper.compile_seconds}
 
 
 def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> Answer:
@@ -100,7 +100,7 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
     found |= dataclasses.asdict(timing) | {"noisy": timing.noisy, "steps": len(batches)}
     # Before anything else is computed here that would need memory.
     found |= {"peak_bytes": peak_bytes(step.devices.local), "planned_bytes": step.planned_bytes}
-    found |= {"compile_seconds": step.compile_seconds, "programs": len(step.programs)}
+    found |= {"compile_seconds": step.stepper.compile_seconds, "programs": len(step.stepper.programs)}
     positions = sum(_ids(rows).size for rows in batches) / len(batches)
     tokens = sum(float(row["tokens"]) for row in metrics) / len(batches)
     rows = sum(_real_rows(batch) for batch in batches) / len(batches)
