@@ -38,6 +38,6 @@ def stored(mask: Array) -> Array:
 
 
 def after(x: Array, first: Array) -> Array:
-    """x [...] float, not computed before `first` [...] float of a shape that x can be added to."""
+    """x [...] float, not computed before `first` [...] float that broadcasts to it."""
     # 0, but XLA has to wait for `first` to know it.
-    return x + jnp.where(first < -jnp.inf, first, 0.0) if _on_cpu() else x
+    return x + jnp.where(first < -jnp.inf, first, 0.0).astype(x.dtype) if _on_cpu() else x

@@ -92,12 +92,16 @@ class _Term(NamedTuple):
     slopes: Callable[[Array], Array]
 
 
-class _Softmax(NamedTuple):
-    """Of logits [C, V]: what they are `below` their maxima `peak` [C, 1], exp(below / temperature), sums [C, 1]."""
+class _Below(NamedTuple):
+    """Logits [C, V] as what they are `below` their maxima `peak` [C, 1]."""
 
     below: Array
     peak: Array
-    temperature: float
+
+
+class _Softmax(NamedTuple):
+    """exp(below / temperature) of logits [C, V], and its sums [C, 1]."""
+
     exponentials: Array
     norm: Array
 
@@ -105,16 +109,34 @@ class _Softmax(NamedTuple):
 def _terms(
     student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
 ) -> dict[str, _Term]:
-    softmax = _softmax(logits_of(student), temperature if "ce" in positions.weights else 1.0)
-    wanted = _softmax(logits_of(teacher), temperature) if teacher is not None else None
-    terms = {}
-    for name in positions.weights:
+    """In an order that has XLA on CPU hold three [C, V] arrays and not four, if there is no "mse".
+
+    The teacher's logits come after the student's, and the student's exponentials when nothing but they and "mse" reads
+    its logits any more.
+    """
+    names = positions.weights
+    temperature = temperature if "ce" in names else 1.0
+    ours = _below(logits_of(student))
+    theirs = wanted = None
+    if teacher is not None:
+        theirs = _below(logits_of(teacher._replace(hidden=after(teacher.hidden, ours.below[:, :1]))))
+    early = {}
+    for name in names:
         if name in LABEL_TERMS and positions.targets is not None:
-            terms[name] = _label(softmax, positions.targets)
+            early[name] = jnp.take_along_axis(ours.below, positions.targets[:, None], axis=-1)
+        elif name == "ce" and theirs is not None:
+            wanted = _softmax(theirs.below, temperature)
+            apart = jnp.sum(wanted.exponentials * (theirs.below - ours.below), axis=-1, keepdims=True)
+            early[name] = apart / (temperature * wanted.norm)
+    softmax = _softmax(reduce(after, early.values(), ours.below), temperature)
+    terms = {}
+    for name in names:
+        if name in LABEL_TERMS and positions.targets is not None:
+            terms[name] = _label(softmax, ours, positions.targets, early[name], temperature)
         elif name == "ce" and wanted is not None:
-            terms[name] = _kl(softmax, wanted)
-        elif name == "mse" and wanted is not None:
-            terms[name] = _squares(softmax, wanted)
+            terms[name] = _kl(softmax, wanted, early[name], temperature)
+        elif name == "mse" and theirs is not None:
+            terms[name] = _squares(ours, theirs)
     return terms
 
 
@@ -122,25 +144,26 @@ def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
     return {name: weighted(term.values, positions.weights[name]).sum for name, term in terms.items()}
 
 
-def _softmax(logits: Array, temperature: float) -> _Softmax:
+def _below(logits: Array) -> _Below:
     logits = unfused(logits)
     peak = jnp.max(logits, axis=-1, keepdims=True)
     # All later readers take this and none the logits, so that XLA on CPU holds one array of the two.
-    below = logits - peak
+    return _Below(logits - peak, peak)
+
+
+def _softmax(below: Array, temperature: float) -> _Softmax:
     # The barrier keeps XLA from computing powers of these as exponentials of their own.
     exponentials = jax.lax.optimization_barrier(jnp.exp(below / temperature))
-    return _Softmax(below, peak, temperature, exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
+    return _Softmax(exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
 
 
-def _kl(student: _Softmax, teacher: _Softmax) -> _Term:
+def _kl(student: _Softmax, teacher: _Softmax, apart: Array, temperature: float) -> _Term:
     """temperature^2 * KL(teacher || student), from differences only: nothing cancels where the two are near.
 
-    Nor where all logits of one are higher by a constant, as each is taken from its own peak before they are compared.
+    Nor where all logits of one are higher by a constant, as each is taken from its own peak before they are compared:
+    `apart` [C, 1] is the teacher's mean of its logits minus the student's, so taken, over the temperature.
     """
-    temperature = student.temperature
-    apart = teacher.below - student.below
-    shift = jnp.sum(teacher.exponentials * apart, axis=-1, keepdims=True) / (temperature * teacher.norm)
-    values = temperature**2 * (shift + jnp.log(student.norm / teacher.norm))
+    values = temperature**2 * (apart + jnp.log(student.norm / teacher.norm))
 
     def slopes(scale: Array) -> Array:
         ours, theirs = (temperature * scale / softmax.norm for softmax in (student, teacher))
@@ -149,23 +172,21 @@ def _kl(student: _Softmax, teacher: _Softmax) -> _Term:
     return _Term(values[:, 0], slopes)
 
 
-def _label(softmax: _Softmax, targets: Array) -> _Term:
-    """Cross entropy at temperature 1, whatever the temperature of the exponentials at hand."""
-    if softmax.temperature in (1, 2, 3, 4):  # a power costs less than exponentials anew
-        factors = [softmax.exponentials] * int(softmax.temperature)
-    else:
-        factors = [jnp.exp(softmax.below)]
+def _label(softmax: _Softmax, logits: _Below, targets: Array, of_target: Array, temperature: float) -> _Term:
+    """Cross entropy at temperature 1, whatever that of the exponentials at hand; `of_target` [C, 1] from `below`."""
+    power = int(temperature) if temperature in (1, 2, 3, 4) else 0  # which costs less than exponentials anew
+    factors = [softmax.exponentials] * power or [jnp.exp(logits.below)]
     norm = jnp.sum(reduce(jnp.multiply, factors), axis=-1, keepdims=True)
-    values = jnp.log(norm) - jnp.take_along_axis(softmax.below, targets[:, None], axis=-1)
+    values = jnp.log(norm) - of_target
 
     def slopes(scale: Array) -> Array:
-        hot = jnp.arange(softmax.below.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
+        hot = jnp.arange(logits.below.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
         # Not scale / norm * power: XLA would make the power once, for this and the norm, and hold it as an array.
         return reduce(jnp.multiply, factors, scale / norm) - jnp.where(hot, scale, 0.0)
 
     return _Term(values[:, 0], slopes)
 
 
-def _squares(student: _Softmax, teacher: _Softmax) -> _Term:
+def _squares(student: _Below, teacher: _Below) -> _Term:
     difference = (student.below - teacher.below) + (student.peak - teacher.peak)
     return _Term(jnp.sum(difference**2, axis=-1), lambda scale: 2.0 * scale * difference)

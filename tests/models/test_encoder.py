@@ -232,7 +232,10 @@ def test_computing_layers_again_gives_the_same_numbers_from_less_memory() -> Non
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_what_a_layer_keeps_for_the_backward_pass(dtype: Any) -> None:
-    """One array of the inner width, not the activation's result too; probabilities, but not those left of them."""
+    """One array of the inner width, not the activation's result too; probabilities, but not those left of them.
+
+    And no kernels joined for query, key and value.
+    """
     config, keys = dataclasses.replace(DISTILBERT, intermediate_size=56), row_keys(jax.random.key(1), jnp.arange(2))
     module = Encoder(config, dtype)
 
@@ -247,3 +250,4 @@ def test_what_a_layer_keeps_for_the_backward_pass(dtype: Any) -> None:
     widths = [leaf for leaf in arrays if leaf.size == rows * length * 56]
     probabilities = [leaf for leaf in arrays if leaf.shape == (rows, config.num_heads, length, length)]
     assert len(widths) == len(probabilities) == config.num_layers
+    assert (config.hidden_size, 3 * config.hidden_size) not in [leaf.shape for leaf in arrays]

@@ -18,6 +18,7 @@ from distil_jax.models.layers import (
     dense,
     gelu,
     joint_dense,
+    joint_product,
     rows_dot,
     softmax,
     transpose_kernels,
@@ -105,10 +106,28 @@ def test_no_gradient_of_a_kernel_multiplies_transposed_copies() -> None:
     assert "(([0], [0]), ([], []))" in text and "(([0, 1]" not in text
 
 
+def test_the_gradient_of_a_kernel_is_made_before_the_layer_below_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the one of the rows needs it, on CPU."""
+    rows, kernel, gradient = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((10, 24), (24, 7), (10, 21)))
+
+    def products() -> int:
+        def by_rows(rows: Any, kernels: Any, gradient: Any) -> Any:
+            return jax.vjp(joint_product, rows, kernels)[1](gradient)[0]
+
+        text = jax.jit(by_rows).lower(rows, (kernel,) * 3, gradient).compile().as_text() or ""
+        return len(re.findall(r" dot\(", text))
+
+    assert products() == 2
+    monkeypatch.setattr("distil_jax.models.layers.after", lambda x, first: x)
+    assert products() == 1
+
+
 def test_rows_dot_refuses_other_contractions() -> None:
     for dot in (rows_dot, columns_dot):
         with pytest.raises(ValueError, match="contract the last axis"):
             dot(X, jnp.ones((5, 3)), (((1,), (0,)), ((), ())))
+    with pytest.raises(ValueError, match="default precision"):
+        rows_dot(X, jnp.ones((24, 3)), (((2,), (0,)), ((), ())), "highest")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, True), (10, True), (128, True), (129, False)])
@@ -143,3 +162,14 @@ def test_joint_layers_are_the_layers_one_by_one(product: Product) -> None:
     for (kernel, bias), found in zip(weights, joint_dense(jnp.asarray(X), weights, jnp.float32, product), strict=True):  # type: ignore[arg-type]
         np.testing.assert_allclose(found, X @ kernel + bias, atol=1e-5)
     assert joint_dense(jnp.asarray(X), weights, jnp.bfloat16, product)[0].dtype == jnp.bfloat16  # type: ignore[arg-type]
+
+
+def test_gradients_of_a_joint_product_are_those_of_the_products_one_by_one() -> None:
+    rows = RANDOM.standard_normal((10, 24)).astype(np.float32)
+    kernels = tuple(RANDOM.standard_normal((24, 7)).astype(np.float32) for _ in range(3))
+    gradient = RANDOM.standard_normal((10, 21)).astype(np.float32)
+    x, ks = tensor(rows), [tensor(kernel) for kernel in kernels]
+    torch.cat([x @ kernel for kernel in ks], -1).backward(torch.tensor(gradient, dtype=torch.float64))
+    by_rows, by_kernels = jax.vjp(joint_product, rows, kernels)[1](jnp.asarray(gradient))
+    for found, expected in zip((by_rows, *by_kernels), (x, *ks), strict=True):
+        np.testing.assert_allclose(found, expected.grad, atol=1e-5)  # type: ignore[arg-type]

@@ -99,7 +99,7 @@ def test_memory_grows_by_hidden_states_only_base_size() -> None:
         assert held[many] - held[few] < 4 * 4 * WIDTH * (many - few) + logits // 2, held
 
 
-@pytest.mark.parametrize(("terms", "arrays"), [(("ce", "mlm"), 4), (("mlm",), 2)])
+@pytest.mark.parametrize(("terms", "arrays"), [(("ce", "mlm"), 3), (("mlm",), 2), (("ce", "mlm", "mse"), 5)])
 def test_how_many_arrays_of_logits_are_held_at_once(terms: tuple[str, ...], arrays: int) -> None:
     """In the order of operations that `distil-jax` chooses on CPU, next to the sum of the table's gradient."""
     order: Any = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
