@@ -98,12 +98,26 @@ def _tpu_files() -> list[str]:
     return glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
 
 
+class _MallocInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
 @functools.cache
-def _library() -> Any:
-    """The C library."""
+def _glibc() -> Any:
+    """The C library, where it is glibc, else None."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
     library = ctypes.CDLL(None)
-    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+    if hasattr(library, "mallinfo2"):
+        library.mallinfo2.restype = _MallocInfo
     return library
 
 
@@ -112,20 +126,20 @@ def trim_memory() -> None:
 
     Reading a model and compiling leave holes into which none of XLA's large buffers fits.
     """
-    if platform.libc_ver()[0] == "glibc":
-        _library().malloc_trim(0)
+    if library := _glibc():
+        library.malloc_trim(0)
 
 
-def place_of(size: int) -> int:
-    """Where malloc would put so many bytes now, as an address; None of them is touched, so none takes memory.
+def memory_in_use() -> int:
+    """Bytes that malloc has given out and not got back, where it is glibc's (2.33 or later), else 0.
 
-    Something that has taken so much since, and given it back, leaves the address about as it was. malloc's own figures
-    would say it too, but to add them up it goes over all that is free: 2 to 8 ms after a large program was compiled.
+    Those of malloc's first arena and of buffers mapped by themselves: all large ones, whatever its settings.
     """
-    library = _library()
-    place = library.malloc(size)
-    library.free(place)
-    return place or 0
+    library = _glibc()
+    if not hasattr(library, "mallinfo2"):
+        return 0
+    found = library.mallinfo2()
+    return found.uordblks + found.hblkhd
 
 
 def initialize_distributed(parallel: Parallel) -> None:

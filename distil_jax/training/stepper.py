@@ -9,12 +9,16 @@ from typing import Any
 import jax
 
 from distil_jax.training.parallel import Devices
-from distil_jax.training.runtime import place_of, trim_memory
+from distil_jax.training.runtime import memory_in_use, trim_memory
 
-# XLA on CPU frees a step's memory some milliseconds after its results are there. Not waited for longer than this share
-# of the step (or these seconds): something else may have taken the place.
+# XLA on CPU frees a step's memory some milliseconds after its results are there. To look whether it has takes as long:
+# malloc adds up all that is free, and nothing can be freed meanwhile. So the first look comes after a moment. The last
+# one comes after this share of the step (or these seconds), as something else may have taken memory, such as a
+# checkpoint that is being written.
 _LONGEST_SHARE, _LONGEST_SECONDS = 0.02, 0.05
-_LOOK_SECONDS = 0.0002
+_MOMENT_SHARE, _MOMENT_SECONDS = 0.02, 0.004
+_LOOK_SECONDS = 0.001
+_SLACK_BYTES = 8 << 20  # metrics, rows of the next batches
 
 
 class Stepper:
@@ -29,8 +33,7 @@ class Stepper:
         """Map the per-device `function`."""
         self._devices = devices
         self._function = devices.map(function, replicated=2, donate=(0,))
-        self._sizes: dict[tuple[Any, ...], int] = {}  # bytes that a step of a program takes for a while, on CPU
-        self._size, self._place = 0, 0  # those of the step under way, and where they are
+        self._held = 0  # bytes, before the step under way
         self._new = False  # whether it is the first of its program
         self.programs: dict[tuple[Any, ...], Any] = {}
         self.compile_seconds = 0.0
@@ -43,23 +46,15 @@ class Stepper:
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows))
         if shapes not in self.programs:
             start = time.perf_counter()
-            program = self._function.lower(state, constants, rows).compile()
+            self.programs[shapes] = self._function.lower(state, constants, rows).compile()
             self.compile_seconds += time.perf_counter() - start
-            held = len(self._devices.local) if self._devices.are_the_host else 0
-            self.programs[shapes], self._sizes[shapes] = program, held * memory_plan(program)["temporary"]
             self._new = True
             trim_memory()
-        self._size = self._sizes[shapes]
         return self.programs[shapes]
 
     def __call__(self, state: Any, constants: Any, rows: Any) -> tuple[Any, Any]:
         """Take a step; its results are still being computed."""
-        self._place = place_of(self._size) if self._size else 0
         return self._function(state, constants, rows)
-
-    def _is_freed(self) -> bool:
-        # About there: a few bytes may have been taken or freed beside it.
-        return abs(place_of(self._size) - self._place) <= self._size // 2
 
     def wait(self, results: Any) -> None:
         """Wait for the results of a step, and on CPU until XLA has freed what it took to make them.
@@ -69,12 +64,18 @@ class Stepper:
         start = time.monotonic()
         jax.block_until_ready(results)
         now = time.monotonic()
-        latest = now + max(_LONGEST_SECONDS, _LONGEST_SHARE * (now - start))
-        while self._size and not self._is_freed() and time.monotonic() < latest:
-            time.sleep(_LOOK_SECONDS)
+        if not self._devices.are_the_host:
+            return
         if self._new:
+            time.sleep(_LONGEST_SECONDS)
             trim_memory()  # a program's first step leaves something amid the memory that it took
-            self._new = False
+            self._held, self._new = memory_in_use(), False
+            return
+        latest = now + max(_LONGEST_SECONDS, _LONGEST_SHARE * (now - start))
+        time.sleep(min(_MOMENT_SECONDS, _MOMENT_SHARE * (now - start)))
+        while (held := memory_in_use()) > self._held + _SLACK_BYTES and time.monotonic() < latest:
+            time.sleep(_LOOK_SECONDS)
+        self._held = held
 
 
 def memory_plan(program: Any) -> dict[str, int]:

@@ -14,8 +14,6 @@ from distil_jax.training import stepper
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.stepper import Stepper
 
-MIB = 1 << 20
-
 
 def add_up(state: Array, constants: Array, rows: Array) -> tuple[Array, Array]:
     state = state + constants * jnp.sum(rows @ rows.T)
@@ -41,41 +39,48 @@ def test_a_program_is_compiled_once_for_its_shapes() -> None:
     assert len(made.programs) == 2 and made.compile_seconds > 0
 
 
-def looks(monkeypatch: pytest.MonkeyPatch, places: Iterable[int]) -> list[int]:
-    """Have malloc name these places in turn; those that it has named."""
-    left, named = iter(places), []
+def looks(monkeypatch: pytest.MonkeyPatch, held: Iterable[int]) -> list[int]:
+    """Have malloc hold so much, MiB, at one look after the other; what was seen."""
+    left, seen = iter(held), []
 
-    def look(size: int) -> int:
-        assert 0 < size < MIB
-        named.append(next(left))
-        return named[-1]
+    def look() -> int:
+        seen.append(next(left))
+        return seen[-1] << 20
 
-    monkeypatch.setattr(stepper, "place_of", look)
-    return named
+    monkeypatch.setattr(stepper, "memory_in_use", look)
+    return seen
 
 
-def take_a_step() -> None:
+def take_steps(count: int) -> None:
     made, state, constants = started()
-    rows = jnp.ones((2, 4))
-    made.prepare(state, constants, rows)
-    made.wait(made(state, constants, rows)[1])
+    for _ in range(count):
+        made.prepare(state, constants, jnp.ones((2, 4)))
+        state, result = made(state, constants, jnp.ones((2, 4)))
+        made.wait(result)
 
 
 def test_a_step_is_over_when_its_memory_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = looks(monkeypatch, [7 * MIB, 9 * MIB, 9 * MIB, 7 * MIB + 1, 9 * MIB])
-    take_a_step()
-    assert len(named) == 4  # before, and until it was as before but for a few bytes, no more often
+    seen = looks(monkeypatch, [100, 900, 300, 101, 900])
+    take_steps(2)
+    assert seen == [100, 900, 300, 101]  # after the first, and until there was a little more, no more often
+
+
+def test_what_steps_leave_is_no_memory_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = looks(monkeypatch, [100, 107, 114, 121, 90, 97])
+    take_steps(6)
+    assert len(seen) == 6
 
 
 def test_what_never_comes_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks(monkeypatch, itertools.count(MIB, MIB))
+    seen = looks(monkeypatch, itertools.chain([100], itertools.repeat(900)))
     start = time.monotonic()
-    take_a_step()
+    take_steps(2)
     assert 0.05 <= time.monotonic() - start < 30
+    assert len(seen) > 2
 
 
-def test_the_memory_of_accelerators_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_accelerators_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Devices, "are_the_host", False)
-    named = looks(monkeypatch, [])
-    take_a_step()
-    assert not named
+    seen = looks(monkeypatch, [])
+    take_steps(2)
+    assert not seen
