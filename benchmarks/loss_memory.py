@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from taking_turns import positive
 
+from distil_jax.evidence.benchmark.step import memory_plan
 from distil_jax.evidence.report import markdown
 from distil_jax.objectives.vocabulary import chunk_size, fused_vocabulary_loss, plain_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
-from distil_jax.training.stepper import memory_plan
 
 FORMS: dict[str, Callable[..., Any]] = {"plain": plain_vocabulary_loss, "fused": fused_vocabulary_loss}
 TERMS = ("ce", "mlm")

@@ -22,10 +22,10 @@ from taking_turns import INSIDE, MODEL_SIZES, command_line, ended, finish, foote
 
 from distil_jax.errors import FaultError
 from distil_jax.evidence.benchmark.machine import describe_machine
+from distil_jax.evidence.benchmark.step import memory_plan
 from distil_jax.evidence.report import markdown
 from distil_jax.models import EncoderConfig
 from distil_jax.models.encoder import EncoderLayer
-from distil_jax.training.stepper import memory_plan
 
 FORMS = ("unrolled", "scanned")
 Layers = list[dict[str, Any]]

@@ -6,7 +6,7 @@ Each computes what its textbook form computes, to rounding; parameters have Flax
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -30,17 +30,16 @@ def rows_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = N
     The gradient of a kernel contracts the leading axes. Left as two, XLA on CPU first transposes gradients in memory
     and then multiplies operands that both lie the wrong way: a fifth of a training step.
     """
-    if precision is not None or options:
-        raise ValueError("dense layers multiply at the default precision")
-    return joint_product(_rows(x, dimension_numbers), (kernel,)).reshape(*x.shape[:-1], kernel.shape[-1])
+    rows = _rows(x, dimension_numbers, precision, options)
+    return joint_product(rows, (kernel,)).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @jax.custom_vjp
 def joint_product(rows: Array, kernels: tuple[Array, ...]) -> Array:
     """rows [R, K] times kernels [K, N] each, side by side: [R, number of kernels * N].
 
-    In the backward pass the gradient of the kernels is made before the layer below goes on. XLA on CPU leaves it for
-    the end otherwise, and holds all that goes into it until then; nor are joined kernels held from the forward pass.
+    On CPU the gradient of the kernels is made before the layer below goes on: XLA would leave it for the end, and hold
+    all that goes into it until then. Joined kernels are joined again in the backward pass, and not held for it.
     """
     return rows @ _side_by_side(kernels)
 
@@ -71,10 +70,10 @@ def columns_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any 
     On CPU that is up to 1.4 times as fast, if kernel^T is what lies in memory (`transpose_kernels`); otherwise the
     kernel is first transposed at every call.
     """
-    rows = _rows(x, dimension_numbers)
+    rows = _rows(x, dimension_numbers, precision, options)
     if len(rows) > _FEW_ROWS:
-        return rows_dot(x, kernel, dimension_numbers, precision, **options)
-    product = jax.lax.dot_general(kernel.T, rows.T, _MATRICES, precision=precision, **options)
+        return rows_dot(x, kernel, dimension_numbers)
+    product = jax.lax.dot_general(kernel.T, rows.T, _MATRICES)
     # Without the barrier XLA takes the transposes into the product, which is `rows_dot` again, of a transposed kernel.
     return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -82,7 +81,9 @@ def columns_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any 
 _DOTS = {"rows": rows_dot, "columns": columns_dot}
 
 
-def _rows(x: Array, dimension_numbers: Any) -> Array:
+def _rows(x: Array, dimension_numbers: Any, precision: Any, options: Mapping[str, Any]) -> Array:
+    if precision is not None or options:
+        raise ValueError("dense layers multiply at the default precision")
     if dimension_numbers != _last_with_first(x):
         raise ValueError(f"dense layers contract the last axis with the first, not {dimension_numbers}")
     return x.reshape(-1, x.shape[-1])

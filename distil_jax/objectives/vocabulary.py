@@ -27,10 +27,10 @@ from distil_jax.objectives.vocabulary_terms import (
     sums_and_slopes,
 )
 
-# Bytes of one float32 [chunk, V] array; three are there at once, more with "mse", and two of the table's size. Larger
-# chunks add up the table's gradient less often, and on CPU products of 1,024 rows run 5 to 9 % faster than of 512. For
-# accelerators the size is reckoned from their memory's speed, so that the adding up stays below a tenth of the chunk's
-# other work, and not measured.
+# Bytes of one float32 [chunk, V] array; on CPU three are there at once, five with "mse", and two of the table's size.
+# Larger chunks add up the table's gradient less often, and on CPU products of 1,024 rows run 5 to 9 % faster than of
+# 512. For accelerators the size is reckoned from their memory's speed, so that the adding up stays below a tenth of the
+# chunk's other work, and not measured.
 CPU_CHUNK_BYTES = 128 << 20
 ACCELERATOR_CHUNK_BYTES = 256 << 20
 LEAST_CHUNK = 256  # positions, where the vocabulary is so large that the table outweighs them anyway

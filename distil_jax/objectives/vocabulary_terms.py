@@ -109,32 +109,31 @@ class _Softmax(NamedTuple):
 def _terms(
     student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
 ) -> dict[str, _Term]:
-    """In an order that has XLA on CPU hold three [C, V] arrays and not four, if there is no "mse".
+    """In an order that has XLA on CPU hold three [C, V] arrays and not four, five with "mse" beside other terms.
 
-    The teacher's logits come after the student's, and the student's exponentials when nothing but they and "mse" reads
-    its logits any more.
+    The teacher's logits come after the student's, and the student's exponentials when what reads its logits beside the
+    teacher's is done, in the place that the teacher's had.
     """
-    names = positions.weights
+    names, targets = positions.weights, positions.targets
     temperature = temperature if "ce" in names else 1.0
     ours = _below(logits_of(student))
-    theirs = wanted = None
+    theirs = wanted = of_target = apart = None
+    if targets is not None and any(name in LABEL_TERMS for name in names):
+        of_target = jnp.take_along_axis(ours.below, targets[:, None], axis=-1)
     if teacher is not None:
         theirs = _below(logits_of(teacher._replace(hidden=after(teacher.hidden, ours.below[:, :1]))))
-    early = {}
-    for name in names:
-        if name in LABEL_TERMS and positions.targets is not None:
-            early[name] = jnp.take_along_axis(ours.below, positions.targets[:, None], axis=-1)
-        elif name == "ce" and theirs is not None:
-            wanted = _softmax(theirs.below, temperature)
-            apart = jnp.sum(wanted.exponentials * (theirs.below - ours.below), axis=-1, keepdims=True)
-            early[name] = apart / (temperature * wanted.norm)
-    softmax = _softmax(reduce(after, early.values(), ours.below), temperature)
+    if theirs is not None and "ce" in names:
+        wanted = _softmax(theirs.below, temperature)
+        apart = jnp.sum(wanted.exponentials * (theirs.below - ours.below), axis=-1, keepdims=True)
+        apart = apart / (temperature * wanted.norm)
+    early = [x for x in (of_target, apart) if x is not None]
+    softmax = _softmax(reduce(after, early, ours.below), temperature)
     terms = {}
     for name in names:
-        if name in LABEL_TERMS and positions.targets is not None:
-            terms[name] = _label(softmax, ours, positions.targets, early[name], temperature)
-        elif name == "ce" and wanted is not None:
-            terms[name] = _kl(softmax, wanted, early[name], temperature)
+        if name in LABEL_TERMS and targets is not None and of_target is not None:
+            terms[name] = _label(softmax, ours, targets, of_target, temperature)
+        elif name == "ce" and wanted is not None and apart is not None:
+            terms[name] = _kl(softmax, wanted, apart, temperature)
         elif name == "mse" and theirs is not None:
             terms[name] = _squares(ours, theirs)
     return terms

@@ -12,12 +12,13 @@ from distil_jax.training.parallel import Devices
 from distil_jax.training.runtime import memory_in_use, trim_memory
 
 # XLA on CPU frees a step's memory some milliseconds after its results are there. To look whether it has takes as long:
-# malloc adds up all that is free, and nothing can be freed meanwhile. So the first look comes after a moment. The last
-# one comes after this share of the step (or these seconds), as something else may have taken memory, such as a
-# checkpoint that is being written.
-_LONGEST_SHARE, _LONGEST_SECONDS = 0.02, 0.05
+# malloc adds up all that is free, and nothing can be freed meanwhile. So the first look comes after this share of the
+# step, but no later than so many seconds.
 _MOMENT_SHARE, _MOMENT_SECONDS = 0.02, 0.004
-_LOOK_SECONDS = 0.001
+_LOOK_SECONDS = 0.005
+# And the last one after this share, but no earlier: something else may have taken memory, such as a checkpoint that is
+# being written.
+_LONGEST_SHARE, _LONGEST_SECONDS = 0.02, 0.05
 _SLACK_BYTES = 8 << 20  # metrics, rows of the next batches
 
 
@@ -33,7 +34,7 @@ class Stepper:
         """Map the per-device `function`."""
         self._devices = devices
         self._function = devices.map(function, replicated=2, donate=(0,))
-        self._held = 0  # bytes, before the step under way
+        self._held: int | None = None  # bytes, before the step under way; None: to be looked up before the next
         self._new = False  # whether it is the first of its program
         self.programs: dict[tuple[Any, ...], Any] = {}
         self.compile_seconds = 0.0
@@ -47,13 +48,16 @@ class Stepper:
         if shapes not in self.programs:
             start = time.perf_counter()
             self.programs[shapes] = self._function.lower(state, constants, rows).compile()
-            self.compile_seconds += time.perf_counter() - start
-            self._new = True
             trim_memory()
+            self.compile_seconds += time.perf_counter() - start
+            self._held, self._new = None, True
         return self.programs[shapes]
 
     def __call__(self, state: Any, constants: Any, rows: Any) -> tuple[Any, Any]:
-        """Take a step; its results are still being computed."""
+        """Take a step that was prepared; its results are still being computed."""
+        if self._held is None and self._devices.are_the_host:
+            self._held = memory_in_use()
+        # Not the program: `pmap`'s takes no rows that several processes feed. What was compiled is found again.
         return self._function(state, constants, rows)
 
     def wait(self, results: Any) -> None:
@@ -64,24 +68,13 @@ class Stepper:
         start = time.monotonic()
         jax.block_until_ready(results)
         now = time.monotonic()
-        if not self._devices.are_the_host:
-            return
-        if self._new:
-            time.sleep(_LONGEST_SECONDS)
-            trim_memory()  # a program's first step leaves something amid the memory that it took
-            self._held, self._new = memory_in_use(), False
+        if self._held is None:
             return
         latest = now + max(_LONGEST_SECONDS, _LONGEST_SHARE * (now - start))
         time.sleep(min(_MOMENT_SECONDS, _MOMENT_SHARE * (now - start)))
         while (held := memory_in_use()) > self._held + _SLACK_BYTES and time.monotonic() < latest:
             time.sleep(_LOOK_SECONDS)
-        self._held = held
-
-
-def memory_plan(program: Any) -> dict[str, int]:
-    """Bytes of a compiled program's arguments, results that reuse none of them, and everything in between."""
-    plan = program.memory_analysis()
-    if plan is None:
-        return {"arguments": 0, "results": 0, "temporary": 0}
-    kept = max(plan.output_size_in_bytes - plan.alias_size_in_bytes, 0)
-    return {"arguments": plan.argument_size_in_bytes, "results": kept, "temporary": plan.temp_size_in_bytes}
+        if self._new:
+            trim_memory()  # a program's first step leaves something amid the memory that it took
+        settled = not self._new and abs(held - self._held) <= _SLACK_BYTES
+        self._held, self._new = held if settled else None, False

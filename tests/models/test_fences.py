@@ -106,4 +106,5 @@ def test_no_number_changes(monkeypatch: pytest.MonkeyPatch, platform: str) -> No
     for first in (np.nan, np.inf, -np.inf, 0.0):
         found = jax.jit(partial(after))(special, jnp.float32(first))
         np.testing.assert_array_equal(found, special)
+        assert jax.jit(partial(after))(special.astype(jnp.bfloat16), jnp.float32(first)).dtype == jnp.bfloat16
     assert ("reduce_precision" in str(jax.make_jaxpr(partial(unfused))(special))) == (platform == "cpu")

@@ -107,27 +107,28 @@ def test_no_gradient_of_a_kernel_multiplies_transposed_copies() -> None:
 
 
 def test_the_gradient_of_a_kernel_is_made_before_the_layer_below_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the one of the rows needs it, on CPU."""
+    """So the one of the rows needs it, on CPU; and the kernels are joined for it anew."""
     rows, kernel, gradient = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((10, 24), (24, 7), (10, 21)))
 
-    def products() -> int:
+    def counted() -> list[int]:
         def by_rows(rows: Any, kernels: Any, gradient: Any) -> Any:
-            return jax.vjp(joint_product, rows, kernels)[1](gradient)[0]
+            product, pull = jax.vjp(joint_product, rows, kernels)
+            return product, pull(gradient)[0]
 
         text = jax.jit(by_rows).lower(rows, (kernel,) * 3, gradient).compile().as_text() or ""
-        return len(re.findall(r" dot\(", text))
+        return [len(re.findall(rf"f32\[24,21\]\S+ {name}\(", text)) for name in ("dot", "concatenate")]
 
-    assert products() == 2
+    assert counted() == [1, 2]
     monkeypatch.setattr("distil_jax.models.layers.after", lambda x, first: x)
-    assert products() == 1
+    assert counted() == [0, 1]
 
 
 def test_rows_dot_refuses_other_contractions() -> None:
     for dot in (rows_dot, columns_dot):
         with pytest.raises(ValueError, match="contract the last axis"):
             dot(X, jnp.ones((5, 3)), (((1,), (0,)), ((), ())))
-    with pytest.raises(ValueError, match="default precision"):
-        rows_dot(X, jnp.ones((24, 3)), (((2,), (0,)), ((), ())), "highest")
+        with pytest.raises(ValueError, match="default precision"):
+            dot(X, jnp.ones((24, 3)), (((2,), (0,)), ((), ())), "highest")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, True), (10, True), (128, True), (129, False)])

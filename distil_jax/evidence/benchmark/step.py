@@ -11,7 +11,7 @@ from distil_jax.training.loop import Job
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import check_batch, make_devices
 from distil_jax.training.step import init_state
-from distil_jax.training.stepper import Stepper, memory_plan
+from distil_jax.training.stepper import Stepper
 
 
 class Step:
@@ -59,3 +59,12 @@ class Step:
     def planned_bytes(self) -> int:
         """Bytes that the largest of the programs takes on a device, by the compiler's own account."""
         return max((sum(memory_plan(program).values()) for program in self.stepper.programs.values()), default=0)
+
+
+def memory_plan(program: Any) -> dict[str, int]:
+    """Bytes of a compiled program's arguments, results that reuse none of them, and everything in between."""
+    plan = program.memory_analysis()
+    if plan is None:
+        return {"arguments": 0, "results": 0, "temporary": 0}
+    kept = max(plan.output_size_in_bytes - plan.alias_size_in_bytes, 0)
+    return {"arguments": plan.argument_size_in_bytes, "results": kept, "temporary": plan.temp_size_in_bytes}
