@@ -21,7 +21,6 @@ from distil_jax.models.fences import after, unfused
 Product = Literal["rows", "columns"]
 
 _FEW_ROWS = 128  # up to which `columns_dot` pays
-_MATRICES = (((1,), (0,)), ((), ()))  # what a product of two matrices contracts, for `dot_general`
 
 
 def rows_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
@@ -73,7 +72,7 @@ def columns_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any 
     rows = _rows(x, dimension_numbers, precision, options)
     if len(rows) > _FEW_ROWS:
         return rows_dot(x, kernel, dimension_numbers)
-    product = jax.lax.dot_general(kernel.T, rows.T, _MATRICES)
+    product = kernel.T @ rows.T
     # Without the barrier XLA takes the transposes into the product, which is `rows_dot` again, of a transposed kernel.
     return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], kernel.shape[-1])
 

@@ -16,8 +16,8 @@ from distil_jax.training.runtime import memory_in_use, trim_memory
 # step, but no later than so many seconds.
 _MOMENT_SHARE, _MOMENT_SECONDS = 0.02, 0.004
 _LOOK_SECONDS = 0.005
-# And the last one after this share, but no earlier: something else may have taken memory, such as a checkpoint that is
-# being written.
+# The last one comes after this share, but no earlier than so many seconds: something else may have taken memory, such
+# as a checkpoint that is being written.
 _LONGEST_SHARE, _LONGEST_SECONDS = 0.02, 0.05
 _SLACK_BYTES = 8 << 20  # metrics, rows of the next batches
 
