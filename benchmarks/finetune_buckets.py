@@ -13,7 +13,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from taking_turns import command_line, ended, finish, footer, positive, tell
+from taking_turns import command_line, ended, finish, footer, output_file, positive, tell
 
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments
@@ -21,6 +21,7 @@ from distil_jax.evidence.benchmark.run import run_benchmark
 from distil_jax.evidence.report import markdown
 
 BUCKETS, LONGEST = "buckets", "all to the longest"
+_NOT = ["does not fit", *["-"] * 4]
 
 
 def configuration(arguments: argparse.Namespace, task: str) -> Config:
@@ -60,22 +61,23 @@ def report_markdown(reports: list[dict[str, Any]], command: str) -> str:
     """A table of all tasks, machine and command."""
     rows, notes = [], []
     for report in reports:
-        slow = report[LONGEST]["rows_per_second"]
+        slow = report[LONGEST].get("rows_per_second")
         for name in (BUCKETS, LONGEST):
             row = report[name]
-            rows.append(
-                [
-                    f"{report['task']}, {name}",
-                    f"{row['tokens'] / row['positions']:.1%}",
-                    str(row["programs"]),
-                    f"{row['rows_per_second']:,.1f}",
-                    f"{100 * row['spread']:.1f}",
-                    f"{row['rows_per_second'] / slow:.2f}",
-                ]
-            )
+            rows.append([f"{report['task']}, {name}", *(_measured(row, slow) if row["fits"] else _NOT)])
             notes += row["all_notes"]
     header = ["task, padding", "real tokens", "programs", "examples/s", "± %", "times the longest"]
     return f"{markdown(header, rows)}\n\n{footer(notes, reports[0]['machine'], command)}"
+
+
+def _measured(row: dict[str, Any], slow: float | None) -> list[str]:
+    return [
+        f"{row['tokens'] / row['positions']:.1%}",
+        str(row["programs"]),
+        f"{row['rows_per_second']:,.1f}",
+        f"{100 * row['spread']:.1f}",
+        "-" if slow is None else f"{row['rows_per_second'] / slow:.2f}",
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vocabulary", type=positive, default=30_522)
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--steps", type=positive, default=20, help="batches of an epoch that are timed")
-    parser.add_argument("--output", default="")
+    parser.add_argument("--output", type=output_file, default="")
     arguments = parser.parse_args(argv)
     reports = [compare(arguments, task) for task in arguments.tasks]
     finish(report_markdown(reports, command_line(argv)), arguments.output, reports)

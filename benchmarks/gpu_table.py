@@ -23,7 +23,7 @@ from taking_turns import HERE, MODEL_SIZES, command_line, ended, finish, positiv
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import FaultError
 from distil_jax.evidence.benchmark.plan import ALL, BenchmarkArguments
-from distil_jax.evidence.benchmark.report import benchmark_markdown
+from distil_jax.evidence.benchmark.report import benchmark_markdown, require_writable
 from distil_jax.evidence.benchmark.run import run_benchmark
 
 BASE: dict[str, Any] = {
@@ -39,9 +39,14 @@ TINY: dict[str, Any] = {
 }
 
 
+PLATFORMS = {"cuda": "gpu", "cpu": "cpu"}
+
+
 def variants_table(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
     """The report of `run_benchmark` over all variants and lengths, the batch filling the memory."""
-    config = with_overrides(Config(), TINY if arguments.tiny else BASE)
+    # On a machine with a GPU that JAX was not installed for, it would take the CPU without a word.
+    platform = {"run.platform": PLATFORMS[arguments.device]}
+    config = with_overrides(Config(), {**(TINY if arguments.tiny else BASE), **platform})
     options = BenchmarkArguments(
         variants=tuple(arguments.variants),
         lengths=tuple(arguments.lengths),
@@ -82,14 +87,14 @@ def comparison(arguments: argparse.Namespace, report: dict[str, Any], output: Pa
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write OUTPUT.md and OUTPUT.md.json; 1 if the comparison or a side of it failed."""
+    """Measure, print, write OUTPUT.md and OUTPUT.md.json; 1 if a variant, the comparison or a side of it failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", required=True, help="files to write, without .md")
     parser.add_argument("--lengths", nargs="+", type=positive, default=[128, 512])
     parser.add_argument("--variants", nargs="+", default=[ALL])
     parser.add_argument("--memory", type=float, help="gibibytes to fill, by default what the device has")
     parser.add_argument("--repeats", type=positive, default=5)
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="of the comparison, by default cuda")
+    parser.add_argument("--device", choices=tuple(PLATFORMS), help="that is measured, by default cuda")
     parser.add_argument(
         "--share", type=positive, default=3, help="the comparison takes one in so many rows of the batch"
     )
@@ -98,12 +103,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.memory = arguments.memory or (0.25 if arguments.tiny else 0.0)
     arguments.device = arguments.device or ("cpu" if arguments.tiny else "cuda")
-    report, status = variants_table(arguments, command_line(argv)), 0
+    require_writable(Path(f"{arguments.output}.md"), Path(f"{arguments.output}.md.json"))
+    report = variants_table(arguments, command_line(argv))
+    status = 1 if any("failed" in row for row in report["rows"]) else 0
     parts = [benchmark_markdown(report)]
     if not arguments.no_torch:
         try:
-            text, status = comparison(arguments, report, Path(f"{arguments.output}_comparison.md"))
-            parts.append(text)
+            text, its_status = comparison(arguments, report, Path(f"{arguments.output}_comparison.md"))
+            parts, status = [*parts, text], max(status, its_status)
         except FaultError as fault:  # what was measured before is kept
             parts.append(f"Not compared with PyTorch: {fault}.")
             status = 1

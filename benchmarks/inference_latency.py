@@ -24,11 +24,13 @@ from taking_turns import (
     MODEL_SIZES,
     TORCH_SETTINGS,
     command_line,
+    core,
     ended,
     environment,
     finish,
     footer,
     noise_lines,
+    output_file,
     positive,
     require_cpp,
     start,
@@ -190,8 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokenizer", default="", help="vocabulary that --pairs is counted with")
     parser.add_argument("--rows", type=positive, default=26, help="how many pairs")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--cores", nargs="*", type=int, default=[])
-    parser.add_argument("--output", default="")
+    parser.add_argument("--cores", nargs="*", type=core, default=[])
+    parser.add_argument("--output", type=output_file, default="")
     arguments = parser.parse_args(argv)
     if arguments.pairs and not arguments.tokenizer:
         parser.error("--pairs needs --tokenizer")

@@ -1,27 +1,25 @@
 """What the losses over the vocabulary hold in memory, all logits at once against in chunks, as XLA compiles them.
 
-    python benchmarks/loss_memory.py --output memory
+    python benchmarks/loss_memory.py --output memory.md
 
 Compiles the value and gradient of KL + cross entropy at 2k, 8k and 32k positions, base size, and runs nothing: the
 numbers are the compiler's own plan of temporary buffers (parameters and gradients not counted). Prints a table and
-writes OUTPUT.json and OUTPUT.md.
+writes it to a file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from taking_turns import positive
+from taking_turns import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
 
+from distil_jax.evidence.benchmark.machine import describe_machine
 from distil_jax.evidence.benchmark.step import memory_plan
 from distil_jax.evidence.report import markdown
 from distil_jax.objectives.vocabulary import chunk_size, fused_vocabulary_loss, plain_vocabulary_loss
@@ -63,18 +61,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         for tokens, vocabulary in sizes
     ]
-    return {
-        "platform": jax.default_backend(),
-        "machine": platform.processor() or platform.machine(),
-        "jax": jax.__version__,
-        "dtype": arguments.dtype,
-        "hidden": arguments.hidden,
-        "rows": rows,
-    }
+    return {"machine": describe_machine(), "dtype": arguments.dtype, "hidden": arguments.hidden, "rows": rows}
 
 
-def table(found: dict[str, Any]) -> str:
-    """Markdown: MiB of each form."""
+def report_markdown(found: dict[str, Any], command: str) -> str:
+    """MiB of each form, machine and command."""
     header = ["tokens", "vocabulary", "chunk", *(f"{name}, MiB" for name in FORMS), "plain / fused"]
     rows = [
         [
@@ -84,11 +75,11 @@ def table(found: dict[str, Any]) -> str:
         ]
         for row in found["rows"]
     ]
-    title = f"Temporary buffers, {found['dtype']}, width {found['hidden']}, {found['platform']}, jax {found['jax']}\n\n"
-    return title + markdown(header, rows)
+    title = f"Temporary buffers, {found['dtype']}, width {found['hidden']}:"
+    return f"{title}\n\n{markdown(header, rows)}\n\n{footer([], found['machine'], command)}"
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=positive, nargs="+", default=[2048, 8192, 32768], help="positions")
@@ -101,16 +92,15 @@ def main() -> int:
     )
     parser.add_argument("--hidden", type=positive, default=768, help="width of both models")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the hidden states")
-    parser.add_argument("--output", type=Path, help="files to write, without .json and .md")
-    arguments = parser.parse_args()
+    parser.add_argument("--output", type=output_file, default="")
+    parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if not arguments.inside:
+        return run_inside(__file__, argv)
     found = measure(arguments)
-    print(table(found))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        arguments.output.with_suffix(".md").write_text(table(found) + "\n", encoding="utf-8")
+    finish(report_markdown(found, command_line(argv)), arguments.output, found)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended("loss_memory", main))

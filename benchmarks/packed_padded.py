@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from taking_turns import command_line, ended, finish, footer, positive, tell
+from taking_turns import command_line, ended, finish, footer, output_file, positive, tell
 
 from distil_jax.config import Config, config_to_toml, load_config, with_overrides
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments
@@ -76,11 +76,13 @@ def compare(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
     return report
 
 
-def real_speed(form: dict[str, Any]) -> float:
+def real_speed(form: dict[str, Any]) -> float | None:
     """Real tokens a second: places a second, which what they hold does not change, filled as the whole text's are.
 
-    The few batches that are timed may be fuller or emptier.
+    The few batches that are timed may be fuller or emptier. None: they do not fit into memory.
     """
+    if not form["row"]["fits"]:
+        return None
     return form["row"]["positions"] / form["row"]["median"] * form["fill"]
 
 
@@ -92,10 +94,10 @@ def report_markdown(reports: list[dict[str, Any]], command: str) -> str:
         padded = real_speed(forms["padded"])
         for form in FORMS:
             row, speed = forms[form]["row"], real_speed(forms[form])
-            speeds = [f"{speed:,.0f}", f"{100 * row['spread']:.1f}"]
-            ratio = speed / padded
+            speeds = ["does not fit", "-"] if speed is None else [f"{speed:,.0f}", f"{100 * row['spread']:.1f}"]
+            ratio = "-" if speed is None or padded is None else f"{speed / padded:.2f}"
             name = f"{form}, {report['length']}"
-            rows.append([name, f"{forms[form]['fill']:.1%}", f"{forms[form]['rows']:,}", *speeds, f"{ratio:.2f}"])
+            rows.append([name, f"{forms[form]['fill']:.1%}", f"{forms[form]['rows']:,}", *speeds, ratio])
             notes += [f"{name}: {note}" for note in forms[form]["notes"]]
         rows.append([f"lines of like lengths, {report['length']}", f"{forms['grouped']['fill']:.1%}", *["-"] * 4])
     header = ["rows", "filled", "rows of the text", "real tokens/s", "± %", "times padded"]
@@ -113,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--documents", type=int, default=500, help="of the text; 0: all")
     parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--steps", type=positive, default=2)
-    parser.add_argument("--output", default="")
+    parser.add_argument("--output", type=output_file, default="")
     arguments = parser.parse_args(argv)
     reports = [compare(arguments, length) for length in arguments.lengths]
     finish(report_markdown(reports, command_line(argv)), arguments.output, reports)

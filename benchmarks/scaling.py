@@ -13,7 +13,7 @@ import argparse
 import sys
 from typing import Any
 
-from taking_turns import INSIDE, command_line, ended, finish, footer, positive, run_inside
+from taking_turns import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
 
 DEVICES = 8
 SIZES: dict[str, dict[str, Any]] = {
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--output", default="")
+    parser.add_argument("--output", type=output_file, default="")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if not arguments.inside:

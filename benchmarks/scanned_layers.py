@@ -18,7 +18,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from taking_turns import INSIDE, MODEL_SIZES, command_line, ended, finish, footer, in_turns, positive, run_inside
+from taking_turns import (
+    INSIDE,
+    MODEL_SIZES,
+    command_line,
+    ended,
+    finish,
+    footer,
+    in_turns,
+    output_file,
+    positive,
+    run_inside,
+)
 
 from distil_jax.errors import FaultError
 from distil_jax.evidence.benchmark.machine import describe_machine
@@ -129,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=positive, default=8)
     parser.add_argument("--length", type=positive, default=128)
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--output", default="")
+    parser.add_argument("--output", type=output_file, default="")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

@@ -27,11 +27,13 @@ from taking_turns import (
     MODEL_SIZES,
     TORCH_SETTINGS,
     command_line,
+    core,
     ended,
     environment,
     finish,
     footer,
     noise_lines,
+    output_file,
     positive,
     require_cpp,
     start,
@@ -86,14 +88,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--settings", nargs="+", choices=TORCH_SETTINGS, default=list(TORCH_SETTINGS))
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--steps", type=positive, default=3, help="per round")
-    parser.add_argument("--cores", nargs="*", type=int, default=[], help="that every side is pinned to")
+    parser.add_argument("--cores", nargs="*", type=core, default=[], help="that every side is pinned to")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=tuple(TOLERANCES), default="float32")
     parser.add_argument("--attention", default="sdpa", help="transformers' implementation")
     parser.add_argument(
         "--set", nargs="*", type=_setting, default=[], metavar="SECTION.KEY=VALUE", help="settings of our side"
     )
-    parser.add_argument("--output", default="", help="also write the tables to this file, the numbers to FILE.json")
+    parser.add_argument(
+        "--output", type=output_file, default="", help="also write the tables to this file, the numbers to FILE.json"
+    )
     return parser.parse_args(argv)
 
 

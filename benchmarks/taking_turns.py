@@ -16,7 +16,7 @@ from typing import Any
 
 from distil_jax.errors import FaultError, UserError
 from distil_jax.evidence.benchmark.process import Worker
-from distil_jax.evidence.benchmark.report import machine_lines
+from distil_jax.evidence.benchmark.report import machine_lines, require_writable
 from distil_jax.evidence.benchmark.timing import Timing, noise_note, summarise
 from distil_jax.training.runtime import MALLOC_SETTINGS, cpu_environment
 
@@ -158,6 +158,24 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"[0-9]+", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
+
+
+def core(text: str) -> int:
+    """A processor core that this process may run on, as a type of argparse."""
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if not re.fullmatch(r"[0-9]+", text) or int(text) not in there:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of the cores {', '.join(map(str, there))}")
+    return int(text)
+
+
+def output_file(text: str) -> str:
+    """A file that can be written, with FILE.json beside it, as a type of argparse; "" is none."""
+    if text:
+        try:
+            require_writable(Path(text), Path(f"{text}.json"))
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix("--output: ")) from None
+    return text
 
 
 def ended(name: str, main: Callable[[], int]) -> int:

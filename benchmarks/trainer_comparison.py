@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from taking_turns import INSTALLED, ended, environment, positive
+from taking_turns import INSTALLED, command_line, ended, environment, finish, footer, positive
 
 from distil_jax.errors import FaultError, UserError, one_line
 
@@ -63,14 +63,16 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     return with_overrides(config, {"evaluation.every_steps": once}), data, train
 
 
-def run_jax(arguments: argparse.Namespace) -> dict[str, float]:
-    """Our fine-tuning: score and seconds."""
+def run_jax(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Our fine-tuning: score and seconds, and the machine."""
+    from distil_jax.evidence.benchmark.machine import describe_machine
     from distil_jax.tasks.finetune import finetune
 
     config, data, _ = load(arguments)
     began = time.monotonic()
     found = finetune(config, data)
-    return {"score": found.measures["score"], "seconds": time.monotonic() - began}
+    seconds = time.monotonic() - began
+    return {"score": found.measures["score"], "seconds": seconds, "machine": describe_machine()}
 
 
 def trainer_items(encoded: Any, rows: Iterable[int]) -> list[dict[str, Any]]:
@@ -161,7 +163,7 @@ def order_of(seeds: int) -> list[tuple[str, int]]:
     return [(system, seed) for seed in range(seeds) for system in pairs[seed % 2]]
 
 
-def table(found: dict[str, list[dict[str, float]]]) -> str:
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Scores (x 100) and seconds of both over seeds, and how many times as long PyTorch took, by medians."""
     lines = ["| | score: median (min-max) | seconds: median (every seed) |", "|---|---|---|"]
     medians = {}
@@ -195,18 +197,18 @@ def main() -> int:
         Path(arguments.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output: {one_line(str(error))}; name a folder") from error
-    load(arguments)  # what is wrong with the data or the model is said before anything is measured
-    found: dict[str, list[dict[str, float]]] = {"jax": [], "torch": []}
+    _, data, _ = load(arguments)  # what is wrong with the data or the model is said before anything is measured
+    if data.spec.kind != "sequence" or data.spec.problem == "multi_label_classification":
+        raise UserError(f"--task {arguments.task}: only tasks with one label or number a text, or pair, are compared")
+    found: dict[str, list[dict[str, Any]]] = {"jax": [], "torch": []}
     settings = {name: environment(name, INSTALLED, Path(arguments.output)) for name in found}
     for system, seed in order_of(arguments.seeds):
         command = [sys.executable, __file__, *sys.argv[1:], "--system", system, "--seed", str(seed)]
         if subprocess.run(command, check=False, env=settings[system]).returncode:
             raise FaultError(f"{system}, seed {seed}, failed; what it said stands above")
         found[system].append(json.loads(Path(arguments.output, f"{system}{seed}.json").read_text()))
-    Path(arguments.output, "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
-    text = table(found)
-    Path(arguments.output, "comparison.md").write_text(text + "\n")
-    print(text)
+    text = f"{table(found)}\n\n{footer([], found['jax'][0]['machine'], command_line())}"
+    finish(text, str(Path(arguments.output, "comparison.md")), found)
     return 0
 
 

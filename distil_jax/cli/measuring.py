@@ -6,7 +6,6 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from distil_jax.cli.command import parse, spelled_out, start
@@ -70,23 +69,32 @@ def _any_devices(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"training.batch_size": max(given["parallel.devices"], 1), "training.micro_batch_size": 1}
 
 
-def run_benchmark(arguments: list[str]) -> None:
-    """`distil-jax benchmark`."""
+def run_benchmark(arguments: list[str]) -> int:
+    """`distil-jax benchmark`; 1 where a variant failed."""
     own, settings = split_arguments(arguments)
     given: BenchmarkArguments = parse(BenchmarkArguments, own, "benchmark")
     config = parse_arguments(settings, prog="distil-jax benchmark")
     stage = stage_of(config, given.stage, any(one.partition("=")[0] == CONFIG_FLAG for one in settings))
-    from distil_jax.evidence.benchmark.report import benchmark_markdown, write_benchmark
+    from distil_jax.evidence.benchmark.report import (
+        benchmark_markdown,
+        benchmark_paths,
+        require_writable,
+        write_benchmark,
+    )
     from distil_jax.evidence.benchmark.run import run_benchmark
 
     def say(line: str) -> None:
         print(f"measuring: {line}", file=sys.stderr, flush=True)
 
+    paths = benchmark_paths(given.output) if given.output else ()
+    require_writable(*paths)
     command = f"distil-jax benchmark {shlex.join(arguments)}"
     report = run_benchmark(config, stage, given, command=command, say=say)
     print(benchmark_markdown(report))
     if given.output:
-        print("\n".join(str(path) for path in write_benchmark(Path(given.output), report)), file=sys.stderr)
+        write_benchmark(given.output, report)
+        print("\n".join(map(str, paths)), file=sys.stderr)
+    return 1 if any("failed" in row for row in report["rows"]) else 0
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

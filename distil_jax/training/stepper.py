@@ -72,7 +72,7 @@ class Stepper:
             return
         latest = now + max(_LONGEST_SECONDS, _LONGEST_SHARE * (now - start))
         time.sleep(min(_MOMENT_SECONDS, _MOMENT_SHARE * (now - start)))
-        while (held := memory_in_use()) > self._held + _SLACK_BYTES and time.monotonic() < latest:
+        while (held := memory_in_use() or 0) > self._held + _SLACK_BYTES and time.monotonic() < latest:
             time.sleep(_LOOK_SECONDS)
         if self._new:
             trim_memory()  # a program's first step leaves something amid the memory that it took

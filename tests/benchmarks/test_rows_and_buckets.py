@@ -16,6 +16,7 @@ import pytest
 
 from distil_jax.config import Config
 from distil_jax.evidence.benchmark.plan import BenchmarkArguments, cells
+from distil_jax.tasks.registry import task_spec
 
 Script = Callable[[str], Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,28 @@ def test_buckets_against_one_length(script: Script, tmp_path: Path, monkeypatch:
     assert "2.50" in text and "mrpc, all to the longest" in text
 
 
+@pytest.mark.parametrize("name", ["packed_padded", "finetune_buckets"])
+def test_what_does_not_fit_is_a_row_that_says_so(
+    name: str, script: Script, tiny_inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, asked = script(name), Benchmark([50.0, 20.0])
+
+    def run(*given: Any, **others: Any) -> dict[str, Any]:
+        report = asked(*given, **others)
+        if not asked.speeds:  # the second form
+            report["rows"] = [{"variant": "configured", "fits": False}]
+        return report
+
+    monkeypatch.setattr(module, "run_benchmark", run)
+    given = ["--tasks", "mrpc"]
+    if name == "packed_padded":
+        given = ["--text", str(tiny_inputs / "text" / "train.txt"), "--tokenizer", str(tiny_inputs / "tokenizer")]
+        given += ["--lengths", "32", "--documents", "0"]
+    assert module.main(given) == 0
+    first, second = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:3]
+    assert "does not fit" in second and "does not fit" not in first and first.replace(" ", "").endswith("|-|")
+
+
 def test_the_accelerators_table_in_tiny_form(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, asked = script("gpu_table"), Benchmark([100.0] * 50)
     monkeypatch.setattr(module, "run_benchmark", asked)
@@ -120,6 +143,7 @@ def test_the_accelerators_table_in_tiny_form(script: Script, tmp_path: Path, mon
 
     monkeypatch.setattr(module.subprocess, "run", run)
     assert module.main(["--output", str(tmp_path / "gpu"), "--tiny", "--lengths", "16", "32"]) == 0
+    assert asked.configs[0].run.platform == "cpu"
     text = (tmp_path / "gpu.md").read_text()
     assert "rows of 16 tokens" in text and "rows of 32 tokens" in text and "the comparison" in text
     status = 1  # a side failed, which its table says
@@ -131,6 +155,13 @@ def test_the_accelerators_table_in_tiny_form(script: Script, tmp_path: Path, mon
     assert {"configured", "plain", "fused", "packed", "padded"} <= {
         line.split("|")[1].strip() for line in text.split("\n") if "|" in line
     }
+
+
+def test_the_accelerators_table_insists_on_one(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, asked = script("gpu_table"), Benchmark([100.0] * 50)
+    monkeypatch.setattr(module, "run_benchmark", asked)
+    assert module.main(["--output", str(tmp_path / "gpu"), "--no-torch", "--lengths", "128"]) == 0
+    assert asked.configs[0].run.platform == "gpu"
 
 
 def test_the_accelerators_table_outlives_a_comparison_that_failed(
@@ -158,6 +189,55 @@ def test_the_accelerators_table_on_this_machine(tmp_path: Path) -> None:
     assert [row["side"] for row in json.loads((tmp_path / "gpu_comparison.md.json").read_text())["rows"]] == [
         "jax", "eager", "jax", "eager",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["squad", "conll2003", "swag"])
+def test_the_trainer_comparison_refuses_what_it_cannot_run(
+    task: str, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script("trainer_comparison")
+    data = module.argparse.Namespace(spec=task_spec(task))
+    monkeypatch.setattr(module, "load", lambda _: (None, data, None))
+    given = ["trainer_comparison", "--task", task, "--source", "s", "--model", "m", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", given)
+    assert module.ended("trainer_comparison", module.main) == 2
+    assert capsys.readouterr().err.startswith(f"trainer_comparison: --task {task}: only tasks with one label")
+
+
+def test_the_losses_memory(script: Script, tmp_path: Path) -> None:
+    module, output = script("loss_memory"), tmp_path / "memory.v2.md"
+    sizes = ["--tokens", "64", "128", "--vocabulary", "300", "600", "--hidden", "16"]
+    assert module.main([*sizes, "--output", str(output), module.INSIDE]) == 0
+    text, found = output.read_text(), json.loads(Path(f"{output}.json").read_text())
+    assert [(row["tokens"], row["vocabulary"]) for row in found["rows"]] == [(64, 300), (128, 300), (128, 600)]
+    assert all(row["plain"] > 0 and row["fused"] > 0 for row in found["rows"])
+    assert "- machine: " in text and "- command: python benchmarks/" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--cores", "0", "4096"], "'4096' is none of the cores 0"),
+        (["--cores", "-1"], "'-1' is none of the cores"),
+        (["--output", "file/below"], "file/below cannot be written"),
+    ],
+)
+def test_mistakes_of_comparisons_are_told_before_anything_is_measured(
+    given: list[str],
+    said: str,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    for name in ("step_comparison", "inference_latency"):
+        module = script(name)
+        monkeypatch.setattr(module, "run", lambda _: pytest.fail("measured"))
+        with pytest.raises(SystemExit) as ending:
+            module.main(given)
+        assert ending.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_the_trainer_comparison_alternates_and_tells_every_seed(script: Script) -> None:

@@ -99,6 +99,12 @@ def test_holes_are_given_back_after_compiling_and_after_a_first_step(monkeypatch
     assert len(trims) == 2
 
 
+def test_where_malloc_does_not_tell_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepper, "memory_in_use", lambda: None)
+    monkeypatch.setattr(stepper.time, "sleep", lambda _: pytest.fail("slept for nothing"))
+    take_steps(3)
+
+
 def test_the_memory_of_accelerators_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Devices, "are_the_host", False)
     seen = looks(monkeypatch, [])

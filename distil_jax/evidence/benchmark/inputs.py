@@ -22,7 +22,7 @@ from distil_jax.evidence.benchmark.made_up import (
     random_params,
     synthetic_corpus,
 )
-from distil_jax.evidence.benchmark.plan import Stage
+from distil_jax.evidence.benchmark.plan import USUAL_TASK, Stage
 from distil_jax.hf import Tokenizer, load_tokenizer, read_encoder_config, task_head
 from distil_jax.hf.locate import WEIGHT_FILES
 from distil_jax.models import EncoderConfig, MaskedLM, TaskModel
@@ -128,7 +128,7 @@ def _has_weights(source: str) -> bool:
 
 def _finetuning(config: Config, vocabulary: int) -> Inputs:
     if not config.task.name:
-        config = with_overrides(config, {"task.name": "mrpc"})
+        config = with_overrides(config, {"task.name": USUAL_TASK})
     notes: list[str] = []
     source, given = config.model.initial, {"model.initial": config.model.initial, "teacher.path": config.teacher.path}
     missing = [f"{name} = {path}" for name, path in given.items() if path and not _has_weights(path)]

@@ -69,8 +69,10 @@ def peak_bytes(devices: list[Any]) -> int:
     return max((int(stat.get("peak_bytes_in_use", 0)) for stat in stats), default=0) or peak_memory()
 
 
-def memory_limit(devices: list[Any]) -> int:
-    """Bytes that arrays may take: of the smallest accelerator, or on CPU four fifths of the memory that is free now."""
+def memory_limit(devices: list[Any], count: int) -> int:
+    """Bytes that arrays may take on a device: those of the smallest accelerator, or on CPU four fifths of the memory
+    that is free now, which `count` devices share.
+    """
     limits = [int((device.memory_stats() or {}).get("bytes_limit", 0)) for device in devices]
     if limits and min(limits):
         return min(limits)
@@ -79,7 +81,7 @@ def memory_limit(devices: list[Any]) -> int:
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(0.8 * free)
+    return int(0.8 * free / count)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -76,7 +76,7 @@ def synthetic_corpus(config: Config, vocabulary: int, rows: int = 0) -> Corpus:
             break
         number *= 2
     ids = np.full((int(row.max()) + 1, length), PAD, token_dtype(vocabulary))
-    words = np.minimum(len(_SPECIALS) + generator.zipf(1.3, ids.shape) % (vocabulary - len(_SPECIALS)), vocabulary - 1)
+    words = len(_SPECIALS) + generator.zipf(1.3, ids.shape) % (vocabulary - len(_SPECIALS))
     for place, start, size in zip(row.tolist(), offset.tolist(), lengths.tolist(), strict=True):
         ids[place, start : start + size] = words[place, start : start + size]
         ids[place, start], ids[place, start + size - 1] = _CLS, _SEP

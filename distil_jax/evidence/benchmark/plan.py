@@ -6,6 +6,7 @@ Nothing heavy is imported: `--help` is answered from here.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from distil_jax.errors import UserError, one_line
 Stage = Literal["pretrain", "distill", "finetune"]
 STAGES: tuple[Stage, ...] = ("pretrain", "distill", "finetune")
 CONFIGURED = "configured"
+USUAL_TASK = "mrpc"  # of fine-tuning where the configuration names none
 ALL = "all"
 
 
@@ -53,8 +55,10 @@ class BenchmarkArguments:
     def __post_init__(self) -> None:
         if self.repeats < 2:
             raise UserError(f"--repeats {self.repeats}: one round says nothing about noise; give 2 or more")
-        if self.steps < 0 or self.memory < 0:
-            raise UserError("--steps and --memory must not be negative; 0 leaves them to be found out")
+        if self.steps < 0 or not 0 <= self.memory < math.inf:
+            raise UserError("--steps and --memory must not be negative, nor without end; 0 leaves them to be found out")
+        if self.memory and not self.fill:
+            raise UserError(f"--memory {self.memory:g}: what --fill may use; give --fill too, or leave it out")
         if self.output and not Path(self.output).name:
             raise UserError(f"--output {self.output}: names no file; give one, without .md")
         if self.vocabulary < 16:
@@ -89,7 +93,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "masked-kl": {"objective.restrict_ce_to_mask": True},
 }
 _NEEDS_PLATFORM = {"kernel": "gpu", "attention-cudnn": "gpu", "attention-splash": "tpu"}
-_ON_TEXT_ONLY = ("plain", "fused", "kernel", "padded", "packed", "masked-kl")
+_ON_TEXT: tuple[Stage, ...] = ("pretrain", "distill")
+_STAGES_OF: dict[str, tuple[Stage, ...]] = {
+    **dict.fromkeys(("plain", "fused", "kernel", "padded", "packed"), _ON_TEXT),
+    "masked-kl": ("distill",),
+}
 
 
 def stage_of(config: Config, asked: str, given: bool) -> Stage:
@@ -122,10 +130,10 @@ def cells(config: Config, stage: Stage, arguments: BenchmarkArguments, platform:
         UserError: a variant that is unknown or that this stage does not have.
     """
     found = []
-    for length in arguments.lengths or (_length(config, stage),):
+    for length in arguments.lengths or (0,):
         base = _with_length(config, stage, length)
         for name, changes in _chosen(arguments.variants, stage, platform).items():
-            found.append(Cell(name, stage, length, with_overrides(base, changes)))
+            found.append(Cell(name, stage, length or _length(base, stage), with_overrides(base, changes)))
     return found
 
 
@@ -135,10 +143,19 @@ def with_rows(config: Config, rows: int, devices: int) -> Config:
 
 
 def _length(config: Config, stage: Stage) -> int:
-    return (config.task.max_length or 128) if stage == "finetune" else config.corpus.sequence_length
+    if stage != "finetune":
+        return config.corpus.sequence_length
+    from distil_jax.tasks.encode import longest_row
+    from distil_jax.tasks.registry import task_spec
+
+    return longest_row(config.task, task_spec(config.task.name or USUAL_TASK).kind)
 
 
 def _with_length(config: Config, stage: Stage, length: int) -> Config:
+    """`config` with rows of `length` tokens, and room for them in a model made up; 0: as configured."""
+    if not length and stage == "finetune":
+        return config
+    length = length or _length(config, stage)
     room = {"model.max_position_embeddings": max(length, config.model.max_position_embeddings)}
     if stage == "finetune":
         return with_overrides(config, {"task.max_length": length, **room})
@@ -159,8 +176,8 @@ def _chosen(names: Sequence[str], stage: Stage, platform: str) -> dict[str, Mapp
             found[name] = {}
         elif name not in VARIANTS:
             raise UserError(f"--variants {one_line(name, 60)}: not one of {ALL}, {CONFIGURED}, {', '.join(VARIANTS)}")
-        elif stage == "finetune" and name in _ON_TEXT_ONLY:
-            raise UserError(f"--variants {name}: has no effect on fine-tuning; leave it out")
+        elif stage not in _STAGES_OF.get(name, STAGES):
+            raise UserError(f"--variants {name}: has no effect on {stage}; leave it out")
         elif missing := [key for key in VARIANTS[name] if not _allows(key, VARIANTS[name][key])]:
             raise UserError(f"--variants {name}: this version has no {missing[0]} = {VARIANTS[name][missing[0]]}")
         else:
@@ -169,9 +186,7 @@ def _chosen(names: Sequence[str], stage: Stage, platform: str) -> dict[str, Mapp
 
 
 def _applies(name: str, stage: Stage, platform: str) -> bool:
-    if _NEEDS_PLATFORM.get(name, platform) != platform or (stage == "finetune" and name in _ON_TEXT_ONLY):
-        return False
-    if name == "masked-kl" and stage != "distill":
+    if _NEEDS_PLATFORM.get(name, platform) != platform or stage not in _STAGES_OF.get(name, STAGES):
         return False
     return all(_allows(key, value) for key, value in VARIANTS[name].items())
 

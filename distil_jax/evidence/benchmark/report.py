@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,13 +129,29 @@ def notes_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(note for note in found if note))
 
 
-def write_benchmark(output: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Write FILE.md and FILE.json; returns their paths."""
-    paths = [output.with_name(f"{output.name}{suffix}") for suffix in (".md", ".json")]
+def require_writable(*paths: Path) -> None:
+    """Make the folder of files that are to be written when all is measured; `UserError` where they can't be."""
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        except OSError as error:
+            raise UserError(f"--output: {path} cannot be written ({error.strerror}); choose another") from None
+
+
+def benchmark_paths(output: str) -> tuple[Path, Path]:
+    """FILE.md and FILE.json of --output FILE."""
+    return Path(f"{output}.md"), Path(f"{output}.json")
+
+
+def write_benchmark(output: str, report: Mapping[str, Any]) -> None:
+    """Write FILE.md and FILE.json, for which `require_writable` has been asked."""
+    table, numbers = benchmark_paths(output)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(paths[0], benchmark_markdown(report) + "\n")
-        write_whole(paths[1], json.dumps(report, indent=2) + "\n")
+        write_whole(table, benchmark_markdown(report) + "\n")
+        write_whole(numbers, json.dumps(report, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
-    return paths
+        raise UserError(f"--output: {output} cannot be written ({error.strerror}); the table stands above") from None

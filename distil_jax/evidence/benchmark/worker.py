@@ -48,9 +48,10 @@ def _start(text: str) -> Config:
     return config
 
 
-def machine() -> Answer:
-    """What the machine is, and the memory that a batch may fill."""
-    return {"machine": describe_machine(), "memory_limit": memory_limit(jax.local_devices())}
+def machine(config: str) -> Answer:
+    """What the machine is, and the memory that a batch may fill, on each of the devices that the run would have."""
+    count = _start(config).parallel.devices or len(jax.devices())
+    return {"machine": describe_machine(), "memory_limit": memory_limit(jax.local_devices(), count)}
 
 
 def first_step(config: str, stage: Stage, vocabulary: int, spawned: float) -> Answer:
@@ -107,7 +108,8 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
     found |= {"positions": positions, "tokens": tokens, "rows": rows, "losses": _loss_terms(metrics[-1])}
     found |= _rates(inputs, step.devices, timing.median, tokens, positions, rows)
     found |= _input_rate(step, timing.median)
-    found["work"] = dataclasses.asdict(_work(inputs, tokens, positions, step.devices))
+    length = sum(_ids(rows).shape[-1] for rows in batches) / len(batches)
+    found["work"] = dataclasses.asdict(_work(inputs, tokens, positions, round(length), step.devices))
     return found
 
 
@@ -163,7 +165,7 @@ def _input_rate(step: Step, step_seconds: float) -> Answer:
     return {"input_seconds": seconds, "input_ratio": step_seconds / seconds}
 
 
-def _work(inputs: Inputs, tokens: float, positions: float, devices: Devices) -> Work:
+def _work(inputs: Inputs, tokens: float, positions: float, length: int, devices: Devices) -> Work:
     job, config = inputs.job, inputs.job.config
     text = "mlm_head" in job.trainable
     objective = config.objective
@@ -176,7 +178,7 @@ def _work(inputs: Inputs, tokens: float, positions: float, devices: Devices) -> 
         inputs.teacher,
         flops=job.flops_per_token * positions,
         positions=round(positions),
-        length=config.corpus.sequence_length if text else round(positions / config.training.batch_size),
+        length=length,
         vocabulary_positions=share * positions,
         parameters=(sizes[0], sizes[1]),
         fill=tokens / positions,

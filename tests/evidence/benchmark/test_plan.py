@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -49,6 +50,12 @@ def test_as_configured_changes_nothing() -> None:
     config = load_config("minilm_l3")
     (cell,) = cells(config, "distill", BenchmarkArguments(), "cpu")
     assert (cell.variant, cell.config) == (CONFIGURED, config)
+    for task, length in (("squad", 384), ("mrpc", 128), ("", 128)):
+        config = load_config("finetune", {"task.name": task})
+        (cell,) = cells(config, "finetune", BenchmarkArguments(), "cpu")
+        assert (cell.config, cell.length) == (config, length)
+        (cell,) = cells(config, "finetune", BenchmarkArguments(lengths=(64,)), "cpu")
+        assert (cell.config.task.max_length, cell.length) == (64, 64)
 
 
 def test_all_holds_what_the_hardware_and_the_stage_have() -> None:
@@ -74,7 +81,9 @@ def test_own_variants_are_settings() -> None:
     ("stage", "variant", "said"),
     [
         ("distill", "quick", "not one of all, configured, plain"),
-        ("finetune", "packed", "no effect on fine-tuning"),
+        ("finetune", "packed", "no effect on finetune"),
+        ("finetune", "kernel", "no effect on finetune"),
+        ("pretrain", "masked-kl", "no effect on pretrain"),
         ("distill", "trainin.steps=3", "trainin"),
     ],
 )
@@ -91,7 +100,12 @@ def test_a_variant_of_another_version_is_left_out_of_all_and_refused_by_name(mon
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"repeats": 1}, {"steps": -1}, {"memory": -1.0}, {"vocabulary": 3}, {"lengths": (4,)}, {"output": "."}]
+    "wrong",
+    [
+        *({"repeats": 1}, {"steps": -1}, {"vocabulary": 3}, {"lengths": (4,)}, {"output": "."}),
+        *({"memory": number, "fill": True} for number in (-1.0, math.nan, math.inf)),
+        {"memory": 8.0},
+    ],
 )
 def test_arguments_out_of_bounds(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError):

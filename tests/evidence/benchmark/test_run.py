@@ -19,8 +19,10 @@ from distil_jax.evidence.benchmark.plan import BenchmarkArguments
 from distil_jax.evidence.benchmark.process import WorkerDiedError
 from distil_jax.evidence.benchmark.report import benchmark_markdown, write_benchmark
 from distil_jax.evidence.benchmark.run import largest_batch, run_benchmark
+from distil_jax.evidence.benchmark.work import Work
 from distil_jax.training.telemetry import distillation_flops
 
+WORK = Work(flops=1.0, extra_flops=0.0, bytes_moved=1.0, fill=1.0)
 QUICK = BenchmarkArguments(repeats=2, steps=1, warm_start=False, vocabulary=60)
 
 
@@ -321,13 +323,67 @@ def test_the_command_prints_a_table_and_writes_files(
     assert "measuring: configured" in err
 
 
-def test_a_place_that_cannot_be_written_is_a_mistake(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file/found", "folder"])
+def test_a_place_that_cannot_be_written_is_a_mistake_before_anything_is_measured(
+    place: str, tmp_path: Path, inside: type[Inside], capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    report = {"rows": [], "notes": [], "command": "", "stage": "distill"}
-    report["machine"] = {**dict.fromkeys(("devices", "processor", "cores", "system"), ""), "memory_gib": 1.0}
-    report["machine"] |= {"versions": {}, "settings": {}}
+    (tmp_path / "folder.json").mkdir()
+    assert main(["benchmark", "--stage", "distill", "--output", str(tmp_path / place)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines()), inside.asked) == ("", 1, []) and "cannot be written" in err
+
+
+def test_a_place_that_is_gone_after_measuring_is_told(tmp_path: Path, report: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="cannot be written"):
-        write_benchmark(tmp_path / "file" / "found", report)
+        write_benchmark(str(tmp_path / "gone" / "found"), report)
+
+
+def test_a_variant_that_failed_is_status_1(
+    inside: type[Inside], report: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(**request: Any) -> Any:
+        if 'remat = "layer"' in request["config"]:
+            raise UserError("not here")
+        return measured(report)
+
+    inside.canned["measure"] = fails
+    given = ["--stage", "distill", "--training.batch-size", "8", "--training.micro-batch-size", "8", "--no-warm-start"]
+    assert main(["benchmark", *given, "--variants", "configured", "remat"]) == 1
+    assert "remat, 512 tokens: failed: not here" in capsys.readouterr().out
+    assert main(["benchmark", *given, "--variants", "configured"]) == 0
+
+
+def test_a_second_start_that_fails_keeps_what_was_measured(
+    tiny: dict[str, Any], inside: type[Inside], report: dict[str, Any]
+) -> None:
+    def dies(**_: Any) -> Any:
+        raise WorkerDiedError("configured", -9, "")
+
+    inside.canned |= {"measure": measured(report), "first_step": dies}
+    found = run_benchmark(with_overrides(Config(), tiny), "distill", dataclasses.replace(QUICK, warm_start=True))
+    assert found["rows"][0]["fits"] and "cached_first_step_seconds" not in found["rows"][0]
+    assert any("could not be started once more: configured: its process ended" in note for note in found["notes"])
+
+
+def test_the_machine_is_the_one_that_the_run_would_have() -> None:
+    one, eight = (worker.machine(config_to_toml(with_overrides(Config(), {"parallel.devices": n}))) for n in (1, 8))
+    assert one["machine"]["platform"] == "cpu"
+    # Devices of one CPU share its memory, of which other tests take and give back meanwhile.
+    assert 4 < one["memory_limit"] / eight["memory_limit"] < 16
+    with pytest.raises(UserError, match=r"run.platform = 'gpu', but JAX computes on 'cpu'"):
+        worker.machine(config_to_toml(with_overrides(Config(), {"run.platform": "gpu"})))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inside")
+def test_choices_are_counted_as_rows_of_their_own_length(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    monkeypatch.setattr(worker, "work_of_step", lambda *_, **given: counted.append(given) or WORK)
+    config = with_overrides(load_config("finetune"), {**tiny, "task.name": "swag", "finetune.buckets": (24,)})
+    run_benchmark(config, "finetune", dataclasses.replace(QUICK, lengths=(24,)))
+    (given,) = counted
+    assert (given["length"], given["positions"]) == (24, tiny["training.batch_size"] * 4 * 24)
 
 
 @pytest.mark.slow
