@@ -14,7 +14,7 @@ class PredictArguments:
     text: tuple[str, ...] = ()
     """texts (tagging: words between blanks; choice: what comes before the endings)"""
     pair: tuple[str, ...] = ()
-    """second texts, as many as texts"""
+    """second texts, as many as texts (choice: what every ending starts with)"""
     question: str = ""
     """question about --context"""
     context: str = ""
@@ -29,7 +29,7 @@ class PredictArguments:
     text_column: str = ""
     """column of texts, questions or words; empty: as in fine-tuning, or the usual names"""
     pair_column: str = ""
-    """column of second texts or contexts; empty: as in fine-tuning, or the usual names"""
+    """column of second texts, contexts or starts of endings; empty: as in fine-tuning, or the usual names"""
     endings_columns: tuple[str, ...] = ()
     """columns of the endings, or the one that holds a list of them; empty: as in fine-tuning, or endings"""
     batch_size: int = 0

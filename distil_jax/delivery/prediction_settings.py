@@ -10,11 +10,12 @@ from distil_jax.errors import UserError
 from distil_jax.models.heads import HeadKind
 from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.encode import longest_row
+from distil_jax.tasks.requests import reading_of
 
 KEY = "distil_jax"  # in config.json; transformers keeps keys that it does not know
 # Settings of [task] that a model which answers questions goes on using.
 QUESTION_FIELDS = ("doc_stride", "max_question_length", "max_answer_length", "n_best", "null_threshold")
-_NO_ANSWER = "no_answer"
+_NO_ANSWER, _PAIRS = "no_answer", "pairs"
 
 
 def answer_options(settings: TaskSettings, description: Mapping[str, Any]) -> AnswerOptions:
@@ -29,17 +30,27 @@ def answer_options(settings: TaskSettings, description: Mapping[str, Any]) -> An
 
 
 def to_config_json(settings: TaskSettings, options: AnswerOptions, kind: HeadKind) -> dict[str, Any]:
-    """Fields to add to config.json: the length of rows, for questions windows, spans and when there is no answer."""
+    """Fields to add to config.json: what `from_config_json` reads.
+
+    They are the length of rows; of texts whether they are pairs, of choices whether their endings have a start; of
+    questions windows, spans and when there is no answer.
+    """
     fields: dict[str, Any] = {"max_length": longest_row(settings, kind)}
+    pairs = reading_of(settings, kind).pairs
+    if pairs is not None:
+        fields[_PAIRS] = pairs
     if kind == "question":
         fields |= {name: getattr(settings, name) for name in QUESTION_FIELDS} | {_NO_ANSWER: options.no_answer}
     return {KEY: fields}
 
 
-def from_config_json(raw: Mapping[str, Any], kind: HeadKind, where: str) -> tuple[TaskSettings, AnswerOptions] | None:
+def from_config_json(
+    raw: Mapping[str, Any], kind: HeadKind, where: str
+) -> tuple[TaskSettings, AnswerOptions, bool | None] | None:
     """What `to_config_json` has added; None for a folder that something else has written.
 
-    A key that is missing has its default, one that is not known is left alone, so that versions read each other.
+    The last part is `Reading.pairs`. A key that is missing has its default (of `Reading.pairs` None), one that is not
+    known is left alone, so that versions read each other.
 
     Args:
         raw: contents of config.json.
@@ -54,12 +65,13 @@ def from_config_json(raw: Mapping[str, Any], kind: HeadKind, where: str) -> tupl
         return None
     if not isinstance(fields, dict):
         raise UserError(f"{where}: {KEY} holds {type(fields).__name__}, expected an object; export the run again")
-    no_answer = fields.get(_NO_ANSWER, False)
-    if not isinstance(no_answer, bool):
-        raise UserError(f"{where}: {KEY}.{_NO_ANSWER} must be true or false; export the run again")
+    no_answer, pairs = fields.get(_NO_ANSWER, False), fields.get(_PAIRS)
+    for name, value in ((_NO_ANSWER, no_answer), (_PAIRS, pairs)):
+        if name in fields and not isinstance(value, bool):
+            raise UserError(f"{where}: {KEY}.{name} must be true or false; export the run again")
     names = ("max_length", *QUESTION_FIELDS) if kind == "question" else ("max_length",)
     try:
         settings = with_overrides(Config(), {f"task.{name}": fields[name] for name in names if name in fields}).task
     except UserError as error:
         raise UserError(f"{where}: {KEY}: {error}") from error
-    return settings, AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold)
+    return settings, AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold), pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -29,7 +30,7 @@ class Inputs:
     """What is to be predicted: rows of the command line, or a file or pipe.
 
     Attributes:
-        texts, pairs: texts (prompt of a choice), and as many second ones or none.
+        texts, pairs: texts (prompt of a choice), and as many second ones (start of the endings) or none.
         question, context: of a question.
         endings: of a choice.
         path: a file, or "-" for standard input.
@@ -93,7 +94,8 @@ class Inputs:
         if reading.kind == "question":
             return [Row(1, 0, {columns.text[0]: self.question, columns.pair[0]: self.context})]
         if reading.kind == "choice":
-            return [Row(1, 0, {columns.text[0]: self.texts[0], columns.endings[-1][0]: list(self.endings)})]
+            start = {columns.pair[0]: self.pairs[0]} if self.pairs else {}
+            return [Row(1, 0, {columns.text[0]: self.texts[0], columns.endings[-1][0]: list(self.endings), **start})]
         if self.pairs:
             both = zip(self.texts, self.pairs, strict=True)
             values = [{columns.text[0]: text, columns.pair[0]: pair} for text, pair in both]
@@ -134,7 +136,7 @@ def write_predictions(
     Args:
         predictor: the model.
         inputs: what is predicted.
-        output: a file, which is replaced, or "-" for standard output.
+        output: a file, which is replaced once a row was read, or "-" for standard output.
         reading: which columns are read; None: the predictor's.
         options: what is said about a row; None: the predictor's.
         batch_size: rows of a batch; 0: chosen.
@@ -147,7 +149,12 @@ def write_predictions(
     reading, faults, tally = reading or predictor.reading, faults_of(on_error), Tally()
     _check_output(output, inputs.path)
     rows, name, unit = inputs.rows(reading, faults, predictor.head.labels)
-    asked = requests(rows, reading, faults, name, unit)
+    found = requests(rows, reading, faults, name, unit)
+    # Read before the output is opened: what an earlier call has written must outlive a mistake in the input's name.
+    first = [*itertools.islice(found, 1)]
+    if not first and not faults.count:
+        raise UserError(f"{name}: holds no row to predict; check it")
+    asked = itertools.chain(first, found)
     if inputs.path == PIPE:
         asked = Arriving(asked)  # what is written to the pipe is answered before more of it comes
     started = time.monotonic()
@@ -158,8 +165,6 @@ def write_predictions(
             file.write("".join(f"{json_line(result, plain)}\n" for result in chunk))
             file.flush()
             show(Done(tally.rows, time.monotonic() - started, ()).text)
-    if not tally.rows and not faults.count:
-        raise UserError(f"{name}: holds no row to predict; check it")
     notes = [f"{count:,} {what}" for what, count in tally.notes.items()]
     if faults.count:
         notes.append(f"{faults.count} {'row' if faults.count == 1 else 'rows'} skipped (first: {faults.first})")

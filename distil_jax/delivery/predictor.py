@@ -13,6 +13,7 @@ from distil_jax.delivery.prediction_settings import answer_options, from_config_
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_task_model
 from distil_jax.hf.config import read_json
+from distil_jax.hf.locate import home_resolved
 from distil_jax.hf.task_config import named_kind
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.tasks.answers import AnswerOptions
@@ -55,8 +56,8 @@ def load_predictor(
 ) -> Predictor:
     """The model of a fine-tuning run (its best checkpoint), of a model folder with a task head, or of a hub id.
 
-    A run brings the settings it was fine-tuned with: lengths, columns, whether questions may have no answer; the folder
-    it is exported to all of them but the columns.
+    A run brings the settings it was fine-tuned with: lengths, columns, whether it reads pairs, whether questions may
+    have no answer; the folder it is exported to all of them but the columns.
 
     Args:
         path: folder of a run, model folder, or hub id.
@@ -85,8 +86,9 @@ def load_predictor(
 
 def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0) -> ReadyModel:
     """What `load_predictor` loads, not yet on the devices. Arguments and errors as there."""
-    if any((Path(path) / name).exists() for name in (CONFIG_FILE, "checkpoints")):
-        return _of_run(Path(path), step, max_length)
+    run = home_resolved(path)
+    if any((run / name).exists() for name in (CONFIG_FILE, "checkpoints")):
+        return _of_run(run, step, max_length)
     if step is not None:
         raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
     folder = locate(path)
@@ -95,9 +97,11 @@ def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0
     if kind is None:
         raise UserError(f"{path}: has no task head, so there is nothing to predict; fine-tune it (distil-jax finetune)")
     encoder, head, params, _ = read_task_model(folder, kind)
-    settings, options = from_config_json(raw, kind, f"{path}/config.json") or (None, None)
-    settings = _fitted_settings(settings or TaskSettings(), encoder, kind, max_length)
-    return ReadyModel(encoder, head, params, load_tokenizer(folder), settings, usual_reading(kind), options)
+    exported = from_config_json(raw, kind, f"{path}/config.json")
+    settings, options, pairs = exported or (TaskSettings(), None, None)
+    settings = _fitted_settings(settings, encoder, kind, max_length)
+    tokenizer = load_tokenizer(path)  # of a hub id, the folder has nothing but what the model needed
+    return ReadyModel(encoder, head, params, tokenizer, settings, usual_reading(kind, pairs), options)
 
 
 def _of_run(folder: Path, step: int | None, max_length: int) -> ReadyModel:

@@ -16,6 +16,7 @@ from distil_jax.corpus.masking import MaskingRule
 from distil_jax.delivery import read_run
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
+from distil_jax.hf.locate import home_resolved
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.parallel import make_devices
@@ -42,16 +43,16 @@ def load_language_model(path: str) -> LanguageModel:
     Raises:
         UserError: none of these, or a model without a masked-language-model head.
     """
-    if (Path(path) / "checkpoints").is_dir():
-        trained = read_run(Path(path))
+    run = home_resolved(path)
+    if (run / "checkpoints").is_dir():
+        trained = read_run(run)
         if trained.head is not None:
             raise UserError(f"{path}: was fine-tuned on a task; its measures are in its result.json")
         return LanguageModel(trained.encoder, trained.params, trained.tokenizer)
-    folder = locate(path)
-    encoder, params = read_params(folder)
+    encoder, params = read_params(locate(path))
     if "mlm_head" not in params:
         raise UserError(f"{path}: has no masked-language-model head, so there is no masked-token loss to measure")
-    return LanguageModel(encoder, params, load_tokenizer(folder))
+    return LanguageModel(encoder, params, load_tokenizer(path))  # of a hub id, `locate` fetches no tokenizer
 
 
 def evaluate_model(

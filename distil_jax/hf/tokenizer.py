@@ -273,8 +273,13 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, family: str = "b
         raise UserError(f"{folder}: cannot be written ({error})") from error
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, family: str, max_length: int) -> None:
-    """`save_tokenizer` into a folder that exists, with the system's own errors."""
+def write_tokenizer(
+    folder: Path, tokenizer: Tokenizer, *, family: str, max_length: int, split_specials: bool = False
+) -> None:
+    """`save_tokenizer` into a folder that exists, with the system's own errors.
+
+    With `split_specials` transformers, too, takes a special token's spelling in a text as ordinary characters.
+    """
     tokens = tokenizer.tokens()
     settings = _pipeline(tokenizer.backend)
     ids = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
@@ -295,6 +300,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, family: str, max_leng
     if standard:
         config["strip_accents"] = settings["normalizer"]["strip_accents"]
         config["tokenize_chinese_chars"] = settings["normalizer"]["handle_chinese_chars"]
+    if split_specials:
+        config["split_special_tokens"] = True
 
     def write_json(name: str, content: dict[str, Any]) -> None:
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

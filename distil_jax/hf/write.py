@@ -36,8 +36,8 @@ def save_pretrained(
 
     The folder is put together beside its place and renamed into it, so that nobody ever sees half of it. The model
     has the task head `head` if one is given, else a masked-language-model head if `params` has "mlm_head"; a BERT
-    pooler is left out where transformers' class has none. The decoder weight, tied to the word embeddings, is not
-    stored a second time.
+    pooler is left out where transformers' class has none, and a BERT without head needs one. The decoder weight, tied
+    to the word embeddings, is not stored a second time.
 
     Args:
         folder: must not exist yet, or be empty.
@@ -55,13 +55,10 @@ def save_pretrained(
     """
     target = Path(os.path.realpath(Path(folder).expanduser()))  # through a link: replace what it points to
     _check_free(target, overwrite)
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
-        )
     tree = {"encoder": params} if "embeddings" in params else params
     settings = _settings(config, head, tree, extra or {})
     tensors = tensors_from_params(config, tree, head)
+    _check_loads(folder, config, head is None and "mlm_head" not in tree, tokenizer)
 
     from safetensors.numpy import save_file
 
@@ -72,7 +69,7 @@ def save_pretrained(
         (unfinished / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:
-            write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_position_embeddings)
+            _write_tokenizer(unfinished, tokenizer, config, head)
         if readme is not None:
             (unfinished / "README.md").write_text(readme, encoding="utf-8")
         write_checksums(unfinished)
@@ -93,6 +90,25 @@ def _settings(
     else:
         settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
     return dict(sorted((settings | dict(extra)).items()))
+
+
+def _check_loads(folder: str | Path, config: EncoderConfig, bare: bool, tokenizer: Tokenizer | None) -> None:
+    """Raises UserError for what transformers would not load as it is; `bare` is an encoder without head."""
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+        )
+    if bare and config.family == "bert" and not config.pooler:
+        raise UserError(
+            f"{folder}: BERT with neither head nor pooler, to which transformers would add a random pooler; save it "
+            "with its head"
+        )
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, config: EncoderConfig, head: TaskHead | None) -> None:
+    length = config.max_position_embeddings
+    # A masked language model is asked with "[MASK]" in a text; a task's texts are read as they were in fine-tuning.
+    write_tokenizer(folder, tokenizer, family=config.family, max_length=length, split_specials=head is not None)
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

@@ -40,6 +40,11 @@ def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = 
             raise UserError(
                 "student.family: a causal teacher needs a student of family 'bert'; DistilBERT is not causal"
             )
+        if teacher.layer_norm_eps != EncoderConfig.layer_norm_eps:
+            raise UserError(
+                f"student.family: the teacher's layer_norm_eps is {teacher.layer_norm_eps:g}, and DistilBERT's always "
+                f"{EncoderConfig.layer_norm_eps:g}; choose student.family = bert"
+            )
         changes |= {"type_vocab_size": 0, "attention_output_dropout": 0.0}
     elif not teacher.type_vocab_size:
         raise UserError(

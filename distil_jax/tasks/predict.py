@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from distil_jax.config import TaskSettings
@@ -83,8 +84,10 @@ class Predictor:
             dtype: what is computed in.
 
         Raises:
-            UserError: rows longer than the model, or a tokenizer larger than it.
+            UserError: rows longer than the model, a tokenizer larger than it, or one of several processes.
         """
+        if jax.process_count() > 1:
+            raise UserError(f"predictions are made by one process, and this is one of {jax.process_count()}; start one")
         self._limit = longest_row(settings, head.kind)
         if self._limit > encoder.max_position_embeddings:
             raise UserError(

@@ -16,11 +16,6 @@ TAG_METRICS = ("tag_accuracy",)  # of tags that mark no entities
 SPAN_METRICS = ("exact_match", "squad_f1")
 
 
-def task_names() -> list[str]:
-    """Names of all tasks: the known ones, then those of own data."""
-    return list(_SPECS)
-
-
 def glue_tasks() -> list[str]:
     """The nine tasks of the GLUE score, in the order of its leaderboard."""
     return ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]

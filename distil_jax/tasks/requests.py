@@ -17,8 +17,9 @@ from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExam
 from distil_jax.tasks.streams import PLAIN
 
 _TEXT, _PAIR, _ENDINGS = "--text-column", "--pair-column", "--endings-columns"  # of the command, for messages
+_USUAL_PAIR = ("pair", "text_pair")
 _USUAL: dict[Kind, Columns] = {
-    "sequence": Columns(("text", "sentence"), ("pair", "text_pair"), id=("id",)),
+    "sequence": Columns(("text", "sentence"), _USUAL_PAIR, id=("id",)),
     "token": Columns(("words", "tokens", "text"), id=("id",)),
     "question": Columns(("question",), ("context",), id=("id",)),
     "choice": Columns(("text", "prompt"), id=("id",), endings=(("endings",),)),
@@ -32,8 +33,8 @@ class Reading:
     Attributes:
         kind: what the model reads.
         columns: alternatives, best first; `label` does not matter.
-        pairs: of "sequence": the model reads pairs, or single texts; None: not known, a pair is taken where there is
-            one.
+        pairs: of "sequence": the model reads pairs, or single texts; of "choice": a start in front of every ending, or
+            none; None: not known, a second text is taken where there is one.
     """
 
     kind: Kind
@@ -41,24 +42,28 @@ class Reading:
     pairs: bool | None = None
 
 
-def usual_reading(kind: Kind) -> Reading:
-    """For a model of which nothing but its kind is known."""
-    return Reading(kind, _USUAL[kind])
+def usual_reading(kind: Kind, pairs: bool | None = None) -> Reading:
+    """For a model of which nothing but its kind is known, and perhaps `Reading.pairs`."""
+    columns = _USUAL[kind]
+    if pairs is None or kind not in ("sequence", "choice"):
+        return Reading(kind, columns)
+    return Reading(kind, dataclasses.replace(columns, pair=_USUAL_PAIR if pairs else ()), pairs)
 
 
 def reading_of(settings: TaskSettings, kind: Kind) -> Reading:
     """For a model that was fine-tuned with these settings: the columns it was trained on, then the usual ones."""
-    official, usual = OFFICIAL.get(settings.name), _USUAL[kind]
+    official = OFFICIAL.get(settings.name)
     known = official.columns if official else own_columns(settings, kind)
-    pairs = bool(known.pair) if kind == "sequence" else None
+    reading = usual_reading(kind, bool(known.pair))
+    usual = reading.columns
     columns = Columns(
         text=(*known.text, *usual.text),
-        pair=(*known.pair, *(usual.pair if pairs or kind == "question" else ())),
+        pair=(*known.pair, *usual.pair),
         id=(*known.id, *usual.id),
         endings=(*known.endings, *usual.endings),
         positions=known.positions,
     )
-    return Reading(kind, columns, pairs)
+    return dataclasses.replace(reading, columns=columns)
 
 
 def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tuple[str, ...] = ()) -> Reading:
@@ -70,7 +75,7 @@ def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tupl
         pair=(pair,) if pair else columns.pair,
         endings=(endings,) if endings else columns.endings,
     )
-    named_pair = bool(pair) and reading.kind == "sequence"
+    named_pair = bool(pair) and reading.kind in ("sequence", "choice")
     return dataclasses.replace(reading, columns=columns, pairs=True if named_pair else reading.pairs)
 
 
@@ -173,13 +178,17 @@ def _text(value: Any, what: str) -> str:
 
 
 def _sequence(identity: str, values: Mapping[str, Any], reading: Reading) -> SequenceExample:
-    columns = reading.columns
-    text = _text(_find(values, columns.text, _TEXT), "the text")
-    given = next((values[name] for name in columns.pair if values.get(name) is not None), None)
-    if reading.pairs and given is None:
-        _find(values, columns.pair, _PAIR)
-        raise BadRowError("the second text of the pair is empty")
-    return SequenceExample(identity, text, None if given is None else _text(given, "the second text"))
+    text = _text(_find(values, reading.columns.text, _TEXT), "the text")
+    return SequenceExample(identity, text, _second(values, reading, "the second text of the pair"))
+
+
+def _second(values: Mapping[str, Any], reading: Reading, what: str) -> str | None:
+    """The second text, None without one. Raises BadRowError where the model needs one."""
+    names = reading.columns.pair
+    given = next((values[name] for name in names if values.get(name) is not None), None)
+    if given is None and not reading.pairs:
+        return None
+    return _text(_find(values, names, _PAIR) if given is None else given, what)
 
 
 def _token(identity: str, values: Mapping[str, Any], reading: Reading) -> TokenExample:
@@ -199,9 +208,9 @@ def _question(identity: str, values: Mapping[str, Any], reading: Reading) -> Que
 def _choice(identity: str, values: Mapping[str, Any], reading: Reading) -> ChoiceExample:
     prompt = _text(_find(values, reading.columns.text, _TEXT), "the text")
     endings = [_text(ending, f"ending {i}") for i, ending in enumerate(_endings(values, reading.columns))]
-    start = next((values[name] for name in reading.columns.pair if values.get(name) is not None), None)
+    start = _second(values, reading, "the start of the endings")
     if start is not None:
-        endings = [f"{_text(start, 'the start of the endings').strip()} {ending}" for ending in endings]
+        endings = [f"{start.strip()} {ending}" for ending in endings]
     return ChoiceExample(identity, prompt, tuple(endings))
 
 

@@ -51,13 +51,6 @@ class Window:
         types[: self.context_start] = 0
         return types
 
-    @property
-    def offsets(self) -> np.ndarray:
-        """[L, 2] int32: `context_offsets` at the context's positions, -1 elsewhere."""
-        offsets = np.full((len(self.ids), 2), -1, np.int32)
-        offsets[self.context_start : self.context_start + len(self.context_offsets)] = self.context_offsets
-        return offsets
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class QuestionWindows:

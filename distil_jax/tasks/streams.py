@@ -18,7 +18,7 @@ from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.lines import BOM, UTF16_MARKS, suffix_of
 from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.data.tables import Faults, Row, place_of, repeated, some
-from distil_jax.tasks.data.tabular import FIELD_LIMIT, QUOTE_FAILURES, parse_json
+from distil_jax.tasks.data.tabular import FIELD_LIMIT, QUOTE_FAILURES, Cells, first_row, parse_json
 
 # The column of what is no table: a line of text. No text, since a file may call a column anything, even "".
 PLAIN: Final[Any] = object()
@@ -180,30 +180,30 @@ def _json_rows(lines: Iterator[Line], name: str, faults: Faults) -> Iterator[Row
             faults(where, f"holds {type(values).__name__}, not an object with named columns")
 
 
-def _table_rows(
-    cells: Iterator[tuple[int, list[str]]], name: str, faults: Faults, columns: Columns | None
-) -> Iterator[Row]:
-    line, first = next(cells, (0, []))
-    header = [column.strip() for column in first]
+def _table_rows(cells: Iterator[Cells], name: str, faults: Faults, columns: Columns | None) -> Iterator[Row]:
+    before, line, first = first_row(cells) or (0, 0, [])
+    header, start = [column.strip() for column in first], 0
     if columns is not None and len(columns.positions) == len(header) and not {*header} & {*columns.text}:
-        header, cells = [*columns.positions], itertools.chain([(line, first)], cells)
+        header, cells, start = [*columns.positions], itertools.chain([(line, first)], cells), before
     elif twice := repeated(filter(None, header)):
         raise UserError(f"{name}, line {line}: two columns are called {one_line(twice)!r}; rename one of them")
-    for number, (line, values) in enumerate(cells):
+    for number, (line, values) in enumerate(cells, start):
+        if values is None:
+            continue
         if len(values) == len(header):
             yield Row(line, number, dict(zip(header, values, strict=True)))
         else:
             faults(place_of(name, "line", line), f"{len(values)} columns, not {len(header)}")
 
 
-def _tsv_cells(lines: Iterator[Line]) -> Iterator[tuple[int, list[str]]]:
+def _tsv_cells(lines: Iterator[Line]) -> Iterator[Cells]:
     for number, text in lines:
-        if text:
-            yield number, text.split("\t")
+        if text != "":
+            yield number, None if text is None else text.split("\t")
 
 
-def _csv_cells(lines: Iterator[Line], name: str, faults: Faults) -> Iterator[tuple[int, list[str]]]:
-    """(number of the row's first line, cells) of each row; a bad quote costs the line that opens it, no more."""
+def _csv_cells(lines: Iterator[Line], name: str, faults: Faults) -> Iterator[Cells]:
+    """A row one of whose lines is left out is left out; a bad quote costs the line that opens it, no more."""
     csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
     again: collections.deque[Line] = collections.deque()
     taken: list[Line] = []  # the lines of the row that is being read
@@ -220,15 +220,18 @@ def _csv_cells(lines: Iterator[Line], name: str, faults: Faults) -> Iterator[tup
         reader = csv.reader(feed(), strict=True)
         try:
             for cells in reader:
-                number = taken[0][0]
+                number, whole = taken[0][0], all(text is not None for _, text in taken)
                 taken.clear()
-                if cells:
+                if not whole:
+                    yield number, None
+                elif cells:
                     yield number, cells
             return
         except csv.Error as error:
             faults(place_of(name, "line", taken[0][0]), f"not quoted as CSV ({error}); a quote is written twice")
-            again.extendleft(reversed(taken[1:]))
-            taken.clear()
+        yield taken[0][0], None
+        again.extendleft(reversed(taken[1:]))
+        taken.clear()
     raise UserError(f"{name}: more than {QUOTE_FAILURES} rows are not quoted as CSV; is it CSV at all?")
 
 

@@ -18,6 +18,7 @@ from distil_jax.delivery.prediction_settings import answer_options, from_config_
 from distil_jax.delivery.predictions import predict_rows
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, read_task_model
+from distil_jax.models import HeadKind
 from distil_jax.tasks.answers import AnswerOptions
 
 WINDOWS = {"task.max_length": 48, "task.doc_stride": 9, "task.max_question_length": 20, "task.max_answer_length": 7}
@@ -75,8 +76,8 @@ def test_transformers_keeps_what_it_does_not_know(exported: Callable[..., Path],
     assert not any(loading.values()), loading
     model.config.save_pretrained(tmp_path / "again")
     raw = json.loads((tmp_path / "again" / "config.json").read_text())
-    _, options = from_config_json(raw, "question", "x") or (None, None)
-    assert options == AnswerOptions(no_answer=True, null_threshold=1.5)
+    found = from_config_json(raw, "question", "x")
+    assert found is not None and found[1] == AnswerOptions(no_answer=True, null_threshold=1.5)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,7 @@ def test_transformers_keeps_what_it_does_not_know(exported: Callable[..., Path],
     [
         ([], "distil_jax holds list, expected an object"),
         ({"no_answer": "yes"}, "distil_jax.no_answer must be true or false"),
+        ({"pairs": None}, "distil_jax.pairs must be true or false"),
         ({"null_threshold": "high"}, 'task.null_threshold = "high": must be'),
         ({"null_threshold": float("nan")}, "task.null_threshold = nan: must be"),
         ({"max_length": -1}, "task.max_length = -1: must be"),
@@ -103,13 +105,26 @@ def test_damaged_settings_are_one_line(exported: Callable[..., Path], value: Any
 
 def test_missing_and_unknown_fields_are_no_damage() -> None:
     assert from_config_json({}, "question", "x") is None
-    assert from_config_json({"distil_jax": {"later": [1]}}, "question", "x") == (TaskSettings(), AnswerOptions())
-    assert from_config_json({"distil_jax": {"doc_stride": 0}}, "sequence", "x") == (TaskSettings(), AnswerOptions())
+    plain = (TaskSettings(), AnswerOptions(), None)
+    assert from_config_json({"distil_jax": {"later": [1]}}, "question", "x") == plain
+    assert from_config_json({"distil_jax": {"doc_stride": 0}}, "sequence", "x") == plain
 
 
 def test_there_and_back() -> None:
     settings = TaskSettings(max_length=200, doc_stride=64, null_threshold=-2.0)
     options = answer_options(settings, {"no_answer": True})
     raw = json.loads(json.dumps(to_config_json(settings, options, "question")))
-    assert from_config_json(raw, "question", "x") == (settings, options)
-    assert to_config_json(TaskSettings(), AnswerOptions(), "sequence") == {"distil_jax": {"max_length": 128}}
+    assert from_config_json(raw, "question", "x") == (settings, options, None)
+    assert to_config_json(TaskSettings(), AnswerOptions(), "token") == {"distil_jax": {"max_length": 128}}
+    cases: list[tuple[HeadKind, str, str, bool]] = [
+        ("sequence", "classification", "", False),
+        ("sequence", "classification", "title", True),
+        ("sequence", "mrpc", "", True),
+        ("choice", "swag", "", True),
+        ("choice", "codah", "", False),
+    ]
+    for kind, name, pair, pairs in cases:
+        raw = to_config_json(TaskSettings(name=name, pair=pair), AnswerOptions(), kind)
+        assert raw["distil_jax"]["pairs"] is pairs
+        found = from_config_json(raw, kind, "x")
+        assert found is not None and found[2] is pairs

@@ -21,6 +21,7 @@ from distil_jax.delivery.predictions import Inputs, predict_rows, write_predicti
 from distil_jax.errors import UserError
 from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.predict import Predictor
+from distil_jax.tasks.requests import usual_reading
 
 TEXTS = ["the cat sat", "a dog ran fast", "red fish", "the moon over the sea"]
 
@@ -88,6 +89,32 @@ def test_rows_that_are_left_out_are_counted(classes: Predictor, tmp_path: Path) 
     done = write_predictions(classes, inputs, output, on_error="skip")
     assert [one["id"] for one in read(tmp_path / "out.jsonl")] == [0, 3]
     assert f"2 rows skipped (first: {path}, line 2: the text is empty)" in done.text
+
+
+def test_a_mistake_in_the_input_costs_no_earlier_results(classes: Predictor, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("earlier\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "broken.jsonl").write_text("no JSON\n")
+    (tmp_path / "other.csv").write_text("title\nthe cat\n")
+    for name in ("gone.txt", "empty.txt", "broken.jsonl", "other.csv", "rows.xlsx"):
+        with pytest.raises(UserError, match=name):
+            write_predictions(classes, Inputs(path=str(tmp_path / name)), str(output))
+        assert output.read_text() == "earlier\n"
+    done = write_predictions(classes, Inputs(path=str(tmp_path / "broken.jsonl")), str(output), on_error="skip")
+    assert (done.rows, output.read_text()) == (0, "")
+
+
+def test_a_start_of_endings_on_the_command_line(task_folder: Callable[..., Path], tmp_path: Path) -> None:
+    predictor, output = load_predictor(task_folder("choices")), tmp_path / "out.jsonl"
+    inputs = Inputs(texts=["the cat"], pairs=["a dog"], endings=["ran", "sat"])
+    with pytest.raises(UserError, match="--pair does not fit this model"):
+        write_predictions(predictor, inputs, str(output))
+    reading = usual_reading("choice", True)
+    write_predictions(predictor, inputs, str(output), reading=reading)
+    assert read(output) == list(predict(predictor, [{"text": "the cat", "endings": ["a dog ran", "a dog sat"]}]))
+    with pytest.raises(UserError, match="--pair not given; give --text and --endings and --pair"):
+        write_predictions(predictor, dataclasses.replace(inputs, pairs=()), str(output), reading=reading)
 
 
 def test_what_is_given_has_to_fit(classes: Predictor, tmp_path: Path) -> None:

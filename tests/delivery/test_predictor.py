@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -263,8 +264,53 @@ def test_a_run_predicts_as_its_export(task_run: Path, tmp_path: Path) -> None:
     exported = list(predict(tmp_path / "model", [(row["first"], row["second"]) for row in rows]))
     assert found == exported
     assert {*found[0]["scores"]} == {"same", "other"}
-    last = list(predict(load_predictor(task_run, step=1), rows))
-    assert last != found or read_run(task_run).step == 1
+    best = read_run(task_run).step
+    assert list(predict(load_predictor(task_run, step=best), rows)) == found
+    for step in {1, 2, 3, 4} - {best}:
+        assert list(predict(load_predictor(task_run, step=step), rows)) != found
+
+
+def test_an_export_wants_pairs_as_its_run_did(task_run: Path, tmp_path: Path) -> None:
+    export(task_run, tmp_path / "model")
+    with pytest.raises(UserError, match="no column 'pair' or 'text_pair'"):
+        list(predict(tmp_path / "model", ["a text alone"]))
+    path = tmp_path / "model" / "config.json"
+    raw = json.loads(path.read_text())
+    del raw["distil_jax"]["pairs"]  # as exported before it was written down
+    path.write_text(json.dumps(raw))
+    assert len(list(predict(tmp_path / "model", ["a text alone", ("one", "two")]))) == 2
+
+
+def test_an_exported_model_of_single_texts_leaves_a_second_column_alone(
+    task_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = said_to_read(task_folder("classes"), tmp_path / "model", pairs=False)
+    rows = [{"text": one, "pair": "the dog"} for one in TEXTS[:3]]
+    assert list(predict(folder, rows)) == list(predict(folder, TEXTS[:3]))
+    assert list(predict(folder, rows)) != list(predict(task_folder("classes"), rows))
+
+
+def test_an_exported_choice_whose_endings_have_a_start(task_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = said_to_read(task_folder("choices"), tmp_path / "model", pairs=True)
+    rows = [{"text": "the cat", "pair": "a dog", "endings": ["ran", "sat"]}]
+    (found,) = predict(folder, rows)
+    (whole,) = predict(task_folder("choices"), [{"text": "the cat", "endings": ["a dog ran", "a dog sat"]}])
+    assert found == whole
+    with pytest.raises(UserError, match="no column 'pair' or 'text_pair'"):
+        list(predict(folder, [{"text": "the cat", "endings": ["ran", "sat"]}]))
+
+
+def said_to_read(folder: Path, copy: Path, *, pairs: bool) -> Path:
+    """A copy of a model folder that says of itself, as an export does, whether it reads pairs."""
+    shutil.copytree(folder, copy)
+    raw = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(raw | {"distil_jax": {"pairs": pairs}}))
+    return copy
+
+
+def test_a_run_below_the_home_folder(task_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(task_run.parent))
+    assert load_predictor(f"~/{task_run.name}", step=1).reading.pairs
 
 
 def test_a_run_trained_on_pairs_wants_pairs(task_run: Path) -> None:

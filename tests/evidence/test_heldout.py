@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,17 @@ def test_models_that_do_not_fit_the_rows_are_refused(corpus: Corpus, teacher: La
         evaluate_model(short, corpus)
 
 
-def test_what_has_no_head_is_refused(tiny_world: Path, teacher: LanguageModel, tmp_path: Path) -> None:
-    from distil_jax.hf import save_pretrained
-
-    save_pretrained(tmp_path / "bare", teacher.encoder, {"encoder": teacher.params["encoder"]})
+def test_what_has_no_head_is_refused(model_folder: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no masked-language-model head"):
-        load_language_model(str(tmp_path / "bare"))
+        load_language_model(model_folder(head=False))
     with pytest.raises(UserError, match="nowhere"):
         load_language_model(str(tmp_path / "nowhere"))
+
+
+def test_a_run_below_the_home_folder(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny_run.parent))
+    found, wanted = load_language_model(f"~/{tiny_run.name}"), load_language_model(str(tiny_run))
+    jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
 
 
 def test_fill_mask_gives_the_answers_of_transformers(tiny_world: Path, teacher: LanguageModel) -> None:

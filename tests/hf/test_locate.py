@@ -158,6 +158,24 @@ def test_tokenizer_from_the_hub(minilm: Path, tmp_path: Path, serve: Callable[..
     assert set(hub.fetched) == {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 
 
+@pytest.mark.parametrize(
+    "reader", ["delivery.predictor import read_ready", "evidence.heldout import load_language_model"]
+)
+def test_a_model_is_used_with_its_tokenizer_from_the_hub(
+    model_folder: Callable[..., str],
+    task_folder: Callable[..., Path],
+    tmp_path: Path,
+    serve: Callable[..., Any],
+    reader: str,
+) -> None:
+    folder = Path(model_folder()) if "heldout" in reader else task_folder("classes")
+    hub = serve("tiny/model", folder)
+    code = f"from distil_jax.{reader} as read\nprint(read('tiny/model').tokenizer.sha256)"
+    for offline in (False, True):
+        out = _run(code, tmp_path / "cache", f"http://127.0.0.1:{hub.server_port}", offline)
+        assert out.strip() == load_tokenizer(folder).sha256
+
+
 def test_what_the_hub_does_not_have(tmp_path: Path, serve: Callable[..., Any]) -> None:
     (tmp_path / "m").mkdir()
     hub = serve("tiny/other", tmp_path / "m")

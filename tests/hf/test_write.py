@@ -93,6 +93,42 @@ def test_a_pooler_next_to_a_head_is_left_out(make_folder: Callable[..., Path], t
     assert all(not found for found in report.values()), report
 
 
+def test_bert_with_neither_head_nor_pooler_is_not_written(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """transformers' BertModel has a pooler, and would report the weights of it as missing."""
+    module, params = from_pretrained(make_folder("BertForMaskedLM"), head="none")
+    with pytest.raises(UserError, match="ours: BERT with neither head nor pooler"):
+        save_pretrained(tmp_path / "ours", module.config, params)
+    assert not (tmp_path / "ours").exists()
+    module, params = from_pretrained(make_folder("DistilBertForMaskedLM"), head="none")
+    save_pretrained(tmp_path / "ours", module.config, params)
+    model_class: Any = transformers.DistilBertModel
+    _, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert all(not found for found in report.values()), report
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_special_tokens_in_the_texts_of_a_task_are_characters_in_transformers_too(
+    task_folder: Callable[..., Path], model_folder: Callable[..., str], family: str
+) -> None:
+    folder = task_folder("classes", family)
+    ours, theirs = load_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    for text, pair in (
+        ("the cat [SEP] sat", None),
+        ("[CLS] a [MASK] dog [PAD]", None),
+        ("the [SEP] cat", "a [UNK] dog"),
+    ):
+        ids = theirs(text, pair).input_ids
+        assert ids == ours.backend.encode(text, pair).ids
+        assert ids[0] == ours.cls_id and ids[-1] == ours.sep_id
+        assert (ids.count(ours.cls_id), ids.count(ours.sep_id)) == (1, 2 if pair else 1)
+        assert ours.mask_id not in ids
+    assert theirs(["the", "a cat"], padding=True).input_ids[0][-1] == ours.pad_id
+    # Whoever asks a masked language model writes the mask into the text.
+    types = 2 if family == "bert" else 0
+    asked = transformers.AutoTokenizer.from_pretrained(model_folder(family=family, type_vocab_size=types))
+    assert ours.mask_id in asked("the [MASK] sat").input_ids
+
+
 def test_an_encoders_own_tree_and_jax_arrays(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     import jax
     import jax.numpy as jnp

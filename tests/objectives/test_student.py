@@ -98,6 +98,14 @@ def test_a_causal_teacher_needs_a_student_that_can_be_causal() -> None:
     assert student_config(causal, [0], "bert").causal
 
 
+def test_a_student_that_could_not_be_exported_is_refused() -> None:
+    """DistilBERT's files have no field for the epsilon of its norms."""
+    other = dataclasses.replace(TEACHER, layer_norm_eps=1e-5)
+    with pytest.raises(UserError, match="layer_norm_eps is 1e-05, and DistilBERT's always 1e-12; choose .* = bert"):
+        student_config(other, [0])
+    assert student_config(other, [0], "bert").layer_norm_eps == 1e-5
+
+
 def test_parameters_are_those_of_the_model(teacher: Any) -> None:
     """Whatever the family: the same tree, shapes and types as a fresh model has."""
     for family in ("distilbert", "bert"):

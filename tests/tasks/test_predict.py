@@ -94,6 +94,12 @@ def test_rows_of_a_pipe_are_answered_before_more_of_them_come(predictor: Predict
     assert found == [0, 1]
 
 
+def test_one_of_several_processes_is_refused(tiny_inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(UserError, match="one of 3; start one"):
+        make(tiny_inputs, 1.0)
+
+
 def test_notes_add_up() -> None:
     tally = Tally()
     tally.add(["1,200 examples cut to 8 tokens"])

@@ -6,15 +6,18 @@ import pytest
 
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.official import OFFICIAL
-from distil_jax.tasks.registry import glue_tasks, task_names, task_spec
+from distil_jax.tasks.registry import glue_tasks, task_spec
 
 OWN = {"classification", "regression", "multilabel", "tagging", "question", "choice"}
 
 
 def test_every_task_is_either_known_with_its_data_or_for_own_data() -> None:
-    assert set(task_names()) == set(OFFICIAL) | OWN
+    with pytest.raises(UserError, match="task.name is not set") as caught:
+        task_spec("")
+    names = str(caught.value).partition(" one of ")[2].split(", ")
+    assert sorted(names) == sorted({*OFFICIAL} | OWN)
     assert len(glue_tasks()) == 9 and set(glue_tasks()) < set(OFFICIAL)
-    for name in task_names():
+    for name in names:
         spec = task_spec(name)
         assert spec.name == name and spec.metrics
         assert set(spec.headline) <= set(spec.metrics)

@@ -77,6 +77,30 @@ def test_endings_begin_as_the_task_has_it() -> None:
     assert request(row, reading)[1] == ChoiceExample("", "He sat.", ("He 0", "He 1", "He 2", "He 3"))
 
 
+def test_a_model_of_endings_with_a_start_wants_one() -> None:
+    row = {"text": "He sat.", "endings": ["ran", "slept"]}
+    whole = ChoiceExample("", "He sat.", ("He ran", "He slept"))
+    readings = (reading_of(TaskSettings(name="swag"), "choice"), usual_reading("choice", True))
+    for reading in (*readings, with_columns(usual_reading("choice"), pair="pair")):
+        assert request({**row, "pair": "He"}, reading)[1] == whole
+        with pytest.raises(BadRowError, match=r"no column .*'pair'.* --pair-column names another"):
+            request(row, reading)
+        with pytest.raises(BadRowError, match="the start of the endings is empty"):
+            request({**row, "pair": None}, reading)
+    for reading in (reading_of(TaskSettings(name="codah"), "choice"), usual_reading("choice", False)):
+        assert request({**row, "pair": "He"}, reading)[1] == ChoiceExample("", "He sat.", ("ran", "slept"))
+
+
+def test_whether_texts_are_pairs_may_be_all_that_is_known() -> None:
+    pair, single = {"text": "a", "pair": "b"}, {"text": "a"}
+    assert request(pair, usual_reading("sequence", True))[1] == SequenceExample("", "a", "b")
+    with pytest.raises(BadRowError, match="no column 'pair' or 'text_pair'"):
+        request(single, usual_reading("sequence", True))
+    for row in (pair, single):
+        assert request(row, usual_reading("sequence", False))[1] == SequenceExample("", "a")
+    assert usual_reading("question", True) == usual_reading("question")
+
+
 def test_columns_that_are_named_are_the_only_ones() -> None:
     reading = with_columns(usual_reading("sequence"), "body", "title")
     assert request({"body": "a", "title": "b", "text": "c"}, reading)[1] == SequenceExample("", "a", "b")

@@ -56,6 +56,12 @@ def oracle_logits(windows: list[Window]) -> tuple[list[np.ndarray], list[np.ndar
     return starts, ends
 
 
+def characters(window: Window, first: int, last: int) -> tuple[int, int]:
+    """(first character, one after the last) in the context of the tokens at these positions of a window."""
+    offsets = window.context_offsets
+    return int(offsets[first - window.context_start, 0]), int(offsets[last - window.context_start, 1])
+
+
 def predict(examples: list[QuestionExample], windows: list[Window], starts: Any, ends: Any, **changes: Any) -> Any:
     options = {"n_best": 20, "max_answer_length": 30, "null_threshold": 0.0, "version_2": False, **changes}
     return predict_answers(examples, windows, starts, ends, **options)
@@ -68,10 +74,10 @@ def test_a_window_is_question_and_context_in_brackets(tokenizer: Tokenizer) -> N
     (window,) = windows_of(tokenizer, asked(context="the cat ran home"), length=30).windows
     ids = tokenizer.backend.encode("who sat?", "the cat ran home").ids
     np.testing.assert_array_equal(window.ids, ids)
-    assert window.ids.dtype == window.token_types.dtype == window.offsets.dtype == np.int32
+    assert window.ids.dtype == window.token_types.dtype == window.context_offsets.dtype == np.int32
     np.testing.assert_array_equal(window.token_types, tokenizer.backend.encode("who sat?", "the cat ran home").type_ids)
-    assert window.offsets[window.context_start :].tolist() == [[0, 3], [4, 7], [8, 11], [12, 16], [-1, -1]]
-    assert (window.offsets[: window.context_start] == -1).all()
+    assert window.context_offsets.tolist() == [[0, 3], [4, 7], [8, 11], [12, 16]]
+    assert window.context_start == len(ids) - 5  # the four tokens and [SEP] are behind it
     assert window.max_context.all() and window.example == 0
 
 
@@ -146,7 +152,7 @@ def test_windows_as_transformers_makes_them(
     assert [window.token_types.tolist() for window in windows] == theirs["token_type_ids"]
     for window, mapping in zip(windows, theirs["offset_mapping"], strict=True):
         first = window.context_start
-        assert window.offsets[first:-1].tolist() == [list(one) for one in mapping[first:-1]]
+        assert window.context_offsets.tolist() == [list(one) for one in mapping[first:-1]]
 
 
 def test_long_questions_are_cut_and_counted(tokenizer: Tokenizer) -> None:
@@ -182,7 +188,7 @@ def test_answers_lie_at_their_tokens(tokenizer: Tokenizer) -> None:
 def test_the_first_answer_counts(tokenizer: Tokenizer) -> None:
     answers = (Answer("bird", CONTEXT.index("bird")), Answer("dog", CONTEXT.index("dog")))
     (window,) = windows_of(tokenizer, asked(answers=answers), length=200).windows
-    assert window.offsets[window.start].tolist() == [CONTEXT.index("bird"), CONTEXT.index("bird") + 4]
+    assert characters(window, window.start, window.end) == (CONTEXT.index("bird"), CONTEXT.index("bird") + 4)
     assert window.end == window.start
 
 
@@ -215,7 +221,8 @@ def test_fewest_tokens_that_cover_an_answer(
     (tmp_path / "vocab.txt").write_text("\n".join(dict.fromkeys([*VOCABULARY, *pieces])), encoding="utf-8")
     found = windows_of(load_tokenizer(tmp_path), asked(answer, context=context), length=40)
     (window,) = found.windows
-    assert context[window.offsets[window.start, 0] : window.offsets[window.end, 1]] == covered
+    begin, stop = characters(window, window.start, window.end)
+    assert context[begin:stop] == covered
     assert (found.inexact_answers, found.lost_answers) == (inexact, 0)
 
 
@@ -251,7 +258,7 @@ def brute_force(
             if not (0 <= place < len(window.max_context) and window.max_context[place]):
                 continue
             for last in range(first, min(first + longest, len(window.ids) - 1)):
-                begin, stop = window.offsets[first, 0], window.offsets[last, 1]
+                begin, stop = characters(window, first, last)
                 text, score = example.context[begin:stop], float(start[first]) + float(end[last])
                 if text not in found or score > found[text][0]:
                     found[text] = (score, text, int(begin))

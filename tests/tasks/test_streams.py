@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.data.tables import BadRowError, Faults, Row
+from distil_jax.tasks.data.tabular import read_table
 from distil_jax.tasks.examples import SequenceExample
 from distil_jax.tasks.requests import request, usual_reading
 from distil_jax.tasks.streams import PLAIN, Arriving, json_line, stream_file, stream_pipe
 
 STRICT = Faults()
+TEXT = Columns(("text",))
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -108,6 +111,49 @@ def test_a_quote_that_is_never_closed_costs_its_own_line(tmp_path: Path) -> None
     assert [row.values["text"] for row in stream_file(path, faults)] == ["one", "three", "five"]
     assert faults.count == 2
     assert faults.first.startswith(f"{path}, line 3: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found", "count"),
+    [
+        (
+            "a.csv",
+            b'text\none\nb\xff\n\nthree\n"fo\nu\xff\nr"\n\nfive\n"s"ix\nseven\n',
+            [(2, 0, "one"), (5, 2, "three"), (10, 4, "five"), (12, 6, "seven")],
+            3,
+        ),
+        (
+            "a.tsv",
+            b"text\none\n\xff\n\nthree\nfo\0ur\nfi\tve\nsix\n",
+            [(2, 0, "one"), (5, 2, "three"), (8, 5, "six")],
+            3,
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "one"}\n\n{"text": "\xff"}\n{"text"\n{"text": "four"}\n',
+            [(1, 0, "one"), (5, 3, "four")],
+            2,
+        ),
+    ],
+)
+def test_rows_that_are_left_out_keep_their_numbers(
+    tmp_path: Path, name: str, content: bytes, found: list[tuple[int, int, str]], count: int
+) -> None:
+    """Whoever puts results beside their rows goes by these numbers; both readers give the same."""
+    path, rows = write(tmp_path, name, content), [Row(place, number, {"text": text}) for place, number, text in found]
+    for read in (lambda faults: stream_file(path, faults), lambda faults: read_table(path, TEXT, faults).rows):
+        faults = Faults(skip=True)
+        assert list(read(faults)) == rows
+        assert faults.count == count
+
+
+@pytest.mark.parametrize(("name", "blank"), [("a.csv", b","), ("a.tsv", b"\t")])
+def test_rows_before_the_first_good_one_count_where_there_is_no_header(tmp_path: Path, name: str, blank: bytes) -> None:
+    path = write(tmp_path, name, b"x\xff\n" + blank.join((b"one", b"1")) + b"\n")
+    columns = Columns(("text",), label=("label",), positions=("text", "label"))
+    row = Row(2, 1, {"text": "one", "label": "1"})
+    assert list(stream_file(path, Faults(skip=True), columns)) == [row]
+    assert read_table(path, columns, Faults(skip=True)).rows == [row]
 
 
 @pytest.mark.parametrize(

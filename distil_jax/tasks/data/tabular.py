@@ -19,6 +19,8 @@ QUOTE_FAILURES = 100  # reading starts anew behind each, so a file full of them 
 TABLE_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
+Cells = tuple[int, list[str] | None]  # number of a row's first line, from 1, and its cells; None: it is left out
+
 
 def read_table(path: Path, columns: Columns, faults: Faults, *, flawed: bool = False) -> Table:
     """Reads a CSV (quoted, RFC 4180), a TSV (no quoting: a quote is a character) or a JSON Lines file.
@@ -40,17 +42,20 @@ def read_table(path: Path, columns: Columns, faults: Faults, *, flawed: bool = F
         raise UserError(f"{path}: the ending {suffix or 'is missing and'} does not tell the format; use one of {known}")
     lines = read_lines(path, faults)
     cells = _csv_cells(path, lines, faults) if suffix == ".csv" else _tsv_cells(lines)
-    first = next(cells, None)
+    first = first_row(cells)
     if first is None:
         raise UserError(f"{path}: holds no row that can be used; check the file")
-    header = [name.strip() for name in first[1]]
+    before, line, names = first
+    header, start = [name.strip() for name in names], 0
     if columns.positions and not set(header) & {*columns.text}:
-        header, cells = [*columns.positions], itertools.chain([first], cells)
+        header, cells, start = [*columns.positions], itertools.chain([(line, names)], cells), before
     elif twice := repeated(filter(None, header)):
-        raise UserError(f"{path}, line {first[0]}: two columns are called {one_line(twice)!r}; rename one of them")
+        raise UserError(f"{path}, line {line}: two columns are called {one_line(twice)!r}; rename one of them")
     table = Table(str(path), header, [])
     kept = [(i, name) for i, name in enumerate(header) if name in columns.names()]
-    for number, (line, values) in enumerate(cells):
+    for number, (line, values) in enumerate(cells, start):
+        if values is None:
+            continue
         if len(values) == len(header):
             table.rows.append(Row(line, number, {name: values[i] for i, name in kept}))
         elif flawed:
@@ -60,14 +65,22 @@ def read_table(path: Path, columns: Columns, faults: Faults, *, flawed: bool = F
     return table
 
 
-def _tsv_cells(lines: Sequence[str | None]) -> Iterator[tuple[int, list[str]]]:
+def first_row(cells: Iterator[Cells]) -> tuple[int, int, list[str]] | None:
+    """How many rows are left out before the first one that is not, its line, and its cells; None without one."""
+    for before, (line, values) in enumerate(cells):
+        if values is not None:
+            return before, line, values
+    return None
+
+
+def _tsv_cells(lines: Sequence[str | None]) -> Iterator[Cells]:
     for number, line in enumerate(lines, start=1):
-        if line:
-            yield number, line.split("\t")
+        if line != "":
+            yield number, None if line is None else line.split("\t")
 
 
-def _csv_cells(path: Path, lines: Sequence[str | None], faults: Faults) -> Iterator[tuple[int, list[str]]]:
-    """Yields (number of the row's first line, cells)."""
+def _csv_cells(path: Path, lines: Sequence[str | None], faults: Faults) -> Iterator[Cells]:
+    """A row one of whose lines is left out is left out; a bad quote costs the line that opens it, no more."""
     limit = csv.field_size_limit(FIELD_LIMIT)
     try:
         yield from _csv_rows(path, lines, faults)
@@ -75,21 +88,24 @@ def _csv_cells(path: Path, lines: Sequence[str | None], faults: Faults) -> Itera
         csv.field_size_limit(limit)
 
 
-def _csv_rows(path: Path, lines: Sequence[str | None], faults: Faults) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path, lines: Sequence[str | None], faults: Faults) -> Iterator[Cells]:
     start = 0
     for _ in range(QUOTE_FAILURES):
         reader = csv.reader((f"{line or ''}\n" for line in itertools.islice(lines, start, None)), strict=True)
         number = start + 1
         try:
             for cells in reader:
-                if cells:
+                end = start + reader.line_num
+                if None in lines[number - 1 : end]:
+                    yield number, None
+                elif cells:
                     yield number, cells
-                number = start + reader.line_num + 1
+                number = end + 1
+            return
         except csv.Error as error:
             faults(place_of(str(path), "line", number), _csv_fault(str(error)))
-            start = number  # a quote may have swallowed good rows: go on behind the line that opened it
-        else:
-            return
+        yield number, None
+        start = number  # a quote may have swallowed good rows: go on behind the line that opened it
     raise UserError(f"{path}: more than {QUOTE_FAILURES} rows are not quoted as CSV; is it CSV at all?")
 
 
@@ -132,9 +148,11 @@ def read_json_rows(path: Path, columns: Columns, faults: Faults) -> Table:
     table, kept, number = Table(str(path), [], []), columns.names(), -1
     found: dict[str, None] = {}
     for line_number, line in enumerate(lines, start=1):
-        if line is None or not line.strip():
+        if line is not None and not line.strip():
             continue
         number += 1
+        if line is None:
+            continue
         where = place_of(table.name, "line", line_number)
         try:
             values = parse_json(line)

@@ -158,7 +158,7 @@ def test_skipped_rows_are_counted_and_the_first_is_told(tmp_path: Path, write: A
     text = b"text,label\nfine,a\n,a\nx,b\nbad\xff,a\nmany,a,b\nnul\0,a\ngood,b\n"
     train = write(tmp_path / "a.csv", text)
     data = load("classification", train=train, validation=train, on_error="skip")
-    assert [(e.id, e.text) for e in data.train] == [("0", "fine"), ("2", "x"), ("4", "good")]
+    assert [(e.id, e.text) for e in data.train] == [("0", "fine"), ("2", "x"), ("6", "good")]
     assert data.notes[0] == f"train: 4 rows skipped (first: {train}, line 5: not valid UTF-8 (byte 4 of the line))"
     with pytest.raises(UserError, match="line 5: not valid UTF-8"):
         load("classification", train=train)
