@@ -23,8 +23,9 @@ from taking_turns import HERE, MODEL_SIZES, command_line, ended, finish, positiv
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import FaultError
 from distil_jax.evidence.benchmark.plan import ALL, BenchmarkArguments
-from distil_jax.evidence.benchmark.report import benchmark_markdown, require_writable
+from distil_jax.evidence.benchmark.report import benchmark_markdown
 from distil_jax.evidence.benchmark.run import run_benchmark
+from distil_jax.training.run_folder import require_writable
 
 BASE: dict[str, Any] = {
     "training.compute_dtype": "bfloat16",
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.memory = arguments.memory or (0.25 if arguments.tiny else 0.0)
     arguments.device = arguments.device or ("cpu" if arguments.tiny else "cuda")
-    require_writable(Path(f"{arguments.output}.md"), Path(f"{arguments.output}.md.json"))
+    require_writable("--output", Path(f"{arguments.output}.md"), Path(f"{arguments.output}.md.json"))
     report = variants_table(arguments, command_line(argv))
     status = 1 if any("failed" in row for row in report["rows"]) else 0
     parts = [benchmark_markdown(report)]

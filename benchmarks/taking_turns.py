@@ -16,8 +16,9 @@ from typing import Any
 
 from distil_jax.errors import FaultError, UserError
 from distil_jax.evidence.benchmark.process import Worker
-from distil_jax.evidence.benchmark.report import machine_lines, require_writable
+from distil_jax.evidence.benchmark.report import machine_lines
 from distil_jax.evidence.benchmark.timing import Timing, noise_note, summarise
+from distil_jax.training.run_folder import require_writable
 from distil_jax.training.runtime import MALLOC_SETTINGS, cpu_environment
 
 INSIDE = "--inside"  # a script's own flag: it has been started with the environment that it needs
@@ -172,9 +173,9 @@ def output_file(text: str) -> str:
     """A file that can be written, with FILE.json beside it, as a type of argparse; "" is none."""
     if text:
         try:
-            require_writable(Path(text), Path(f"{text}.json"))
+            require_writable("", Path(text), Path(f"{text}.json"))
         except UserError as error:
-            raise argparse.ArgumentTypeError(str(error).removeprefix("--output: ")) from None
+            raise argparse.ArgumentTypeError(str(error).strip()) from None
     return text
 
 

@@ -22,7 +22,7 @@ fi
 
 command=(distil-jax "$@")
 case "$1" in
-  pretrain | distill)
+  pretrain | distill | finetune)
     if [[ " $* " != *" --run.platform"* ]] && nvidia-smi --list-gpus 2>/dev/null | grep GPU >/dev/null; then
       command+=(--run.platform gpu)
     fi

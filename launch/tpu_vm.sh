@@ -5,8 +5,9 @@
 #   TPU=v5e-16 ZONE=us-west4-a SETUP='source venv/bin/activate' \
 #     launch/tpu_vm.sh distill --config distilbert_base_uncased --run.output /mnt/shared/distilbert
 #
-# Every worker starts the same command and JAX finds out about the others. distil_jax[tpu] must be installed on all of them:
-#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='pip install "distil_jax[tpu]"'
+# Every worker starts the same command and JAX finds out about the others. distil_jax must be installed on all of them, from a
+# checkout that each has:
+#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='cd CHECKOUT && pip install ".[tpu]"'
 # The run's and the corpus's folders must be on storage that all workers share.
 #   TPU, ZONE, PROJECT  the slice, as gcloud names it
 #   SETUP               run on each worker before, for instance to activate an environment
@@ -25,7 +26,7 @@ fi
 
 remote=(distil-jax "$@")
 case "$1" in
-  pretrain | distill)
+  pretrain | distill | finetune)
     if [[ " $* " != *" --run.platform"* ]]; then
       remote+=(--run.platform tpu)
     fi

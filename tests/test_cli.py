@@ -220,21 +220,33 @@ def test_pretrain_refuses_a_model_too_short_for_the_rows(refused: Refused, tiny_
     assert "24 tokens" in line and "16 positions" in line
 
 
-def test_distill_refuses_a_teacher_that_cannot_teach(refused: Refused, tiny_world: Path, tmp_path: Path) -> None:
-    from distil_jax.hf import read_params, save_pretrained
+def test_sizes_of_a_model_that_has_its_own_are_refused(refused: Refused, tiny_world: Path, tmp_path: Path) -> None:
+    initial = ("--model.initial", tiny_world / "teacher")
+    pretrain = (*train_arguments(tiny_world, tmp_path / "run", "pretrain"), *initial)
+    said = "--model.num-layers has no effect on `distil-jax pretrain --model.initial`"
+    assert said in refused(*pretrain, "--model.num-layers", "3")
+    # What has an effect there is taken, and refused for another reason.
+    assert "needs an NVIDIA GPU" in refused(*pretrain, "--objective.vocabulary", "kernel")
+    for flag in ("--model.hidden-size", "--model.hidden-dropout"):
+        assert f"{flag} has no effect on `distil-jax finetune`" in refused("finetune", *initial, flag, "0")
+    # In a file, which may be for several commands, they are let by.
+    assert "run.output is not set" in refused("finetune", "--config", tiny_world / "config.toml", *initial)
 
+
+def test_distill_refuses_a_teacher_that_cannot_teach(
+    refused: Refused, tiny_world: Path, model_folder: Callable[..., str], tmp_path: Path
+) -> None:
     def run(teacher: Path, *more: str) -> str:
         return refused(*train_arguments(tiny_world, tmp_path / "run", "distill"), "--teacher.path", teacher, *more)
 
-    config, params = read_params(tiny_world / "teacher")
-    save_pretrained(tmp_path / "headless", config, {"encoder": params["encoder"]})
+    headless = Path(model_folder(head=False))
     same = ("--corpus.tokenizer", str(tiny_world / "tokenizer"))
-    assert "no masked-language-model head" in run(tmp_path / "headless", *same)
+    assert "no masked-language-model head" in run(headless, *same)
     assert "layers [2]" in run(tiny_world / "teacher", "--student.layers", "0", "2")
     assert "nowhere" in run(tmp_path / "nowhere")
-    kind = tmp_path / "headless" / "config.json"
+    kind = headless / "config.json"
     kind.write_text(json.dumps(json.loads(kind.read_text()) | {"model_type": "gpt2"}))
-    line = run(tmp_path / "headless", *same)
+    line = run(headless, *same)
     assert "model_type = 'gpt2'" in line and "distilbert" in line
     assert "causal" in run(tiny_world / "teacher", "--objective.alpha-clm", "1", "--objective.alpha-mlm", "0")
 
@@ -259,3 +271,23 @@ def test_evaluate_refuses(refused: Refused, tiny_world: Path, tmp_path: Path) ->
     assert "no models given" in refused("evaluate", *corpus)
     assert "distil-jax prepare" in refused("evaluate", tiny_world / "teacher", "--corpus", tmp_path)
     assert "nowhere" in refused("evaluate", tmp_path / "nowhere", *corpus)
+    (tmp_path / "file").write_text("")
+    nothing_done = ("evaluate", tmp_path / "nowhere", *corpus)
+    assert "--rows -1: must be at least 0" in refused(*nothing_done, "--rows", "-1")
+    assert "cannot be written" in refused(*nothing_done, "--json", tmp_path / "file" / "m.json")
+    assert "cannot be written (Is a directory)" in refused(*nothing_done, "--json", tmp_path)
+
+
+def test_evaluate_speaks_in_the_first_process_and_makes_the_folder_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distil_jax.evidence import heldout
+
+    monkeypatch.setattr(heldout, "evaluate_paths", lambda *_: {"m": {"mlm_loss": 2.5}})
+    command = ["evaluate", "m", "--corpus", "c", "--json", str(tmp_path / "new" / "m.json")]
+    for process, said in ((1, ""), (0, "2.500")):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert main(command) == 0
+        assert said in (out := capsys.readouterr().out)
+        assert bool(out) == (tmp_path / "new" / "m.json").is_file() == (process == 0)
+    assert json.loads((tmp_path / "new" / "m.json").read_text()) == {"m": {"mlm_loss": 2.5}}

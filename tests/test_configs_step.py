@@ -24,6 +24,7 @@ def small(name: str, world: Path, model_folder: Callable[..., str]) -> dict[str,
     changes: dict[str, Any] = {
         "corpus.folder": str(world / "corpus"),
         "corpus.tokenizer": str(world / "tokenizer"),
+        "corpus.sequence_length": 24,  # as that corpus was prepared with
         "training.steps": 1,
         "training.batch_size": 4,
         "training.micro_batch_size": 2,

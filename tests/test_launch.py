@@ -31,7 +31,7 @@ def programs(tmp_path: Path) -> Path:
 
 
 def launch(programs: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    left_out = ("TPU", "ZONE", "PROJECT", "SETUP", "GPUS", "CUDA_VISIBLE_DEVICES")
+    left_out = ("TPU", "ZONE", "PROJECT", "SETUP", "GPUS", "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     path = f"{programs}:{os.environ['PATH']}"
     return subprocess.run(
@@ -86,6 +86,25 @@ def test_slurm(programs: Path) -> None:
     done = launch(programs, "slurm.sbatch", *ARGUMENTS)
     assert done.returncode == 0, done.stderr
     assert called(programs) == [*command, "--run.platform", "gpu", "devices="]
+
+
+def test_slurm_gives_a_process_the_cores_that_sbatch_was_asked_for(programs: Path) -> None:
+    """srun does not take them from sbatch by itself, and would give it a single one."""
+    srun = dry_run(programs, "slurm.sbatch", *ARGUMENTS, SLURM_CPUS_PER_TASK="6")
+    assert srun[: srun.index("distil-jax")] == [
+        *("srun", "--kill-on-bad-exit=1", "--gpu-bind=none", "--cpus-per-task=6", "--label")
+    ]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "distill", "finetune"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_training_insists_on_the_accelerator(programs: Path, script: str, stage: str) -> None:
+    with_gpus(programs)
+    words = dry_run(programs, script, stage, "--config", "x", **SLICE)
+    if script == "tpu_vm.sh":
+        assert words[-1] == f"--command=distil-jax {stage} --config x --run.platform tpu"
+    else:
+        assert words[-2:] == ["--run.platform", "gpu"]
 
 
 def test_slurm_has_a_task_for_each_gpu_and_its_options_come_before_any_command() -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ from distil_jax.training import lock
 with lock.hold(Path(sys.argv[1])):
     print("mine", flush=True)
     input()
+"""
+ELSEWHERE = "lock._myself = lambda: lock.Owner('elsewhere', 17, '12345')\nlock.HEARTBEAT_SECONDS = 0.05"
+PREEMPTED = """
+from distil_jax.training import preemption
+with lock.hold(Path(sys.argv[1])):
+    preemption._end(lambda: preemption.NOTHING_NEW)
 """
 NO_FLOCK = "def none(*_): raise OSError(__import__('errno').ENOLCK, 'no locks here')\nlock.fcntl.flock = none"
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -56,6 +63,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Owners on other hosts are watched for a moment only."""
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
+
+
 def refused(folder: Path) -> str:
     began = time.monotonic()
     with pytest.raises(UserError) as caught, hold(folder):
@@ -72,12 +86,17 @@ def forge(folder: Path, owner: Owner, age: float = 0.0) -> None:
 
 
 def taken_over(folder: Path, caplog: pytest.LogCaptureFixture) -> str:
-    """The line that is said when the folder is taken over."""
+    """The line that is said when the folder is taken over at once."""
+    (line,) = said_on_the_way(folder, caplog)
+    return line
+
+
+def said_on_the_way(folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines that are said until the folder is owned."""
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="distil_jax"), hold(folder):
         check_owner(folder)
-    assert len(caplog.messages) == 1
-    return caplog.messages[0]
+    return caplog.messages
 
 
 @pytest.mark.fault("two runs in one folder")
@@ -131,14 +150,52 @@ def test_a_number_that_no_process_has(pid: int, tmp_path: Path, caplog: pytest.L
 
 
 @pytest.mark.fault("stale lock")
-def test_another_host_is_believed_while_it_is_heard_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    there = Owner("elsewhere", 17, "12345")
-    forge(tmp_path, there, age=STALE_SECONDS / 2)
-    assert f"{tmp_path}: in use by elsewhere process 17 (heard of 1" in refused(tmp_path)
-    forge(tmp_path, there, age=-3600)  # its clock is ahead
-    assert "elsewhere process 17" in refused(tmp_path)
-    forge(tmp_path, there, age=STALE_SECONDS + 60)
+def test_another_host_is_believed_while_it_is_heard_of(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(f"{NO_FLOCK}\n{ELSEWHERE}")
+    with caplog.at_level(logging.WARNING, logger="distil_jax"):
+        assert f"{tmp_path}: in use by elsewhere process 17, heard of just now; wait for it" in refused(tmp_path)
+    assert ["waiting up to 120 s for a sign" in line for line in caplog.messages] == [True]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("age", "shown"), [(60, "6"), (-3600, "0")], ids=["just gone", "its clock is ahead"])
+def test_another_host_that_has_gone_is_waited_for_and_taken_over_from(
+    age: float, shown: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that was killed and starts again on another host."""
+    forge(tmp_path, Owner("elsewhere", 17, "12345"), age=age)
+    first, second = said_on_the_way(tmp_path, caplog)
+    assert f"{tmp_path}: elsewhere process 17 was heard of {shown}" in first
+    assert f"{tmp_path}: taken over from elsewhere process 17, not heard of for {shown}" in second
+
+
+def test_another_host_that_was_not_heard_of_for_long_is_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    forge(tmp_path, Owner("elsewhere", 17, "12345"), age=STALE_SECONDS + 60)
     assert "taken over from elsewhere process 17, not heard of for 36" in taken_over(tmp_path, caplog)
+
+
+def test_another_host_that_ends_while_it_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    forge(tmp_path, Owner("elsewhere", 17, "12345"))
+    end = threading.Timer(0.3, (tmp_path / LOCK_FILE).write_text, [""])
+    end.start()
+    began = time.monotonic()
+    (line,) = said_on_the_way(tmp_path, caplog)
+    assert "waiting up to 120 s" in line
+    assert time.monotonic() - began < 5
+    end.join()
+
+
+def test_a_preempted_process_gives_its_folder_up(tmp_path: Path) -> None:
+    """Where the watching thread ends it, no block is left: another host would have to wait for its heartbeat."""
+    code = HOLDER.partition("{before}")[0] + PREEMPTED
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert (tmp_path / LOCK_FILE).read_text() == ""
 
 
 def test_an_owner_is_heard_of_while_it_does_nothing(start: Start, tmp_path: Path) -> None:
@@ -162,11 +219,12 @@ def test_a_lock_that_names_nobody_is_free(content: str, tmp_path: Path, caplog: 
     assert (tmp_path / LOCK_FILE).read_text() == ""  # closed in the usual way
 
 
-def test_hostile_names_stay_on_one_line(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("impatient")
+def test_hostile_names_stay_on_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     forge(tmp_path, Owner("bad\nhost\x1b[2J" + "x" * 2000, 17, ""))
-    line = refused(tmp_path)
-    assert line.isprintable()
-    assert len(line) < 1000
+    lines = said_on_the_way(tmp_path, caplog)
+    assert len(lines) == 2
+    assert all(line.isprintable() and len(line) < 1000 for line in lines)
 
 
 @pytest.mark.fault("two runs in one folder")
@@ -187,12 +245,15 @@ def test_an_owner_notices_that_its_folder_is_gone(tmp_path: Path) -> None:
             check_owner(tmp_path)
 
 
-def test_times_are_those_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("impatient")
+def test_times_are_those_of_the_storage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """This machine's clock is an hour ahead of that of the files."""
     forge(tmp_path, Owner("elsewhere", 17, "12345"), age=10)
     ahead = time.time() + 3600
     monkeypatch.setattr(lock.time, "time", lambda: ahead)
-    assert "elsewhere process 17 (heard of 1" in refused(tmp_path)
+    assert "elsewhere process 17 was heard of 1" in said_on_the_way(tmp_path, caplog)[0]
 
 
 @pytest.mark.fault("two runs in one folder")

@@ -16,6 +16,7 @@ from held_up import ENDLESS, Ended, Hold, Launched
 
 from distil_jax.config import Config, config_to_toml
 from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.lock import LOCK_FILE
 from distil_jax.training.stages import distill
 from distil_jax.training.telemetry import read_metrics
 
@@ -89,6 +90,8 @@ def preempted_at(launch: Launch, tiny_config: Any, folder: Path, hold: Hold) -> 
         run.wait_for_signs()
         run.send(signal.SIGTERM)
         step = assert_preempted(run.ends())
+    lock = folder / LOCK_FILE
+    assert not lock.is_file() or not lock.read_text(), "another host that goes on would wait for its heartbeat"
     return tiny_config(folder), step
 
 

@@ -75,19 +75,15 @@ def run_benchmark(arguments: list[str]) -> int:
     given: BenchmarkArguments = parse(BenchmarkArguments, own, "benchmark")
     config = parse_arguments(settings, prog="distil-jax benchmark")
     stage = stage_of(config, given.stage, any(one.partition("=")[0] == CONFIG_FLAG for one in settings))
-    from distil_jax.evidence.benchmark.report import (
-        benchmark_markdown,
-        benchmark_paths,
-        require_writable,
-        write_benchmark,
-    )
+    from distil_jax.evidence.benchmark.report import benchmark_markdown, benchmark_paths, write_benchmark
     from distil_jax.evidence.benchmark.run import run_benchmark
+    from distil_jax.training.run_folder import require_writable
 
     def say(line: str) -> None:
         print(f"measuring: {line}", file=sys.stderr, flush=True)
 
     paths = benchmark_paths(given.output) if given.output else ()
-    require_writable(*paths)
+    require_writable("--output", *paths)
     command = f"distil-jax benchmark {shlex.join(arguments)}"
     report = run_benchmark(config, stage, given, command=command, say=say)
     print(benchmark_markdown(report))

@@ -11,6 +11,7 @@ from typing import Annotated
 from distil_jax.cli.command import parse, start
 from distil_jax.cli.measuring import is_about_a_task, run_evaluate_task
 from distil_jax.config import Config, Masking
+from distil_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +109,25 @@ def run_evaluate(arguments: list[str]) -> None:
         run_evaluate_task(arguments)
         return
     given: EvaluateArguments = parse(EvaluateArguments, arguments, "evaluate", "models")
+    if given.rows < 0:
+        raise UserError(f"--rows {given.rows}: must be at least 0; 0 takes all")
     start(Config())
+    import jax
+
     from distil_jax.evidence.heldout import evaluate_paths
     from distil_jax.evidence.report import measures_table
+    from distil_jax.training.run_folder import require_writable, write_whole
 
+    if given.json:
+        require_writable("--json", Path(given.json))
     measures = evaluate_paths(
         list(given.models), given.corpus, given.teacher, given.rows, given.seed, Masking(smoothing=given.smoothing)
     )
+    if jax.process_index():
+        return  # the first process speaks for all
     print(measures_table(measures))
     if given.json:
-        Path(given.json).write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
+        write_whole(Path(given.json), json.dumps(measures, indent=2) + "\n")
 
 
 def run_plot(arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ from distil_jax.config import Config, parse_arguments, require
 from distil_jax.errors import UserError
 
 _SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
+_OF_A_GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and dropout rates of its own
 
 
 def run_prepare(arguments: list[str]) -> None:
@@ -40,7 +41,7 @@ def run_prepare(arguments: list[str]) -> None:
 def train_command(stage: str) -> Callable[[list[str]], None]:
     """`distil-jax pretrain` or `distil-jax distill`, as `stage` says."""
     sections = {
-        "pretrain": ("model",),
+        "pretrain": ("model", "objective.vocabulary"),
         "distill": ("teacher", "student", "objective"),
     }[stage]
     texts = {
@@ -48,11 +49,13 @@ def train_command(stage: str) -> Callable[[list[str]], None]:
         "distill": "Distil a teacher into a smaller student.",
     }
     shared = ("run", "corpus", "masking", "optimizer", "training", "parallel", "checkpoint", "evaluation", "logging")
+    program = f"distil-jax {stage}"
 
     def run(arguments: list[str]) -> None:
-        config = parse_arguments(
-            arguments, prog=f"distil-jax {stage}", description=texts[stage], sections=(*shared, *sections)
-        )
+        config = parse_arguments(arguments, prog=program, description=texts[stage], sections=(*shared, *sections))
+        if stage == "pretrain" and config.model.initial:  # flags for sizes have no effect then, and are refused
+            own = (*shared, *_OF_A_GIVEN_MODEL, *(name for name in sections if name != "model"))
+            parse_arguments(arguments, prog=f"{program} --model.initial", sections=own)
         train(stage, config)
 
     return run
@@ -72,7 +75,7 @@ def train(stage: str, config: Config) -> None:
 
 def run_finetune(arguments: list[str]) -> int:
     """`distil-jax finetune`, of one task or a study of several."""
-    sections = ("run", "model", "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
+    sections = ("run", *_OF_A_GIVEN_MODEL, "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
     config = parse_arguments(
         spelled_out(arguments, _SHORT),
         prog="distil-jax finetune",

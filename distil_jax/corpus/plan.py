@@ -175,16 +175,19 @@ def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
 
 
 def _changed_files(corpus: Corpus, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str:
-    """Says which source file differs, "" for none. A file that was only touched or copied is told by its hash."""
+    """Says which source file differs, "" for none. A file that was only touched or copied is told by its hash.
+
+    One that was not read to its end, as max_documents were reached, has none: its size has to do.
+    """
     known = {source["name"]: source for source in corpus.index["sources"]}
     missing = {file["name"] for file in old} ^ {file["name"] for file in new}
     if missing:
         return f"{min(missing)} was added or removed"
     before = {file["name"]: file for file in old}
     for file in new:
-        name = file["name"]
+        name, digest = file["name"], known[file["name"]]["sha256"]
         if file != before[name] and (
-            file["bytes"] != before[name]["bytes"] or file_sha256(Path(name)) != known[name]["sha256"]
+            file["bytes"] != before[name]["bytes"] or (digest is not None and file_sha256(Path(name)) != digest)
         ):
             return f"{name} has changed"
     return ""

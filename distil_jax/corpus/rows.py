@@ -14,8 +14,6 @@ from typing import Any
 
 from distil_jax.errors import UserError
 
-# A Parquet row group can hold a million articles; this many rows are decoded at a time.
-PARQUET_BATCH_ROWS = 256
 _SPLIT = re.compile(r"@([^@/\\]+)$")  # "@" elsewhere belongs to a path
 
 
@@ -47,7 +45,8 @@ def open_tfds(source: str, column: str) -> tuple[Any, list[str] | None, int]:
     try:
         import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f'{source}: needs TensorFlow Datasets: pip install "distil_jax[tfds]" ({error})') from error
+        hint = 'pip install ".[tfds]" in a checkout of distil_jax'
+        raise UserError(f"{source}: needs TensorFlow Datasets: {hint} ({error})") from error
     name, _, split = _parse(source, None)
     try:
         # array_record can be read without TensorFlow; try_gcs would wait minutes for an unreachable bucket.

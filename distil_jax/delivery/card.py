@@ -21,7 +21,8 @@ _MEASURES = {
 
 def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, Any], step: int, name: str) -> str:
     """README.md of a model folder: teacher, data, steps, losses, measured numbers, how to use it."""
-    auto = "AutoModelForMaskedLM"
+    auto, corpus = "AutoModelForMaskedLM", metadata["corpus"]
+    length = corpus.get("sequence_length", config.corpus.sequence_length)  # older checkpoints don't have it
     return "\n".join(
         [
             "---",
@@ -35,10 +36,10 @@ def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, An
             "",
             f"- architecture: {architecture(encoder)}",
             f"- trained with distil_jax {__version__}, step {step} of {metadata['steps']}, "
-            f"{config.training.batch_size} rows of up to {config.corpus.sequence_length} tokens a step, "
+            f"{config.training.batch_size} rows of up to {length} tokens a step, "
             f"peak learning rate {config.optimizer.learning_rate:g}, seed {config.run.seed}",
-            f"- data: {_sources(metadata['corpus'])}; {metadata['corpus']['rows']:,} rows, "
-            f"{metadata['corpus']['tokens']:,} tokens, sha256 {metadata['corpus']['sha256']}",
+            f"- data: {_sources(corpus)}; {corpus['rows']:,} rows, {corpus['tokens']:,} tokens, "
+            f"sha256 {corpus['sha256']}",
             f"- {_losses(config, metadata['description'])}",
             "",
             *_table(metadata["evaluations"], step),

@@ -97,9 +97,9 @@ def _result_step(metadata: Mapping[str, Any], newest: int) -> int:
 
 
 def _shapes(module: MaskedLM | TaskModel) -> Any:
-    """The tree of a model's parameters without their values, to be placed on one device."""
+    """The tree of a model's parameters without their values, to be placed on one device of this process."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.errors import UserError
-from distil_jax.evidence.report import markdown
+from distil_jax.evidence.report import folder_labels, markdown
 from distil_jax.evidence.study_report import NOTHING, Report, percent, read_report
 
 
@@ -32,7 +32,7 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     """
     if len(folders) < 2:
         raise UserError("compare: give at least two folders, the teacher's first")
-    labels = _labels(folders)
+    labels = folder_labels(folders, "compare")
     reports = dict(zip(labels, map(read_report, folders), strict=True))
     titles = {task: row for report in reversed(reports.values()) for task, row in report["tasks"].items()}
     order = dict.fromkeys(task for report in reports.values() for task in report["tasks"])
@@ -47,14 +47,6 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
         for label in labels
     }
     return {"studies": labels, "tasks": tasks, "macro": {"tasks": shared, **_with_retention(means)}}
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """What the studies are called: their folders' names, or the whole paths where those are alike."""
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UserError("compare: a folder is given twice; give each once")
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _median(report: Report, task: str) -> float | None:

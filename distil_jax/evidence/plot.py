@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distil_jax.errors import UserError
+from distil_jax.evidence.report import folder_labels
 from distil_jax.training.telemetry import read_metrics
 
 
@@ -25,13 +26,14 @@ def plot_runs(runs: Sequence[Path], output: Path, measure: str = "mlm_loss") -> 
     """Draw a held-out measure of several runs against the optimiser step into `output` (.png, .svg or .pdf).
 
     Raises:
-        UserError: a run without measures, matplotlib missing, or a file that cannot be written.
+        UserError: a run without measures or given twice, matplotlib missing, or a file that cannot be written.
     """
-    curves = {run.name: held_out_curve(run, measure) for run in runs}
+    labels = folder_labels(runs, "plot")
+    curves = {label: held_out_curve(run, measure) for label, run in zip(labels, runs, strict=True)}
     try:
         import matplotlib as mpl
     except ImportError:
-        raise UserError('plots need matplotlib; pip install "distil_jax[plot]"') from None
+        raise UserError('plots need matplotlib; pip install ".[plot]" in a checkout of distil_jax') from None
     mpl.use("agg")
     from matplotlib import pyplot
 

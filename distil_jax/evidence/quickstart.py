@@ -22,6 +22,7 @@ from distil_jax.evidence.python_text import write_python_text
 from distil_jax.evidence.report import markdown, measures_table
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.training.progress import PrepareDisplay
+from distil_jax.training.run_folder import write_whole
 from distil_jax.training.stages import distill, pretrain
 
 VOCABULARY = 4096
@@ -54,8 +55,7 @@ def quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
     """
     _check_folder(folder)
     result = folder / "results.json"
-    if result.is_file():
-        found = json.loads(result.read_text(encoding="utf-8"))
+    if (found := _measured(result)) is not None:
         return f"{folder}: everything is done already; delete it to start over\n\n{_describe(folder, found)}"
     tokenizer = _prepare(folder)
     _say("2/4 teacher: a masked language model from scratch")
@@ -67,8 +67,16 @@ def quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
         export(folder / f"{name}_run", folder / name, overwrite=True)
     _say("4/4 measuring")
     found = _measure(folder, tokenizer)
-    result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_whole(result, json.dumps(found, indent=2) + "\n")
     return _describe(folder, found)
+
+
+def _measured(result: Path) -> dict[str, dict[str, object]] | None:
+    """What an earlier quickstart has measured; None where there is no such file or a torn one."""
+    try:
+        return json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from distil_jax.errors import UserError
 
 # name of a measure -> (column heading, format)
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -26,6 +29,18 @@ def measures_table(measures: Mapping[str, Mapping[str, float]], first: str = "mo
         for label, row in measures.items()
     ]
     return markdown([first, *(COLUMNS[name][0] for name in shown)], rows)
+
+
+def folder_labels(folders: Sequence[Path], command: str) -> list[str]:
+    """What runs or studies are called: their folders' names, or the whole paths where those are alike.
+
+    Raises:
+        UserError: one is given to `command` twice.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"{command}: a folder is given twice; give each once")
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

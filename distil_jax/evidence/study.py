@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ DELIVERED_FILE = "delivered.json"
 DIAGNOSTIC = "ax"
 CHECKPOINTS = "checkpoints"
 _RESUME = "distil-jax resume "
+_UNWRITTEN = (
+    "several processes write neither models (study.export) nor files for the GLUE server; the same command in one "
+    "process does"
+)
 Say = Callable[[str], None]
 
 
@@ -101,7 +105,9 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
     command = _reproducing(folder, command)
     made: dict[str, Row] = {}
     errors: list[Exception] = []
-    text = ""
+    text, notes = "", _notes(config, plans)
+    if main and notes:
+        say(f"note: {notes['note']}")
     for number, asked in enumerate(plans, 1):
         plan = _with_finished(config, asked)
         say(f"{plan.spec.title} ({number} of {len(plans)} tasks): {len(plan.runs)} runs")
@@ -109,7 +115,8 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
         if not main:
             continue
         before = {} if trained else report["tasks"].get(plan.spec.name, {})
-        made[plan.spec.name] = row | {name: before.get(name, now) for name, now in _origin(config, command).items()}
+        origin = {name: before.get(name, now) for name, now in _origin(config, command).items()}
+        made[plan.spec.name] = {**row, **origin, **notes}
         # Tasks of earlier commands stay in the report; those of this one come in its order.
         rows = {**{name: row for name, row in report["tasks"].items() if name not in made}, **made}
         report = {"format": 1, "tasks": rows, "macro": macro_average(rows)}
@@ -117,6 +124,12 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
     nothing = not any("best_run" in row for row in made.values())
     mistaken = nothing and bool(errors) and all(isinstance(error, UserError) for error in errors)
     return StudyOutcome(report, text, tuple(failure_lines(made)), main, mistaken)
+
+
+def _notes(config: Config, plans: Sequence[TaskPlan]) -> dict[str, str]:
+    """For the rows of the report: what is wanted, but not written by several processes."""
+    wanted = config.study.export or any(plan.spec.server_file for plan in plans)
+    return {"note": _UNWRITTEN} if wanted and jax.process_count() > 1 else {}
 
 
 def _with_finished(config: Config, plan: TaskPlan) -> TaskPlan:

@@ -293,5 +293,6 @@ def _footer(report: Report) -> str:
         "command": distinct("command"),
         "machine": distinct("machine"),
         "versions": distinct("versions"),
+        "note": distinct("note"),
     }
     return "\n".join(f"- {name}: {text}" for name, text in lines.items() if text)

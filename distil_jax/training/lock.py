@@ -2,7 +2,7 @@
 
 The file `run.lock` is locked (flock), which ends with its owner however that ends, and says who that is: host, process
 and when that process started. Not every shared storage passes locks on to other hosts, so its owner also touches it
-every `HEARTBEAT_SECONDS`: another host's lock is believed until it has not been touched for `STALE_SECONDS`.
+every `HEARTBEAT_SECONDS`: another host's lock is watched for `WATCH_SECONDS` and taken over where nobody touches it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from distil_jax.errors import FaultError, UserError, one_line
 
 LOCK_FILE = "run.lock"
 HEARTBEAT_SECONDS = 20.0
-STALE_SECONDS = 300.0  # without a heartbeat; network file systems may show a touch a minute late
+WATCH_SECONDS = 120.0  # three heartbeats and a minute: network file systems may show a touch that much late
+STALE_SECONDS = 300.0  # without a heartbeat, after which nobody is waited for
+LOOK_SECONDS = 0.5
 UNKNOWN = "unknown"
 _PATIENCE_SECONDS = 1.0  # for an owner that has the lock and is about to write its name
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _LOG = logging.getLogger("distil_jax")
+_held: dict[Path, TextIO] = {}  # locks of this process by folder, for an end that no block is left by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Owner:
 def hold(folder: Path, name: str = "run.output") -> Iterator[None]:
     """Own `folder`, which is there, for the length of the block.
 
-    A lock that a process left behind which was killed is taken over, which a line of the log says.
+    A lock that a process left behind which was killed is taken over, which a line of the log says; that of another
+    host after `WATCH_SECONDS` without a heartbeat.
 
     Args:
         folder: what is owned.
@@ -86,14 +90,30 @@ def hold(folder: Path, name: str = "run.output") -> Iterator[None]:
             ) from None
         beat = threading.Thread(target=_beat, args=(lock.fileno(), stop), name="run.lock", daemon=True)
         beat.start()
+        _held[folder] = lock
         try:
             yield
         finally:
+            del _held[folder]
             stop.set()
             beat.join()
-            with contextlib.suppress(OSError, FaultError):
-                check_owner(folder)  # what another process has taken over is not ours to clear
-                _write(lock, "")
+            _clear(lock, folder)
+
+
+def release_all() -> None:
+    """Give up all folders of this process, which is about to end without leaving their blocks.
+
+    Another host that goes on with them then need not wait for heartbeats.
+    """
+    for folder, lock in [*_held.items()]:
+        with contextlib.suppress(ValueError):  # the main thread has just closed it
+            _clear(lock, folder)
+
+
+def _clear(lock: TextIO, folder: Path) -> None:
+    with contextlib.suppress(OSError, FaultError):
+        check_owner(folder)  # what another process has taken over is not ours to clear
+        _write(lock, "")
 
 
 def check_owner(folder: Path) -> None:
@@ -125,15 +145,28 @@ def _owner_in_the_way(lock: TextIO, folder: Path) -> str:
     owner = _parsed(_read(lock))
     if owner is None or owner == _myself():
         return ""
-    age = _seconds_since_heartbeat(lock, folder)
     if owner.host != _myself().host:
-        if age < STALE_SECONDS:
-            return f"{owner} (heard of {age:.0f} s ago; if it is gone, try again {STALE_SECONDS - age:.0f} s from now)"
-        _LOG.warning("%s: taken over from %s, not heard of for %.0f s", folder, owner, age)
-    elif owner.is_alive():
+        return _watched(owner, lock, folder)
+    if owner.is_alive():
         return str(owner)  # the storage knows no locks
-    else:
-        _LOG.warning("%s: taken over from %s, which ended without closing it", folder, owner)
+    _LOG.warning("%s: taken over from %s, which ended without closing it", folder, owner)
+    return ""
+
+
+def _watched(owner: Owner, lock: TextIO, folder: Path) -> str:
+    """The owner on another host where it gives a sign of life, "" where it gives none or has given the folder up."""
+    age = _seconds_since_heartbeat(lock, folder)
+    if age < STALE_SECONDS:
+        line = "%s: %s was heard of %.0f s ago; waiting up to %.0f s for a sign that it is still there"
+        _LOG.warning(line, folder, owner, age, WATCH_SECONDS)
+        began, before = time.monotonic(), os.fstat(lock.fileno()).st_mtime_ns
+        while (waited := time.monotonic() - began) < WATCH_SECONDS:
+            time.sleep(LOOK_SECONDS)
+            if os.fstat(lock.fileno()).st_mtime_ns != before:
+                there = _parsed(_read(lock))
+                return "" if there is None else f"{there}, heard of just now"
+        age += waited
+    _LOG.warning("%s: taken over from %s, not heard of for %.0f s", folder, owner, age)
     return ""
 
 

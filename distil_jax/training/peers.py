@@ -81,6 +81,8 @@ def share(text: str) -> str:
 @contextlib.contextmanager
 def first_process_in(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
     """The first process is in `context()` for the length of the block; what keeps it out is raised in all."""
+    # Getting in may take minutes, and the first computation of all fails if a process is half a minute late for it.
+    share("")
     with contextlib.ExitStack() as stack:
         mistake: Exception | None = None
         if jax.process_index() == 0:

@@ -20,6 +20,7 @@ import jax
 
 from distil_jax.errors import PreemptedError, one_line
 from distil_jax.training import peers
+from distil_jax.training.lock import release_all
 
 Save = Callable[[], str]  # saves what is there and returns what to say about it
 NOTHING_NEW = "nothing new to save"
@@ -121,6 +122,7 @@ def _end(save: Save) -> None:
     except BaseException as error:
         status = 1
         write_line(f"distil-jax: fault: preempted, but the state was not saved: {one_line(error, 1000)}")
+    release_all()
     os._exit(status)
 
 

@@ -74,17 +74,15 @@ class Progress:
         elif self._mode == "plain" and self._marks and self._last_line < self._marks[-1][0]:
             self._print_line()
 
-    def update(self, done: int, *, amount: float = 0.0, loss: float | None = None, text: str = "") -> None:
+    def update(self, done: int, *, amount: float = 0.0, text: str = "") -> None:
         """Tell how far it is.
 
         Args:
             done: pieces done in all.
             amount: units of work since the last call.
-            loss: the loss by now.
             text: anything else to show.
         """
-        self._done, self._amount = done, self._amount + amount
-        self._text = text if loss is None else f"loss {loss:.3f}"
+        self._done, self._amount, self._text = done, self._amount + amount, text
         now = self._clock()
         self._marks.append((now, done, self._amount))
         if self._bar is not None:
@@ -93,12 +91,8 @@ class Progress:
             self._print_line()
             self._last_line = now
 
-    def rate(self) -> float | None:
-        """Units per second over the last updates; None before there are two."""
-        return self._speed(2)
-
     def describe(self) -> str:
-        """Loss, speed and time left: "loss 3.142  18.3k tokens/s  0:42 left"."""
+        """Text, speed and time left: "loss 3.142  18.3k tokens/s  0:42 left"."""
         parts = [self._text] if self._text else []
         rate, pieces = self._speed(2), self._speed(1)
         if rate:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +133,23 @@ def write_whole(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             begun.unlink(missing_ok=True)
         raise
+
+
+def require_writable(flag: str, *paths: Path) -> None:
+    """Make the folder of files that are to be written when all is done.
+
+    Raises:
+        UserError: one can't be written; `flag` is what names it.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        except OSError as error:
+            raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another file") from None
 
 
 def unfinished(path: Path) -> Path:

@@ -130,14 +130,14 @@ def trim_memory() -> None:
         library.malloc_trim(0)
 
 
-def memory_in_use() -> int:
-    """Bytes that malloc has given out and not got back, where it is glibc's (2.33 or later), else 0.
+def memory_in_use() -> int | None:
+    """Bytes that malloc has given out and not got back, where it is glibc's (2.33 or later), else None.
 
     Those of malloc's first arena and of buffers mapped by themselves: all large ones, whatever its settings.
     """
     library = _glibc()
     if not hasattr(library, "mallinfo2"):
-        return 0
+        return None
     found = library.mallinfo2()
     return found.uordblks + found.hblkhd
 
@@ -232,7 +232,9 @@ def require_platform(wanted: str) -> None:
         raise UserError(f"no usable device: {reason}; see JAX_PLATFORMS") from None
     if wanted not in ("any", found):
         extra = (
-            f'; pip install "distil_jax[{wanted}]" and check the driver' if wanted != "cpu" else "; see JAX_PLATFORMS"
+            f'; pip install ".[{wanted}]" in a checkout of distil_jax and check the driver'
+            if wanted != "cpu"
+            else "; see JAX_PLATFORMS"
         )
         raise UserError(f"run.platform = {wanted!r}, but JAX computes on {found!r}{extra}")
 

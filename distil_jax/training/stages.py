@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distil_jax.config import Config, Model, Objective, config_to_toml, require
+from distil_jax.config import Config, CorpusSettings, Model, Objective, config_to_toml, require
+from distil_jax.config.fields import shown
 from distil_jax.corpus import Corpus, open_corpus
 from distil_jax.corpus.batches import batch_rows, stream_order, training_batches
 from distil_jax.corpus.masking import MaskingRule, masking_log_weights
@@ -36,7 +37,7 @@ from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.peers import first_process_in
-from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder
+from distil_jax.training.run_folder import CONFIG_FILE, fingerprint, keep_tokenizer, open_run_folder
 from distil_jax.training.step import Constants, Params, Task, make_train_step
 from distil_jax.training.telemetry import distillation_flops, pretraining_flops
 from distil_jax.training.watch import Watch
@@ -72,6 +73,7 @@ def pretrain(config: Config) -> Outcome:
 
 
 def _pretrain(config: Config, watch: Watch) -> Outcome:
+    _check_kernel(config)
     corpora = _open_corpora(config)
     settings = config.model
     source = settings.initial or config.corpus.tokenizer
@@ -97,8 +99,7 @@ def distill(config: Config) -> Outcome:
 
 
 def _distill(config: Config, watch: Watch) -> Outcome:
-    if config.objective.vocabulary == "kernel":
-        require_device(this_device())
+    _check_kernel(config)
     corpora = _open_corpora(config)
     teacher, teacher_params = read_model(config.teacher.path)
     if "mlm_head" not in teacher_params:
@@ -121,7 +122,7 @@ def pretraining_learner(config: Config, encoder: EncoderConfig, params: Params) 
         encoder=encoder,
         params=params,
         trainable=("mlm_head",) if frozen else ("encoder", "mlm_head"),
-        objective=Objective(alpha_ce=0.0, alpha_cos=0.0, alpha_mlm=1.0),
+        objective=Objective(alpha_ce=0.0, alpha_cos=0.0, alpha_mlm=1.0, vocabulary=config.objective.vocabulary),
         description={"stage": "pretrain", "initial": config.model.initial, "frozen_encoder": frozen},
     )
 
@@ -282,6 +283,7 @@ def _metadata(
             "rows": corpus.num_rows,
             "tokens": corpus.num_tokens,
             "sha256": corpus.sha256,
+            "sequence_length": corpus.sequence_length,
         },
         "steps": steps,
     }
@@ -292,13 +294,31 @@ def _source_name(source: Mapping[str, Any]) -> str:
     return source["name"] if source["kind"] in ("hf", "tfds") else Path(source["name"]).name
 
 
+def _check_kernel(config: Config) -> None:
+    if config.objective.vocabulary == "kernel":
+        require_device(this_device())
+
+
 def _open_corpora(config: Config) -> tuple[Corpus, Corpus | None]:
     folder = Path(config.corpus.folder)
     train = open_corpus(folder / "train")
     validation = open_corpus(folder / "validation") if (folder / "validation").is_dir() else None
     if validation is not None and validation.tokenizer_sha256 != train.tokenizer_sha256:
         raise UserError(f"{folder}: train and validation were prepared with different tokenizers; prepare them again")
+    if not (Path(config.run.output) / CONFIG_FILE).is_file():  # else settings are compared with those of that run
+        _check_rows(config.corpus, train)
     return train, validation
+
+
+def _check_rows(settings: CorpusSettings, corpus: Corpus) -> None:
+    """Refuse rows that were asked for in another form than the corpus has; a default asks for nothing."""
+    for key, found in (("sequence_length", corpus.sequence_length), ("pack", corpus.packed)):
+        given = getattr(settings, key)
+        if given not in (found, getattr(CorpusSettings(), key)):
+            raise UserError(
+                f"corpus.{key} = {shown(given)}: {corpus.folder} was prepared with {shown(found)}; give that, or "
+                "prepare another folder"
+            )
 
 
 def _matching_tokenizer(path_or_id: str, corpus: Corpus) -> Tokenizer:

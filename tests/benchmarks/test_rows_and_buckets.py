@@ -219,7 +219,7 @@ def test_the_losses_memory(script: Script, tmp_path: Path) -> None:
     [
         (["--cores", "0", "4096"], "'4096' is none of the cores 0"),
         (["--cores", "-1"], "'-1' is none of the cores"),
-        (["--output", "file/below"], "file/below cannot be written"),
+        (["--output", "file/below"], "file/below: cannot be written"),
     ],
 )
 def test_mistakes_of_comparisons_are_told_before_anything_is_measured(

@@ -195,6 +195,17 @@ def test_changed_text_under_a_finished_or_begun_corpus(settings: PrepareSettings
     assert contents(settings.output) == contents(fresh.output)
 
 
+def test_text_that_was_not_read_to_its_end_is_told_by_its_size(settings: PrepareSettings, tiny: Any) -> None:
+    """As max_documents were reached before, so that its hash is not known."""
+    text, limited = Path(settings.sources[0]), dataclasses.replace(settings, max_documents=120)
+    first = prepare(limited, tiny)
+    os.utime(text, (1, 1))  # touched, or copied
+    assert prepare(limited, tiny).sha256 == first.sha256
+    text.write_text(text.read_text() + "\nthe old bird ran to the blue sea\n")
+    with pytest.raises(UserError, match=r"made from other files \(.*text\.txt has changed\)"):
+        prepare(limited, tiny)
+
+
 def test_a_mended_line_costs_only_its_own_block(tmp_path: Path, settings: PrepareSettings, tiny: Any) -> None:
     text = Path(settings.sources[0])
     good = text.read_bytes()

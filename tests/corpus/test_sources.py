@@ -267,7 +267,7 @@ def test_tensorflow_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="not prepared"):
         check(resolve([source]), ReadOptions())
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"distil_jax\[tfds\]"):
+    with pytest.raises(UserError, match=r"\.\[tfds\]"):
         check(resolve([source]), ReadOptions())
 
 

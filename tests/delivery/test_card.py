@@ -21,11 +21,12 @@ def card(
     evaluations: dict[str, Any] | None = None,
     step: int = 20,
     changes: dict[str, Any] | None = None,
+    corpus: dict[str, Any] | None = None,
 ) -> str:
     metadata = {
         "description": description,
         "steps": 30,
-        "corpus": {"sources": ["books.txt"], "rows": 5000, "tokens": 123456, "sha256": "ab" * 32},
+        "corpus": {"sources": ["books.txt"], "rows": 5000, "tokens": 123456, "sha256": "ab" * 32, **(corpus or {})},
         "evaluations": evaluations or {},
     }
     settings = {"training.batch_size": 32, "corpus.sequence_length": 64, **(changes or {})}
@@ -44,6 +45,11 @@ def test_it_states_teacher_data_steps_and_losses() -> None:
     ):
         assert said in text, said
     assert "Held-out" not in text
+
+
+def test_rows_are_as_long_as_those_of_the_corpus() -> None:
+    """Which `prepare` was told; the setting of the run says it of old checkpoints only."""
+    assert "rows of up to 128 tokens a step" in card(DISTILLED, corpus={"sequence_length": 128})
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:

@@ -12,6 +12,7 @@ import pytest
 from distil_jax.delivery import export, read_run
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, read_params
+from distil_jax.training.checkpoint import Checkpoints
 
 
 def same(left: Any, right: Any) -> bool:
@@ -26,6 +27,21 @@ def test_each_checkpoint_is_read_as_it_was(tiny_run: Path) -> None:
     assert newest.encoder.family == "distilbert"
     assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(newest.params))
     assert newest.metadata["steps"] == 2
+
+
+def test_a_process_reads_onto_a_device_of_its_own(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes only the first has the first device of all."""
+    own, asked = jax.devices()[3], []
+
+    def params(_: Checkpoints, step: int, shapes: Any) -> Any:
+        asked.extend(leaf.sharding.device_set for leaf in jax.tree.leaves(shapes))
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+    monkeypatch.setattr(Checkpoints, "params", params)
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: [own])
+    read_run(tiny_run)
+    assert asked
+    assert all(devices == {own} for devices in asked)
 
 
 def test_the_folder_holds_the_checkpoint_to_the_bit(tiny_run: Path, tiny_world: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,22 @@ def test_a_picture_is_drawn_or_the_extra_is_named(run: Path, tmp_path: Path) -> 
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        with pytest.raises(UserError, match=r"distil_jax\[plot\]"):
+        with pytest.raises(UserError, match=r"\.\[plot\]"):
             plot_runs([run], tmp_path / "curve.png")
         return
     plot_runs([run], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="cannot be written"):
         plot_runs([run], tmp_path / "nowhere" / "curve.png")
+
+
+def test_runs_of_one_name_are_told_apart(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = pytest.importorskip("matplotlib.axes")
+    shutil.copytree(run, tmp_path / "other" / "run")
+    labels: list[str] = []
+    monkeypatch.setattr(axes.Axes, "plot", lambda *_, label, **__: labels.append(label))
+    monkeypatch.setattr(axes.Axes, "legend", lambda _: None)  # there is nothing it could show
+    plot_runs([run, tmp_path / "other" / "run"], tmp_path / "curve.svg")
+    assert labels == [str(run), str(tmp_path / "other" / "run")]
+    with pytest.raises(UserError, match="plot: a folder is given twice"):
+        plot_runs([run, run], tmp_path / "curve.svg")

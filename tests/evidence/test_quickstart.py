@@ -98,13 +98,16 @@ def test_again_it_says_that_it_is_done(made: Any) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_stages_that_are_done_are_not_done_again(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted while it measured: the three runs are finished, only the measures are missing."""
+@pytest.mark.parametrize("left", [None, '{"teacher": {"measu'], ids=["nothing", "a torn file"])
+def test_stages_that_are_done_are_not_done_again(left: str | None, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while it measured or wrote: the three runs are finished, only the measures are missing."""
     from distil_jax.training import loop
 
     folder, text = made
     found = json.loads((folder / "results.json").read_text())
     (folder / "results.json").unlink()
+    if left is not None:
+        (folder / "results.json").write_text(left)
     monkeypatch.setattr(loop, "_train", lambda *_: pytest.fail("a finished run was trained again"))
     monkeypatch.setattr(quickstart, "train_wordpiece", lambda *_: pytest.fail("the vocabulary was trained again"))
     monkeypatch.setattr(quickstart, "_measure", lambda *_: found)

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from distil_jax.cli import main
-from distil_jax.config import Config, with_overrides
+from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.evidence import study as study_module
+from distil_jax.evidence.study import run_study
 from distil_jax.evidence.study_plan import plan_study
 from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.registry import task_spec
@@ -123,6 +124,24 @@ def test_a_study_is_resumed_with_the_settings_on_record(
     assert "| macro-average of 2 of 3 " in out
     after = json.loads((real.output / "report.json").read_text())
     assert [after["tasks"][task] for task in ("cola", "rte")] == [before["tasks"][task] for task in ("cola", "rte")]
+
+
+def test_several_processes_say_what_they_do_not_write(
+    real: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a checkpoint is read by one process: models and files for the server are left to it."""
+    shutil.copytree(real.output, tmp_path / "out")
+    recorded = load_config(real.output / "study.toml")
+    config = with_overrides(recorded, {"run.output": str(tmp_path / "out"), "task.name": "cola,rte"})
+    monkeypatch.setattr(study_module, "finetune", lambda *_: pytest.fail("nothing is to be trained"))
+    said: list[str] = []
+    for processes, count in ((2, 1), (1, 0)):
+        monkeypatch.setattr(study_module.jax, "process_count", lambda processes=processes: processes)
+        said.clear()
+        found = run_study(config, say=said.append)
+        assert sum("several processes write neither models" in line for line in said) == count
+        assert found.text.count("- note: several processes write neither models") == count
+        assert ["note" in row for row in found.report["tasks"].values() if "best_run" in row] == [count == 1] * 2
 
 
 def test_server_files_hold_what_pytorch_predicts_with_the_exported_model(real: Study) -> None:

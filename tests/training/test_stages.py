@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from distil_jax.config import Config
+from distil_jax.config import Config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, read_params
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.stages import distill, initial_student, pretrain
+from distil_jax.training.stages import distill, initial_student, pretrain, pretraining_learner, scratch_encoder
 from distil_jax.training.telemetry import read_metrics
 
 Stage = Callable[[Config], Any]
@@ -30,10 +30,14 @@ def metadata(folder: Path, step: int) -> dict[str, Any]:
 
 
 def test_pretraining_from_scratch(tiny_config: Callable[..., Config], tiny_world: Path, tmp_path: Path) -> None:
-    """Without held-out text, and with rows of metrics every second step and at the end."""
+    """Without held-out text, with rows of metrics every second step and at the end, and with the default length.
+
+    As where only `prepare` was told the length of the rows.
+    """
     corpus = tmp_path / "corpus"
     shutil.copytree(tiny_world / "corpus" / "train", corpus / "train")
     changes = {"corpus.folder": str(corpus), "training.steps": 3, "logging.every_steps": 2, "model.num_layers": 1}
+    changes |= {"corpus.sequence_length": 512}
     outcome = pretrain(tiny_config(tmp_path / "run", changes))
     assert outcome.evaluations == {}
     rows = read_metrics(tmp_path / "run")
@@ -45,7 +49,20 @@ def test_pretraining_from_scratch(tiny_config: Callable[..., Config], tiny_world
     saved = metadata(tmp_path / "run", 3)
     assert saved["description"] == {"stage": "pretrain", "initial": "", "frozen_encoder": False}
     assert (saved["model"]["num_layers"], saved["model"]["type_vocab_size"]) == (1, 2)
+    assert saved["corpus"]["sequence_length"] == 24
     assert set(outcome.state.params) == {"encoder", "mlm_head"}
+
+
+def test_pretraining_takes_the_form_of_the_losses_that_is_set(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    plain = with_overrides(Config(), {"objective.vocabulary": "plain"})
+    assert pretraining_learner(plain, scratch_encoder(plain.model, 60, 0), {}).objective.vocabulary == "plain"
+    config = tiny_config(tmp_path / "run", {"objective.vocabulary": "kernel", "training.steps": 3})
+    for stage in (pretrain, distill):
+        with pytest.raises(UserError, match=r"objective\.vocabulary = 'kernel'"):
+            stage(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_pretraining_the_head_of_a_frozen_encoder(
@@ -148,12 +165,22 @@ def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ({"training.batch_size": 6, "training.micro_batch_size": 6}, "batch_size = 6 is not a multiple"),
         ({"training.steps": 0, "training.epochs": 1, "training.batch_size": 4096}, "rows are fewer than .*4096"),
         ({"parallel.devices": 9, "training.batch_size": 36}, "parallel.devices = 9: only 8 devices"),
+        ({"corpus.sequence_length": 32}, r"corpus.sequence_length = 32: .*corpus/train was prepared with 24; leave it"),
+        ({"corpus.pack": False}, r"corpus.pack = false: .*corpus/train was prepared with true; leave it"),
     ],
 )
 @pytest.mark.parametrize("stage", [pretrain, distill])
 def test_mistakes_of_both_stages(refused: Refusal, stage: Stage, changes: dict[str, Any], pattern: str) -> None:
     automatic = {} if "parallel.devices" in changes else {"parallel.devices": 0}
     refused(stage, {**automatic, **changes}, pattern)
+
+
+def test_rows_of_another_run_are_compared_with_those_it_was_started_with(
+    tiny_config: Callable[..., Config], whole_run: Any
+) -> None:
+    """A run that older versions have begun with a length that is not that of its rows can go on."""
+    with pytest.raises(UserError, match="corpus.sequence_length: was 24, is 32"):
+        distill(tiny_config(whole_run.folder, {"corpus.sequence_length": 32}))
 
 
 @pytest.mark.parametrize(

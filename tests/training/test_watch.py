@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -200,3 +202,17 @@ def test_it_ends_also_where_nobody_reads_what_it_says() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_processes_have_computed_together_before_the_first_is_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a folder that another host may still have: JAX gives the first computation of all half a minute."""
+    happened: list[str] = []
+    monkeypatch.setattr(peers, "share", lambda text: happened.append("share") or text)
+
+    @contextlib.contextmanager
+    def folder() -> Iterator[None]:
+        happened.append("in")
+        yield
+
+    with peers.first_process_in(folder):
+        assert happened == ["share", "in", "share"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,26 +126,13 @@ def notes_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(note for note in found if note))
 
 
-def require_writable(*paths: Path) -> None:
-    """Make the folder of files that are to be written when all is measured; `UserError` where they can't be."""
-    for path in paths:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        except OSError as error:
-            raise UserError(f"--output: {path} cannot be written ({error.strerror}); choose another") from None
-
-
 def benchmark_paths(output: str) -> tuple[Path, Path]:
     """FILE.md and FILE.json of --output FILE."""
     return Path(f"{output}.md"), Path(f"{output}.json")
 
 
 def write_benchmark(output: str, report: Mapping[str, Any]) -> None:
-    """Write FILE.md and FILE.json, for which `require_writable` has been asked."""
+    """Write FILE.md and FILE.json, which `require_writable` has been asked for."""
     table, numbers = benchmark_paths(output)
     try:
         write_whole(table, benchmark_markdown(report) + "\n")
