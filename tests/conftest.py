@@ -250,10 +250,7 @@ def whole_run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def model_folder(tiny_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """A function (head=, tokenizer=, **fields of EncoderConfig) -> folder of a random BERT in Hugging Face form.
-
-    A BERT without head has a pooler, as every BertModel of transformers.
-    """
+    """A function (head=, tokenizer=, **fields of EncoderConfig) -> folder of a random BERT in Hugging Face form."""
     import numpy as np
 
     from distil_jax.hf import load_tokenizer, save_pretrained
@@ -264,8 +261,7 @@ def model_folder(tiny_inputs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     def make(*, head: bool = True, tokenizer: Any = tiny_tokenizer, **fields: Any) -> str:
         sizes = {"vocab_size": tiny_tokenizer.vocab_size, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
         sizes |= {"intermediate_size": 24, "max_position_embeddings": 32, "type_vocab_size": 2}
-        family = fields.pop("family", "bert")
-        config = EncoderConfig(family, **{**sizes, "pooler": family == "bert" and not head, **fields})
+        config = EncoderConfig(**{"family": "bert", **sizes, **fields})
         shapes = jax.eval_shape(lambda: MaskedLM(config).init(jax.random.key(0), ids)["params"])
         random = np.random.default_rng(0)
         # Drawn by NumPy, so that nothing has to be compiled.

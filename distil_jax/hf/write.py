@@ -36,8 +36,9 @@ def save_pretrained(
 
     The folder is put together beside its place and renamed into it, so that nobody ever sees half of it. The model
     has the task head `head` if one is given, else a masked-language-model head if `params` has "mlm_head"; a BERT
-    pooler is left out where transformers' class has none, and a BERT without head needs one. The decoder weight, tied
-    to the word embeddings, is not stored a second time.
+    pooler is left out where transformers' class has none. A BERT with neither head nor pooler is loaded there with
+    `add_pooling_layer=False`, or gets a random pooler. The decoder weight, tied to the word embeddings, is not stored a
+    second time.
 
     Args:
         folder: must not exist yet, or be empty.
@@ -55,10 +56,13 @@ def save_pretrained(
     """
     target = Path(os.path.realpath(Path(folder).expanduser()))  # through a link: replace what it points to
     _check_free(target, overwrite)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+        )
     tree = {"encoder": params} if "embeddings" in params else params
     settings = _settings(config, head, tree, extra or {})
     tensors = tensors_from_params(config, tree, head)
-    _check_loads(folder, config, head is None and "mlm_head" not in tree, tokenizer)
 
     from safetensors.numpy import save_file
 
@@ -90,19 +94,6 @@ def _settings(
     else:
         settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
     return dict(sorted((settings | dict(extra)).items()))
-
-
-def _check_loads(folder: str | Path, config: EncoderConfig, bare: bool, tokenizer: Tokenizer | None) -> None:
-    """Raises UserError for what transformers would not load as it is; `bare` is an encoder without head."""
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
-        )
-    if bare and config.family == "bert" and not config.pooler:
-        raise UserError(
-            f"{folder}: BERT with neither head nor pooler, to which transformers would add a random pooler; save it "
-            "with its head"
-        )
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, config: EncoderConfig, head: TaskHead | None) -> None:

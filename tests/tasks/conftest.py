@@ -15,7 +15,7 @@ import pytest
 
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.hf import load_tokenizer, save_pretrained
-from distil_jax.models import Encoder, EncoderConfig, MaskedLM
+from distil_jax.models import Encoder, EncoderConfig
 
 GOOD, BAD = ("warm", "old", "big", "green"), ("cold", "blue", "red", "dark")
 WORDS = ("the", "cat", "dog", "house", "tree", "sings", "runs", "near", "under", "river", "night")
@@ -83,17 +83,14 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
 
 @pytest.fixture(scope="session")
 def learner(tiny_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a BERT of one layer with weights as before training, which learn easily; its head is of zeros."""
+    """Folder of a BERT encoder of one layer with weights as before training, which learn easily."""
     tokenizer = load_tokenizer(tiny_inputs / "tokenizer")
     config = EncoderConfig(
         "bert", tokenizer.vocab_size, 16, 1, 2, 32, 32, type_vocab_size=2, initializer_range=0.1, hidden_dropout=0.0
     )
-    key, ids = jax.random.key(3), jnp.zeros((1, 4), jnp.int32)
-    init = jax.jit(lambda: Encoder(config).init(key, ids)["params"])
-    head = jax.eval_shape(lambda: MaskedLM(config).init(key, ids)["params"]["mlm_head"])
-    params = {"encoder": init(), "mlm_head": jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), head)}
+    init = jax.jit(lambda: Encoder(config).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"])
     folder = tmp_path_factory.mktemp("learner") / "model"
-    save_pretrained(folder, config, jax.tree.map(np.asarray, params), tokenizer=tokenizer)
+    save_pretrained(folder, config, jax.tree.map(np.asarray, init()), tokenizer=tokenizer)
     return str(folder)
 
 
