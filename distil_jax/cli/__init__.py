@@ -51,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PreemptedError as end:
         return end.STATUS
     except KeyboardInterrupt:
-        print("distil-jax: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print(
+            "distil-jax: interrupted; the same command continues from the last checkpoint, if there is one",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
         return 1

@@ -129,7 +129,8 @@ def _finetuned(config: Config, found: Any) -> str:
     state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
     measures = ", ".join(f"{name} {_shown(value)}" for name, value in found.measures.items())
     return (
-        f"{config.run.output}: {found.data.spec.title} {state}, step {outcome.best_step} of {outcome.step}"
+        f"{config.run.output}: {found.data.spec.title} {state}, result of step {outcome.best_step} of "
+        f"{outcome.step}"
         f"{_skipped(outcome)}{'; ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )

@@ -108,7 +108,9 @@ class Student(Section):
     """The model that `distill` trains (original: half the teacher's layers, same width)."""
 
     layers: tuple[int, ...] = setting(
-        (), "teacher layers the student starts from; empty: every other, as the original", LAYER_NUMBERS
+        (),
+        "numbers of the teacher's layers, from 0, that become the student's; empty: every other, as the original",
+        LAYER_NUMBERS,
     )
     family: Literal["distilbert", "bert"] = setting("distilbert", "architecture")
     init: str = setting("teacher", "weights to start from: teacher, random, or a folder or hub id", NOT_EMPTY)

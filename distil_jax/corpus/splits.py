@@ -8,6 +8,7 @@ from pathlib import Path
 from distil_jax.config import CorpusSettings
 from distil_jax.corpus.plan import PrepareSettings, TokenizerLike
 from distil_jax.corpus.prepare import PrepareProgress, prepare
+from distil_jax.corpus.sources import resolve
 from distil_jax.corpus.tokens import Corpus
 
 
@@ -25,6 +26,8 @@ def prepare_splits(
         UserError: as `prepare`.
     """
     corpora = {}
+    if settings.validation:
+        resolve(settings.validation)  # a file that is not there is told before hours go into the others
     for split, sources in (("train", settings.train), ("validation", settings.validation)):
         if not sources:
             continue

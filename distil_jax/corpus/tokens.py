@@ -174,6 +174,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Reads and checks index.json. Raises UserError where it is missing, damaged or of another version."""
     path = folder / INDEX
     if not path.is_file():
+        if (folder / "train" / INDEX).is_file():
+            raise UserError(f"{folder}: holds the parts train and perhaps validation; give one, such as {folder}/train")
         what = "no finished corpus here" if folder.is_dir() else "no such folder"
         raise UserError(
             f"{folder}: {what}; make it with `distil-jax prepare` (an interrupted one goes on where it stopped)"

@@ -110,7 +110,9 @@ def _check_free(target: Path, overwrite: bool) -> None:
     if not any(target.iterdir()):
         return
     if not overwrite:
-        raise UserError(f"{target}: is not empty; choose another folder or allow overwriting")
+        raise UserError(
+            f"{target}: is not empty; choose another folder or allow overwriting (--overwrite, overwrite=True)"
+        )
     if not (target / "config.json").is_file():
         # Replacing removes everything in it: a mistyped path must not cost a home directory.
         raise UserError(f"{target}: has no config.json, so it is no model folder and will not be overwritten")

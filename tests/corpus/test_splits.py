@@ -43,6 +43,15 @@ def test_both_splits_are_prepared_with_the_same_settings(settings: CorpusSetting
     assert corpora["train"].index["dropped"]["short"] == 4  # [CLS], five words, [SEP]: seven tokens
 
 
+def test_missing_held_out_text_is_told_before_the_other_is_read(settings: CorpusSettings, tiny: Any) -> None:
+    from dataclasses import replace
+
+    calls: list[str] = []
+    with pytest.raises(UserError, match=r"nothere\.txt: no such file"):
+        prepare_splits(replace(settings, validation=("nothere.txt",)), tiny, lambda split, _: calls.append(split))
+    assert not calls and not Path(settings.folder).exists()
+
+
 def test_every_setting_arrives(settings: CorpusSettings, tiny: Any) -> None:
     from dataclasses import replace
 

@@ -71,6 +71,10 @@ def test_uint32_for_large_vocabularies(tmp_path: Path, tokenizer_with: Callable)
 def test_folders_that_are_no_corpus(tmp_path: Path, corpus: Corpus) -> None:
     with pytest.raises(UserError, match=r"no such folder; make it with `distil-jax prepare`"):
         open_corpus(tmp_path / "nothing")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "train").symlink_to(corpus.folder)
+    with pytest.raises(UserError, match=r"parts: holds the parts train .* give one, such as .*/parts/train"):
+        open_corpus(tmp_path / "parts")
     (corpus.folder / "index.json").rename(tmp_path / "index.json")
     with pytest.raises(UserError, match=r"no finished corpus here; make it with `distil-jax prepare`"):
         open_corpus(corpus.folder)
