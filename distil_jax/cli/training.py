@@ -14,6 +14,7 @@ from distil_jax.errors import UserError
 
 _SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
 _OF_A_GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and dropout rates of its own
+_FORM_OF_LOSSES = "objective.vocabulary"  # all of [objective] that pre-training has
 
 
 def run_prepare(arguments: list[str]) -> None:
@@ -41,7 +42,7 @@ def run_prepare(arguments: list[str]) -> None:
 def train_command(stage: str) -> Callable[[list[str]], None]:
     """`distil-jax pretrain` or `distil-jax distill`, as `stage` says."""
     sections = {
-        "pretrain": ("model", "objective.vocabulary"),
+        "pretrain": ("model", _FORM_OF_LOSSES),
         "distill": ("teacher", "student", "objective"),
     }[stage]
     texts = {
@@ -54,7 +55,7 @@ def train_command(stage: str) -> Callable[[list[str]], None]:
     def run(arguments: list[str]) -> None:
         config = parse_arguments(arguments, prog=program, description=texts[stage], sections=(*shared, *sections))
         if stage == "pretrain" and config.model.initial:  # flags for sizes have no effect then, and are refused
-            own = (*shared, *_OF_A_GIVEN_MODEL, *(name for name in sections if name != "model"))
+            own = (*shared, *_OF_A_GIVEN_MODEL, _FORM_OF_LOSSES)
             parse_arguments(arguments, prog=f"{program} --model.initial", sections=own)
         train(stage, config)
 
@@ -130,8 +131,7 @@ def _finetuned(config: Config, found: Any) -> str:
     measures = ", ".join(f"{name} {_shown(value)}" for name, value in found.measures.items())
     return (
         f"{config.run.output}: {found.data.spec.title} {state}, result of step {outcome.best_step} of "
-        f"{outcome.step}"
-        f"{_skipped(outcome)}{'; ' if measures else ''}{measures}\n"
+        f"{outcome.step}{_skipped(outcome)}{'; ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )
 

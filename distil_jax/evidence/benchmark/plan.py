@@ -130,10 +130,12 @@ def cells(config: Config, stage: Stage, arguments: BenchmarkArguments, platform:
         UserError: a variant that is unknown or that this stage does not have.
     """
     found = []
-    for length in arguments.lengths or (0,):
-        base = _with_length(config, stage, length)
+    for length in arguments.lengths or (_length(config, stage),):
+        # What a kind of task has besides a length, such as windows, fits the one that is configured.
+        unchanged = stage == "finetune" and not arguments.lengths
+        base = config if unchanged else _with_length(config, stage, length)
         for name, changes in _chosen(arguments.variants, stage, platform).items():
-            found.append(Cell(name, stage, length or _length(base, stage), with_overrides(base, changes)))
+            found.append(Cell(name, stage, length, with_overrides(base, changes)))
     return found
 
 
@@ -152,10 +154,7 @@ def _length(config: Config, stage: Stage) -> int:
 
 
 def _with_length(config: Config, stage: Stage, length: int) -> Config:
-    """`config` with rows of `length` tokens, and room for them in a model made up; 0: as configured."""
-    if not length and stage == "finetune":
-        return config
-    length = length or _length(config, stage)
+    """`config` with rows of `length` tokens, and room for them in a model made up."""
     room = {"model.max_position_embeddings": max(length, config.model.max_position_embeddings)}
     if stage == "finetune":
         return with_overrides(config, {"task.max_length": length, **room})
