@@ -56,10 +56,7 @@ def save_pretrained(
     """
     target = Path(os.path.realpath(Path(folder).expanduser()))  # through a link: replace what it points to
     _check_free(target, overwrite)
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
-        )
+    _check_vocabulary(folder, config, tokenizer)
     tree = {"encoder": params} if "embeddings" in params else params
     settings = _settings(config, head, tree, extra or {})
     tensors = tensors_from_params(config, tree, head)
@@ -94,6 +91,13 @@ def _settings(
     else:
         settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
     return dict(sorted((settings | dict(extra)).items()))
+
+
+def _check_vocabulary(folder: str | Path, config: EncoderConfig, tokenizer: Tokenizer | None) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+        )
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, config: EncoderConfig, head: TaskHead | None) -> None:
