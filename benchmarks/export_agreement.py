@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from taking_turns import ended
+from interleaved import ended
 
 from distil_jax.errors import UserError
 
@@ -58,13 +58,13 @@ def decision(logits: np.ndarray, spec: Any) -> np.ndarray:
 
 def compare(run: Path) -> tuple[int, int, float]:
     """(examples, how many decisions are equal, largest difference of two logits) of the run's validation sets."""
-    from distil_jax.delivery.export import export, read_run
+    from distil_jax.export.checkpoint import export, read_run
     from distil_jax.models import TaskModel
+    from distil_jax.runs.folder import read_config
     from distil_jax.tasks.data.load import load_task
     from distil_jax.tasks.encode import encode_examples
     from distil_jax.tasks.inference import make_predictor
     from distil_jax.training.parallel import make_devices
-    from distil_jax.training.run_folder import read_config
 
     config, trained = read_config(run), read_run(run)
     if trained.head is None:

@@ -13,12 +13,12 @@ import sys
 from functools import partial
 from typing import Any
 
-from taking_turns import command_line, ended, finish, footer, output_file, positive, tell
+from interleaved import command_line, ended, finish, footer, output_file, positive, tell
 
+from distil_jax.benchmark.plan import BenchmarkArguments
+from distil_jax.benchmark.run import run_benchmark
 from distil_jax.config import Config, load_config, with_overrides
-from distil_jax.evidence.benchmark.plan import BenchmarkArguments
-from distil_jax.evidence.benchmark.run import run_benchmark
-from distil_jax.evidence.report import markdown
+from distil_jax.evaluation.report import markdown
 
 BUCKETS, LONGEST = "buckets", "all to the longest"
 _NOT = ["does not fit", *["-"] * 4]

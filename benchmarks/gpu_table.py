@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taking_turns import HERE, MODEL_SIZES, command_line, ended, finish, positive, tell
+from interleaved import HERE, MODEL_SIZES, command_line, ended, finish, positive, tell
 
+from distil_jax.benchmark.plan import ALL, BenchmarkArguments
+from distil_jax.benchmark.report import benchmark_markdown
+from distil_jax.benchmark.run import run_benchmark
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import FaultError
-from distil_jax.evidence.benchmark.plan import ALL, BenchmarkArguments
-from distil_jax.evidence.benchmark.report import benchmark_markdown
-from distil_jax.evidence.benchmark.run import run_benchmark
-from distil_jax.training.run_folder import require_writable
+from distil_jax.runs.folder import require_writable
 
 BASE: dict[str, Any] = {
     "training.compute_dtype": "bfloat16",

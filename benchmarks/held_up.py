@@ -147,7 +147,8 @@ def _compile_long() -> None:
 
 
 def _patch(moment: str, holder: _Holder) -> None:
-    from distil_jax.training import stages, stepper
+    from distil_jax.training import compiled_step as stepper
+    from distil_jax.training import stages
 
     def before(owner: Any, name: str) -> None:
         function = getattr(owner, name)
@@ -161,9 +162,9 @@ def _patch(moment: str, holder: _Holder) -> None:
     if moment == "inputs":
         before(stages, "open_corpus")
     elif moment == "compile":
-        before(stepper.Stepper, "prepare")
+        before(stepper.CompiledStep, "prepare")
     elif moment in ("step", "raise"):
-        before(stepper.Stepper, "__call__")
+        before(stepper.CompiledStep, "__call__")
     elif moment == "batch":
         _patch_batches(holder)
     elif moment == "evaluation":
@@ -207,7 +208,7 @@ def main(moment: str, number: int, seconds: float, sign: str, command: list[str]
     """Run `command` as `python -m distil_jax.cli` does, held up."""
     holder = _Holder(number, seconds, sign)
 
-    from distil_jax.training import runtime
+    from distil_jax.runs import startup as runtime
 
     start = runtime.start
 

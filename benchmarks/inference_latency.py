@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from taking_turns import (
+from interleaved import (
     INSTALLED,
     MODEL_SIZES,
     TORCH_SETTINGS,
@@ -38,9 +38,9 @@ from taking_turns import (
     tell,
 )
 
+from distil_jax.benchmark.process import Worker
 from distil_jax.errors import FaultError, UserError, one_line
-from distil_jax.evidence.benchmark.process import Worker
-from distil_jax.evidence.report import markdown
+from distil_jax.evaluation.report import markdown
 from distil_jax.tasks.inference import LENGTHS_ALONE
 
 OURS = "jax"

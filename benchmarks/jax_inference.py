@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.evidence.benchmark.machine import describe_machine
-from distil_jax.evidence.benchmark.made_up import random_params
-from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
+from distil_jax.benchmark.machine import describe_machine
+from distil_jax.benchmark.process import peak_memory, pin, serve
+from distil_jax.benchmark.synthetic import random_params
 from distil_jax.hf import read_task_model, save_pretrained, task_head
 from distil_jax.models import EncoderConfig, TaskModel
 from distil_jax.tasks.inference import make_network, usual_length, usual_rows

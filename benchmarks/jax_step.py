@@ -15,18 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distil_jax.benchmark.machine import describe_machine, peak_bytes
+from distil_jax.benchmark.process import pin, serve
+from distil_jax.benchmark.step import Step
+from distil_jax.benchmark.synthetic import corpus_of_rows, random_params
 from distil_jax.config import Config, with_overrides
-from distil_jax.corpus.masking import MaskingRule, masking_log_weights, row_quotas
-from distil_jax.corpus.sequences import sequence_numbers
-from distil_jax.evidence.benchmark.machine import describe_machine, peak_bytes
-from distil_jax.evidence.benchmark.made_up import corpus_of_rows, random_params
-from distil_jax.evidence.benchmark.process import pin, serve
-from distil_jax.evidence.benchmark.step import Step
+from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights, predictions_per_row
+from distil_jax.data.corpus.sequences import sequence_numbers
 from distil_jax.hf import save_pretrained
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import student_config, student_params
 from distil_jax.training.stages import distillation_learner, make_job, read_model, scratch_encoder
-from distil_jax.training.step import Task, lay_out_rows
+from distil_jax.training.step import Task, make_micro_batch
 
 _STEPS = 100_000  # of the schedule, which is constant here: both sides always use the same learning rate
 
@@ -89,10 +89,10 @@ def masked_batch(config: Config, raw: np.ndarray, vocabulary: int) -> dict[str, 
     ids = jnp.asarray(raw.astype(np.int32))
     sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
     eligible = jnp.sum((log_weights[ids] > -jnp.inf) & (sequences > 0), axis=1)
-    quotas = row_quotas(jnp.sum(sequences > 0, axis=1), eligible, masking.probability)
+    quotas = predictions_per_row(jnp.sum(sequences > 0, axis=1), eligible, masking.probability)
     step_key = jax.random.fold_in(jax.random.key(task.seed), 0)
     keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(jnp.arange(len(raw)))
-    laid = lay_out_rows(task, ids, keys, quotas, log_weights, dropout=False)
+    laid = make_micro_batch(task, ids, keys, quotas, log_weights, dropout=False)
     targets = np.full(raw.shape, -100, np.int64)
     for row, (places, wanted, weights) in enumerate(zip(laid.positions, laid.targets, laid.weights, strict=True)):
         here = np.asarray(weights) > 0

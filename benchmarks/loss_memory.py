@@ -17,11 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from taking_turns import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
+from interleaved import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
 
-from distil_jax.evidence.benchmark.machine import describe_machine
-from distil_jax.evidence.benchmark.step import memory_plan
-from distil_jax.evidence.report import markdown
+from distil_jax.benchmark.machine import describe_machine
+from distil_jax.benchmark.step import memory_plan
+from distil_jax.evaluation.report import markdown
 from distil_jax.objectives.vocabulary import chunk_size, fused_vocabulary_loss, plain_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 

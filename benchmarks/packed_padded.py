@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from taking_turns import command_line, ended, finish, footer, output_file, positive, tell
+from interleaved import command_line, ended, finish, footer, output_file, positive, tell
 
+from distil_jax.benchmark.plan import BenchmarkArguments
+from distil_jax.benchmark.run import run_benchmark
 from distil_jax.config import Config, config_to_toml, load_config, with_overrides
-from distil_jax.evidence.benchmark.plan import BenchmarkArguments
-from distil_jax.evidence.benchmark.run import run_benchmark
-from distil_jax.evidence.report import markdown
+from distil_jax.evaluation.report import markdown
 
 FORMS = {"packed": True, "padded": False}
 
 
 def prepare_both(config: Config, tokenizer: Any, folder: Path) -> dict[str, dict[str, Any]]:
     """Prepare the text in both forms below `folder`; what each has become."""
-    from distil_jax.corpus.splits import prepare_splits
+    from distil_jax.data.corpus.splits import prepare_splits
 
     found = {}
     for form, pack in FORMS.items():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
+from distil_jax.benchmark.process import peak_memory, pin, serve
 
 
 class Side:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distil_jax.evidence.benchmark.process import peak_memory, pin, serve
+from distil_jax.benchmark.process import peak_memory, pin, serve
 
 _CHUNK = 512  # positions whose logits the chunked loss holds
 _NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight")

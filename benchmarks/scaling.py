@@ -13,7 +13,7 @@ import argparse
 import sys
 from typing import Any
 
-from taking_turns import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
+from interleaved import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
 
 DEVICES = 8
 SIZES: dict[str, dict[str, Any]] = {
@@ -41,9 +41,9 @@ def step_of(size: str, rows: int, micro: int, vocabulary: int, devices: int = 1)
     """(`Step`, its batch, bytes of the gradients of the parameters that are trained): random weights, made-up rows."""
     import jax
 
+    from distil_jax.benchmark.inputs import make_inputs
+    from distil_jax.benchmark.step import Step
     from distil_jax.config import Config, with_overrides
-    from distil_jax.evidence.benchmark.inputs import make_inputs
-    from distil_jax.evidence.benchmark.step import Step
 
     sizes = SIZES[size]
     changes = {f"model.{name}": value for name, value in sizes["model"].items()}
@@ -63,7 +63,7 @@ def time_against_tokens(size: str, rounds: int) -> dict[str, Any]:
 
     import numpy as np
 
-    from distil_jax.evidence.benchmark.timing import summarise
+    from distil_jax.benchmark.timing import summarise
 
     sizes, points = SIZES[size], []
     for rows in sizes["rows"]:
@@ -92,7 +92,7 @@ def fit_line(x: Any, y: Any) -> dict[str, float]:
 
 def planned(size: str, rows: int, micro: int, vocabulary: int) -> dict[str, int]:
     """Bytes that the compiler plans besides the arguments, and those of them that are gradients."""
-    from distil_jax.evidence.benchmark.step import memory_plan
+    from distil_jax.benchmark.step import memory_plan
 
     step, batch, gradients = step_of(size, rows, micro, vocabulary)
     return {"temporary": memory_plan(step.program(batch))["temporary"], "gradients": gradients}
@@ -130,7 +130,7 @@ def traffic(size: str) -> dict[str, Any]:
 
 def report_markdown(report: dict[str, Any]) -> str:
     """Everything as Markdown tables."""
-    from distil_jax.evidence.report import markdown
+    from distil_jax.evaluation.report import markdown
 
     line, parts = report["tokens"], []
     points = [[f"{p['tokens']:,}", f"{1000 * p['seconds']:.4g}", f"{100 * p['spread']:.1f}"] for p in line["points"]]
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.inside:
         return run_inside(__file__, argv, JAX_NUM_CPU_DEVICES=str(DEVICES))
-    from distil_jax.evidence.benchmark.machine import describe_machine
+    from distil_jax.benchmark.machine import describe_machine
 
     size = arguments.size
     report = {

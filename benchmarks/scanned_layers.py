@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from taking_turns import (
+from interleaved import (
     INSIDE,
     MODEL_SIZES,
     command_line,
@@ -31,10 +31,10 @@ from taking_turns import (
     run_inside,
 )
 
+from distil_jax.benchmark.machine import describe_machine
+from distil_jax.benchmark.step import memory_plan
 from distil_jax.errors import FaultError
-from distil_jax.evidence.benchmark.machine import describe_machine
-from distil_jax.evidence.benchmark.step import memory_plan
-from distil_jax.evidence.report import markdown
+from distil_jax.evaluation.report import markdown
 from distil_jax.models import EncoderConfig
 from distil_jax.models.encoder import EncoderLayer
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taking_turns import (
+from interleaved import (
     INSTALLED,
     MODEL_SIZES,
     TORCH_SETTINGS,
@@ -41,10 +41,10 @@ from taking_turns import (
     tell,
 )
 
+from distil_jax.benchmark.process import Worker
+from distil_jax.benchmark.timing import Timing, summarise
 from distil_jax.errors import FaultError
-from distil_jax.evidence.benchmark.process import Worker
-from distil_jax.evidence.benchmark.timing import Timing, summarise
-from distil_jax.evidence.report import markdown
+from distil_jax.evaluation.report import markdown
 
 OURS = "jax"
 SIDES = ("eager", "compile", "chunked", "compile-chunked")  # of PyTorch

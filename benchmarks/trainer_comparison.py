@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from taking_turns import INSTALLED, command_line, ended, environment, finish, footer, positive
+from interleaved import INSTALLED, command_line, ended, environment, finish, footer, positive
 
 from distil_jax.errors import FaultError, UserError, one_line
 
@@ -65,7 +65,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 def run_jax(arguments: argparse.Namespace) -> dict[str, Any]:
     """Our fine-tuning: score and seconds, and the machine."""
-    from distil_jax.evidence.benchmark.machine import describe_machine
+    from distil_jax.benchmark.machine import describe_machine
     from distil_jax.tasks.finetune import finetune
 
     config, data, _ = load(arguments)

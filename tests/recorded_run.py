@@ -23,19 +23,19 @@ NAMES = ("keys", "ids", "masked", "positions", "targets", "weights")
 
 def record(rows: list[tuple[np.ndarray, ...]]) -> None:
     """From now on every row of a training step that this process computes is added to `rows`."""
-    lay_out_rows = step.lay_out_rows
+    make_micro_batch = step.make_micro_batch
 
     def note(*arrays: Any) -> None:
         rows.extend(zip(*map(np.asarray, arrays), strict=True))
 
     def recording(task: Any, ids: Any, *arguments: Any, dropout: bool) -> Any:
-        found = lay_out_rows(task, ids, *arguments, dropout=dropout)
+        found = make_micro_batch(task, ids, *arguments, dropout=dropout)
         if dropout:  # not of an evaluation
             laid = (found.dropout_keys, ids, found.ids, found.positions, found.targets, found.weights)
             jax.debug.callback(note, *laid)
         return found
 
-    step.lay_out_rows = recording
+    step.make_micro_batch = recording
 
 
 if __name__ == "__main__":

@@ -281,7 +281,7 @@ def test_evaluate_refuses(refused: Refused, tiny_world: Path, tmp_path: Path) ->
 def test_evaluate_speaks_in_the_first_process_and_makes_the_folder_of_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from distil_jax.evidence import heldout
+    from distil_jax.evaluation import heldout
 
     monkeypatch.setattr(heldout, "evaluate_paths", lambda *_: {"m": {"mlm_loss": 2.5}})
     command = ["evaluate", "m", "--corpus", "c", "--json", str(tmp_path / "new" / "m.json")]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from distil_jax.config import load_config
+from distil_jax.runs.metrics_log import read_metrics
 from distil_jax.training.stages import distill, pretrain
-from distil_jax.training.telemetry import read_metrics
 
 FINE_TUNING = {"finetune", "glue", "minilm_tasks"}
 SHIPPED = {path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml")}

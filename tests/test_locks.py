@@ -19,14 +19,14 @@ import pytest
 
 from distil_jax.config import Config, config_to_toml
 from distil_jax.errors import FaultError, UserError
-from distil_jax.training import lock
-from distil_jax.training.lock import LOCK_FILE, STALE_SECONDS, Owner, check_owner, hold
+from distil_jax.runs import lock
+from distil_jax.runs.lock import LOCK_FILE, STALE_SECONDS, Owner, check_owner, hold
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDER = """
 import sys
 from pathlib import Path
-from distil_jax.training import lock
+from distil_jax.runs import lock
 {before}
 with lock.hold(Path(sys.argv[1])):
     print("mine", flush=True)
@@ -34,7 +34,7 @@ with lock.hold(Path(sys.argv[1])):
 """
 ELSEWHERE = "lock._myself = lambda: lock.Owner('elsewhere', 17, '12345')\nlock.HEARTBEAT_SECONDS = 0.05"
 PREEMPTED = """
-from distil_jax.training import preemption
+from distil_jax.runs import preemption
 with lock.hold(Path(sys.argv[1])):
     preemption._end(lambda: preemption.NOTHING_NEW)
 """
@@ -260,7 +260,7 @@ def test_times_are_those_of_the_storage(
 def test_two_studies_in_one_folder(start: Start, tmp_path: Path) -> None:
     """Each of their runs has a lock too, but they would write one report."""
     from distil_jax.config import with_overrides
-    from distil_jax.evidence.study import run_study
+    from distil_jax.evaluation.study import run_study
 
     process = start()
     config = with_overrides(

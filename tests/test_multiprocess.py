@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Config, config_to_toml
+from distil_jax.runs.metrics_log import read_metrics
 from distil_jax.training.stages import distill
-from distil_jax.training.telemetry import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 GUARD_SECONDS = 900  # only ends a test that hangs

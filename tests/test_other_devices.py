@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Config, config_to_toml
-from distil_jax.corpus import open_corpus
-from distil_jax.corpus.batches import training_batches
+from distil_jax.data.corpus import open_corpus
+from distil_jax.data.corpus.batches import training_batches
+from distil_jax.runs.metrics_log import read_metrics
 from distil_jax.training import step as train_step
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill
-from distil_jax.training.telemetry import read_metrics
 
 HERE = Path(__file__).resolve().parent
 STEPS, STOPPED, BATCH = 20, 10, 8
@@ -171,7 +171,7 @@ def test_resumed_on_two_devices(
         for step in (8, 10, 12):
             shutil.rmtree(folder / "checkpoints" / str(step))
         with monkeypatch.context() as patch:
-            patch.setattr(train_step, "lay_out_rows", train_step.lay_out_rows)  # to be put back
+            patch.setattr(train_step, "make_micro_batch", train_step.make_micro_batch)  # to be put back
             record(rows)
             outcome = distill(tiny_config(folder, {"parallel.devices": devices}))
             jax.effects_barrier()

@@ -79,7 +79,7 @@ def _end(status: int, text: str) -> int:
 def _leave_other_processes(status: int, reason: str) -> None:
     """End at once as one process of several: leaving in the usual way would wait for the others, and they for us."""
     if "jax" in sys.modules:
-        from distil_jax.training import runtime
+        from distil_jax.runs import startup as runtime
 
         runtime.abandon(status, reason)
 

@@ -35,7 +35,7 @@ def spelled_out(arguments: Iterable[str], short: Mapping[str, str]) -> list[str]
 
 def start(config: Config) -> None:
     """Process start-up of commands that compute: environment, cluster, platform, compilation cache."""
-    from distil_jax.training import runtime
+    from distil_jax.runs import startup as runtime
 
     runtime.start(config)
     import asyncio

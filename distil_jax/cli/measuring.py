@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distil_jax.benchmark.plan import BenchmarkArguments, stage_of
 from distil_jax.cli.command import parse, spelled_out, start
 from distil_jax.config import Config, TaskSettings, fields_of, parse_arguments, with_overrides
 from distil_jax.config.arguments import CONFIG_FLAG
 from distil_jax.errors import UserError
-from distil_jax.evidence.benchmark.plan import BenchmarkArguments, stage_of
 
 _TASK = "--task"
 _SHORT = {_TASK: "--task.name", "--output": "--run.output"}
@@ -35,7 +35,7 @@ def run_evaluate_task(arguments: list[str]) -> None:
     """`distil-jax evaluate MODEL --task NAME`."""
     config = _of_a_task(arguments)
     start(config)
-    from distil_jax.evidence.task_scores import score_model, scores_table
+    from distil_jax.evaluation.task_scores import score_model, scores_table
 
     found = score_model(config)
     if found.is_main:
@@ -59,7 +59,7 @@ def _of_a_task(arguments: Sequence[str]) -> Config:
         default="finetune",
         implied=_any_devices,
     )
-    from distil_jax.evidence.study_plan import for_task
+    from distil_jax.evaluation.study_plan import for_task
 
     return for_task(with_overrides(config, {"model.initial": models[0]}), config.task.name)
 
@@ -75,9 +75,9 @@ def run_benchmark(arguments: list[str]) -> int:
     given: BenchmarkArguments = parse(BenchmarkArguments, own, "benchmark")
     config = parse_arguments(settings, prog="distil-jax benchmark")
     stage = stage_of(config, given.stage, any(one.partition("=")[0] == CONFIG_FLAG for one in settings))
-    from distil_jax.evidence.benchmark.report import benchmark_markdown, benchmark_paths, write_benchmark
-    from distil_jax.evidence.benchmark.run import run_benchmark
-    from distil_jax.training.run_folder import require_writable
+    from distil_jax.benchmark.report import benchmark_markdown, benchmark_paths, write_benchmark
+    from distil_jax.benchmark.run import run_benchmark
+    from distil_jax.runs.folder import require_writable
 
     def say(line: str) -> None:
         print(f"measuring: {line}", file=sys.stderr, flush=True)

@@ -81,7 +81,7 @@ def run_export(arguments: list[str]) -> None:
     """`distil-jax export`."""
     given: ExportArguments = parse(ExportArguments, arguments, "export", "run")
     start(Config())
-    from distil_jax.delivery import export
+    from distil_jax.export import export
 
     step = None if given.step < 0 else given.step
     trained = export(Path(given.run), Path(given.output), step=step, overwrite=given.overwrite)
@@ -94,7 +94,7 @@ def run_predict(arguments: list[str]) -> None:
 
     given: PredictArguments = parse(PredictArguments, arguments, "predict", "model")
     start(Config())
-    from distil_jax.delivery.predictions import predict_rows
+    from distil_jax.export.predictions import predict_rows
 
     def show(text: str) -> None:
         if sys.stderr.isatty():
@@ -114,9 +114,9 @@ def run_evaluate(arguments: list[str]) -> None:
     start(Config())
     import jax
 
-    from distil_jax.evidence.heldout import evaluate_paths
-    from distil_jax.evidence.report import measures_table
-    from distil_jax.training.run_folder import require_writable, write_whole
+    from distil_jax.evaluation.heldout import evaluate_paths
+    from distil_jax.evaluation.report import measures_table
+    from distil_jax.runs.folder import require_writable, write_whole
 
     if given.json:
         require_writable("--json", Path(given.json))
@@ -133,7 +133,7 @@ def run_evaluate(arguments: list[str]) -> None:
 def run_plot(arguments: list[str]) -> None:
     """`distil-jax plot`."""
     given: PlotArguments = parse(PlotArguments, arguments, "plot", "runs")
-    from distil_jax.evidence.plot import plot_runs
+    from distil_jax.evaluation.plot import plot_runs
 
     plot_runs([Path(run) for run in given.runs], Path(given.output), given.measure)
     print(given.output)
@@ -142,7 +142,7 @@ def run_plot(arguments: list[str]) -> None:
 def run_compare(arguments: list[str]) -> None:
     """`distil-jax compare`."""
     given: CompareArguments = parse(CompareArguments, arguments, "compare", "folders")
-    from distil_jax.evidence.compare import compare, comparison_markdown, write_comparison
+    from distil_jax.evaluation.compare import compare, comparison_markdown, write_comparison
 
     found = compare([Path(folder) for folder in given.folders])
     print(comparison_markdown(found))
@@ -154,6 +154,6 @@ def run_quickstart(arguments: list[str]) -> None:
     """`distil-jax quickstart`."""
     given: QuickstartArguments = parse(QuickstartArguments, arguments, "quickstart")
     start(Config())
-    from distil_jax.evidence.quickstart import quickstart
+    from distil_jax.evaluation.quickstart import quickstart
 
     print(quickstart(Path(given.output)))

@@ -26,9 +26,9 @@ def run_prepare(arguments: list[str]) -> None:
     source = config.corpus.tokenizer or config.teacher.path or config.model.initial
     if not source:
         raise UserError("corpus.tokenizer is not set; name the tokenizer's folder or hub id (the teacher's, say)")
-    from distil_jax.corpus.splits import prepare_splits
+    from distil_jax.data.corpus.splits import prepare_splits
     from distil_jax.hf import load_tokenizer
-    from distil_jax.training.telemetry import PrepareDisplay
+    from distil_jax.runs.metrics_log import PrepareDisplay
 
     with PrepareDisplay(config.logging.progress) as display:
         corpora = prepare_splits(config.corpus, load_tokenizer(source), display.update)
@@ -85,7 +85,7 @@ def run_finetune(arguments: list[str]) -> int:
         sections=(*sections, "checkpoint", "evaluation", "logging"),
         default="finetune",
     )
-    from distil_jax.evidence.study_plan import is_study, plan_study
+    from distil_jax.evaluation.study_plan import is_study, plan_study
 
     require(config, "run.output", "model.initial")
     if is_study(config):
@@ -99,7 +99,7 @@ def run_finetune(arguments: list[str]) -> int:
 def finetune(config: Config) -> None:
     """Make or continue the run of one task, and say what came of it."""
     start(config)
-    from distil_jax.evidence.study_plan import for_task
+    from distil_jax.evaluation.study_plan import for_task
     from distil_jax.tasks.finetune import finetune
 
     config = for_task(config, config.task.name)
@@ -114,7 +114,7 @@ def finetune(config: Config) -> None:
 def study(config: Config, command: str) -> int:
     """Make or continue the runs of a study, and show its table; the exit status. `command` is for its report."""
     start(config)
-    from distil_jax.evidence.study import run_study
+    from distil_jax.evaluation.study import run_study
 
     with working_on(config.run.output):
         found = run_study(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))

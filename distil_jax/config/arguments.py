@@ -166,7 +166,7 @@ def _arguments_class(config: Config, names: list[str], source: str | None) -> ty
 
 
 def _parse(kind: type[Any], argv: Sequence[str], prog: str, description: str, allowed: Mapping[str, str]) -> Any:
-    """What tyro makes of the arguments; its framed, several-line complaints become one line."""
+    """What tyro makes of the arguments; its framed, several-line mismatches become one line."""
     import tyro
 
     complaint = io.StringIO()

@@ -84,9 +84,9 @@ class Section:
         name = section_name(type(self))
         for key, spec in fields_of(type(self)).items():
             object.__setattr__(self, key, spec.checked(getattr(self, key), f"{name}.{key}"))
-        self.check_together()
+        self.validate()
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         """Checks which involve several fields of the section."""
 
 

@@ -61,7 +61,7 @@ class CorpusSettings(Section):
     on_error: Literal["stop", "skip"] = setting("stop", "what to do with a document that is not readable text")
     max_documents: int = setting(0, "documents taken per split; 0: all", at_least(0))
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         if self.min_tokens > self.sequence_length:
             raise UserError(
                 f"corpus.min_tokens = {self.min_tokens} is above corpus.sequence_length = {self.sequence_length}: "
@@ -86,7 +86,7 @@ class Model(Section):
     activation: Literal["gelu", "gelu_new", "relu", "silu"] = setting("gelu", "activation; gelu is the exact (erf) one")
     initializer_range: float = setting(0.02, "standard deviation of initial weights", above(0))
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         if self.hidden_size % self.num_heads:
             raise UserError(
                 f"model.hidden_size = {self.hidden_size} is not a multiple of model.num_heads = {self.num_heads}"
@@ -128,7 +128,7 @@ class Masking(Section):
     keep: float = setting(0.1, "fraction of those that stay", between(0, 1))
     smoothing: float = setting(0.7, "exponent: weight of a token is count^-smoothing; 0: uniform", at_least(0))
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         total = self.mask + self.random + self.keep
         if abs(total - 1) > 1e-6:
             raise UserError(f"masking.mask + masking.random + masking.keep is {total:g}, must be 1")
@@ -152,7 +152,7 @@ class Objective(Section):
         machine=True,
     )
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         if self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse + self.alpha_clm == 0:
             raise UserError("objective: every alpha is 0, nothing would be learned; set at least one above 0")
         if self.alpha_clm > 0 and self.alpha_mlm > 0:
@@ -197,7 +197,7 @@ class Training(Section):
         10, "steps in a row with a loss or gradients that are not finite before the run ends", at_least(1), machine=True
     )
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         if self.steps == 0 and self.epochs == 0:
             raise UserError("training.steps and training.epochs are both 0; set one of them above 0")
         if self.batch_size % self.micro_batch_size:
@@ -226,7 +226,7 @@ class Parallel(Section):
         machine=True,
     )
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         given = (self.coordinator != "", self.num_processes > 0, self.process_id >= 0)
         if any(given) and not all(given):
             raise UserError(

@@ -124,7 +124,7 @@ class FineTune(Section):
         (), "lengths that batches are padded to; empty: chosen from the data", LAYER_NUMBERS
     )
 
-    def check_together(self) -> None:
+    def validate(self) -> None:
         if self.alpha_task + self.alpha_ce + self.alpha_cos == 0:
             raise UserError("finetune: every alpha is 0, nothing would be learned; set at least one above 0")
         if self.patience and self.keep == "last":

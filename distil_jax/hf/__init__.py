@@ -6,11 +6,11 @@ the same for the vocabulary. Importing this package costs NumPy only; JAX and th
 """
 
 from distil_jax.hf.config import encoder_config_from_hf, encoder_config_to_hf, read_encoder_config
-from distil_jax.hf.locate import locate
+from distil_jax.hf.hub import locate
+from distil_jax.hf.lazy_tensor import release_pages
 from distil_jax.hf.params import read_params
 from distil_jax.hf.pretrained import from_pretrained
 from distil_jax.hf.read import read_tensors
-from distil_jax.hf.stored import release_pages
 from distil_jax.hf.task_config import task_head, task_head_from_hf, task_head_to_hf
 from distil_jax.hf.task_params import add_task_head, read_task_model
 from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer

@@ -11,9 +11,9 @@ import numpy as np
 
 from distil_jax.errors import UserError
 from distil_jax.hf.config import encoder_config_from_hf, read_json
+from distil_jax.hf.lazy_tensor import StoredTensor
 from distil_jax.hf.names import TIED_COPIES, Leaf, canonical, is_ignored, is_mlm_name, prefixed
 from distil_jax.hf.read import open_tensors
-from distil_jax.hf.stored import StoredTensor
 
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig
@@ -78,7 +78,7 @@ def _open_checkpoint(folder: Path, family: str, tied: bool) -> Checkpoint:
     return Checkpoint(tensors, originals, family, str(path), tied)
 
 
-def complaints(wanted: list[Leaf], checkpoint: Checkpoint, *, mlm_head: bool) -> list[str]:
+def mismatches(wanted: list[Leaf], checkpoint: Checkpoint, *, mlm_head: bool) -> list[str]:
     """What is missing, unexpected, of another shape, or not a float tensor."""
     tensors, family = checkpoint.tensors, checkpoint.family
     shapes = {leaf.name: leaf.shape for leaf in wanted}

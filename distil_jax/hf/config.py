@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.locate import locate
+from distil_jax.hf.hub import locate
 from distil_jax.hf.names import FAMILIES
 
 if TYPE_CHECKING:

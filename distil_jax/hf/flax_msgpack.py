@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.stored import LONGEST_NAME, MOST_TENSORS, RAW_TYPES, StoredTensor
+from distil_jax.hf.lazy_tensor import LONGEST_NAME, MOST_TENSORS, RAW_TYPES, StoredTensor
 
 _ARRAY = 1
 _CHUNKED = "__msgpack_chunked_array__"

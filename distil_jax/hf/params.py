@@ -14,8 +14,8 @@ from distil_jax.hf.checkpoint import (
     Checkpoint,
     Params,
     collected,
-    complaints,
     listed,
+    mismatches,
     open_model,
     refuse_untied,
 )
@@ -59,7 +59,7 @@ def read_params(folder: str | Path, head: HeadChoice = "auto") -> tuple[EncoderC
     pooler = config.family == "bert" and not with_head and checkpoint.has_pooler
     config = dataclasses.replace(config, pooler=pooler)
     wanted = list(leaves(config, mlm_head=with_head))
-    wrong = complaints(wanted, checkpoint, mlm_head=with_head)
+    wrong = mismatches(wanted, checkpoint, mlm_head=with_head)
     if wrong:
         hint = "; head 'none' reads the encoder alone" if with_head and head == "auto" else ""
         raise UserError(f"{checkpoint.where}: does not fit config.json: {'; '.join(wrong)}{hint}")

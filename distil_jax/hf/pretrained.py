@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from distil_jax.errors import UserError
 from distil_jax.hf.checkpoint import Params
 from distil_jax.hf.config import read_json
-from distil_jax.hf.locate import locate
+from distil_jax.hf.hub import locate
 from distil_jax.hf.params import read_params
 from distil_jax.hf.task_config import FIXED_OUTPUTS, KINDS, named_kind
 from distil_jax.hf.task_params import read_task_model

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.checkpoint import Checkpoint, Params, collected, complaints, insert, listed, open_model
+from distil_jax.hf.checkpoint import Checkpoint, Params, collected, insert, listed, mismatches, open_model
 from distil_jax.hf.config import ARCHITECTURES, architectures
-from distil_jax.hf.locate import locate
+from distil_jax.hf.hub import locate
 from distil_jax.hf.names import Leaf, leaves
 from distil_jax.hf.task_config import KINDS, has_dense, has_names, named_kind, task_head, task_head_from_hf
 
@@ -179,7 +179,7 @@ def _read(config: EncoderConfig, checkpoint: Checkpoint, head: TaskHead | None) 
     else:
         config = dataclasses.replace(config, pooler=head.needs_pooler)
     wanted = list(leaves(config, task_head=head))
-    wrong = complaints(wanted, checkpoint, mlm_head=False)
+    wrong = mismatches(wanted, checkpoint, mlm_head=False)
     if wrong:
         hint = "; head 'none' reads the encoder alone" if head else ""
         raise UserError(f"{checkpoint.where}: does not fit config.json: {'; '.join(wrong)}{hint}")

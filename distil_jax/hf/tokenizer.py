@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError, one_line
 from distil_jax.hf.config import read_json
-from distil_jax.hf.locate import home_resolved, locate
+from distil_jax.hf.hub import home_resolved, locate
 from distil_jax.hf.tokenizer_json import plain_tokenizer
 
 if TYPE_CHECKING:

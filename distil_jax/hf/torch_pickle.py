@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.stored import LONGEST_NAME, RAW_TYPES, StoredTensor
+from distil_jax.hf.lazy_tensor import LONGEST_NAME, RAW_TYPES, StoredTensor
 from distil_jax.hf.torch_zip import Archive, RefusedError, check_sum
 
 _STORAGES = {

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from distil_jax.models import kernels
+from distil_jax.models import flash_attention
 from distil_jax.models.dropout import dropout
 from distil_jax.models.fences import stored
 from distil_jax.models.layers import softmax
@@ -66,10 +66,10 @@ def attend(
         UserError: the named kind can't compute this.
     """
     drops = dropout_keys is not None and dropout_rate > 0.0
-    call = kernels.Call(kernels.this_device(), str(query.dtype), query.shape[1], query.shape[3])
-    chosen = "xla" if drops or query.shape != key.shape else kernels.choose(kind, call)
+    call = flash_attention.Call(flash_attention.this_device(), str(query.dtype), query.shape[1], query.shape[3])
+    chosen = "xla" if drops or query.shape != key.shape else flash_attention.choose(kind, call)
     if chosen == "splash":
-        return kernels.splash(query, key, value, attention_mask, causal=causal)
+        return flash_attention.splash(query, key, value, attention_mask, causal=causal)
     if attention_mask is None and causal:
         attention_mask = jnp.ones(key.shape[:2], jnp.int32)
     allowed = None

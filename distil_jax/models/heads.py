@@ -81,7 +81,7 @@ class MaskedLM(nn.Module):
         """hidden [..., H] -> logits [..., V] float32: any selection of positions, so that a loss need not hold all."""
         return self.mlm_head(hidden, self.encoder.embeddings.word.embedding)
 
-    def mlm_factors(self, hidden: Array) -> tuple[Array, Array, Array]:
+    def mlm_hidden_and_table(self, hidden: Array) -> tuple[Array, Array, Array]:
         """What `mlm_logits` multiplies: transformed hidden [..., H], word embeddings [V, H] and bias [V] as held."""
         return self.mlm_head.transformed(hidden), self.encoder.embeddings.word.embedding, self.mlm_head.bias
 

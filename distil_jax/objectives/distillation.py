@@ -52,7 +52,7 @@ class Denominators(NamedTuple):
 
 _OF_VOCABULARY = {
     "fused": fused_vocabulary_loss,
-    "kernel": partial(fused_vocabulary_loss, differentiate=vocabulary_kernel.sums_and_slopes),
+    "kernel": partial(fused_vocabulary_loss, differentiate=vocabulary_kernel.loss_and_dlogits),
     "plain": plain_vocabulary_loss,
 }
 
@@ -92,7 +92,7 @@ def _forward(module: MaskedLM, params: Params, batch: MicroBatch, dropout_keys: 
 
 def _output_layer(module: MaskedLM, params: Params, hidden: Array) -> OutputLayer:
     """hidden [N, H] of the last layer -> what its logits are made of."""
-    factors: Any = module.apply({"params": params}, hidden, method="mlm_factors")
+    factors: Any = module.apply({"params": params}, hidden, method="mlm_hidden_and_table")
     return OutputLayer(*factors)
 
 

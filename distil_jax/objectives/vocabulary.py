@@ -23,8 +23,8 @@ from distil_jax.objectives.vocabulary_terms import (
     OutputLayer,
     Positions,
     logits_of,
+    loss_and_dlogits,
     sums_alone,
-    sums_and_slopes,
 )
 
 # Bytes of one float32 [chunk, V] array; on CPU three are there at once, five with "mse", and two of the table's size.
@@ -39,7 +39,7 @@ Summed = TypeVar("Summed")
 Stacked = TypeVar("Stacked")
 
 
-# `sums_and_slopes`, or the same from other code.
+# `loss_and_dlogits`, or the same from other code.
 Differentiate = Callable[
     [OutputLayer, OutputLayer | None, Positions, Mapping[str, Array], float], tuple[dict[str, Array], Array]
 ]
@@ -105,7 +105,7 @@ def fused_vocabulary_loss(
     *,
     temperature: float,
     chunk: int = 0,
-    differentiate: Differentiate = sums_and_slopes,
+    differentiate: Differentiate = loss_and_dlogits,
 ) -> Result:
     """Weighted total of losses over the vocabulary, in memory that grows by O(H) a position.
 

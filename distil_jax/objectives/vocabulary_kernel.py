@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.errors import UserError
-from distil_jax.models.kernels import Device, this_device
+from distil_jax.models.flash_attention import Device, this_device
 from distil_jax.objectives.losses import weighted
 from distil_jax.objectives.vocabulary_terms import LABEL_TERMS, TEACHER_TERMS, OutputLayer, Positions, products_of
 
@@ -41,7 +41,7 @@ def require_device(device: Device) -> None:
         )
 
 
-def sums_and_slopes(
+def loss_and_dlogits(
     student: OutputLayer,
     teacher: OutputLayer | None,
     positions: Positions,
@@ -50,7 +50,7 @@ def sums_and_slopes(
     *,
     interpret: bool = False,
 ) -> tuple[dict[str, Array], Array]:
-    """`vocabulary_terms.sums_and_slopes`; `interpret` computes it without a GPU, for tests.
+    """`vocabulary_terms.loss_and_dlogits`; `interpret` computes it without a GPU, for tests.
 
     Raises:
         UserError: the device is none that the kernel is for.

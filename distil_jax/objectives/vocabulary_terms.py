@@ -51,7 +51,7 @@ def logits_of(layer: OutputLayer) -> Array:
     return products_of(layer) + layer.bias[None]
 
 
-def sums_and_slopes(
+def loss_and_dlogits(
     student: OutputLayer,
     teacher: OutputLayer | None,
     positions: Positions,
@@ -81,7 +81,7 @@ def sums_and_slopes(
 def sums_alone(
     student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
 ) -> dict[str, Array]:
-    """The first result of `sums_and_slopes`."""
+    """The first result of `loss_and_dlogits`."""
     return _sums(_terms(student, teacher, positions, temperature), positions)
 
 

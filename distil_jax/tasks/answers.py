@@ -14,7 +14,7 @@ from distil_jax.models import TaskHead
 from distil_jax.tasks.data.labels import is_span_tag
 from distil_jax.tasks.encode import Encoded, word_logits
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, TokenExample
-from distil_jax.tasks.measures.entities import entity_spans
+from distil_jax.tasks.metrics.entities import entity_spans
 from distil_jax.tasks.spans import AnswerPrediction, predict_answers
 
 Result = dict[str, Any]

@@ -7,7 +7,7 @@ import string
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from distil_jax.corpus.files import RawFile, chunks_of, compression_of
+from distil_jax.data.corpus.files import RawFile, chunks_of, compression_of
 from distil_jax.tasks.data.conll import DOCUMENT_START, read_conll
 from distil_jax.tasks.data.labels import is_span_tag
 from distil_jax.tasks.data.lines import BOM, suffix_of

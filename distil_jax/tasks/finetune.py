@@ -22,6 +22,10 @@ import numpy as np
 from distil_jax.config import Config, Evaluation, config_to_toml, require
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
+from distil_jax.runs.coordination import first_process_in
+from distil_jax.runs.folder import fingerprint, keep_tokenizer, open_run_folder, write_whole
+from distil_jax.runs.metrics_log import encoder_flops
+from distil_jax.runs.watchdog import Watch
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
 from distil_jax.tasks.class_weights import chosen_weights
@@ -35,11 +39,7 @@ from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
 from distil_jax.tasks.testing import Tested, labelled_tests, measured_tests, untested
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
-from distil_jax.training.peers import first_process_in
-from distil_jax.training.run_folder import fingerprint, keep_tokenizer, open_run_folder, write_whole
 from distil_jax.training.selection import Selection
-from distil_jax.training.telemetry import encoder_flops
-from distil_jax.training.watch import Watch
 
 RESULT_FILE = "result.json"
 _UNTESTED = "untested"  # in a result: labelled test sets that several processes left to a single one

@@ -17,9 +17,9 @@ from distil_jax.tasks.answers import AnswerOptions, predicted_answers
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, evaluation_plan
 from distil_jax.tasks.encode import Encoded, word_logits
 from distil_jax.tasks.examples import Example, Kind, QuestionExample, TaskData, TokenExample
-from distil_jax.tasks.measures.entities import entity_measures
-from distil_jax.tasks.measures.metrics import measure
-from distil_jax.tasks.measures.squad import squad_measures
+from distil_jax.tasks.metrics.entities import entity_measures
+from distil_jax.tasks.metrics.scores import measure
+from distil_jax.tasks.metrics.squad import squad_measures
 from distil_jax.tasks.registry import TAG_METRICS
 from distil_jax.tasks.step import make_logits_step
 from distil_jax.training.parallel import Devices
@@ -62,7 +62,7 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
         plan = evaluation_plan(encoded.lengths, chosen, size)
 
         def compute(batch: Batch) -> Any:
-            rows = devices.place_rows({name: values[part] for name, values in batch.items()})
+            rows = devices.shard_batch({name: values[part] for name, values in batch.items()})
             go()
             return step(params, rows)
 

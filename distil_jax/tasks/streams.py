@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
-from distil_jax.corpus.files import CHUNK, RawFile, chunks_of, compression_of
+from distil_jax.data.corpus.files import CHUNK, RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.lines import BOM, UTF16_MARKS, suffix_of
 from distil_jax.tasks.data.official import Columns

@@ -20,9 +20,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
 from distil_jax.errors import FaultError, UserError, naming, one_line, storage_reason
+from distil_jax.runs.log_filters import quiet_storage
 from distil_jax.training.diagnosis import unreadable_part
 from distil_jax.training.integrity import DamagedError, as_stored, fitted, json_hash, leaf_hashes, refuse_damage
-from distil_jax.training.quiet import quiet_storage
 from distil_jax.training.step import TrainState
 
 quiet_storage()

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from distil_jax.corpus import Corpus
-from distil_jax.corpus.masking import masking_log_weights
+from distil_jax.data.corpus import Corpus
+from distil_jax.data.corpus.masking import masking_log_weights
 from distil_jax.objectives import SumCount
 from distil_jax.training.parallel import Devices
 from distil_jax.training.step import Constants, Params, Task, make_evaluation_step
@@ -58,7 +58,7 @@ def make_evaluator(
         constants = Constants(teacher_params, log_weights)
         sums: Any = None
         for first in range(0, total, batch):
-            rows = devices.place_rows(read(first))
+            rows = devices.shard_batch(read(first))
             go()
             found: Any = step(params, constants, np.int32(first), rows)
             # Added up on the host in float64: thousands of batches must not lose digits.

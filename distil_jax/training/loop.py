@@ -20,19 +20,19 @@ import optax
 
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, one_line
-from distil_jax.training import peers
+from distil_jax.runs import coordination
+from distil_jax.runs.lock import check_owner
+from distil_jax.runs.metrics_log import MetricsWriter, Progress, read_metrics, utilisation
+from distil_jax.runs.preemption import NOTHING_NEW
+from distil_jax.runs.save_clock import SaveClock, is_due
+from distil_jax.runs.watchdog import Watch
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.lock import check_owner
+from distil_jax.training.compiled_step import CompiledStep
 from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinite, write_report
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
-from distil_jax.training.preemption import NOTHING_NEW
-from distil_jax.training.save_clock import SaveClock, is_due
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Metrics, Params, TrainState, init_state
-from distil_jax.training.stepper import Stepper
-from distil_jax.training.telemetry import MetricsWriter, Progress, read_metrics, utilisation
-from distil_jax.training.watch import Watch
 
 _LOG = logging.getLogger("distil_jax")
 
@@ -118,9 +118,9 @@ def run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
     try:
         return _run_training(job, devices, watch)
     except jax.errors.JaxRuntimeError as error:
-        if not peers.are_several():
+        if not coordination.are_several():
             raise
-        reason = next(iter(peers.heard("news").values()), "another one ended, or this one's devices failed")
+        reason = next(iter(coordination.heard("news").values()), "another one ended, or this one's devices failed")
         raise FaultError(f"a computation of all processes failed: {reason} ({one_line(error)})") from error
 
 
@@ -173,7 +173,7 @@ def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
         if pending:
             run.save(state, skips, again=True)
         if start != job.steps and not run.exhausted():
-            meter = _Meter(run, Stepper(devices, job.make_step(optimizer, schedule)), progress, skips)
+            meter = _Meter(run, CompiledStep(devices, job.make_step(optimizer, schedule)), progress, skips)
             state, skips = _train(run, state, start or 0, meter), meter.skips
     checkpoints.close()
     last, best = int(state.step), run.best_step()
@@ -186,7 +186,7 @@ def _finished_saves(checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, NonfiniteError) or not peers.are_several():
+        if isinstance(error, NonfiniteError) or not coordination.are_several():
             with contextlib.suppress(Exception):
                 checkpoints.close()
         raise
@@ -259,7 +259,7 @@ def _train(run: _Run, state: TrainState, start: int, meter: _Meter) -> TrainStat
     for number in range(start + 1, steps + 1):
         with run.watch.preemption.interruptible(leave):
             batch = next(batches)
-            rows = run.devices.place_rows(batch)
+            rows = run.devices.shard_batch(batch)
             meter.prepare(state, rows)
             run.watch.go()
         state, metrics = meter.stepper(state, run.constants, rows)
@@ -283,7 +283,7 @@ def _train(run: _Run, state: TrainState, start: int, meter: _Meter) -> TrainStat
 class _Meter:
     """Turns the metrics of finished steps into rows and progress, with the speed since the row before."""
 
-    def __init__(self, run: _Run, stepper: Stepper, progress: Progress, skips: Skips) -> None:
+    def __init__(self, run: _Run, stepper: CompiledStep, progress: Progress, skips: Skips) -> None:
         """Begin after `skips`."""
         self.run, self.stepper, self.progress, self.skips = run, stepper, progress, skips
         self._in_flight: collections.deque[tuple[int, Metrics, Batch]] = collections.deque()
@@ -350,7 +350,7 @@ class _Meter:
             return
         rows = job.batch_rows(number - 1)
         folder = write_report(job.folder, number, self.skips, metrics, rows, batch, state.params, job.trainable)
-        peers.share("")  # all have written
+        coordination.share("")  # all have written
         raise NonfiniteError(
             f"step {number}: loss or gradients of {in_row} steps in a row are not finite; nothing of them is saved, "
             f"{folder} says what went in"

@@ -73,7 +73,7 @@ class Devices:
         """
         return 0 if self.are_the_host else 2
 
-    def place_rows(self, rows: Any) -> Any:
+    def shard_batch(self, rows: Any) -> Any:
         """This process's rows of a global batch, [b, ...] or a tree of them, as the mapped function takes them."""
         if self.mapping == "pmap":
             return jax.tree.map(lambda x: x.reshape(len(self.local), -1, *x.shape[1:]), rows)

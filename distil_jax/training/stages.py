@@ -17,13 +17,13 @@ import numpy as np
 
 from distil_jax.config import Config, CorpusSettings, Model, Objective, config_to_toml, require
 from distil_jax.config.fields import shown
-from distil_jax.corpus import Corpus, open_corpus
-from distil_jax.corpus.batches import batch_rows, stream_order, training_batches
-from distil_jax.corpus.masking import MaskingRule, masking_log_weights
+from distil_jax.data.corpus import Corpus, open_corpus
+from distil_jax.data.corpus.batches import batch_rows, stream_order, training_batches
+from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
 from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.models.kernels import this_device
+from distil_jax.models.flash_attention import this_device
 from distil_jax.objectives import (
     every_other_layer,
     is_causal,
@@ -33,14 +33,14 @@ from distil_jax.objectives import (
     uses_teacher,
 )
 from distil_jax.objectives.vocabulary_kernel import require_device
+from distil_jax.runs.coordination import first_process_in
+from distil_jax.runs.folder import CONFIG_FILE, fingerprint, keep_tokenizer, open_run_folder
+from distil_jax.runs.metrics_log import distillation_flops, pretraining_flops
+from distil_jax.runs.watchdog import Watch
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
-from distil_jax.training.peers import first_process_in
-from distil_jax.training.run_folder import CONFIG_FILE, fingerprint, keep_tokenizer, open_run_folder
 from distil_jax.training.step import Constants, Params, Task, make_train_step
-from distil_jax.training.telemetry import distillation_flops, pretraining_flops
-from distil_jax.training.watch import Watch
 
 # Everything of an EncoderConfig that decides what its parameters mean.
 _COMPUTED = (

@@ -18,8 +18,8 @@ import optax
 from jax import Array
 
 from distil_jax.config import Objective
-from distil_jax.corpus.masking import MaskingRule, mask_rows, next_token_rows, row_quotas
-from distil_jax.corpus.sequences import sequence_numbers, sequence_positions
+from distil_jax.data.corpus.masking import MaskingRule, mask_rows, next_token_rows, predictions_per_row
+from distil_jax.data.corpus.sequences import sequence_numbers, sequence_positions
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import (
     Denominators,
@@ -84,11 +84,11 @@ def _batch_quotas(task: Task, ids: Array, log_weights: Array, rows: Array) -> tu
     sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
     local = jnp.stack([jnp.sum(sequences > 0, axis=1), _eligible(task, ids, sequences, log_weights)], axis=1)
     lengths, eligible = jax.lax.all_gather(local, AXIS, tiled=True).T
-    quotas = eligible if is_causal(task.objective) else row_quotas(lengths, eligible, task.rule.probability)
+    quotas = eligible if is_causal(task.objective) else predictions_per_row(lengths, eligible, task.rule.probability)
     return quotas[rows], Denominators(jnp.sum(lengths).astype(jnp.float32), jnp.sum(quotas).astype(jnp.float32))
 
 
-def lay_out_rows(
+def make_micro_batch(
     task: Task, ids: Array, keys: Array, quotas: Array, log_weights: Array, *, dropout: bool
 ) -> MicroBatch:
     """Number the packed sequences and choose what is predicted.
@@ -182,7 +182,7 @@ def make_train_step(
         ids = ids.astype(jnp.int32)
         numbers = jax.lax.axis_index(AXIS) * ids.shape[0] + jnp.arange(ids.shape[0])
         quotas, denominators = _batch_quotas(task, ids, constants.log_weights, numbers)
-        rows = lay_out_rows(task, ids, _row_keys(key, numbers), quotas, constants.log_weights, dropout=True)
+        rows = make_micro_batch(task, ids, _row_keys(key, numbers), quotas, constants.log_weights, dropout=True)
         trained = {name: state.params[name] for name in task.trainable}
 
         def loss(trained: Params, micro: MicroBatch) -> tuple[Array, dict[str, SumCount]]:
@@ -212,10 +212,10 @@ def make_evaluation_step(task: Task) -> Callable[[Params, Constants, Array, Arra
         numbers = first_row + jax.lax.axis_index(AXIS) * ids.shape[0] + jnp.arange(ids.shape[0])
         sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
         eligible = _eligible(task, ids, sequences, constants.log_weights)
-        share = jax.vmap(lambda length: row_quotas(length[None], length[None], task.rule.probability)[0])
+        share = jax.vmap(lambda length: predictions_per_row(length[None], length[None], task.rule.probability)[0])
         quotas = jnp.minimum(share(jnp.sum(sequences > 0, axis=1)), eligible)
         keys = _row_keys(jax.random.key(task.seed), numbers)
-        rows = lay_out_rows(task, ids, keys, quotas, constants.log_weights, dropout=False)
+        rows = make_micro_batch(task, ids, keys, quotas, constants.log_weights, dropout=False)
 
         def sums_of(micro: MicroBatch) -> dict[str, SumCount]:
             return evaluation_sums(task.student, params, task.teacher, constants.teacher, micro)

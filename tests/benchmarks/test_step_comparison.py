@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from distil_jax.errors import FaultError, UserError
-from distil_jax.training.runtime import MALLOC_SETTINGS
+from distil_jax.runs.startup import MALLOC_SETTINGS
 
 Script = Callable[[str], Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +173,7 @@ def test_wrong_arguments_end_with_status_2(
 
 
 def test_mistakes_and_faults_are_one_line(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
-    turns = script("taking_turns")
+    turns = script("interleaved")
 
     def raising(error: Exception) -> Callable[[], int]:
         def main() -> int:
@@ -188,7 +188,7 @@ def test_mistakes_and_faults_are_one_line(script: Script, capsys: pytest.Capture
 
 
 def test_environments(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = script("taking_turns")
+    turns = script("interleaved")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
     installed = turns.environment("torch", turns.INSTALLED, tmp_path)
     assert not {*MALLOC_SETTINGS, "LD_PRELOAD"} & installed.keys()
@@ -204,7 +204,7 @@ def test_environments(script: Script, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_shim_answers_mkls_question(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
-    turns = script("taking_turns")
+    turns = script("interleaved")
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "vendor_id : AuthenticAMD")
     library = ctypes.CDLL(turns.vendor_shim(tmp_path))
     assert library.mkl_serv_intel_cpu_true() == library.mkl_serv_intel_cpu() == 1
@@ -213,7 +213,7 @@ def test_the_shim_answers_mkls_question(script: Script, tmp_path: Path, monkeypa
 
 
 def test_what_is_missing_is_said(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = script("taking_turns")
+    turns = script("interleaved")
     monkeypatch.setattr(turns.shutil, "which", lambda _: None)
     with pytest.raises(FaultError, match=r"g\+\+"):
         turns.require_cpp()

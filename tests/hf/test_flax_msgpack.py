@@ -12,7 +12,7 @@ import pytest
 
 from distil_jax.errors import UserError
 from distil_jax.hf.flax_msgpack import read_flax_file, torch_names
-from distil_jax.hf.stored import StoredTensor
+from distil_jax.hf.lazy_tensor import StoredTensor
 
 
 def test_what_flax_writes_is_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

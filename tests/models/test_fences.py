@@ -16,7 +16,7 @@ from distil_jax.models import fences, layers
 from distil_jax.models.attention import attend
 from distil_jax.models.fences import after, stored, unfused
 from distil_jax.objectives import vocabulary_terms
-from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions, sums_and_slopes
+from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions, loss_and_dlogits
 
 POSITIONS, WIDTH, VOCAB = 128, 128, 256  # smaller products XLA does not hand to YNNPACK
 
@@ -41,7 +41,7 @@ def slopes(hidden: Any, table: Any, bias: Any) -> Any:
     layer, weights = OutputLayer(hidden, table, bias), jnp.ones(POSITIONS)
     positions = Positions({"ce": weights, "mlm": weights}, jnp.zeros(POSITIONS, jnp.int32))
     coefficients = {name: jnp.ones(()) for name in positions.weights}
-    return sums_and_slopes(layer, layer, positions, coefficients, 2.0)
+    return loss_and_dlogits(layer, layer, positions, coefficients, 2.0)
 
 
 def pulled_back(pull: Any, gradient: Any) -> Any:

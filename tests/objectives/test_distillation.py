@@ -199,7 +199,7 @@ def test_the_kernel_is_what_the_objective_names(world: Any, monkeypatch: pytest.
 
     with pytest.raises(UserError, match="use 'fused'"):
         run("kernel")
-    interpreted: Any = partial(vocabulary_kernel.sums_and_slopes, interpret=True)
+    interpreted: Any = partial(vocabulary_kernel.loss_and_dlogits, interpret=True)
     monkeypatch.setitem(
         distillation._OF_VOCABULARY, "kernel", partial(fused_vocabulary_loss, differentiate=interpreted)
     )

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from distil_jax.errors import UserError
-from distil_jax.models.kernels import Device
+from distil_jax.models.flash_attention import Device
 from distil_jax.objectives import vocabulary_kernel, vocabulary_terms
 from distil_jax.objectives.vocabulary import fused_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 
 TOKENS, VOCAB = 6, 2 * 2048 + 37  # two blocks and a part of one
 COEFFICIENTS = {"ce": 0.7, "mlm": 0.3, "mse": 0.001}
-interpreted: Any = partial(vocabulary_kernel.sums_and_slopes, interpret=True)
+interpreted: Any = partial(vocabulary_kernel.loss_and_dlogits, interpret=True)
 
 
 def make_layer(seed: int, width: int, dtype: Any = jnp.float32, vocabulary: int = VOCAB) -> OutputLayer:
@@ -41,7 +41,7 @@ def make_case(terms: Any = tuple(COEFFICIENTS), dtype: Any = jnp.float32, vocabu
 def check(case: tuple[Any, ...], temperature: float = 2.0) -> None:
     (sums, slopes), (expected, expected_slopes) = (
         jax.jit(lambda *case, form=form: form(*case, temperature))(*case)
-        for form in (interpreted, vocabulary_terms.sums_and_slopes)
+        for form in (interpreted, vocabulary_terms.loss_and_dlogits)
     )
     assert {name: float(value) for name, value in sums.items()} == pytest.approx(
         {name: float(value) for name, value in expected.items()}, rel=2e-6
@@ -97,7 +97,7 @@ def test_labels_need_no_teacher() -> None:
 
 def test_the_loss_is_the_fused_one_in_chunks_and_with_a_gradient() -> None:
     student, *rest = make_case()
-    forms = (vocabulary_terms.sums_and_slopes, interpreted)
+    forms = (vocabulary_terms.loss_and_dlogits, interpreted)
     expected, found = (
         jax.jit(
             jax.value_and_grad(
@@ -116,7 +116,7 @@ def test_it_is_lowered_for_nvidia_gpus(dtype: Any, monkeypatch: pytest.MonkeyPat
     """Triton's part of it: operations that it lacks, or shapes that it refuses, would show here."""
     monkeypatch.setattr(vocabulary_kernel, "this_device", lambda: Device("cuda", (9, 0)))
     student, teacher, positions, coefficients = make_case(dtype=dtype, vocabulary=30_522)
-    form = jax.jit(lambda *case: vocabulary_kernel.sums_and_slopes(*case, temperature=2.0))
+    form = jax.jit(lambda *case: vocabulary_kernel.loss_and_dlogits(*case, temperature=2.0))
     text = form.trace(student, teacher, positions, coefficients).lower(lowering_platforms=("cuda",)).as_text()
     assert "vocabulary_terms" in text and "triton" in text
 
@@ -134,4 +134,4 @@ def test_other_devices_are_told(device: Device, found: str) -> None:
 
 def test_the_cpu_is_refused_when_a_loss_is_traced() -> None:
     with pytest.raises(UserError, match="use 'fused'"):
-        vocabulary_kernel.sums_and_slopes(*make_case(), temperature=2.0)
+        vocabulary_kernel.loss_and_dlogits(*make_case(), temperature=2.0)

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from distil_jax.config import Objective
-from distil_jax.corpus.masking import MaskingRule, masking_log_weights
+from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import student_config, student_params, vocabulary
 from distil_jax.objectives.vocabulary import (

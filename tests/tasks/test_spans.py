@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer
 from distil_jax.tasks.examples import Answer, QuestionExample
-from distil_jax.tasks.measures.squad import normalise_answer
+from distil_jax.tasks.metrics.squad import normalise_answer
 from distil_jax.tasks.spans import QuestionWindows, Window, predict_answers, question_windows
 
 WORDS = "the cat dog sat on a mat and ran home to eat red fish with big old blue sea bird".split()  # noqa: SIM905

@@ -50,7 +50,7 @@ def run(devices: Devices, micro: int) -> tuple[Any, dict[str, Any]]:
     step = devices.map(make_task_step(setup, optimizer, schedule), replicated=2)
     state = devices.replicate(init_state(params_of(1), optimizer, ("encoder", "task_head")))
     constants = devices.replicate(TaskConstants(params_of(2), np.int32(7)))
-    return step(state, constants, devices.place_rows(make_batch()))
+    return step(state, constants, devices.shard_batch(make_batch()))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,6 @@ def test_logits_come_back_in_the_rows_order(mapping: str, count: int) -> None:
     params = params_of(1)
     inputs = {name: batch[name] for name in ("ids", "mask", "types")}
     step = devices.map(make_logits_step(MODELS.student), replicated=1)
-    found = step(devices.replicate(params), devices.place_rows(inputs))
+    found = step(devices.replicate(params), devices.shard_batch(inputs))
     expected: Any = MODELS.student.apply({"params": params}, batch["ids"], batch["mask"], None, batch["types"])
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)

@@ -94,7 +94,7 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
         for group in torch_adam.param_groups:
             group["lr"] = float(schedule(number))
         torch_adam.step()
-        state, metrics = step(state, devices.replicate(TaskConstants(None, np.int32(0))), devices.place_rows(batch))
+        state, metrics = step(state, devices.replicate(TaskConstants(None, np.int32(0))), devices.shard_batch(batch))
         np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
     theirs.save_pretrained(tmp_path / "after")
     _, _, expected, _ = read_task_model(tmp_path / "after", "sequence")

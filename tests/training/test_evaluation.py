@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Objective
-from distil_jax.corpus import Corpus, open_corpus
-from distil_jax.corpus.masking import MaskingRule, mask_rows, masking_log_weights
+from distil_jax.data.corpus import Corpus, open_corpus
+from distil_jax.data.corpus.masking import MaskingRule, mask_rows, masking_log_weights
 from distil_jax.hf import read_params
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import student_config, student_params

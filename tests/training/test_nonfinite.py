@@ -14,9 +14,10 @@ import optax
 import pytest
 
 from distil_jax.config import Config, Optimizer
-from distil_jax.corpus import open_corpus
-from distil_jax.corpus.batches import batch_rows, stream_order
+from distil_jax.data.corpus import open_corpus
+from distil_jax.data.corpus.batches import batch_rows, stream_order
 from distil_jax.errors import FaultError
+from distil_jax.runs.metrics_log import read_metrics
 from distil_jax.training import loop, stages
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.nonfinite import FOLDER, REPORT_FILE, Skips, refuse_nonfinite
@@ -24,7 +25,6 @@ from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.stages import distill
 from distil_jax.training.step import AXIS, TrainState, apply_gradients, init_state
-from distil_jax.training.telemetry import read_metrics
 
 pytestmark = pytest.mark.fault("loss or gradient not finite")
 SETTINGS, STEPS = Optimizer(warmup_fraction=0.5, weight_decay=0.1), 12
@@ -47,7 +47,7 @@ def mapped_step(mapping: str, count: int) -> tuple[Any, Any]:
 
     function = devices.map(step, replicated=1)
     state = devices.replicate(init_state(PARAMS, OPTIMIZER, ("body",)))
-    return (lambda state, rows: function(state, devices.place_rows(rows))), (state, function)
+    return (lambda state, rows: function(state, devices.shard_batch(rows))), (state, function)
 
 
 @pytest.mark.parametrize(("mapping", "count"), [("shard_map", 1), ("shard_map", 8), ("pmap", 8)])

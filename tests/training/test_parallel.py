@@ -99,7 +99,7 @@ def test_rows_go_to_their_devices_and_results_are_on_all(mapping: str) -> None:
         return jax.lax.psum(jnp.zeros(4).at[jax.lax.axis_index(AXIS)].set(mine), AXIS)
 
     placed = devices.replicate({"scale": np.float32(0.5)})
-    found = devices.map(function, replicated=1)(placed, devices.place_rows(rows))
+    found = devices.map(function, replicated=1)(placed, devices.shard_batch(rows))
     np.testing.assert_array_equal(found, [0.5 * part.sum() for part in np.split(rows, 4)])
     assert len(found.sharding.device_set) == 4
     assert found.is_fully_replicated
@@ -114,7 +114,7 @@ def test_what_was_replicated_outlives_the_donation_of_its_copies(mapping: str) -
     state = devices.replicate(mine)
     assert (state.dtype, len(state.sharding.device_set)) == (np.float32, 2)
     for _ in range(2):
-        state = step(state, devices.place_rows(np.zeros((2, 3), np.float32)))
+        state = step(state, devices.shard_batch(np.zeros((2, 3), np.float32)))
     np.testing.assert_array_equal(state, mine)
     np.testing.assert_array_equal(mine, [0, 1, 2])
 

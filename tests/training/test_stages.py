@@ -14,9 +14,9 @@ import pytest
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, read_params
+from distil_jax.runs.metrics_log import read_metrics
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill, initial_student, pretrain, pretraining_learner, scratch_encoder
-from distil_jax.training.telemetry import read_metrics
 
 Stage = Callable[[Config], Any]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Objective, Optimizer
-from distil_jax.corpus.masking import MaskingRule, masking_log_weights
+from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -82,7 +82,7 @@ def train(devices: Devices, task: Task, teacher_params: Any, steps: int = 3) -> 
     )
     metrics = []
     for index in range(steps):
-        state, values = step(state, constants, devices.place_rows(make_rows(index)))
+        state, values = step(state, constants, devices.shard_batch(make_rows(index)))
         metrics.append({name: float(value) for name, value in values.items() if value.ndim == 0})
     return jax.tree.map(np.asarray, state), metrics
 
@@ -126,7 +126,7 @@ def compiled(teacher_params: Any, micro_batch_size: int, times: int = 1) -> Any:
     state = devices.replicate(init_state(params, optimizer, task.trainable))
     made = make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10))
     step = devices.map(made, replicated=2, donate=(0,))
-    rows = devices.place_rows(np.tile(make_rows(), (times, 1)))
+    rows = devices.shard_batch(np.tile(make_rows(), (times, 1)))
     return step.lower(state, devices.replicate(constants_of(task, teacher_params)), rows).compile()
 
 
@@ -170,7 +170,7 @@ def test_the_gradient_is_that_of_the_whole_batch_at_once(teacher_params: Any) ->
         step = devices.map(
             make_train_step(dataclasses.replace(task, micro_batch_size=micro), optimizer, lambda _: 1.0), replicated=2
         )
-        after, _ = step(state, devices.replicate(constants_of(task, teacher_params)), devices.place_rows(make_rows()))
+        after, _ = step(state, devices.replicate(constants_of(task, teacher_params)), devices.shard_batch(make_rows()))
         results.append(flat(params) - flat(jax.tree.map(np.asarray, after.params)))
     np.testing.assert_allclose(results[0], results[1], atol=1e-5 * np.abs(results[1]).max())
 
@@ -184,7 +184,7 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(teacher_params: Any
         step = devices.map(make_evaluation_step(dataclasses.replace(task, micro_batch_size=2)), replicated=3)
         placed = devices.replicate((params, constants_of(task, teacher_params)))
         sums = [
-            step(*placed, np.int32(first), devices.place_rows(make_rows()[first : first + batch]))
+            step(*placed, np.int32(first), devices.shard_batch(make_rows()[first : first + batch]))
             for first in range(0, BATCH, batch)
         ]
         totals.append(jax.tree.map(lambda *parts: float(sum(parts)), *sums))
@@ -204,7 +204,7 @@ def test_a_causal_objective_predicts_the_next_token_of_the_same_sequence(teacher
     devices, optimizer = make_devices("shard_map"), make_optimizer(OPTIMIZER, 10)
     state = devices.replicate(init_state(teacher_params, optimizer, task.trainable))
     step = devices.map(make_train_step(task, optimizer, lambda _: 0.0), replicated=2)
-    _, metrics = step(state, devices.replicate(constants_of(task, None)), devices.place_rows(make_rows()))
+    _, metrics = step(state, devices.replicate(constants_of(task, None)), devices.shard_batch(make_rows()))
     losses = []
     for row in make_rows().astype(int):  # each packed sequence alone, written out
         for piece in np.split(row, np.flatnonzero(row == CLS)[1:]):

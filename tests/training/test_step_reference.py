@@ -18,7 +18,7 @@ import torch
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from distil_jax.config import Objective, Optimizer
-from distil_jax.corpus.masking import MaskingRule, mask_rows, masking_log_weights, row_quotas
+from distil_jax.data.corpus.masking import MaskingRule, mask_rows, masking_log_weights, predictions_per_row
 from distil_jax.hf import read_params, save_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import student_config, student_params
@@ -87,7 +87,7 @@ def take_steps(teacher: EncoderConfig, count: int) -> Iterator[tuple[Any, dict[s
     constants = devices.replicate(Constants(params, log_weights()))
     step = devices.map(make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, STEPS)), replicated=2)
     for number in range(count):
-        state, metrics = step(state, constants, devices.place_rows(draw_rows(number)))
+        state, metrics = step(state, constants, devices.shard_batch(draw_rows(number)))
         yield (
             jax.tree.map(np.asarray, state),
             {name: float(value) for name, value in metrics.items() if name not in ("skipped", "gradient_norms")},
@@ -101,7 +101,7 @@ def sequences_of_step(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     """Masked ids, attention mask and labels (-100: none) of step `number`, a packed sequence a row, padded [S, L]."""
     ids = draw_rows(number).astype(np.int32)
     lengths, special = (ids != PAD).sum(1), np.isin(ids, (PAD, UNK, CLS, SEP, MASK))
-    quotas = row_quotas(jnp.asarray(lengths), jnp.asarray((~special).sum(1)), 0.15)
+    quotas = predictions_per_row(jnp.asarray(lengths), jnp.asarray((~special).sum(1)), 0.15)
     assert int(quotas.sum()) == -(-lengths.sum() * 15 // 100)
     step_key = jax.random.fold_in(jax.random.key(SEED), number)
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(step_key, row), 0))(jnp.arange(BATCH))

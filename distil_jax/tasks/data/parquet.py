@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distil_jax.corpus.parquet import open_parquet
+from distil_jax.data.corpus.parquet import open_parquet
 from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.data.tables import Faults, Row, Table, place_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distil_jax.corpus import files
+from distil_jax.data.corpus import files
 from distil_jax.errors import UserError
 from distil_jax.tasks.data import lines
 from distil_jax.tasks.data.official import Columns

@@ -1,0 +1,166 @@
+"""The run that is measured: the real models and data where they are on this machine, made-up ones of the same shapes
+where they are not.
+
+Nothing is downloaded. What was made up is said in the notes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from distil_jax.benchmark.plan import USUAL_TASK, Stage
+from distil_jax.benchmark.synthetic import (
+    PAD,
+    Params,
+    made_up_task,
+    made_up_tokenizer,
+    random_params,
+    synthetic_corpus,
+)
+from distil_jax.config import Config, with_overrides
+from distil_jax.data.corpus import Corpus, open_corpus
+from distil_jax.data.corpus.tokens import INDEX
+from distil_jax.errors import UserError
+from distil_jax.hf import Tokenizer, load_tokenizer, read_encoder_config, task_head
+from distil_jax.hf.hub import WEIGHT_FILES
+from distil_jax.models import EncoderConfig, MaskedLM, TaskModel
+from distil_jax.tasks.data.load import load_task
+from distil_jax.tasks.encode import encode_examples
+from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks.finetune import make_job as make_task_job
+from distil_jax.tasks.learner import Learner, read_learner
+from distil_jax.tasks.registry import task_spec
+from distil_jax.training.loop import Job
+from distil_jax.training.stages import distillation_learner, make_job, pretraining_learner, read_model, scratch_encoder
+
+STEPS = 100_000  # of the learning-rate schedule: more than are ever measured
+
+
+class Inputs(NamedTuple):
+    """A run ready to be measured, its encoders, and what was made up."""
+
+    job: Job
+    student: EncoderConfig
+    teacher: EncoderConfig | None
+    notes: tuple[str, ...]
+
+
+def make_inputs(config: Config, stage: Stage, vocabulary: int) -> Inputs:
+    """The run that `config` describes.
+
+    Args:
+        config: a configuration; paths in it may lead nowhere.
+        stage: which step.
+        vocabulary: tokens of a made-up model or corpus.
+    """
+    # A run has to have a name; nothing is written there.
+    config = with_overrides(config, {"run.output": config.run.output or "benchmark"})
+    return _finetuning(config, vocabulary) if stage == "finetune" else _on_text(config, stage, vocabulary)
+
+
+def _on_text(config: Config, stage: Stage, vocabulary: int) -> Inputs:
+    source, name = (
+        (config.teacher.path, "teacher.path") if stage == "distill" else (config.model.initial, "model.initial")
+    )
+    notes: list[str] = []
+    corpus = _real_corpus(config)
+    size = corpus.vocab_size if corpus is not None else vocabulary
+    encoder, params = _model_or_random(config, source, name, size, notes)
+    if corpus is not None and corpus.vocab_size > encoder.vocab_size:
+        corpus = None
+    if corpus is None:
+        corpus = synthetic_corpus(config, encoder.vocab_size)
+        notes.append(f"made-up rows of {corpus.sequence_length} tokens, {corpus.fill:.1%} filled")
+    if corpus.sequence_length > encoder.max_position_embeddings:
+        raise UserError(
+            f"rows of {corpus.sequence_length} tokens, but {name} has {encoder.max_position_embeddings} positions; "
+            "lower --lengths"
+        )
+    if stage == "distill":
+        learner = distillation_learner(config, encoder, params)
+    else:
+        learner = pretraining_learner(config, encoder, params)
+    job = make_job(config, learner, (corpus, None), {}, STEPS)
+    return Inputs(job, learner.encoder, learner.teacher, tuple(notes))
+
+
+def _real_corpus(config: Config) -> Corpus | None:
+    folder = Path(config.corpus.folder) / "train"
+    if not config.corpus.folder or not (folder / INDEX).is_file():
+        return None
+    corpus = open_corpus(folder)
+    fits = corpus.sequence_length == config.corpus.sequence_length and corpus.packed == config.corpus.pack
+    return corpus if fits and corpus.num_rows >= config.training.batch_size else None
+
+
+def _model_or_random(
+    config: Config, source: str, name: str, vocabulary: int, notes: list[str]
+) -> tuple[EncoderConfig, Params]:
+    """The model in the folder `source`; random weights of its sizes where it holds a config.json alone, of those in
+    the section [model] where there is no such folder.
+    """
+    folder = Path(source).expanduser()
+    if _has_weights(source):
+        encoder, params = read_model(source)
+        return encoder, _with_head(encoder, params)
+    if source and (folder / "config.json").is_file():
+        encoder = dataclasses.replace(read_encoder_config(source), pooler=False)
+        notes.append(f"{name} = {source}: random weights of the sizes in its config.json")
+    else:
+        encoder = scratch_encoder(config.model, vocabulary, PAD)
+        sizes = f"{encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.vocab_size:,} tokens"
+        where = f"{name} = {source} is not on this machine: " if source else ""
+        notes.append(f"{where}random weights ({sizes})")
+    return encoder, random_params(MaskedLM(encoder), encoder.initializer_range)
+
+
+def _with_head(encoder: EncoderConfig, params: Params) -> Params:
+    if "mlm_head" in params:
+        return params
+    return {**random_params(MaskedLM(encoder), encoder.initializer_range), **params}
+
+
+def _has_weights(source: str) -> bool:
+    return bool(source) and any((Path(source).expanduser() / file).is_file() for file in WEIGHT_FILES)
+
+
+def _finetuning(config: Config, vocabulary: int) -> Inputs:
+    if not config.task.name:
+        config = with_overrides(config, {"task.name": USUAL_TASK})
+    notes: list[str] = []
+    source, given = config.model.initial, {"model.initial": config.model.initial, "teacher.path": config.teacher.path}
+    missing = [f"{name} = {path}" for name, path in given.items() if path and not _has_weights(path)]
+    real = bool(source) and not missing
+    tokenizer = load_tokenizer(source) if real else made_up_tokenizer(vocabulary)
+    data = _task_data(config, tokenizer, notes)
+    train = encode_examples(tokenizer, data.spec.kind, data.train, config.task, training=True)
+    if real:
+        learner = read_learner(config, data)
+    else:
+        encoder = scratch_encoder(config.model, vocabulary, PAD)
+        learner = _random_learner(encoder, tokenizer, data, with_teacher=bool(config.teacher.path))
+        where = f"not on this machine: {', '.join(missing)}; " if missing else ""
+        notes.append(f"{where}random weights ({encoder.num_layers} layers, width {encoder.hidden_size})")
+    job = make_task_job(config, data, learner, train, {}, {})
+    teacher = None if learner.teacher is None else learner.teacher[0]
+    return Inputs(job, learner.encoder, teacher, tuple(notes))
+
+
+def _task_data(config: Config, tokenizer: Tokenizer, notes: list[str]) -> TaskData:
+    """The examples in task.source or task.train where that is on this machine, else made-up ones like them."""
+    if any(place and Path(place).exists() for place in (config.task.source, config.task.train)):
+        return load_task(config.task, config.run.seed)
+    data = made_up_task(task_spec(config.task.name), tokenizer)
+    notes.append(f"{len(data.train)} made-up examples of a task like {data.spec.title}")
+    return data
+
+
+def _random_learner(encoder: EncoderConfig, tokenizer: Tokenizer, data: TaskData, *, with_teacher: bool) -> Learner:
+    """Random weights with a head for the task; a teacher that is wanted has the same sizes."""
+    spec = data.spec
+    head = task_head(encoder, None, spec.kind, data.labels, spec.problem if spec.kind == "sequence" else "")
+    encoder = dataclasses.replace(encoder, pooler=head.needs_pooler)
+    params = random_params(TaskModel(encoder, head), encoder.initializer_range)
+    return Learner(encoder, head, params, tokenizer, (encoder, head, params) if with_teacher else None)

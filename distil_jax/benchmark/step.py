@@ -1,0 +1,70 @@
+"""A run's step, compiled and taken outside of the training loop, so that nothing but the step is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from distil_jax.training.compiled_step import CompiledStep
+from distil_jax.training.loop import Job
+from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from distil_jax.training.parallel import check_batch, make_devices
+from distil_jax.training.step import init_state
+
+
+class Step:
+    """A job's step on its devices, compiled for every shape of batch that it meets.
+
+    Attributes:
+        job: whose step it is.
+        devices: that it runs on.
+        stepper: its programs.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Place the job's parameters; `UserError` where its batch cannot be divided among the devices."""
+        config, self.job = job.config, job
+        self.devices = make_devices(config.parallel.mapping, config.parallel.devices)
+        check_batch(config.training.batch_size, config.training.micro_batch_size, self.devices.count)
+        optimizer = make_optimizer(config.optimizer, job.steps)
+        schedule = learning_rate_schedule(config.optimizer, job.steps)
+        self.stepper = CompiledStep(self.devices, job.make_step(optimizer, schedule))
+        self._state = self.devices.replicate(init_state(job.params, optimizer, job.trainable))
+        self._constants = self.devices.replicate(job.constants)
+
+    def batches(self, count: int) -> list[Any]:
+        """The first `count` batches of the job, on the host."""
+        stream = self.job.make_batches(range(count), self.devices)
+        return [next(stream) for _ in range(count)]
+
+    def program(self, rows: Any) -> Any:
+        """The compiled step for a batch of this shape."""
+        return self.stepper.prepare(self._state, self._constants, self.devices.shard_batch(rows))
+
+    def run(self, batches: Iterable[Any]) -> list[dict[str, Any]]:
+        """Take a step with each of the batches, as far ahead as training is; their metrics, when all is done."""
+        found = []
+        for rows in batches:
+            placed = self.devices.shard_batch(rows)
+            self.stepper.prepare(self._state, self._constants, placed)
+            self._state, metrics = self.stepper(self._state, self._constants, placed)
+            found.append(metrics)
+            if len(found) > self.devices.steps_ahead:
+                self.stepper.wait(found[-1 - self.devices.steps_ahead])
+        return jax.block_until_ready(found)
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes that the largest of the programs takes on a device, by the compiler's own account."""
+        return max((sum(memory_plan(program).values()) for program in self.stepper.programs.values()), default=0)
+
+
+def memory_plan(program: Any) -> dict[str, int]:
+    """Bytes of a compiled program's arguments, results that reuse none of them, and everything in between."""
+    plan = program.memory_analysis()
+    if plan is None:
+        return {"arguments": 0, "results": 0, "temporary": 0}
+    kept = max(plan.output_size_in_bytes - plan.alias_size_in_bytes, 0)
+    return {"arguments": plan.argument_size_in_bytes, "results": kept, "temporary": plan.temp_size_in_bytes}

@@ -1,0 +1,156 @@
+"""Weights, rows, examples and a vocabulary of the shapes that real ones have, for machines that have none."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distil_jax.config import Config
+from distil_jax.data.corpus import Corpus
+from distil_jax.data.corpus.packing import best_fit, token_dtype
+from distil_jax.data.corpus.tokens import Shard
+from distil_jax.hf import Tokenizer, load_tokenizer
+from distil_jax.tasks.examples import (
+    Answer,
+    ChoiceExample,
+    Example,
+    QuestionExample,
+    SequenceExample,
+    TaskData,
+    TaskSpec,
+    TokenExample,
+)
+
+PAD, _UNK, _CLS, _SEP, _MASK = range(5)
+_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Tokens of a line of English Wikipedia: their logarithm is about normal with this mean and deviation.
+_LOG_LENGTH = (3.9, 0.9)
+_EXAMPLES = 512
+_LOG_WORDS = (3.0, 0.6)  # of the words of a sentence in GLUE: mean and deviation of their logarithm
+_CONTEXT_WORDS = 150  # of a paragraph in SQuAD
+_CHOICES = 4
+Params = dict[str, Any]
+
+
+def random_params(module: Any, spread: float, seed: int = 0) -> Params:
+    """Weights such as training starts from, drawn by NumPy, so that nothing is compiled for them.
+
+    Args:
+        module: has the parameters; called on ids [1, 8].
+        spread: standard deviation of kernels and embeddings; scales are 1 and biases 0.
+        seed: of the draw.
+    """
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
+    generator = np.random.default_rng(seed)
+
+    def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        kind = str(getattr(path[-1], "key", ""))
+        if kind in ("scale", "bias"):
+            return np.full(leaf.shape, float(kind == "scale"), np.float32)
+        return np.float32(spread) * generator.standard_normal(leaf.shape, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, dict(shapes))
+
+
+def synthetic_corpus(config: Config, vocabulary: int, rows: int = 0) -> Corpus:
+    """Rows of made-up sequences as long as lines of Wikipedia, of tokens as frequent as words, in memory.
+
+    Packed or one a row, as corpus.pack says. At least `rows` rows, or two batches.
+    """
+    length, wanted = config.corpus.sequence_length, rows or max(2 * config.training.batch_size, 64)
+    generator = np.random.default_rng(0)
+    number = wanted
+    while True:
+        lengths = np.clip(np.exp(generator.normal(*_LOG_LENGTH, number)), min(12, length), length).astype(np.int64)
+        row, offset = (
+            best_fit(lengths.tolist(), length, config.corpus.min_tokens)
+            if config.corpus.pack
+            else (np.arange(number), np.zeros(number, np.int64))
+        )
+        if int(row.max()) + 1 >= wanted:
+            break
+        number *= 2
+    ids = np.full((int(row.max()) + 1, length), PAD, token_dtype(vocabulary))
+    words = len(_SPECIALS) + generator.zipf(1.3, ids.shape) % (vocabulary - len(_SPECIALS))
+    for place, start, size in zip(row.tolist(), offset.tolist(), lengths.tolist(), strict=True):
+        ids[place, start : start + size] = words[place, start : start + size]
+        ids[place, start], ids[place, start + size - 1] = _CLS, _SEP
+    return corpus_of_rows(ids[generator.permutation(len(ids))], vocabulary, len(lengths), config.corpus.pack)
+
+
+def corpus_of_rows(ids: np.ndarray, vocabulary: int, sequences: int, packed: bool) -> Corpus:
+    """Token ids [N, L] as a corpus in memory, with the special tokens of the made-up vocabulary."""
+    real = int((ids != PAD).sum())
+    counts = np.bincount(ids.reshape(-1), minlength=vocabulary)
+    counts[PAD] = 0
+    return Corpus(
+        folder=Path("made-up"),
+        sequence_length=ids.shape[1],
+        packed=packed,
+        num_rows=len(ids),
+        num_tokens=real,
+        num_sequences=sequences,
+        num_documents=sequences,
+        vocab_size=vocabulary,
+        tokenizer_sha256="",
+        pad_id=PAD,
+        unk_id=_UNK,
+        cls_id=_CLS,
+        sep_id=_SEP,
+        mask_id=_MASK,
+        dtype=ids.dtype,
+        sha256="",
+        token_counts=counts.astype(np.int64),
+        shards=(Shard(0, 0, len(ids), sequences, 0, ids, Path()),),
+        index={"sources": []},
+    )
+
+
+def made_up_tokenizer(vocabulary: int) -> Tokenizer:
+    """A WordPiece tokenizer of the special tokens and words "w5", "w6", ..."""
+    words = (f"w{number}" for number in range(len(_SPECIALS), vocabulary))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocab.txt"
+        path.write_text("\n".join([*_SPECIALS, *words]) + "\n", encoding="utf-8")
+        return load_tokenizer(path)
+
+
+def made_up_task(spec: TaskSpec, tokenizer: Tokenizer, examples: int = _EXAMPLES) -> TaskData:
+    """Examples with the shape of the task's, of words that are a token each."""
+    words = [token for token in tokenizer.tokens() if token.isalnum()]
+    generator = np.random.default_rng(0)
+    labels = spec.labels or (("no", "yes") if spec.problem.endswith("classification") or spec.kind == "token" else ())
+    pairs = spec.name in ("mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax")
+
+    def text() -> str:
+        return _text(words, max(3, int(np.exp(generator.normal(*_LOG_WORDS)))), generator)
+
+    def example(number: int) -> Example:
+        if spec.kind == "token":
+            found = tuple(text().split())
+            return TokenExample(str(number), found, tuple(generator.integers(0, len(labels), len(found)).tolist()))
+        if spec.kind == "question":
+            context = _text(words, _CONTEXT_WORDS, generator)
+            return QuestionExample(str(number), text(), context, (Answer(context.split()[0], 0),))
+        if spec.kind == "choice":
+            return ChoiceExample(str(number), text(), tuple(text() for _ in range(_CHOICES)), number % _CHOICES)
+        return SequenceExample(str(number), text(), text() if pairs else None, _label(spec, labels, number))
+
+    return TaskData(spec, labels, [example(number) for number in range(examples)], {}, {}, "", ())
+
+
+def _text(words: list[str], count: int, generator: np.random.Generator) -> str:
+    return " ".join(words[i] for i in generator.integers(0, len(words), count))
+
+
+def _label(spec: TaskSpec, labels: tuple[str, ...], number: int) -> int | float | tuple[int, ...]:
+    if spec.problem == "regression":
+        return float(number % 6)
+    if spec.problem == "multi_label_classification":
+        return tuple((number >> bit) & 1 for bit in range(len(labels)))
+    return number % len(labels)

@@ -1,0 +1,1 @@
+"""Text and rows in: readers of files, and corpora of token shards."""

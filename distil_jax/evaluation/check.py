@@ -1,0 +1,200 @@
+"""Is a folder what was written? Runs, token shards, exported models, and folders of them, by their hashes.
+
+Nothing is written, moved or mended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from distil_jax.config import config_from_toml
+from distil_jax.data.corpus.tokens import INDEX, open_corpus
+from distil_jax.errors import UserError, one_line
+from distil_jax.evaluation.study_report import REPORT_FILE, read_json
+from distil_jax.hf.checksums import CHECKSUMS_FILE, check_files
+from distil_jax.runs.folder import (
+    CONFIG_FILE,
+    INPUTS_FILE,
+    STUDY_FILE,
+    TOKENIZER_FOLDER,
+    read_config,
+    read_inputs,
+)
+from distil_jax.runs.manifest import MANIFEST_FILE, read_starts
+from distil_jax.runs.metrics_log import METRICS_FILE
+from distil_jax.tasks.finetune import RESULT_FILE
+from distil_jax.training.checkpoint import CORRUPT, Checkpoints
+from distil_jax.training.integrity import DamagedError
+
+_DEPTH = 4  # folders below the given one: a study has tasks, points of a sweep, seeds
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One thing that was looked at: its path below the folder, what was found, and whether that is damage."""
+
+    name: str
+    state: str
+    damaged: bool = False
+
+
+def check(folder: Path) -> list[Item]:
+    """Look at everything of ours in `folder` and in the folders below it.
+
+    Raises:
+        UserError: there is nothing of ours.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder to check")
+    items = list(_items(folder, folder, _DEPTH))
+    if not items:
+        raise UserError(
+            f"{folder}: no run, study, prepared corpus or exported model in it (without {CHECKSUMS_FILE} a model has "
+            "to be exported again)"
+        )
+    return items
+
+
+def _items(folder: Path, top: Path, depth: int) -> Iterator[Item]:
+    if (folder / CONFIG_FILE).is_file() or (folder / CHECKPOINTS).is_dir():
+        yield from _run(folder, top)
+    elif (folder / INDEX).is_file():
+        yield _outcome(_name(folder, top), lambda: _corpus(folder))
+    elif (folder / CHECKSUMS_FILE).is_file():
+        yield from _model(folder, top)
+    elif depth:
+        for name, look in ((STUDY_FILE, _study), (REPORT_FILE, _report), (MANIFEST_FILE, _manifest)):
+            if (folder / name).is_file():
+                yield _outcome(_name(folder / name, top), lambda look=look: look(folder))
+        for below in sorted(folder.iterdir()):
+            if below.is_dir() and not below.is_symlink():
+                yield from _items(below, top, depth - 1)
+
+
+def _name(path: Path, top: Path) -> str:
+    return one_line(path.relative_to(top)) if path != top else "."
+
+
+def _outcome(name: str, look: Callable[[], str]) -> Item:
+    """What `look` says, or the mistake it met."""
+    try:
+        return Item(name, look())
+    except (UserError, DamagedError) as damage:
+        return Item(name, f"damaged: {damage}", damaged=True)
+    except OSError as error:
+        return Item(name, f"damaged: cannot be read ({error})", damaged=True)
+
+
+def _study(folder: Path) -> str:
+    path = folder / STUDY_FILE
+    config_from_toml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    return "readable"
+
+
+def _report(folder: Path) -> str:
+    read_json(folder / REPORT_FILE)
+    return "readable"
+
+
+def _corpus(folder: Path) -> str:
+    corpus = open_corpus(folder, verify=True)
+    return f"whole: {len(corpus.shards)} shards, {corpus.num_rows:,} rows"
+
+
+def _model(folder: Path, top: Path) -> Iterator[Item]:
+    try:
+        found = check_files(folder)
+    except UserError as mistake:
+        yield Item(_name(folder / CHECKSUMS_FILE, top), f"damaged: {mistake}", damaged=True)
+        return
+    for name, flaw in found.items():
+        yield Item(_name(folder / name, top), f"damaged: {flaw}" if flaw else "whole", damaged=bool(flaw))
+
+
+def _run(folder: Path, top: Path) -> Iterator[Item]:
+    for name, look in (
+        (CONFIG_FILE, _config),
+        (INPUTS_FILE, _inputs),
+        (MANIFEST_FILE, _manifest),
+        (METRICS_FILE, _metrics),
+        (RESULT_FILE, lambda folder: str(read_json(folder / RESULT_FILE) and "readable")),
+    ):
+        if (folder / name).is_file() or name in (CONFIG_FILE, INPUTS_FILE):
+            yield _outcome(_name(folder / name, top), lambda look=look: look(folder))
+    yield from _checkpoints(folder, top)
+
+
+def _config(folder: Path) -> str:
+    read_config(folder)
+    starts = read_starts(folder)
+    if not starts:
+        return "readable"
+    if starts[-1].get("config_sha256") != hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest():
+        raise UserError(f"not what {MANIFEST_FILE} says of the last start (its SHA-256 differs)")
+    return "whole"
+
+
+def _inputs(folder: Path) -> str:
+    inputs, starts = read_inputs(folder), read_starts(folder)
+    if starts and starts[-1].get("inputs") != inputs:
+        raise UserError(f"not what {MANIFEST_FILE} says of the last start")
+    return "whole" if starts else "readable"
+
+
+def _manifest(folder: Path) -> str:
+    number = len(read_starts(folder))
+    if not number:
+        raise UserError("not a manifest; the run itself does without it")
+    return f"readable: {number} start{'s' if number > 1 else ''}"
+
+
+def _metrics(folder: Path) -> str:
+    lines = (folder / METRICS_FILE).read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            if number < len(lines):  # the last line may be one that is being written
+                raise UserError(f"line {number} is no JSON; the run itself does without it") from None
+    return f"readable: {len(lines):,} rows"
+
+
+def _checkpoints(folder: Path, top: Path) -> Iterator[Item]:
+    place = folder / CHECKPOINTS
+    if place.exists() and not place.is_dir():
+        yield Item(_name(place, top), "damaged: is a file", damaged=True)
+        return
+    checkpoints = Checkpoints(place, read_only=True) if place.is_dir() else None
+    steps = [] if checkpoints is None else checkpoints.all_steps()
+    if not steps:
+        yield Item(_name(place, top), "none")
+    texts: dict[str, str] = {}
+    for step in steps:
+        assert checkpoints is not None
+        item = _outcome(_name(place / str(step), top), lambda step=step: _verified(checkpoints, step))
+        if item.damaged and not (place / str(step)).is_dir():
+            continue  # a run that is under way has dropped it meanwhile
+        if not item.damaged:
+            texts = checkpoints.metadata(step).get("tokenizer", {})
+        yield item
+    for name, text in texts.items():
+        path = folder / TOKENIZER_FOLDER / name
+        yield _outcome(_name(path, top), lambda path=path, text=text: _same(path, text))
+    for aside in sorted(place.glob(f"{CORRUPT}/*")):
+        yield Item(_name(aside, top), "was found damaged and put aside earlier")
+
+
+def _verified(checkpoints: Checkpoints, step: int) -> str:
+    checkpoints.verify(step)
+    return "whole"
+
+
+def _same(path: Path, text: str) -> str:
+    if path.read_bytes() != text.encode():
+        raise UserError("not what the newest checkpoint holds")
+    return "whole"

@@ -1,0 +1,363 @@
+"""A study: every run of a plan, one after the other, what failed set apart, and a report that is up to date after each.
+
+Run again, it makes the runs that are missing and leaves alone those that are finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from distil_jax.benchmark.machine import processor_name
+from distil_jax.config import Config, TaskSettings, config_to_toml
+from distil_jax.errors import UserError
+from distil_jax.evaluation.server_files import FOLDER, wants_server_files, write_server_files
+from distil_jax.evaluation.study_inputs import InputsNow
+from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan, for_task, plan_study, plan_task
+from distil_jax.evaluation.study_report import (
+    REPORT_FILE,
+    Report,
+    Result,
+    Row,
+    best_run,
+    failure_lines,
+    macro_average,
+    read_json,
+    read_report,
+    read_result,
+    report_markdown,
+    task_row,
+    write_report,
+)
+from distil_jax.export import export
+from distil_jax.runs.coordination import first_process_in
+from distil_jax.runs.folder import CONFIG_FILE, STUDY_FILE, check_run_folder, write_whole
+from distil_jax.runs.lock import hold
+from distil_jax.runs.manifest import read_starts, record_start, versions
+from distil_jax.tasks.data.load import load_task
+from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks.finetune import RESULT_FILE, finetune, wants_tests
+from distil_jax.tasks.registry import task_spec
+
+MODEL = "model"
+DELIVERED_FILE = "delivered.json"
+DIAGNOSTIC = "ax"
+CHECKPOINTS = "checkpoints"
+_RESUME = "distil-jax resume "
+_UNWRITTEN = (
+    "several processes write neither models (study.export) nor files for the GLUE server; the same command in one "
+    "process does"
+)
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyOutcome:
+    """A study that has come to its end: its report, the same as Markdown, and a line for whatever failed."""
+
+    report: Report
+    text: str
+    failures: tuple[str, ...]
+    is_main: bool
+    mistaken: bool = False  # nothing could be made, and all of the reasons are the user's to mend
+
+
+def run_study(config: Config, *, command: str = "", say: Say = lambda _: None) -> StudyOutcome:
+    """Make all runs that `plan_study` lists and report on them in run.output.
+
+    A run that fails is noted with its reason and the others go on; with several processes, which could wait for each
+    other, it ends the study.
+
+    Args:
+        config: with run.output, model.initial and the section [study].
+        command: what the user typed, for the report.
+        say: takes a line on what is being done.
+
+    Raises:
+        UserError: the plan is not one, or run.output is something else's folder, or in use.
+    """
+    plans, folder = plan_study(config), Path(config.run.output)
+    report = _open_report(folder)
+    with first_process_in(partial(_own, folder, config, command)):
+        return _run_plans(config, plans, report, command, say)
+
+
+@contextlib.contextmanager
+def _own(folder: Path, config: Config, command: str) -> Iterator[None]:
+    """Keep other studies out of `folder`, and what this one is on record, for `distil-jax resume`."""
+    with hold(folder):
+        write_whole(folder / STUDY_FILE, config_to_toml(config))
+        record_start(folder, config, {}, "study", command=command)
+        yield
+
+
+def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: str, say: Say) -> StudyOutcome:
+    main, folder = jax.process_index() == 0, Path(config.run.output)
+    command = _reproducing(folder, command)
+    made: dict[str, Row] = {}
+    errors: list[Exception] = []
+    text, notes = "", _notes(config, plans)
+    if main and notes:
+        say(f"note: {notes['note']}")
+    for number, asked in enumerate(plans, 1):
+        plan = _with_finished(config, asked)
+        say(f"{plan.spec.title} ({number} of {len(plans)} tasks): {len(plan.runs)} runs")
+        row, trained = _run_task(config, plan, errors, say)
+        if not main:
+            continue
+        before = {} if trained else report["tasks"].get(plan.spec.name, {})
+        origin = {name: before.get(name, now) for name, now in _origin(config, command).items()}
+        made[plan.spec.name] = {**row, **origin, **notes}
+        # Tasks of earlier commands stay in the report; those of this one come in its order.
+        rows = {**{name: row for name, row in report["tasks"].items() if name not in made}, **made}
+        report = {"format": 1, "tasks": rows, "macro": macro_average(rows)}
+        text = write_report(folder, report)
+    nothing = not any("best_run" in row for row in made.values())
+    mistaken = nothing and bool(errors) and all(isinstance(error, UserError) for error in errors)
+    return StudyOutcome(report, text, tuple(failure_lines(made)), main, mistaken)
+
+
+def _notes(config: Config, plans: Sequence[TaskPlan]) -> dict[str, str]:
+    """For the rows of the report: what is wanted, but not written by several processes."""
+    wanted = config.study.export or any(plan.spec.server_file for plan in plans)
+    return {"note": _UNWRITTEN} if wanted and jax.process_count() > 1 else {}
+
+
+def _with_finished(config: Config, plan: TaskPlan) -> TaskPlan:
+    """The plan with all runs of other seeds that earlier commands have finished: fewer seeds than before lose none."""
+    places = {run.folder.parent for run in plan.runs}
+    names = {found.parent.name.removeprefix("seed") for place in places for found in place.glob(f"seed*/{RESULT_FILE}")}
+    more = plan_task(config, plan.spec.name, {int(name) for name in names if name.isdecimal()})
+    runs = tuple(run for run in more.runs if run.seed in plan.seeds or _is_finished(run))
+    kept = tuple(seed for seed in more.seeds if any(run.seed == seed for run in runs))
+    return dataclasses.replace(more, runs=runs, seeds=kept)
+
+
+def _is_finished(run: PlannedRun) -> bool:
+    """Whether its folder holds a result of this very configuration, damaged or not."""
+    with contextlib.suppress(UserError):
+        check_run_folder(run.folder, run.config, {})
+        return (run.folder / RESULT_FILE).is_file()
+    return False
+
+
+def _reproducing(folder: Path, command: str) -> str:
+    """What makes the rows anew, wherever it is typed: of a study that is resumed, what it was last started with."""
+    given = [str(start.get("command", "")) for start in read_starts(folder) if start.get("stage") == "study"]
+    started = [one for one in given if one and not one.startswith(_RESUME)]
+    return started[-1] if started and command.startswith(_RESUME) else command
+
+
+def _origin(config: Config, command: str) -> dict[str, str]:
+    """Where a row of the report comes from; it stays where nothing was trained anew."""
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    models = {"model": config.model.initial, "teacher": config.teacher.path}
+    return {**models, "command": command, "machine": machine(), "versions": packages}
+
+
+def _open_report(folder: Path) -> Report:
+    """The report of earlier commands in this folder, else an empty one."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run.output = {folder}: is a file; give a folder")
+    if (folder / RESULT_FILE).is_file() or (folder / CONFIG_FILE).is_file():
+        raise UserError(f"run.output = {folder}: holds a single run; choose another folder for a study")
+    if (folder / REPORT_FILE).is_file():
+        return _read_whole_report(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    return {"tasks": {}}
+
+
+def _read_whole_report(folder: Path) -> Report:
+    """A report whose rows are all there, as they are written again with those of this command."""
+    report = read_report(folder)
+    try:
+        report_markdown({**report, "macro": macro_average(report["tasks"])})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / REPORT_FILE}: damaged ({type(error).__name__}: {error}); delete it, the runs are still there"
+        ) from None
+    return report
+
+
+def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say) -> tuple[Row, bool]:
+    """Make a task's runs and what follows from them; the task's row of the report, and whether anything was trained.
+
+    What a run failed of is added to `errors`.
+    """
+    results: dict[Path, Result] = {}
+    failures: dict[Path, str] = {}
+    trained = False
+    data = TaskDataBySeed(plan.runs[0].config.task)
+    inputs = InputsNow(data.of, say)
+    for number, run in enumerate(plan.runs, 1):
+        where = f"{plan.spec.title}, run {number} of {len(plan.runs)}"
+        try:
+            found = finished(run, inputs)
+            # Without its checkpoint it would be trained again for the sake of its test sets.
+            if found is None or (wants_tests(run.folder) and (run.folder / CHECKPOINTS).is_dir()):
+                say(f"{where}: {run.folder}")
+                for note in finetune(run.config, data.of(run.seed)).notes:
+                    say(f"note: {note}")
+                trained = True
+                found = finished(run)
+            if found is not None:
+                results[run.folder] = found
+        except Exception as error:
+            if jax.process_count() > 1:
+                raise
+            errors.append(error)
+            failures[run.folder] = _reason(error)
+            say(f"{where}: failed: {failures[run.folder]}")
+    if jax.process_index():
+        return {}, trained
+    row = task_row(plan, results, failures)
+    if "best_run" in row and jax.process_count() == 1:  # a checkpoint is read by one process
+        _deliver(config, plan, row, data, say)
+        if not failures and config.study.checkpoints == "best":
+            _drop_checkpoints(plan, results)
+    return row, trained
+
+
+def finished(run: PlannedRun, inputs: InputsNow | None = None) -> Result | None:
+    """What a run has left where it is finished; None where it has to be made or continued.
+
+    Args:
+        run: the run.
+        inputs: what it would read now; None: they are not compared with what it did read.
+
+    Raises:
+        UserError: its folder holds another run, or one of other data or models, or a damaged result.
+    """
+    check_run_folder(run.folder, run.config, {})
+    if not (run.folder / RESULT_FILE).is_file():
+        return None
+    if inputs is not None:
+        check_run_folder(run.folder, run.config, inputs.of(run))
+    return read_result(run.folder)
+
+
+class TaskDataBySeed:
+    """A task's data, read when they are first needed, and for every seed only where the seed decides what is in them.
+
+    Whether it does shows when they are read for a second seed. What went wrong once is not tried again.
+    """
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self._settings = settings
+        self._found: dict[int, TaskData] = {}
+        self._same = False
+        self._error: UserError | None = None
+
+    def of(self, seed: int) -> TaskData:
+        """The data of a run with that seed. Raises UserError as `load_task`."""
+        if self._error is not None:
+            raise self._error
+        if seed in self._found or self._same:
+            return self._found.get(seed) or next(iter(self._found.values()))
+        try:
+            data = load_task(self._settings, seed)
+        except UserError as error:
+            self._error = error
+            raise
+        self._same = any(other.sha256 == data.sha256 for other in self._found.values())
+        self._found = {seed: data}
+        return data
+
+
+def _reason(error: Exception) -> str:
+    """One line; with the name of its kind where it is no mistake of the user."""
+    line = " ".join(str(error).split())[:500]
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+
+
+def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say: Say) -> None:
+    """Write what is wanted of the best run, unless it is there already; what fails is noted in `row`."""
+    run = next(run for run in plan.runs if str(run.folder) == row["best_run"])
+    origin = {"run": str(run.folder.relative_to(plan.folder)), "step": row["best_step"]}
+    note, model = plan.folder / DELIVERED_FILE, plan.folder / MODEL
+    done = _delivered(note, origin)
+    server = plan.folder.parent / FOLDER
+
+    def step() -> int:
+        """Of the run's checkpoint; it may have been dropped when another run, now damaged or gone, was the best."""
+        if not (run.folder / CHECKPOINTS / str(origin["step"])).is_dir():
+            say(f"{plan.spec.title}: {run.folder} is trained again, as its checkpoints were dropped")
+            finetune(run.config, data.of(run.seed))
+        return read_result(run.folder)["step"]
+
+    def write_model() -> None:
+        if config.study.export and not (done.get(MODEL) and model.is_dir()):
+            name = f"{plan.folder.parent.name}-{plan.folder.name}"  # the folder's own is the same for all
+            export(run.folder, model, step=step(), overwrite=True, name=name)
+            done[MODEL] = True
+
+    def write_predictions() -> None:
+        if FOLDER not in done or not all((server / name).is_file() for name in done[FOLDER]):
+            sets = _server_sets(config, run, data, say)
+            files, notes = write_server_files(run.folder, step(), run.config, sets, server) if sets else ([], [])
+            for line in notes:
+                say(f"note: {line}")
+            done.update({FOLDER: [file.name for file in files], "notes": notes})
+
+    for name, act in ((MODEL, write_model), (FOLDER, write_predictions)):
+        try:
+            act()
+        except Exception as error:
+            row["failures"][str(plan.folder / name)] = f"{name} of {run.folder}: {_reason(error)}"
+            say(f"{plan.spec.title}: {name} failed: {_reason(error)}")
+    note.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    row["model_folder"] = str(model) if done.get(MODEL) else None
+    row["server_files"] = [str(server / name) for name in done.get(FOLDER, ())]
+
+
+def _delivered(note: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written of this very checkpoint, as `note` has it."""
+    with contextlib.suppress(UserError):  # absent, or damaged
+        done = read_json(note)
+        if all(done.get(name) == value for name, value in origin.items()):
+            return done
+    return dict(origin)
+
+
+def _server_sets(config: Config, run: PlannedRun, data: TaskDataBySeed, say: Say) -> list[TaskData]:
+    """What the GLUE server wants predicted by this run: its own test sets, and by MNLI's the diagnostic one too."""
+    if not task_spec(run.config.task.name).server_file:
+        return []
+    own = data.of(run.seed)
+    if not wants_server_files(own):
+        return []
+    if own.spec.name != "mnli":
+        return [own]
+    try:
+        return [own, load_task(for_task(config, DIAGNOSTIC).task, run.seed)]
+    except UserError as error:
+        say(f"note: {DIAGNOSTIC}: not predicted: {error}")
+        return [own]
+
+
+def _drop_checkpoints(plan: TaskPlan, results: Mapping[Path, Result]) -> None:
+    """Remove the checkpoints of all runs but the best at every point of the sweep: with more seeds it may be that."""
+    kept = {best_run(plan, point, results) for point in plan.points}
+    for run in plan.runs:
+        if run not in kept:
+            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+
+
+def machine() -> str:
+    """What computes here: "8 x NVIDIA H100", "cpu (Intel Xeon, 2 cores)"."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    return f"cpu ({processor_name()}, {os.cpu_count()} cores)"

@@ -1,0 +1,60 @@
+"""What the finished runs of a study would read now, to be compared with what they did read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from distil_jax.config import Config
+from distil_jax.errors import UserError
+from distil_jax.evaluation.study_plan import PlannedRun
+from distil_jax.hf import read_task_model
+from distil_jax.runs.folder import INPUTS_FILE, fingerprint, read_inputs
+from distil_jax.tasks.examples import TaskData
+
+TASK, INITIAL, TEACHER = "task", "model.initial", "teacher.path"
+
+
+class InputsNow:
+    """The inputs of the runs of one task as they are now, each read once.
+
+    What can't be read (moved, or deleted to make room) makes a finished run no other one; that is noted once.
+    """
+
+    def __init__(self, data_of: Callable[[int], TaskData], note: Callable[[str], None]) -> None:
+        self._data_of = data_of
+        self._note = note
+        self._noted: set[str] = set()
+        self._models: dict[tuple[str, int | None], str] = {}
+
+    def of(self, run: PlannedRun) -> dict[str, str]:
+        """Name -> sha256, as in the run's own record, of those inputs in it that can be read.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        recorded = read_inputs(run.folder) if (run.folder / INPUTS_FILE).is_file() else {}
+        found: dict[str, str] = {}
+        try:
+            if recorded:
+                data = self._data_of(run.seed)
+                found[TASK] = data.sha256
+                for name in (INITIAL, TEACHER):
+                    if name in recorded:
+                        found[name] = self._model(name, run.config, data)
+        except UserError as error:
+            if str(error) not in self._noted:
+                self._noted.add(str(error))
+                self._note(f"note: finished runs are not compared with what cannot be read: {error}")
+        return found
+
+    def _model(self, name: str, config: Config, data: TaskData) -> str:
+        """The fingerprint that `finetune` records; the values of a new head are the seed's."""
+        section, _, field = name.partition(".")
+        source, seed = getattr(getattr(config, section), field), config.run.seed
+        for key in ((source, None), (source, seed)):
+            if key in self._models:
+                return self._models[key]
+        _, _, params, fresh = read_task_model(
+            source, data.spec.kind, labels=data.labels, problem=data.spec.problem, seed=seed
+        )
+        return self._models.setdefault((source, seed if fresh else None), fingerprint(params))

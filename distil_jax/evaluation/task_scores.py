@@ -1,0 +1,235 @@
+"""Scores of a model that is fine-tuned already, measured as `finetune` measures its own, without training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distil_jax.config import Config, TaskSettings, require
+from distil_jax.errors import UserError
+from distil_jax.evaluation.report import markdown
+from distil_jax.evaluation.study_report import measure_title, read_json, score_name
+from distil_jax.export.prediction_settings import QUESTION_FIELDS
+from distil_jax.export.predictor import ReadyModel, read_ready
+from distil_jax.hf.task_config import has_names
+from distil_jax.hf.task_params import match_head
+from distil_jax.models import TaskHead, TaskModel
+from distil_jax.runs.coordination import first_process_in
+from distil_jax.runs.folder import fingerprint, unfinished, write_whole
+from distil_jax.runs.watchdog import Watch
+from distil_jax.tasks.data.load import load_task
+from distil_jax.tasks.data.tables import some
+from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
+from distil_jax.tasks.examples import TaskData, TaskSpec
+from distil_jax.tasks.finetune import RESULT_FILE, measured
+from distil_jax.tasks.inference import SCORE, Logits, make_predictor, validation_measures
+from distil_jax.tasks.learner import check_lengths, check_vocabulary, order_note
+from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks.testing import labelled_tests, measures_on
+from distil_jax.training.parallel import Devices, make_devices
+
+_READS = {"sequence": "whole texts", "token": "tags of words", "question": "answers", "choice": "choices"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskScores:
+    """What was measured on which task, and what the user should hear; files are written by the main process."""
+
+    data: TaskData
+    measures: Mapping[str, float]
+    notes: tuple[str, ...]
+    is_main: bool
+
+
+def score_model(config: Config) -> TaskScores:
+    """Measure the task model `model.initial` on all validation sets and labelled test sets of a task.
+
+    Every example counts once, on any number of devices. Lengths, windows and the no-answer threshold are the model's
+    own where the configuration leaves them at their default. Labels are matched by name, those of a model without
+    names by number. With run.output, what `finetune` leaves of a run's scores is written there.
+
+    Args:
+        config: with model.initial (run, model folder or hub id), task.*, and how and where it is computed.
+
+    Raises:
+        UserError: model and task do not fit each other, there is nothing to measure, or run.output holds something
+            else; before anything is compiled.
+    """
+    require(config, "model.initial", "task.name")
+    with Watch(config) as watch:
+        started = time.monotonic()
+        spec = task_spec(config.task.name)
+        ready = read_ready(config.model.initial, max_length=config.task.max_length)
+        _check_kind(config.model.initial, ready.head, spec)
+        settings, notes = _with_own(config.model.initial, config.task, ready.settings)
+        config = dataclasses.replace(config, task=settings)
+        data = load_task(settings, config.run.seed, _known(ready.head, settings, spec))
+        head, params, more = _fitted(config, ready, data)
+        notes += more + _aside_notes(config, data)
+        check_lengths(config, data, config.model.initial, ready.encoder)
+        check_vocabulary(config.model.initial, ready.encoder, ready.tokenizer)
+        if not data.validation and not labelled_tests(data):
+            raise UserError(f"task {spec.name}: no data whose labels are known; give task.validation or a task.source")
+        devices = make_devices(config.parallel.mapping, config.parallel.devices)
+        ready = dataclasses.replace(ready, head=head, params=params)
+        origin = _origin(config, data, ready)
+        with first_process_in(partial(_output, config.run.output, origin)):
+            measures, more = _measures(config, data, ready, devices, watch)
+            found = TaskScores(data, measures, (*data.notes, *notes, *more), jax.process_index() == 0)
+            if found.is_main and config.run.output:
+                result = {**_result(config, data, found, time.monotonic() - started), **origin}
+                write_whole(Path(config.run.output) / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+    return found
+
+
+def _check_kind(model: str, head: TaskHead, spec: TaskSpec) -> None:
+    if head.kind != spec.kind:
+        raise UserError(
+            f"{model}: has a head for {_READS[head.kind]}, but {spec.name} is a task of {_READS[spec.kind]}; choose "
+            "another task or model"
+        )
+    regression = head.problem == "regression" or (not head.problem and head.num_outputs == 1)
+    if spec.kind == "sequence" and regression != (spec.problem == "regression"):
+        wanted = "has classes" if regression else "is a regression with 1 output"
+        raise UserError(f"{model}: {_outputs(head)}, but {spec.name} {wanted}; choose another task or model")
+
+
+def _with_own(model: str, given: TaskSettings, own: TaskSettings) -> tuple[TaskSettings, tuple[str, ...]]:
+    """`given` with the model's own values where it is at its default, and what to say of those that differ from it."""
+    default = TaskSettings()
+    kept = {name: getattr(own, name) for name in QUESTION_FIELDS if getattr(given, name) == getattr(default, name)}
+    notes = tuple(
+        f"task.{name} = {value}, as {model} has it" for name, value in kept.items() if value != getattr(default, name)
+    )
+    return dataclasses.replace(given, max_length=own.max_length, **kept), notes
+
+
+def _known(head: TaskHead, settings: TaskSettings, spec: TaskSpec) -> tuple[str, ...]:
+    """The model's classes where nothing else says which there are, as numbers if they have no names."""
+    if spec.labels or settings.labels or spec.problem == "regression" or spec.kind in ("question", "choice"):
+        return ()
+    return head.labels if has_names(head.labels) else tuple(map(str, range(head.num_outputs)))
+
+
+def _aside_notes(config: Config, data: TaskData) -> tuple[str, ...]:
+    if not data.aside:
+        return ()
+    return (
+        f"validation: drawn from the training data with run.seed = {config.run.seed}, so {config.model.initial} may "
+        "have learned from it; give task.validation",
+    )
+
+
+def _fitted(config: Config, ready: ReadyModel, data: TaskData) -> tuple[TaskHead, dict[str, Any], tuple[str, ...]]:
+    """The head with its outputs in the order of the task's labels, the parameters with it, and what to say about it."""
+    model, own, spec = config.model.initial, ready.head, data.spec
+    if spec.kind in ("question", "choice"):
+        return own, ready.params, ()
+    outputs = len(data.labels) or 1
+    wanted = dataclasses.replace(own, labels=data.labels, num_outputs=outputs, problem=spec.problem)
+    # Numbers as names are those of outputs without names, in whatever order they come, unless it was given.
+    numbered = not has_names(own.labels) and bool(data.labels) and all(label.isdecimal() for label in data.labels)
+    astray = numbered and not config.task.labels and data.labels != tuple(map(str, range(outputs)))
+    fitted = None if astray else match_head(own, wanted, ready.params)
+    if fitted is None:
+        raise UserError(
+            f"{model}: {_outputs(own)}, but {spec.name} {_outputs(wanted)}; choose another task or model, or name the "
+            "classes of own data as the model does (task.labels, in the order of their numbers)"
+        )
+    unnamed = not has_names(own.labels) and len(data.labels) > 1 and (has_names(data.labels) or config.task.labels)
+    return *fitted, (order_note(model, data.labels),) if unnamed else ()
+
+
+def _outputs(head: TaskHead) -> str:
+    if head.problem == "regression" or (head.num_outputs == 1 and not head.labels and head.kind == "sequence"):
+        return f"is a regression with {head.num_outputs} output{'s' * (head.num_outputs > 1)}"
+    sets = "sets of " * (head.problem == "multi_label_classification")
+    return f"has {sets}the labels {some(head.labels)}"
+
+
+def _origin(config: Config, data: TaskData, ready: ReadyModel) -> dict[str, Any]:
+    """What decides the measures: where it is the same, so are they."""
+    settings = {name: getattr(config.task, name) for name in QUESTION_FIELDS}
+    settings |= {"max_length": longest_row(config.task, data.spec.kind), "compute_dtype": config.training.compute_dtype}
+    return {
+        "task": data.spec.name,
+        "inputs": {"task": data.sha256, "model": fingerprint(ready.params), "tokenizer": ready.tokenizer.sha256},
+        "settings": settings,
+    }
+
+
+@contextlib.contextmanager
+def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
+    """Make the folder `output`, if one is wanted, unless it holds anything but a result of the same origin."""
+    if output:
+        folder = Path(output)
+        try:
+            names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+            if names - {RESULT_FILE, unfinished(Path(RESULT_FILE)).name}:
+                raise UserError(f"run.output = {folder}: holds something else than a result; choose another folder")
+            before = read_json(folder / RESULT_FILE) if RESULT_FILE in names else origin
+            if any(before.get(name) != value for name, value in origin.items()):
+                raise UserError(
+                    f"run.output = {folder}: holds another result ({before.get('title')} of {before.get('model')}); "
+                    "choose another folder or delete this one"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"run.output = {folder}: cannot be used ({error.strerror}); choose another folder"
+            ) from None
+    yield
+
+
+def _measures(
+    config: Config, data: TaskData, ready: ReadyModel, devices: Devices, watch: Watch
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Measures of all sets whose labels are known, and what was said while they were encoded."""
+    model = TaskModel(ready.encoder, ready.head, jnp.dtype(config.training.compute_dtype), config.training.attention)
+    logits_of = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
+    placed = devices.replicate(ready.params)
+
+    def predict(encoded: Encoded) -> Logits:
+        return logits_of(placed, encoded, watch.go)
+
+    held_out = {
+        name: encode_examples(ready.tokenizer, data.spec.kind, examples, config.task)
+        for name, examples in data.validation.items()
+    }
+    with watch.preemption.interruptible():
+        measures = validation_measures(data, config.task, held_out, predict)
+        tested = measures_on(data, config.task, labelled_tests(data), ready.tokenizer, predict)
+    notes = (f"{name}: {note}" for name, encoded in held_out.items() for note in encoded.notes)
+    return {**measures, **tested.measures}, (*notes, *tested.notes)
+
+
+def _result(config: Config, data: TaskData, found: TaskScores, seconds: float) -> dict[str, Any]:
+    """As of a run of no steps."""
+    return {
+        **measured(config, data, found.measures),
+        "step": 0,
+        "steps": 0,
+        "examples": 0,
+        "seconds": round(seconds, 1),
+        "model": config.model.initial,
+        "notes": list(found.notes),
+    }
+
+
+def scores_table(found: TaskScores) -> str:
+    """The measures as a Markdown table, x 1."""
+    first = score_name(found.data.spec, [name for name in found.measures if name != SCORE])
+    rows = [
+        [f"score: {first}" if name == SCORE else measure_title(name), f"{value:.4f}"]
+        for name, value in found.measures.items()
+    ]
+    return markdown([found.data.spec.title, "measured"], rows)

@@ -1,0 +1,1 @@
+"""What surrounds a run: folder, lock, manifest, metrics log, progress, preemption, watchdog, coordination, start-up."""

@@ -1,0 +1,177 @@
+"""The folder of a run: who may write into it, and what it already holds."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from distil_jax.config import Config, config_from_toml, config_to_toml, differences, run_identity
+from distil_jax.errors import UserError, naming, one_line
+from distil_jax.hf import Tokenizer, save_tokenizer
+from distil_jax.runs.lock import LOCK_FILE, hold
+from distil_jax.runs.manifest import record_start
+
+CONFIG_FILE = "config.toml"
+INPUTS_FILE = "inputs.json"
+STUDY_FILE = "study.toml"  # in a folder of several runs: the configuration that made them
+TOKENIZER_FOLDER = "tokenizer"
+# What a run that was killed at its very start may have left: CONFIG_FILE comes last.
+_BEFORE_CONFIG = {LOCK_FILE, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
+_BESIDE_CONFIG = (LOCK_FILE, INPUTS_FILE, "checkpoints")
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration a run was started with.
+
+    Raises:
+        UserError: `folder` is not the folder of a run.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        if (folder / STUDY_FILE).is_file():
+            raise UserError(f"{folder}: the folder of a study, not of a run; give its TASK/seedN, or use TASK/model")
+        raise UserError(f"{folder}: not the folder of a run (no {CONFIG_FILE}); give the run.output of a run")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({one_line(error)}); bring back a copy of it") from None
+    return config_from_toml(text, str(path))
+
+
+@contextlib.contextmanager
+def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str], stage: str = "") -> Iterator[None]:
+    """Own `folder` for the length of the block; made if missing, continued if it holds this very run.
+
+    Args:
+        folder: the run's output.
+        config: its settings.
+        inputs: what the run reads, as name -> sha256; a run is not continued on other data.
+        stage: what makes the run, "pretrain", "distill" or "finetune", for its manifest.
+
+    Raises:
+        UserError: the folder holds another run or something else, is in use, or cannot be written.
+    """
+    check_run_folder(folder, config, inputs)
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder):
+        check_run_folder(folder, config, inputs)  # another run may have been here since
+        with _writable(folder):
+            write_whole(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
+            write_whole(folder / CONFIG_FILE, config_to_toml(config))
+        record_start(folder, config, inputs, stage)
+        yield
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> None:
+    """Refuse a folder that is in the way; nothing is written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run.output = {folder}: is a file; give a folder")
+    if not folder.is_dir():
+        return
+    if not (folder / CONFIG_FILE).is_file():
+        if any(entry.name not in _BEFORE_CONFIG for entry in folder.iterdir()):
+            raise UserError(f"run.output = {folder}: not empty and not the folder of a run; choose another folder")
+        return
+    if not any((folder / name).exists() for name in _BESIDE_CONFIG):
+        raise UserError(
+            f"run.output = {folder}: has a {CONFIG_FILE} that is of no run and would be written over; choose another "
+            "folder"
+        )
+    changed = differences(run_identity(read_config(folder)), run_identity(config))
+    if not changed and (folder / INPUTS_FILE).is_file():
+        before = read_inputs(folder)
+        changed = [f"the contents of {name} changed" for name in inputs if before.get(name) != inputs[name]]
+    if changed:
+        raise UserError(
+            f"run.output = {folder}: holds another run ({'; '.join(changed)}); choose another folder or delete this one"
+        )
+
+
+def read_inputs(folder: Path) -> dict[str, str]:
+    """What the run in `folder` reads, as name -> sha256. Raises UserError where that is not on record."""
+    path = folder / INPUTS_FILE
+    try:
+        inputs = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(inputs, dict):
+            raise ValueError("of another structure")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: damaged ({one_line(error)}); bring back a copy, or delete it if the run's data are as they were"
+        ) from None
+    return inputs
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that nobody ever sees half of it; one that holds this text already is left alone."""
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    begun = unfinished(path)
+    try:
+        with naming(begun):
+            begun.write_text(text, encoding="utf-8")
+            begun.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            begun.unlink(missing_ok=True)
+        raise
+
+
+def require_writable(flag: str, *paths: Path) -> None:
+    """Make the folder of files that are to be written when all is done.
+
+    Raises:
+        UserError: one can't be written; `flag` is what names it.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        except OSError as error:
+            raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another file") from None
+
+
+def unfinished(path: Path) -> Path:
+    """Where `write_whole` writes the file `path` first; a kill may leave it there."""
+    return path.with_suffix(".unfinished")
+
+
+def keep_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> dict[str, str]:
+    """Write a run's tokenizer into its folder; the files' texts by name, for its checkpoints."""
+    save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=family)
+    files = sorted((folder / TOKENIZER_FOLDER).iterdir())
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """SHA-256 over names and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for path, tensor in sorted((jax.tree_util.keystr(path), tensor) for path, tensor in _leaves(params)):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def _leaves(params: Mapping[str, Any]) -> list[tuple[Any, np.ndarray]]:
+    return jax.tree_util.tree_leaves_with_path(params)

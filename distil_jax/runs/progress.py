@@ -1,0 +1,172 @@
+"""How far a long step is, on stderr: a bar on a terminal, otherwise a line now and then."""
+
+from __future__ import annotations
+
+import collections
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+    from distil_jax.data.corpus.prepare import PrepareProgress
+
+ProgressMode = Literal["auto", "bar", "plain", "none"]
+
+
+class Progress:
+    """Progress of one long step on stderr: a bar on a terminal, otherwise a line now and then.
+
+    Use it as a context manager. Speed and time left are those of the last `WINDOW` updates, so that compiling before
+    the first one doesn't count.
+    """
+
+    WINDOW = 50
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        *,
+        start: int = 0,
+        mode: ProgressMode = "auto",
+        unit: str = "tokens",
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        counted: bool = True,
+    ) -> None:
+        """Describe the step.
+
+        Args:
+            title: what is going on, "distil".
+            total: pieces of work in all (optimiser steps), None if not known.
+            start: pieces done before, by a run that was interrupted.
+            mode: as the setting logging.progress.
+            unit: what `amount` of `update` counts; shown per second.
+            stream: where to; stderr by default.
+            clock: seconds, for tests.
+            counted: show "12/100"; false where pieces are bytes, which only give a share.
+        """
+        self._title, self._total, self._unit, self._counted = title, total, unit, counted
+        self._stream: TextIO = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._mode = ("bar" if self._stream.isatty() else "plain") if mode == "auto" else mode
+        self._done, self._amount, self._text = start, 0.0, ""
+        self._marks: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=self.WINDOW)
+        self._last_line = -math.inf
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        if self._mode == "bar":
+            self._bar = _make_bar(self._stream, self._counted)
+            self._bar.start()
+            self._bar.add_task(self._title, total=self._total, completed=self._done, text="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        elif self._mode == "plain" and self._marks and self._last_line < self._marks[-1][0]:
+            self._print_line()
+
+    def update(self, done: int, *, amount: float = 0.0, text: str = "") -> None:
+        """Tell how far it is.
+
+        Args:
+            done: pieces done in all.
+            amount: units of work since the last call.
+            text: anything else to show.
+        """
+        self._done, self._amount, self._text = done, self._amount + amount, text
+        now = self._clock()
+        self._marks.append((now, done, self._amount))
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, text=self.describe())
+        elif self._mode == "plain" and now - self._last_line >= self.SECONDS_BETWEEN_LINES:
+            self._print_line()
+            self._last_line = now
+
+    def describe(self) -> str:
+        """Text, speed and time left: "loss 3.142  18.3k tokens/s  0:42 left"."""
+        parts = [self._text] if self._text else []
+        rate, pieces = self._speed(2), self._speed(1)
+        if rate:
+            parts.append(f"{_short(rate)} {self._unit}/s")
+        if pieces and self._total is not None:
+            parts.append(f"{_clock_text((self._total - self._done) / pieces)} left")
+        return "  ".join(parts)
+
+    def _speed(self, column: Literal[1, 2]) -> float | None:
+        if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
+            return None
+        return (self._marks[-1][column] - self._marks[0][column]) / (self._marks[-1][0] - self._marks[0][0])
+
+    def _print_line(self) -> None:
+        parts = [str(self._done)] if self._counted else []
+        if self._total is not None:
+            share = 100 * self._done // max(self._total, 1)
+            parts = [f"{self._done}/{self._total} ({share} %)" if self._counted else f"{share} %"]
+        print(f"{self._title}:", "  ".join([*parts, self.describe()]).strip(), file=self._stream, flush=True)
+
+
+class PrepareDisplay:
+    """Progress of `prepare`, a display for each split; use it as a context manager."""
+
+    def __init__(self, mode: ProgressMode = "auto", *, stream: TextIO | None = None) -> None:
+        """Take `mode` from the setting logging.progress; `stream` is stderr by default."""
+        self._mode: ProgressMode = mode
+        self._stream = stream
+        self._progress: Progress | None = None
+        self._split, self._bytes = "", 0
+
+    def __enter__(self) -> PrepareDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def update(self, split: str, state: PrepareProgress) -> None:
+        """Take the state of `split` after a block of it."""
+        if split != self._split or self._progress is None:
+            self._close()
+            self._split, self._bytes = split, 0
+            title = f"prepare {split}"
+            self._progress = Progress(
+                title, state.bytes_total, mode=self._mode, unit="bytes", stream=self._stream, counted=False
+            )
+            self._progress.__enter__()
+        amount, self._bytes = state.text_bytes - self._bytes, state.text_bytes
+        self._progress.update(state.bytes_read, amount=amount, text=f"{state.tokens:,} tokens")
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__()
+        self._progress = None
+
+
+def _make_bar(stream: TextIO, counted: bool) -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    count = MofNCompleteColumn() if counted else TaskProgressColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TextColumn("{task.fields[text]}"))
+    return RichProgress(*columns, console=Console(file=stream), refresh_per_second=2)
+
+
+def _short(number: float) -> str:
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{letter}"
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _clock_text(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,212 @@
+"""`distil-jax predict`: rows of the command line, files and pipes in, one object a line out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distil_jax import cli
+from distil_jax.config.predicting import PredictArguments
+from distil_jax.errors import UserError
+from distil_jax.export import load_predictor, predict, predictions
+from distil_jax.export.predictions import Inputs, predict_rows, write_predictions
+from distil_jax.tasks.answers import AnswerOptions
+from distil_jax.tasks.predict import Predictor
+from distil_jax.tasks.requests import usual_reading
+
+TEXTS = ["the cat sat", "a dog ran fast", "red fish", "the moon over the sea"]
+
+
+@pytest.fixture(scope="module")
+def classes(task_folder: Callable[..., Path]) -> Predictor:
+    return load_predictor(task_folder("classes"))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def file_of(folder: Path, ending: str) -> Path:
+    """TEXTS in a file of this format."""
+    path = folder / f"rows{ending}"
+    if ending == ".txt":
+        path.write_text("\n".join(TEXTS), encoding="utf-8")
+    elif ending == ".jsonl.gz":
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+        path.write_bytes(gzip.compress(lines.encode()))
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            delimiter = "\t" if ending == ".tsv" else ","
+            csv.writer(file, delimiter=delimiter).writerows([["n", "text"], *enumerate(TEXTS)])
+    return path
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl.gz", ".csv", ".tsv"])
+def test_every_format_gives_the_same(classes: Predictor, tmp_path: Path, ending: str) -> None:
+    done = write_predictions(classes, Inputs(path=str(file_of(tmp_path, ending))), str(tmp_path / "out.jsonl"))
+    assert read(tmp_path / "out.jsonl") == list(predict(classes, TEXTS))
+    assert done.rows == 4
+    assert done.text.startswith("4 rows in ")
+
+
+def test_standard_input_to_standard_output(
+    classes: Predictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(json.dumps({"text": text, "id": i * i}) + "\n" for i, text in enumerate(TEXTS))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    write_predictions(classes, Inputs(path="-"), "-")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["id"] for one in found] == [0, 1, 4, 9]
+    assert [one["scores"] for one in found] == [one["scores"] for one in predict(classes, TEXTS)]
+
+
+def test_each_chunk_is_on_disk_before_the_next_is_read(classes: Predictor, tmp_path: Path) -> None:
+    seen: list[int] = []
+    path = tmp_path / "rows.txt"
+    path.write_text("the cat\n" * 50, encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    write_predictions(
+        classes, Inputs(path=str(path)), str(output), batch_size=8, show=lambda _: seen.append(len(read(output)))
+    )
+    assert seen == [8, 40, 50]
+
+
+def test_rows_that_are_left_out_are_counted(classes: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "the cat"}\n{"text": ""}\nno JSON\n{"text": "a dog"}\n', encoding="utf-8")
+    inputs, output = Inputs(path=str(path)), str(tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: the text is empty; .* --on-error skip"):
+        write_predictions(classes, inputs, output)
+    done = write_predictions(classes, inputs, output, on_error="skip")
+    assert [one["id"] for one in read(tmp_path / "out.jsonl")] == [0, 3]
+    assert f"2 rows skipped (first: {path}, line 2: the text is empty)" in done.text
+
+
+def test_a_mistake_in_the_input_costs_no_earlier_results(classes: Predictor, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("earlier\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "broken.jsonl").write_text("no JSON\n")
+    (tmp_path / "other.csv").write_text("title\nthe cat\n")
+    for name in ("gone.txt", "empty.txt", "broken.jsonl", "other.csv", "rows.xlsx"):
+        with pytest.raises(UserError, match=name):
+            write_predictions(classes, Inputs(path=str(tmp_path / name)), str(output))
+        assert output.read_text() == "earlier\n"
+    done = write_predictions(classes, Inputs(path=str(tmp_path / "broken.jsonl")), str(output), on_error="skip")
+    assert (done.rows, output.read_text()) == (0, "")
+
+
+def test_a_start_of_endings_on_the_command_line(task_folder: Callable[..., Path], tmp_path: Path) -> None:
+    predictor, output = load_predictor(task_folder("choices")), tmp_path / "out.jsonl"
+    inputs = Inputs(texts=["the cat"], pairs=["a dog"], endings=["ran", "sat"])
+    with pytest.raises(UserError, match="--pair does not fit this model"):
+        write_predictions(predictor, inputs, str(output))
+    reading = usual_reading("choice", True)
+    write_predictions(predictor, inputs, str(output), reading=reading)
+    assert read(output) == list(predict(predictor, [{"text": "the cat", "endings": ["a dog ran", "a dog sat"]}]))
+    with pytest.raises(UserError, match="--pair not given; give --text and --endings and --pair"):
+        write_predictions(predictor, dataclasses.replace(inputs, pairs=()), str(output), reading=reading)
+
+
+def test_what_is_given_has_to_fit(classes: Predictor, tmp_path: Path) -> None:
+    path = file_of(tmp_path, ".txt")
+    for inputs, message in [
+        (Inputs(), "nothing to predict: --text not given"),
+        (Inputs(texts=["a"], path="b.txt"), "--input and --text are both given"),
+        (Inputs(texts=["a", "b"], pairs=["c"]), "2 --text and 1 --pair"),
+        (Inputs(texts=["a"], question="b"), "--question does not fit this model, which reads --text"),
+        (Inputs(path=str(tmp_path / "none.txt")), "none.txt: cannot be read"),
+        (Inputs(path=str(tmp_path / "empty.jsonl")), "empty.jsonl: holds no row to predict"),
+    ]:
+        (tmp_path / "empty.jsonl").write_text("\n")
+        with pytest.raises(UserError, match=message):
+            write_predictions(classes, inputs, str(tmp_path / "out.jsonl"))
+    with pytest.raises(UserError, match="is the file that is read"):
+        write_predictions(classes, Inputs(path=str(path)), str(path))
+    assert path.read_text(encoding="utf-8").splitlines() == TEXTS
+    with pytest.raises(UserError, match="cannot be written"):
+        write_predictions(classes, Inputs(path=str(path)), str(tmp_path / "no" / "out.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "keys"),
+    [
+        ("tags", {"text": ("the cat sat",)}, {"words", "tags", "scores", "entities"}),
+        ("answers", {"question": "the cat", "context": "a dog ran"}, {"answer", "start", "score", "no_answer_score"}),
+        ("choices", {"text": ("the cat",), "endings": ("sat", "ran")}, {"choice", "ending", "score", "scores"}),
+        ("score", {"text": ("the cat",), "pair": ("a dog",)}, {"score"}),
+        ("sets", {"text": ("the cat",), "threshold": 0.0}, {"labels", "scores"}),
+    ],
+)
+def test_a_row_of_the_command_line(
+    task_folder: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    arguments: dict[str, Any],
+    keys: set[str],
+) -> None:
+    predict_rows(PredictArguments(str(task_folder(name)), **arguments))
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"id", *keys}
+    assert name != "sets" or found["labels"] == ["art", "news", "sport"]
+
+
+def test_the_command(
+    task_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.models, "start", lambda _: None)
+    model = str(task_folder("classes"))
+    assert cli.main(["predict", model, "--text", "the cat", "a dog"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [0, 1]
+    assert err.startswith("2 rows in ")
+    assert cli.main(["predict", model, "--text", "a", "--threshold", "2"]) == 2
+    assert "--threshold 2: is a probability" in capsys.readouterr().err
+    assert cli.main(["predict", model, "--text", "a", "--on-error", "ignore"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_threshold_of_zero_is_not_one_that_was_not_given(
+    task_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's own value counts unless another is given, be it 0."""
+    predictor = load_predictor(task_folder("answers"))
+    predictor.options = dataclasses.replace(predictor.options, no_answer=True, null_threshold=2.5)
+    used: list[float] = []
+
+    def write(*_: Any, options: AnswerOptions, **__: Any) -> None:
+        used.append(options.null_threshold)
+
+    monkeypatch.setattr(predictions, "load_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(predictions, "write_predictions", write)
+    for given in (None, 0.0, -1.5):
+        predict_rows(PredictArguments("m", null_threshold=given))
+    assert used == [2.5, 0.0, -1.5]
+    with pytest.raises(UserError, match="--null-threshold nan: must be a finite number"):
+        predict_rows(PredictArguments("m", null_threshold=float("nan")))
+    predictor.options = AnswerOptions()
+    with pytest.raises(UserError, match="--null-threshold: this model always gives an answer; .* --no-answer"):
+        predict_rows(PredictArguments("m", null_threshold=0.0))
+
+
+def test_published_formats_of_the_command(task_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Files of CoNLL columns for tags and of SQuAD's JSON for questions."""
+    (tmp_path / "a.conll").write_text("the\tO\ncat\tB-PER\n\nsat\tO\n")
+    paragraph = {"context": "the cat sat", "qas": [{"id": "q1", "question": "who sat"}]}
+    (tmp_path / "a.txt").write_text("the DT B-PER\ncat NN I-PER\n\nsat VBD O\n")
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    output = tmp_path / "out.jsonl"
+    for name in ("a.conll", "a.txt"):
+        predict_rows(PredictArguments(str(task_folder("tags")), input=str(tmp_path / name), output=str(output)))
+        assert [row["words"] for row in read(output)] == [["the", "cat"], ["sat"]]
+    predict_rows(PredictArguments(str(task_folder("answers")), input=str(tmp_path / "a.json"), output=str(output)))
+    assert [row["id"] for row in read(output)] == ["q1"]

@@ -1,0 +1,194 @@
+"""Fine-tuned runs: the best checkpoint is what is exported, and transformers computes the same with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from distil_jax.config import Config, config_to_toml, with_overrides
+from distil_jax.export import export, predict, read_run
+from distil_jax.export.checkpoint import Trained, save_trained
+from distil_jax.export.task_card import task_card
+from distil_jax.hf import load_tokenizer, read_task_model
+from distil_jax.hf.config import read_json
+from distil_jax.hf.task_config import named_kind
+from distil_jax.models import EncoderConfig, TaskHead
+from distil_jax.training.checkpoint import Checkpoints
+
+ENCODER = EncoderConfig("distilbert", 1234, 48, 3, 4, 96, 64)
+CLASSES = TaskHead("sequence", labels=("no", "yes"), num_outputs=2, problem="single_label_classification")
+
+
+def test_the_best_step_is_the_result_and_not_the_newest(task_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of the newest checkpoint's evaluations are exchanged, so that each step in turn is the best."""
+    real = Checkpoints.metadata
+    measure = real(Checkpoints(task_run / "checkpoints", read_only=True), 4)["selection"]
+    for best in (1, 2, 3, 4):
+
+        def changed(self: Checkpoints, step: int, best: int = best) -> dict[str, Any]:
+            found = real(self, step)
+            known = {str(n): {measure: float(n == best)} for n in range(1, step + 1)}
+            return {**found, "evaluations": known}
+
+        monkeypatch.setattr(Checkpoints, "metadata", changed)
+        trained = read_run(task_run)
+        assert trained.step == best
+        assert read_run(task_run, 2).step == 2
+        assert set(trained.metadata["evaluations"]) == {"1", "2", "3", "4"}
+
+
+def test_a_run_that_keeps_the_last_gives_the_newest(task_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Checkpoints.metadata
+    monkeypatch.setattr(Checkpoints, "metadata", lambda self, step: {**real(self, step), "selection": ""})
+    assert read_run(task_run).step == 4
+
+
+def test_the_checkpoint_is_restored_with_its_head(task_run: Path, tmp_path: Path) -> None:
+    trained = export(task_run, tmp_path / "model", step=3)
+    assert trained.step == 3
+    assert trained.head is not None
+    assert trained.head.labels == ("other", "same")
+    encoder, head, params, fresh = read_task_model(tmp_path / "model", "sequence")
+    assert not fresh
+    assert (encoder, head) == (trained.encoder, trained.head)
+    np.testing.assert_array_equal(
+        params["task_head"]["output"]["kernel"], trained.params["task_head"]["output"]["kernel"]
+    )
+    assert "step 3 of 4" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_exported_run_is_a_pipeline(task_run: Path, tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    export(task_run, tmp_path / "model")
+    pairs = [("the cat ran", "a dog sat"), ("red fish", "the moon")]
+    classifier: Any = pipeline("text-classification", str(tmp_path / "model"), device="cpu")
+    expected = classifier([{"text": a, "text_pair": b} for a, b in pairs])
+    found = list(predict(task_run, pairs))
+    assert [one["label"] for one in found] == [one["label"] for one in expected]
+    np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in expected], atol=1e-5)
+
+
+TASKS = {
+    "sets": ("multilabel", "AutoModelForSequenceClassification"),
+    "score": ("regression", "AutoModelForSequenceClassification"),
+    "tags": ("tagging", "AutoModelForTokenClassification"),
+    "answers": ("question", "AutoModelForQuestionAnswering"),
+    "choices": ("choice", "AutoModelForMultipleChoice"),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_kind_of_head_is_exported(task_folder: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    """From a checkpoint's contents to a folder that transformers' class of the task takes whole, and its own card."""
+    import torch
+    import transformers
+
+    task, auto = TASKS[name]
+    folder = task_folder(name)
+    kind = named_kind(read_json(folder / "config.json"))
+    assert kind is not None
+    encoder, head, params, _ = read_task_model(folder, kind)
+    config = with_overrides(Config(), {"task.name": task, "task.train": "rows.csv", "run.output": "x"})
+    metadata = {
+        "config": config_to_toml(config),
+        "description": {"stage": "finetune", "task": task, "initial": "models/small", "teacher": "", "examples": 1200},
+        "steps": 20,
+        "evaluations": {"10": {"score": 0.5}},
+    }
+    trained = Trained(10, encoder, params, load_tokenizer(folder), metadata, head)
+    save_trained(trained, tmp_path / "model")
+    model, loading = getattr(transformers, auto).from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not any(loading.values()), loading
+    reference = getattr(transformers, auto).from_pretrained(folder)
+    ids = torch.tensor([[2, 9, 10, 11, 3]])
+    ids = ids[None] if name == "choices" else ids
+    with torch.no_grad():
+        ours, theirs = model(ids), reference(ids)
+    for key in ("logits", "start_logits"):
+        if key in theirs:
+            np.testing.assert_array_equal(ours[key].numpy(), theirs[key].numpy())
+    settings = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert head.labels == () or tuple(settings["id2label"].values()) == head.labels
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| score | 0.5000 |" in card
+    snippet = card.split("```python\n")[1].split("```")[0].replace('"model"', repr(str(tmp_path / "model")))
+    compile(snippet, "card", "exec")
+    run_snippet(snippet)
+
+
+def run_snippet(code: str) -> None:
+    """What a reader of the card would run; it must print something."""
+    printed: list[Any] = []
+    exec(code, {"print": printed.append})
+    assert len(printed) == 1
+
+
+def card(head: TaskHead = CLASSES, changes: dict[str, Any] | None = None, **description: Any) -> str:
+    config = with_overrides(
+        Config(),
+        {
+            "run.seed": 3,
+            "task.name": "sst2",
+            "optimizer.learning_rate": 2e-5,
+            "training.batch_size": 32,
+            **(changes or {}),
+        },
+    )
+    metadata = {
+        "description": {
+            "stage": "finetune",
+            "initial": "models/small",
+            "teacher": "",
+            "examples": 67349,
+            **description,
+        },
+        "steps": 300,
+        "evaluations": {"100": {"score": 0.9, "accuracy": 0.9}, "300": {"score": 0.8, "accuracy": 0.8}},
+    }
+    return task_card(config, ENCODER, metadata, 100, "small-sst2", head)
+
+
+def test_the_card_says_what_was_done() -> None:
+    text = card()
+    for said in (
+        "`models/small` fine-tuned on SST-2.",
+        "67,349 training examples of up to 128 tokens",
+        "step 100 of 300, 32 examples a step, peak learning rate 2e-05, seed 3",
+        "2 labels: `no`, `yes`",
+        "| accuracy | 0.9000 |",
+        "loss: against the labels",
+        'pipeline("text-classification", "small-sst2")',
+    ):
+        assert said in text, said
+    assert "0.8000" not in text, "measures of another step"
+    assert "teacher" not in text
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "datasets": ["nyu-mll/glue"],
+        "tags": ["distil_jax"],
+    }
+    assert body.startswith("# small-sst2\n")
+
+
+def test_the_card_of_a_student_names_its_teacher_and_the_weights() -> None:
+    changes = {"teacher.path": "models/big", "finetune.alpha_task": 0.3, "finetune.alpha_ce": 0.7}
+    text = card(changes=changes, teacher="models/big")
+    assert "with the fine-tuned model `models/big` as teacher" in text
+    assert "loss: 0.3 labels + 0.7 teacher's output, temperature 2" in text
+    assert "knowledge-distillation" in text
+
+
+def test_own_data_are_no_known_dataset() -> None:
+    text = card(changes={"task.name": "classification", "task.train": "reviews.csv", "task.pair": "title"})
+    assert "datasets" not in text
+    assert "- data: `reviews.csv`;" in text
+    assert "text_pair" in text

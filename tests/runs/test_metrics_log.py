@@ -1,0 +1,267 @@
+"""Metrics on disk, progress on a screen, work per token."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distil_jax.errors import UserError
+from distil_jax.runs.metrics_log import (
+    MetricsWriter,
+    distillation_flops,
+    encoder_flops,
+    head_flops,
+    peak_flops,
+    pretraining_flops,
+    read_metrics,
+    utilisation,
+)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The file's lines as strict JSON, read without the code under test."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def scalars(folder: Path) -> list[tuple[str, int, float]]:
+    """Scalars in TensorBoard event files: records of (length, crc, protobuf Event, crc)."""
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
+
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
+def run(folder: Path, first: int, last: int, restored_step: int | None = None) -> None:
+    """A run that writes a row every 10 steps."""
+    with MetricsWriter(folder, restored_step=restored_step, tensorboard=False) as writer:
+        for step in range(first, last + 1, 10):
+            writer.write(step, {"loss": jnp.float32(1 / step)}, timing={"tokens_per_second": 1e3 * step})
+            if step % 20 == 0:
+                writer.write(step, {"loss": 2 / step}, "validation")
+
+
+def test_rows_hold_the_values_exactly_and_keep_the_clock_apart(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        metrics = {
+            "f32": jnp.float32(0.1),
+            "f64": 1 / 3,
+            "int": jnp.int32(2**30 + 1),
+            "numpy": np.float32(1e-8),
+            "bf16": jnp.bfloat16(0.5),
+        }
+        writer.write(3, metrics, "train", {"tokens_per_second": 12.5})
+    (row,) = rows(tmp_path)
+    assert (row["step"], row["kind"]) == (3, "train")
+    values = row["metrics"]
+    assert np.float32(values["f32"]) == np.float32(0.1) and values["f64"] == 1 / 3
+    assert values["int"] == 2**30 + 1 and isinstance(values["int"], int)
+    assert np.float32(values["numpy"]) == np.float32(1e-8) and values["bf16"] == 0.5
+    assert row["timing"].keys() == {"time", "tokens_per_second"} and row["timing"]["tokens_per_second"] == 12.5
+
+
+def test_values_that_are_not_finite_stay_valid_json(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"loss": jnp.float32(jnp.nan), "norm": float("inf"), "good": 1.0})
+    assert rows(tmp_path)[0]["metrics"] == {"loss": None, "norm": None, "good": 1.0}
+
+
+def test_writing_does_not_wait_for_the_row_it_is_given(tmp_path: Path) -> None:
+    class Late:
+        """A value that is still being computed until `ready`."""
+
+        ready = False
+        copied = False
+
+        def copy_to_host_async(self) -> None:
+            self.copied = True
+
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            assert self.ready, "the writer waited for the device"
+            return np.array(0.25, np.float32)
+
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    late = Late()
+    writer.write(1, {"loss": late})
+    assert late.copied and rows(tmp_path) == []
+    late.ready = True
+    writer.write(2, {"loss": Late()})
+    assert [row["metrics"]["loss"] for row in rows(tmp_path)] == [0.25]
+
+
+def test_flush_brings_everything_to_the_disk(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss": jnp.sum(jnp.ones(8))})
+    writer.flush()
+    assert rows(tmp_path)[0]["metrics"] == {"loss": 8.0}
+    assert scalars(tmp_path) == [("train/loss", 1, 8.0)]
+    writer.close()
+    writer.close()
+
+
+def test_interrupted_and_resumed_ends_like_uninterrupted(tmp_path: Path) -> None:
+    run(tmp_path / "whole", 10, 100)
+    run(tmp_path / "torn", 10, 70)
+    with (tmp_path / "torn" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 80, "kind": "tra')  # killed while writing
+    run(tmp_path / "torn", 50, 100, restored_step=40)
+
+    def without_clock(folder: Path) -> list[dict[str, Any]]:
+        return [{name: row[name] for name in ("step", "kind", "metrics")} for row in rows(folder)]
+
+    assert without_clock(tmp_path / "torn") == without_clock(tmp_path / "whole")
+    assert len(rows(tmp_path / "whole")) == 15
+    assert sorted(path.name for path in (tmp_path / "torn").iterdir()) == ["metrics.jsonl"]
+
+
+def test_a_run_from_the_start_drops_what_is_there(tmp_path: Path) -> None:
+    run(tmp_path, 10, 40)
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(0, {"loss": 1.0}, "validation")
+    assert [row["step"] for row in rows(tmp_path)] == [0]
+
+
+def test_rows_up_to_the_restored_step_are_not_touched(tmp_path: Path) -> None:
+    run(tmp_path, 10, 40)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    MetricsWriter(tmp_path, restored_step=40, tensorboard=False).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_tensorboard_has_the_same_values_and_forgets_lost_steps(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import SessionLog  # type: ignore[attr-defined]
+
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(5, {"loss": 0.5}, "validation", {"tokens_per_second": 3.0})
+    assert scalars(tmp_path) == [("validation/loss", 5, 0.5), ("validation/tokens_per_second", 5, 3.0)]
+    first = set((tmp_path / "tensorboard").iterdir())
+    MetricsWriter(tmp_path, restored_step=3).close()
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
+
+    (second,) = set((tmp_path / "tensorboard").iterdir()) - first
+    data, starts = second.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        starts += [event.step] if event.session_log.status == SessionLog.START else []
+        data = data[16 + length :]
+    assert starts == [4]
+
+
+def test_only_one_process_writes(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path / "run", enabled=False) as writer:
+        writer.write(1, {"loss": 1.0})
+        writer.flush()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: not writable.*run\.output"):
+        MetricsWriter(tmp_path / "file" / "run")
+
+
+def test_read_metrics(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    run(tmp_path, 10, 40)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step"')
+    assert [row["step"] for row in read_metrics(tmp_path, "validation")] == [20, 40]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20, 20, 30, 40, 40]
+
+
+def test_replicated_arrays_of_several_devices_are_written(tmp_path: Path) -> None:
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    value = jax.device_put(jnp.float32(3), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"loss": value})
+    assert rows(tmp_path)[0]["metrics"] == {"loss": 3.0}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    num_layers: int = 12
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    vocab_size: int = 30522
+
+
+def test_work_per_token_of_base_size() -> None:
+    """Figures worked out by hand from the weights' shapes, in millions of operations."""
+    teacher, student = Sizes(), Sizes(num_layers=6)
+    assert round((encoder_flops(teacher, 128) + head_flops(teacher)) / 1e6) == 223
+    assert round(pretraining_flops(student, 128) / 1e6) == 406
+    assert round(distillation_flops(teacher, student, 128) / 1e6) == 629
+    assert round(distillation_flops(teacher, student, 512) / 1e6) == 664
+
+
+def test_work_per_token_is_what_the_compiler_counts() -> None:
+    """A forward pass written with the plain products of one layer and the head, counted by XLA."""
+    length, width, inner, vocab = 64, 128, 512, 2048
+
+    def forward(x: jax.Array, w: jax.Array, up: jax.Array, down: jax.Array, table: jax.Array) -> jax.Array:
+        query, key, value = x @ w, x @ w.T, x @ (w + 1)
+        x = ((query @ key.T) @ value) @ (w + 2)
+        x = (x @ up) @ down
+        return (x @ (w + 3)) @ table
+
+    shapes = [(length, width), (width, width), (width, inner), (inner, width), (width, vocab)]
+    cost = jax.jit(forward).lower(*(jnp.ones(shape) for shape in shapes)).compile().cost_analysis()
+    sizes = Sizes(1, width, inner, vocab)
+    counted = cost["flops"] / length  # type: ignore[index]
+    assert counted == pytest.approx(encoder_flops(sizes, length) + head_flops(sizes), rel=0.01)
+
+
+def test_a_frozen_encoder_has_no_backward_pass() -> None:
+    sizes = Sizes()
+    saved = pretraining_flops(sizes, 128) - pretraining_flops(sizes, 128, freeze_encoder=True)
+    assert saved == 2 * encoder_flops(sizes, 128)
+
+
+def test_peaks_by_device_kind() -> None:
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "float32") == 156e12
+    assert peak_flops("TPU v5 lite") == 197e12
+    assert peak_flops("TPU v5p") == peak_flops("TPU v5") == 459e12
+    assert peak_flops("NVIDIA L40") is None and peak_flops("NVIDIA L4") == 121e12
+    assert peak_flops(jax.devices()[0].device_kind) is None  # a CPU
+    assert utilisation(1e6, 100e6, 2, "TPU v5 lite", "bfloat16") == pytest.approx(1e14 / (2 * 197e12))
+    assert utilisation(1e6, 100e6, 2, "cpu", "bfloat16") is None
+
+
+def test_importing_telemetry_does_not_import_jax() -> None:
+    code = "import sys, distil_jax.runs.metrics_log; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"jax", "tensorboardX", "rich", "numpy"}.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("line", ['{"step": "3", "kind": "train", "metrics": {}}', "[" * 10**5, "null", "\0\0", "3"])
+def test_a_line_that_is_no_row_is_dropped(line: str, tmp_path: Path) -> None:
+    row = '{"step": 1, "kind": "train", "metrics": {}}'
+    (tmp_path / "metrics.jsonl").write_text(f"{row}\n{line}\n{row}\n")
+    assert len(read_metrics(tmp_path)) == 2
+    MetricsWriter(tmp_path, restored_step=1, tensorboard=False).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == f"{row}\n{row}\n"

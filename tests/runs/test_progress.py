@@ -1,0 +1,95 @@
+"""Progress on a screen and in a log."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+from distil_jax.data.corpus.prepare import PrepareProgress
+from distil_jax.runs.progress import PrepareDisplay, Progress
+
+
+class Clock:
+    """A clock that tests move."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain(total: int | None, updates: list[tuple[float, int, float]], **options: Any) -> list[str]:
+    """Lines printed by updates of (second, done, tokens since the last)."""
+    stream, clock = io.StringIO(), Clock()
+    with Progress("distill", total, mode="plain", stream=stream, clock=clock, **options) as progress:
+        for second, done, amount in updates:
+            clock.now = 100 + second
+            progress.update(done, amount=amount, text=f"loss {10 / done:.3f}")
+    return stream.getvalue().splitlines()
+
+
+def test_plain_progress_tells_loss_speed_and_time_left() -> None:
+    # The first update comes late (compiling): speed counts from there, 2 s and 3,000 tokens a step.
+    lines = plain(200, [(60 + 2 * step, step, 3000) for step in range(1, 31)])
+    assert lines[0] == "distill: 1/200 (0 %)  loss 10.000"
+    assert lines[1] == "distill: 6/200 (3 %)  loss 1.667  1.5k tokens/s  6:28 left"
+    assert lines[-1] == "distill: 30/200 (15 %)  loss 0.333  1.5k tokens/s  5:40 left"
+    assert len(lines) == 7  # one every ten seconds, and one at the end
+
+
+def test_plain_progress_of_a_resumed_run_and_of_unknown_length() -> None:
+    lines = plain(10_000, [(1, 5001, 10), (2, 5002, 10)], start=5000)
+    assert lines[-1] == "distill: 5002/10000 (50 %)  loss 0.002  10 tokens/s  1:23:18 left"
+    lines = plain(None, [(1, 1, 10), (3, 2, 5e6)], unit="bytes")
+    assert lines[-1] == "distill: 2  loss 5.000  2.5M bytes/s"
+
+
+def test_progress_that_ends_at_once_or_shows_nothing() -> None:
+    assert plain(10, []) == []
+    assert plain(10, [(1, 10, 5)]) == ["distill: 10/10 (100 %)  loss 1.000"]
+    stream = io.StringIO()
+    with Progress("distill", 2, mode="none", stream=stream) as progress:
+        progress.update(1)
+        progress.update(2)
+    assert stream.getvalue() == ""
+
+
+def test_progress_bar_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream, clock = Terminal(), Clock()
+    with Progress("distill", 40, stream=stream, clock=clock) as progress:
+        for step in range(1, 41):
+            clock.now += 1
+            progress.update(step, amount=1000, text="loss 2.500")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    assert "distill" in text and "40/40" in text and "loss 2.500" in text and "1.0k tokens/s" in text
+
+
+def test_display_of_prepare_follows_each_split() -> None:
+    def state(read: int, total: int | None, tokens: int) -> PrepareProgress:
+        return PrepareProgress(
+            bytes_read=read,
+            bytes_total=total,
+            text_bytes=3 * read,
+            documents=1,
+            sequences=1,
+            tokens=tokens,
+            rows=1,
+            blocks=1,
+            blocks_reused=0,
+            elapsed=1.0,
+        )
+
+    stream = io.StringIO()
+    with PrepareDisplay("plain", stream=stream) as display:
+        display.update("train", state(500, 1000, 1234))
+        display.update("train", state(1000, 1000, 2500))
+        display.update("validation", state(10, None, 9))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "prepare train: 50 %  1,234 tokens"
+    assert lines[1].startswith("prepare train: 100 %  2,500 tokens")
+    assert lines[2:] == ["prepare validation: 9 tokens"]

@@ -1,0 +1,218 @@
+"""The thread beside the main one: when to stop, what counts as a stall, who counts as dead."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from distil_jax.config import Config
+from distil_jax.errors import PreemptedError
+from distil_jax.runs import coordination, watchdog
+from distil_jax.runs.preemption import Preemption
+from distil_jax.runs.watchdog import LOOK_SECONDS, SILENT_SECONDS, Beats, Stall, Watch
+
+
+class Cluster:
+    """Two processes in one: what they tell each other is in a dictionary, and one of them is at work at a time."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.process = 0
+
+    def tell(self, name: str, text: str, *, overwrite: bool = False) -> None:
+        if overwrite or name not in self.texts:
+            self.texts[name] = text
+
+    def heard(self, folder: str) -> dict[str, str]:
+        return {name: text for name, text in self.texts.items() if name.startswith(f"{folder}/")}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    found = Cluster()
+    monkeypatch.setattr(coordination, "are_several", lambda: True)
+    monkeypatch.setattr(coordination, "tell", found.tell)
+    monkeypatch.setattr(coordination, "heard", found.heard)
+    monkeypatch.setattr(coordination.jax, "process_index", lambda: found.process)
+    monkeypatch.setattr(coordination.jax, "process_count", lambda: 2)
+    return found
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_processes_agree_to_stop_where_the_first_of_them_is(cluster: Cluster, told: int) -> None:
+    """The one that is told first is behind, or ahead."""
+    both = [Preemption(), Preemption()]
+    for process, done in enumerate((5, 3)):
+        cluster.process = process
+        for _ in range(done):
+            both[process].go()
+    cluster.process = told
+    both[told].notice()
+    both[told].look()
+    assert coordination.PREEMPTED in cluster.texts
+    cluster.process = 1 - told
+    both[1 - told].notice()
+    for process in (0, 1):
+        cluster.process = process
+        both[process].look()
+    saved = []
+    for process, more in enumerate((0, 2)):
+        cluster.process = process
+        for _ in range(more):
+            both[process].go()
+        with pytest.raises(PreemptedError), both[process].interruptible(lambda: saved.append(1) or "saved"):
+            both[process].go()
+        assert both[process].done == 5
+    assert saved == [1, 1]
+
+
+def test_a_process_waits_until_all_have_said_how_far_they_are(cluster: Cluster) -> None:
+    one = Preemption()
+    one.go()
+    one.notice()
+    ended = threading.Event()
+
+    def go_on() -> None:
+        one.go()
+        ended.set()
+
+    threading.Thread(target=go_on, daemon=True).start()
+    one.look()
+    assert not ended.wait(0.2)
+    cluster.tell("stops/1", "2")
+    one.look()
+    assert ended.wait(10)
+
+
+def test_a_signal_stops_the_run_at_its_next_computation_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    saved: list[str] = []
+
+    def run() -> None:
+        with Watch(Config()) as on_guard:
+            on_guard.go()
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2000):
+                with on_guard.preemption.interruptible(lambda: saved.append("state") or "saved"):
+                    time.sleep(0.01)
+                    on_guard.go()
+
+    with pytest.raises(PreemptedError) as told:
+        run()
+    assert told.value.code == 143
+    assert saved == ["state"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_was_told_to_end_while_it_finished_does_not_begin_anything_else() -> None:
+    def run() -> None:
+        with Watch(Config()) as on_guard:
+            on_guard.go()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not on_guard.preemption.noticed:
+                time.sleep(0.01)
+
+    with pytest.raises(PreemptedError):
+        run()
+
+
+def test_a_watch_of_another_thread_leaves_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def run() -> None:
+        with Watch(Config()) as on_guard:
+            on_guard.go()
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_only_time_without_anything_finished_is_a_stall() -> None:
+    stall = Stall(minutes=1)
+    assert not stall.complaint(59)
+    stall.alive("step 7")
+    assert not stall.complaint(59)
+    complaint = stall.complaint(1)
+    assert "nothing was finished for 1 minutes (parallel.stall_minutes)" in complaint
+    assert "the last thing was step 7" in complaint
+    assert not Stall(minutes=0).complaint(1e9)
+
+
+def test_who_gives_no_sign_any_more_is_dead(cluster: Cluster) -> None:
+    beats, looks = Beats(), round(SILENT_SECONDS / LOOK_SECONDS)
+    cluster.texts["beats/1"] = "1"
+    for number in range(3 * looks):
+        cluster.texts["beats/1"] = str(number)
+        assert not beats.complaint()
+    mismatches = [beats.complaint() for _ in range(looks + 1)]
+    assert [bool(complaint) for complaint in mismatches] == [False] * (looks - 1) + [True] * 2
+    assert "process 1 of 0 to 1 was not heard of for 12 seconds" in mismatches[-1]
+
+
+def test_who_has_finished_needs_no_signs(cluster: Cluster) -> None:
+    beats = Beats()
+    cluster.process = 1
+    Beats.end()
+    cluster.process = 0
+    assert not any(beats.complaint() for _ in range(1000))
+
+
+def test_only_the_first_process_listens_to_the_others(cluster: Cluster) -> None:
+    cluster.process = 1
+    beats = Beats()
+    cluster.texts["beats/0"] = "1"
+    assert not any(beats.complaint() for _ in range(1000))
+    assert cluster.texts["beats/1"] == "1000"
+
+
+def test_looks_are_frequent_enough_for_what_is_told_at_the_end() -> None:
+    assert watchdog.LOOK_SECONDS + watchdog.GRACE_SECONDS < coordination.HEARING_SECONDS
+
+
+ORPHAN = """
+import sys, time
+from distil_jax.config import Config, Parallel
+from distil_jax.runs.watchdog import Watch
+with Watch(Config(parallel=Parallel(stall_minutes=0.01))) as on_guard:
+    on_guard.go()
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_it_ends_also_where_nobody_reads_what_it_says() -> None:
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", ORPHAN], stderr=writer, stdout=subprocess.PIPE)
+    os.close(writer)
+    os.close(reader)
+    try:
+        assert process.wait(timeout=300) == 1
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_processes_have_computed_together_before_the_first_is_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a folder that another host may still have: JAX gives the first computation of all half a minute."""
+    happened: list[str] = []
+    monkeypatch.setattr(coordination, "share", lambda text: happened.append("share") or text)
+
+    @contextlib.contextmanager
+    def folder() -> Iterator[None]:
+        happened.append("in")
+        yield
+
+    with coordination.first_process_in(folder):
+        assert happened == ["share", "in", "share"]
