@@ -1,9 +1,10 @@
-"""What a setting is made of: type, default, help and check, and how a value is held against them."""
+"""What a setting consists of: type, default, help and check; and the check of a value against them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import reprlib
 import types
@@ -25,38 +26,49 @@ _shortened.maxstring = _shortened.maxother = _shortened.maxlong = _SHOWN
 
 @dataclass(frozen=True)
 class Check:
-    """What a value must satisfy beyond its type: `text` completes "must be ..."."""
+    """What a value must satisfy beyond its type.
+
+    Attributes:
+        text: completes "must be a number ...".
+        holds: whether a value satisfies it.
+        low, high: bounds of a number, or of each number of a list, where there are any.
+    """
 
     text: str
     holds: Callable[[Any], bool]
+    low: float = -math.inf
+    high: float = math.inf
 
 
 def at_least(low: float) -> Check:
     """A value >= low."""
-    return Check(f"at least {low:g}", lambda value: value >= low)
+    return Check(f"at least {low:g}", lambda value: value >= low, low)
 
 
 def above(low: float) -> Check:
     """A value > low."""
-    return Check(f"above {low:g}", lambda value: value > low)
+    return Check(f"above {low:g}", lambda value: value > low, low)
 
 
 def between(low: float, high: float) -> Check:
     """A value with low <= value <= high."""
-    return Check(f"from {low:.12g} to {high:.12g}", lambda value: low <= value <= high)
+    return Check(f"from {low:.12g} to {high:.12g}", lambda value: low <= value <= high, low, high)
 
 
 def below_one(*, zero: bool) -> Check:
     """0 <= value < 1, or 0 < value < 1 where `zero` is false."""
     text = "at least 0 and below 1" if zero else "above 0 and below 1"
-    return Check(text, lambda value: (value >= 0 if zero else value > 0) and value < 1)
+    return Check(text, lambda value: (value >= 0 if zero else value > 0) and value < 1, 0, 1)
+
+
+def each(check: Check) -> Check:
+    """A list whose items satisfy `check`."""
+    return Check(f"each {check.text}", lambda values: all(map(check.holds, values)), check.low, check.high)
 
 
 NOT_EMPTY = Check("that is not empty", lambda value: value != "")
 HOST_AND_PORT = Check("of the form host:port, with a port from 1 to 65535", lambda value: not value or _has_port(value))
 NO_EMPTY_ITEM = Check("without empty items", lambda value: "" not in value)
-EACH_ABOVE_0 = Check("each above 0", lambda value: all(item > 0 for item in value))
-LAYER_NUMBERS = Check("each at least 0", lambda value: all(item >= 0 for item in value))
 
 
 def _has_port(address: str) -> bool:
@@ -64,17 +76,17 @@ def _has_port(address: str) -> bool:
     return bool(re.fullmatch(r".+:[0-9]{1,5}", address)) and 0 < int(address.rpartition(":")[2]) < 1 << 16
 
 
-def setting(default: Any, text: str, check: Check | None = None, *, machine: bool = False) -> Any:
+def setting(default: Any, text: str, check: Check | None = None, *, affects_result: bool = True) -> Any:
     """A field of a section.
 
     Args:
         default: its default.
         text: what it means, with its unit; shown by `--help`.
         check: what its value must satisfy beyond its type.
-        machine: true where it says how or where a run is executed, not what it computes, so that it may change between
-            the start of a run and its resumption.
+        affects_result: false where it says how or where a run is executed, not what it computes. Such a setting may
+            change between the start of a run and its resumption.
     """
-    return field(default=default, metadata={"help": text, "check": check, "machine": machine})
+    return field(default=default, metadata={"help": text, "check": check, "affects_result": affects_result})
 
 
 class Section:
@@ -98,7 +110,7 @@ class Field:
     default: Any
     help: str
     check: Check | None
-    machine: bool
+    affects_result: bool
 
     @property
     def allowed(self) -> str:
@@ -133,9 +145,7 @@ def fields_of(section: type[Section]) -> dict[str, Field]:
     """The settings of a section by name, in order."""
     hints = typing.get_type_hints(section)
     return {
-        spec.name: Field(
-            hints[spec.name], spec.default, spec.metadata["help"], spec.metadata["check"], spec.metadata["machine"]
-        )
+        spec.name: Field(hints[spec.name], spec.default, **spec.metadata)
         for spec in dataclasses.fields(typing.cast(Any, section))
     }
 

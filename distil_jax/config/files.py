@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config.fields import Field, fields_of, shown
-from distil_jax.config.limits import refuse_absurd
 from distil_jax.config.schema import SECTIONS, Config
 from distil_jax.errors import UserError, one_line
 
@@ -128,7 +127,7 @@ def run_identity(config: Config) -> dict[str, Any]:
         f"{section}.{key}": list(value) if isinstance(value, tuple) else value
         for section, table in to_tables(config).items()
         for key, value in table.items()
-        if not fields_of(SECTIONS[section])[key].machine
+        if fields_of(SECTIONS[section])[key].affects_result
     }
 
 
@@ -238,9 +237,7 @@ def _unknown_section(name: str, value: Any) -> str:
 
 def _build(tables: Tables) -> Config:
     made = {section: SECTIONS[section](**table) for section, table in tables.items()}
-    config = dataclasses.replace(Config(), **made)  # type: ignore[arg-type]
-    refuse_absurd(config)
-    return config
+    return dataclasses.replace(Config(), **made)  # type: ignore[arg-type]
 
 
 def _side(values: Mapping[str, Any], name: str) -> str:

@@ -13,28 +13,31 @@ from typing import Literal
 
 from distil_jax.config.fields import (
     HOST_AND_PORT,
-    LAYER_NUMBERS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
     Section,
-    above,
     at_least,
     below_one,
     between,
+    each,
     setting,
 )
 from distil_jax.config.tasks import FineTune, Study, TaskSettings
 from distil_jax.errors import UserError
+
+MOST_WEIGHTS = 10**11  # of a model made from scratch; float32 with its two moments takes 12 bytes a weight
+MOST_TOKENS = 2**31 - 1  # of a batch: its positions are counted in 32 bits
+_VOCABULARY = 30522  # BERT's; the real one is not known before the tokenizer is read
 
 
 @dataclass(frozen=True)
 class Run(Section):
     """What a run is called and where it happens."""
 
-    output: str = setting("", "folder of the run: checkpoints, metrics, exported model", machine=True)
+    output: str = setting("", "folder of the run: checkpoints, metrics, exported model", affects_result=False)
     seed: int = setting(0, "seed of everything random: initial weights, order, masks, dropout", at_least(0))
     platform: Literal["any", "cpu", "gpu", "tpu"] = setting(
-        "any", "kind of device the run insists on; a silent fall-back to another is refused", machine=True
+        "any", "kind of device the run insists on; a silent fall-back to another is refused", affects_result=False
     )
 
 
@@ -56,7 +59,7 @@ class CorpusSettings(Section):
     block_bytes: int = setting(
         8 << 20, "bytes of text tokenised at a time: a shard, the unit of resuming", between(1, 1 << 30)
     )
-    workers: int = setting(0, "processes that tokenise; 0: one per core", at_least(0), machine=True)
+    workers: int = setting(0, "processes that tokenise; 0: one per core", between(0, 4096), affects_result=False)
     text_column: str = setting("text", "name of the text column in JSONL, parquet and data sets", NOT_EMPTY)
     on_error: Literal["stop", "skip"] = setting("stop", "what to do with a document that is not readable text")
     max_documents: int = setting(0, "documents taken per split; 0: all", at_least(0))
@@ -76,15 +79,15 @@ class Model(Section):
     initial: str = setting("", "folder or hub id to start from; empty: random weights of the sizes below")
     freeze_encoder: bool = setting(False, "train the head only (finetune: that of the task); needs model.initial")
     family: Literal["bert", "distilbert"] = setting("bert", "architecture")
-    num_layers: int = setting(12, "encoder layers", at_least(1))
-    hidden_size: int = setting(768, "width; a multiple of num_heads", at_least(1))
-    num_heads: int = setting(12, "attention heads", at_least(1))
-    intermediate_size: int = setting(3072, "width inside the feed-forward part", at_least(1))
-    max_position_embeddings: int = setting(512, "longest sequence, tokens", at_least(1))
+    num_layers: int = setting(12, "encoder layers", between(1, 1 << 10))
+    hidden_size: int = setting(768, "width; a multiple of num_heads", between(1, 1 << 16))
+    num_heads: int = setting(12, "attention heads", between(1, 1 << 10))
+    intermediate_size: int = setting(3072, "width inside the feed-forward part", between(1, 1 << 18))
+    max_position_embeddings: int = setting(512, "longest sequence, tokens", between(1, 1 << 20))
     hidden_dropout: float = setting(0.1, "dropout rate after embeddings and dense layers", below_one(zero=True))
     attention_dropout: float = setting(0.1, "dropout rate of attention probabilities", below_one(zero=True))
     activation: Literal["gelu", "gelu_new", "relu", "silu"] = setting("gelu", "activation; gelu is the exact (erf) one")
-    initializer_range: float = setting(0.02, "standard deviation of initial weights", above(0))
+    initializer_range: float = setting(0.02, "standard deviation of initial weights", between(1e-9, 100))
 
     def validate(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -110,7 +113,7 @@ class Student(Section):
     layers: tuple[int, ...] = setting(
         (),
         "numbers of the teacher's layers, from 0, that become the student's; empty: every other, as the original",
-        LAYER_NUMBERS,
+        each(between(0, 1023)),
     )
     family: Literal["distilbert", "bert"] = setting("distilbert", "architecture")
     init: str = setting("teacher", "weights to start from: teacher, random, or a folder or hub id", NOT_EMPTY)
@@ -122,11 +125,11 @@ class Student(Section):
 class Masking(Section):
     """Which tokens are predicted (original: dynamic masking, rare tokens more often)."""
 
-    probability: float = setting(0.15, "fraction of tokens that are predicted", below_one(zero=False))
+    probability: float = setting(0.15, "fraction of tokens that are predicted", between(0.001, 0.999))
     mask: float = setting(0.8, "fraction of those that become [MASK]", between(0, 1))
     random: float = setting(0.1, "fraction of those that become a random token", between(0, 1))
     keep: float = setting(0.1, "fraction of those that stay", between(0, 1))
-    smoothing: float = setting(0.7, "exponent: weight of a token is count^-smoothing; 0: uniform", at_least(0))
+    smoothing: float = setting(0.7, "exponent: weight of a token is count^-smoothing; 0: uniform", between(0, 100))
 
     def validate(self) -> None:
         total = self.mask + self.random + self.keep
@@ -138,18 +141,18 @@ class Masking(Section):
 class Objective(Section):
     """Weights of the losses; their sum is not normalised (released model: 5/2/1)."""
 
-    temperature: float = setting(2.0, "softmax temperature of the KL term", above(0))
-    alpha_ce: float = setting(5.0, "weight of the KL to the teacher", at_least(0))
-    alpha_mlm: float = setting(2.0, "weight of the masked-LM cross entropy", at_least(0))
-    alpha_cos: float = setting(1.0, "weight of the cosine between last hidden states", at_least(0))
-    alpha_mse: float = setting(0.0, "weight of the squared error between logits", at_least(0))
-    alpha_clm: float = setting(0.0, "weight of the next-token cross entropy (causal models)", at_least(0))
+    temperature: float = setting(2.0, "softmax temperature of the KL term", between(1e-3, 1e4))
+    alpha_ce: float = setting(5.0, "weight of the KL to the teacher", between(0, 1e6))
+    alpha_mlm: float = setting(2.0, "weight of the masked-LM cross entropy", between(0, 1e6))
+    alpha_cos: float = setting(1.0, "weight of the cosine between last hidden states", between(0, 1e6))
+    alpha_mse: float = setting(0.0, "weight of the squared error between logits", between(0, 1e6))
+    alpha_clm: float = setting(0.0, "weight of the next-token cross entropy (causal models)", between(0, 1e6))
     restrict_ce_to_mask: bool = setting(False, "take the KL at predicted positions only, not at all")
     vocabulary: Literal["fused", "kernel", "plain"] = setting(
         "fused",
         "losses over the vocabulary; fused: in chunks; kernel: these by a kernel for NVIDIA GPUs; plain: all logits at "
         "once, for comparison",
-        machine=True,
+        affects_result=False,
     )
 
     def validate(self) -> None:
@@ -166,11 +169,11 @@ class Objective(Section):
 class Optimizer(Section):
     """AdamW with warm-up (original: section 6 of its settings)."""
 
-    learning_rate: float = setting(5e-4, "peak learning rate, after warm-up", above(0))
+    learning_rate: float = setting(5e-4, "peak learning rate, after warm-up", between(1e-15, 1000))
     beta1: float = setting(0.9, "decay of the first moment", below_one(zero=True))
     beta2: float = setting(0.98, "decay of the second moment", below_one(zero=True))
-    epsilon: float = setting(1e-6, "added to the root of the second moment", above(0))
-    weight_decay: float = setting(0.0, "decoupled weight decay; never on biases and LayerNorms", at_least(0))
+    epsilon: float = setting(1e-6, "added to the root of the second moment", between(1e-20, 1))
+    weight_decay: float = setting(0.0, "decoupled weight decay; never on biases and LayerNorms", between(0, 1000))
     warmup_fraction: float = setting(0.05, "fraction of all steps spent warming up", between(0, 1))
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after warm-up")
     clip_norm: float = setting(5.0, "largest global gradient norm; 0: no clipping", at_least(0))
@@ -181,20 +184,28 @@ class Training(Section):
     """How long and in which portions."""
 
     steps: int = setting(0, "optimiser steps; 0: as many as `epochs` make", at_least(0))
-    epochs: int = setting(3, "passes over the training rows; unused where steps is above 0", at_least(0))
-    batch_size: int = setting(256, "rows per optimiser step, over all devices", at_least(1))
+    epochs: int = setting(3, "passes over the training rows; unused where steps is above 0", between(0, 1_000_000))
+    batch_size: int = setting(256, "rows per optimiser step, over all devices", between(1, 1 << 24))
     micro_batch_size: int = setting(
-        16, "rows per device and forward pass; batch_size is a multiple of it", at_least(1), machine=True
+        16,
+        "rows per device and forward pass; batch_size is a multiple of it",
+        between(1, 1 << 20),
+        affects_result=False,
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting("float32", "type of activations; weights are float32")
     attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
-        "auto", "attention kernel where nothing is dropped out; auto: cudnn or splash where they pay", machine=True
+        "auto",
+        "attention kernel where nothing is dropped out; auto: cudnn or splash where they pay",
+        affects_result=False,
     )
     remat: Literal["none", "layer"] = setting(
-        "none", "layer: compute each whole layer again for its gradients, for less memory", machine=True
+        "none", "layer: compute each whole layer again for its gradients, for less memory", affects_result=False
     )
     max_skipped_steps: int = setting(
-        10, "steps in a row with a loss or gradients that are not finite before the run ends", at_least(1), machine=True
+        10,
+        "steps in a row with a loss or gradients that are not finite before the run ends",
+        at_least(1),
+        affects_result=False,
     )
 
     def validate(self) -> None:
@@ -211,19 +222,23 @@ class Training(Section):
 class Parallel(Section):
     """Devices and processes; with the defaults both are found out."""
 
-    mapping: Literal["shard_map", "pmap"] = setting("shard_map", "how the step is mapped over devices", machine=True)
-    devices: int = setting(0, "devices used, over all processes; 0: all", at_least(0), machine=True)
-    coordinator: str = setting(
-        "", "host:port of process 0; empty: found out from the cluster", HOST_AND_PORT, machine=True
+    mapping: Literal["shard_map", "pmap"] = setting(
+        "shard_map", "how the step is mapped over devices", affects_result=False
     )
-    num_processes: int = setting(0, "processes of the run; 0: found out from the cluster", at_least(0), machine=True)
-    process_id: int = setting(-1, "number of this process, from 0; -1: found out", at_least(-1), machine=True)
+    devices: int = setting(0, "devices used, over all processes; 0: all", between(0, 1 << 20), affects_result=False)
+    coordinator: str = setting(
+        "", "host:port of process 0; empty: found out from the cluster", HOST_AND_PORT, affects_result=False
+    )
+    num_processes: int = setting(
+        0, "processes of the run; 0: found out from the cluster", between(0, 1 << 20), affects_result=False
+    )
+    process_id: int = setting(-1, "number of this process, from 0; -1: found out", at_least(-1), affects_result=False)
     stall_minutes: float = setting(
         30.0,
         "minutes without a finished step or evaluation batch after which a run ends as stuck; more than compiling and "
         "saving take; 0: never",
         at_least(0),
-        machine=True,
+        affects_result=False,
     )
 
     def validate(self) -> None:
@@ -244,10 +259,10 @@ class Parallel(Section):
 class Checkpoint(Section):
     """When the state is saved, besides at the end."""
 
-    every_steps: int = setting(1000, "optimiser steps between checkpoints; 0: none", at_least(0), machine=True)
-    every_minutes: float = setting(0.0, "minutes between checkpoints; 0: none", at_least(0), machine=True)
-    keep: int = setting(2, "newest checkpoints kept", at_least(1), machine=True)
-    migrate: bool = setting(False, "go on from checkpoints of older formats or other float types", machine=True)
+    every_steps: int = setting(1000, "optimiser steps between checkpoints; 0: none", at_least(0), affects_result=False)
+    every_minutes: float = setting(0.0, "minutes between checkpoints; 0: none", between(0, 1e6), affects_result=False)
+    keep: int = setting(2, "newest checkpoints kept", between(1, 1_000_000), affects_result=False)
+    migrate: bool = setting(False, "go on from checkpoints of older formats or other float types", affects_result=False)
 
 
 @dataclass(frozen=True)
@@ -255,7 +270,9 @@ class Evaluation(Section):
     """Held-out evaluation, besides at the start and the end."""
 
     every_steps: int = setting(1000, "optimiser steps between evaluations; 0: none", at_least(0))
-    batch_size: int = setting(64, "rows per evaluation pass, over all devices", at_least(1), machine=True)
+    batch_size: int = setting(
+        64, "rows per evaluation pass, over all devices", between(1, 1 << 20), affects_result=False
+    )
     rows: int = setting(0, "held-out rows used, the first ones; 0: all (finetune: always)", at_least(0))
     seed: int = setting(0, "seed of the held-out masks; finetune has none", at_least(0))
 
@@ -264,10 +281,10 @@ class Evaluation(Section):
 class Logging(Section):
     """What is written down and shown while training."""
 
-    every_steps: int = setting(50, "optimiser steps between rows of metrics", at_least(1), machine=True)
-    tensorboard: bool = setting(True, "write TensorBoard event files besides metrics.jsonl", machine=True)
+    every_steps: int = setting(50, "optimiser steps between rows of metrics", at_least(1), affects_result=False)
+    tensorboard: bool = setting(True, "write TensorBoard event files besides metrics.jsonl", affects_result=False)
     progress: Literal["auto", "bar", "plain", "none"] = setting(
-        "auto", "progress display; auto: a bar on a terminal, else plain lines", machine=True
+        "auto", "progress display; auto: a bar on a terminal, else plain lines", affects_result=False
     )
 
 
@@ -293,12 +310,28 @@ class Config:
     logging: Logging = Logging()
 
     def __post_init__(self) -> None:
-        devices, rows = self.parallel.devices, self.training.micro_batch_size
-        if devices and self.training.batch_size % (devices * rows):
+        devices, training = self.parallel.devices, self.training
+        if devices and training.batch_size % (devices * training.micro_batch_size):
             raise UserError(
-                f"training.batch_size = {self.training.batch_size} is not a multiple of parallel.devices x "
-                f"training.micro_batch_size = {devices} x {rows}"
+                f"training.batch_size = {training.batch_size} is not a multiple of parallel.devices x "
+                f"training.micro_batch_size = {devices} x {training.micro_batch_size}"
             )
+        self._refuse_large_models()
+        tokens = training.batch_size * self.corpus.sequence_length
+        if tokens > MOST_TOKENS:
+            raise UserError(
+                f"training.batch_size = {training.batch_size} x corpus.sequence_length = {self.corpus.sequence_length} "
+                f"is {tokens} tokens a step; at most {MOST_TOKENS} are allowed"
+            )
+
+    def _refuse_large_models(self) -> None:
+        model = self.model
+        layer = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.intermediate_size
+        weights = model.num_layers * layer + (_VOCABULARY + model.max_position_embeddings) * model.hidden_size
+        if weights > MOST_WEIGHTS:
+            names = ("num_layers", "hidden_size", "intermediate_size", "max_position_embeddings")
+            sizes = ", ".join(f"model.{name} = {getattr(model, name)}" for name in names)
+            raise UserError(f"{sizes} make a model of {weights:.2g} weights; at most {MOST_WEIGHTS:.0e} are allowed")
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -307,7 +340,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def require(config: Config, *names: str) -> None:
-    """`UserError` where one of the settings given as "section.key" is empty, which this command can't do without."""
+    """Raise `UserError` where one of the settings "section.key" is empty and the command needs it."""
     for name in names:
         section, _, key = name.partition(".")
         if getattr(getattr(config, section), key) in ("", ()):

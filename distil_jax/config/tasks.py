@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distil_jax.config.fields import (
-    EACH_ABOVE_0,
-    LAYER_NUMBERS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
     Check,
     Section,
-    above,
     at_least,
     below_one,
     between,
+    each,
     setting,
 )
 from distil_jax.errors import UserError
@@ -83,10 +81,12 @@ class TaskSettings(Section):
         "tokens per example, special ones included; longer ones are cut; 0: 128, questions 384",
         Check("0, or from 8 to 65536", lambda value: value == 0 or 8 <= value <= 65536),
     )
-    doc_stride: int = setting(128, "tokens from one window of a long context to the next (questions)", at_least(1))
-    max_question_length: int = setting(64, "tokens of a question; longer ones are cut", at_least(1))
-    max_answer_length: int = setting(30, "tokens of the longest answer that is predicted", at_least(1))
-    n_best: int = setting(20, "spans a window may propose", at_least(1))
+    doc_stride: int = setting(
+        128, "tokens from one window of a long context to the next (questions)", between(1, 65536)
+    )
+    max_question_length: int = setting(64, "tokens of a question; longer ones are cut", between(1, 65536))
+    max_answer_length: int = setting(30, "tokens of the longest answer that is predicted", between(1, 65536))
+    n_best: int = setting(20, "spans a window may propose", between(1, 65536))
     null_threshold: float = setting(
         0.0,
         "no answer is predicted where its score beats the best span's by more than this (SQuAD 2.0)",
@@ -108,20 +108,20 @@ class TaskSettings(Section):
 class FineTune(Section):
     """How `finetune` learns; the weights matter where teacher.path is set (second distillation)."""
 
-    alpha_task: float = setting(0.5, "weight of the loss against the labels, next to a teacher", at_least(0))
+    alpha_task: float = setting(0.5, "weight of the loss against the labels, next to a teacher", between(0, 1e6))
     alpha_ce: float = setting(
-        0.5, "weight of the KL to the teacher's task logits (regression: squared error)", at_least(0)
+        0.5, "weight of the KL to the teacher's task logits (regression: squared error)", between(0, 1e6)
     )
-    alpha_cos: float = setting(0.0, "weight of the cosine between last hidden states", at_least(0))
-    temperature: float = setting(2.0, "softmax temperature of the KL term", above(0))
+    alpha_cos: float = setting(0.0, "weight of the cosine between last hidden states", between(0, 1e6))
+    temperature: float = setting(2.0, "softmax temperature of the KL term", between(1e-3, 1e4))
     keep: Literal["best", "last"] = setting("best", "which checkpoint is the result: best on validation, or the last")
     metric: str = setting("", "validation measure that decides what is best; empty: the task's own")
     patience: int = setting(0, "evaluations without a better one after which training stops; 0: never", at_least(0))
     evaluations_per_epoch: int = setting(
-        1, "evaluations per epoch, where evaluation.every_steps is 0 or above all steps", at_least(1)
+        1, "evaluations per epoch, where evaluation.every_steps is 0 or above all steps", between(1, 1_000_000)
     )
     buckets: tuple[int, ...] = setting(
-        (), "lengths that batches are padded to; empty: chosen from the data", LAYER_NUMBERS
+        (), "lengths that batches are padded to; empty: chosen from the data", each(between(0, 65536))
     )
 
     def validate(self) -> None:
@@ -142,18 +142,26 @@ class Study(Section):
     """
 
     tasks: tuple[str, ...] = setting(
-        (), "names of tasks; all: the nine of GLUE; empty: task.name alone", NO_EMPTY_ITEM, machine=True
+        (), "names of tasks; all: the nine of GLUE; empty: task.name alone", NO_EMPTY_ITEM, affects_result=False
     )
-    seeds: int = setting(1, "runs of each task, with seeds from run.seed on", at_least(1), machine=True)
+    seeds: int = setting(1, "runs of each task, with seeds from run.seed on", between(1, 10_000), affects_result=False)
     learning_rates: tuple[float, ...] = setting(
-        (), "peak learning rates to choose from; empty: optimizer.learning_rate", EACH_ABOVE_0, machine=True
+        (),
+        "peak learning rates to choose from; empty: optimizer.learning_rate",
+        each(between(1e-15, 1000)),
+        affects_result=False,
     )
     epochs: tuple[int, ...] = setting(
-        (), "numbers of epochs to choose from; empty: training.epochs", EACH_ABOVE_0, machine=True
+        (),
+        "numbers of epochs to choose from; empty: training.epochs",
+        each(between(1, 1_000_000)),
+        affects_result=False,
     )
-    export: bool = setting(False, "write the best run's model of every task to <run.output>/<task>/model", machine=True)
+    export: bool = setting(
+        False, "write the best run's model of every task to <run.output>/<task>/model", affects_result=False
+    )
     checkpoints: Literal["best", "all"] = setting(
         "best",
         "checkpoints kept when a task is done: the best run's (at every point of the sweep), or all",
-        machine=True,
+        affects_result=False,
     )

@@ -26,7 +26,6 @@ from distil_jax.config import (
     with_overrides,
 )
 from distil_jax.config.fields import Field
-from distil_jax.config.limits import SENSIBLE
 from distil_jax.errors import UserError
 
 FIELDS = {f"{section}.{key}": field for section, kind in SECTIONS.items() for key, field in fields_of(kind).items()}
@@ -125,12 +124,11 @@ AWKWARD = [-1, 0, 1, 2**31 - 1, 5e-324, 1e-7, 0.1, 1 / 3, 1 - 2**-53, 1.0, 12345
 
 
 def is_taken(name: str, value: Any) -> bool:
-    low, high = SENSIBLE.get(name, (value, value))
     try:
         FIELDS[name].checked(value, name)
     except UserError:
         return False
-    return low <= value <= high
+    return True
 
 
 def values(name: str, field: Field) -> st.SearchStrategy[Any]:
@@ -146,7 +144,7 @@ def values(name: str, field: Field) -> st.SearchStrategy[Any]:
     if annotation is bool:
         return st.booleans()
     awkward = [value for value in AWKWARD if isinstance(value, annotation) and is_taken(name, value)]
-    low, high = SENSIBLE.get(name, (1e-30, 2**16))
+    low, high = (field.check.low, field.check.high) if field.check else (0, 2**16)
     if annotation is int:
         ordinary = st.integers(8, int(min(high, 2**16)))
     else:
