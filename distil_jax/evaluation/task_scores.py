@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Config, TaskSettings, require
+from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.evaluation.report import markdown
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
@@ -27,7 +28,6 @@ from distil_jax.runs.coordination import first_process_in
 from distil_jax.runs.folder import fingerprint, unfinished, write_whole
 from distil_jax.runs.watchdog import Watch
 from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.data.tables import some
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import TaskData, TaskSpec
 from distil_jax.tasks.finetune import RESULT_FILE, measured

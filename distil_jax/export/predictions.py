@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TextIO
 
 from distil_jax.config.predicting import PredictArguments
+from distil_jax.data.rows import Faults, Row
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import faults_of, load_predictor
 from distil_jax.tasks.answers import AnswerOptions
-from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.files import rows_of_file
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import Reading, requests, with_columns

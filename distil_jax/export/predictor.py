@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import TaskSettings, config_from_toml
+from distil_jax.data.rows import Faults, Row
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.export.prediction_settings import answer_options, from_config_json
@@ -18,7 +19,6 @@ from distil_jax.hf.task_config import named_kind
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.runs.folder import CONFIG_FILE
 from distil_jax.tasks.answers import AnswerOptions
-from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import Kind
 from distil_jax.tasks.predict import Predictor, Tally

@@ -8,8 +8,8 @@ import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.config.tasks import listed_weights
+from distil_jax.data.rows import some
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.tables import some
 from distil_jax.tasks.examples import TaskData
 
 

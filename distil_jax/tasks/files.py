@@ -7,13 +7,12 @@ import string
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from distil_jax.data.corpus.files import RawFile, chunks_of, compression_of
+from distil_jax.data.rows import Faults, RawFile, Row, chunks_of, compression_of
 from distil_jax.tasks.data.conll import DOCUMENT_START, read_conll
 from distil_jax.tasks.data.labels import is_span_tag
 from distil_jax.tasks.data.lines import BOM, suffix_of
 from distil_jax.tasks.data.parquet import PARQUET, stream_parquet
 from distil_jax.tasks.data.squad_json import read_questions
-from distil_jax.tasks.data.tables import Faults, Row
 from distil_jax.tasks.data.tabular import read_json_rows
 from distil_jax.tasks.requests import Reading
 from distil_jax.tasks.streams import SUFFIXES, stream_file

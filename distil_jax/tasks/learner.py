@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from distil_jax.config import Config
+from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_task_model
 from distil_jax.hf.config import read_json
 from distil_jax.hf.task_config import has_names, names_labels
 from distil_jax.hf.task_params import has_pooler
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.tasks.data.tables import some
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.losses import Params

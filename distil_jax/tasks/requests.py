@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import BadRowError, Faults, Row, place_of, some
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.convert import listed_endings
 from distil_jax.tasks.data.gather import own_columns
 from distil_jax.tasks.data.official import OFFICIAL, Columns
-from distil_jax.tasks.data.tables import BadRowError, Faults, Row, place_of, some
 from distil_jax.tasks.data.tabular import FIELD_LIMIT
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
 from distil_jax.tasks.streams import PLAIN

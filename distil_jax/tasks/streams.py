@@ -13,11 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
-from distil_jax.data.corpus.files import CHUNK, RawFile, chunks_of, compression_of
+from distil_jax.data.rows import CHUNK, Faults, RawFile, Row, chunks_of, compression_of, place_of, repeated, some
 from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.lines import BOM, UTF16_MARKS, suffix_of
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import Faults, Row, place_of, repeated, some
 from distil_jax.tasks.data.tabular import FIELD_LIMIT, QUOTE_FAILURES, Cells, first_row, parse_json
 
 # The column of what is no table: a line of text. No text, since a file may call a column anything, even "".

@@ -12,9 +12,9 @@ import pyarrow.parquet
 import pytest
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import Faults
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.data.tables import Faults
 from distil_jax.tasks.examples import Example, TokenExample
 from distil_jax.tasks.files import rows_of_file
 from distil_jax.tasks.requests import reading_of, requests, usual_reading

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import BadRowError, Row
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.tables import BadRowError, Row
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
 from distil_jax.tasks.requests import RowFaults, reading_of, request, requests, usual_reading, with_columns
 from distil_jax.tasks.streams import PLAIN

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from distil_jax.data.rows import BadRowError, Faults, Row
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import BadRowError, Faults, Row
 from distil_jax.tasks.data.tabular import read_table
 from distil_jax.tasks.examples import SequenceExample
 from distil_jax.tasks.requests import request, usual_reading

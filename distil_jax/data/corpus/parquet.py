@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from distil_jax.data.corpus.files import unfolds_too_far
+from distil_jax.data.rows import unfolds_too_far
 from distil_jax.errors import UserError, one_line
 
 _BATCH_ROWS = 256

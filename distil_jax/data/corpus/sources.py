@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distil_jax.data.corpus.files import CHUNK, Compression, RawFile, chunks_of, compression_of
+from distil_jax.data.rows import CHUNK, Compression, RawFile, chunks_of, compression_of
 from distil_jax.errors import UserError, one_line
 
 ROW_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}

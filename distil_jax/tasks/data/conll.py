@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from distil_jax.data.rows import BadRowError, Faults, Row, Table, place_of
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.lines import read_lines
-from distil_jax.tasks.data.tables import BadRowError, Faults, Row, Table, place_of
 
 WORDS, TAGS = "words", "tags"
 DOCUMENT_START = "-DOCSTART-"

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import Faults, Row, Table, some
 from distil_jax.errors import UserError
 from distil_jax.tasks.data import conll, squad_json
 from distil_jax.tasks.data.hub import Dataset, open_hub, open_tensorflow
 from distil_jax.tasks.data.lines import read_bytes, suffix_of
 from distil_jax.tasks.data.official import OFFICIAL, PLAIN_SPLITS, Columns, HubId, Official, Role, SplitPlace
 from distil_jax.tasks.data.parquet import PARQUET, read_parquet
-from distil_jax.tasks.data.tables import Faults, Row, Table, some
 from distil_jax.tasks.data.tabular import JSON_SUFFIXES, TABLE_SUFFIXES, read_json_rows, read_table
 from distil_jax.tasks.examples import Kind, TaskSpec
 

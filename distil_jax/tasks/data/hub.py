@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distil_jax.data.corpus.rows import open_tfds
+from distil_jax.data.rows import Row, Table
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.official import HubId
-from distil_jax.tasks.data.tables import Row, Table
 
 BATCH = 1000  # rows fetched at a time
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from distil_jax.tasks.data.tables import BadRowError, some
+from distil_jax.data.rows import BadRowError, some
 
 _BIO = re.compile(r"([BIESLU])-(.+)")
 _ENTITY_TAG = re.compile(r"O|[BIESLU](-.+)?")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from distil_jax.data.corpus.files import RawFile, chunks_of, compression_of, unfolds_too_far
+from distil_jax.data.rows import Faults, RawFile, chunks_of, compression_of, place_of, unfolds_too_far
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.tables import Faults, place_of
 
 BOM = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.convert import Found, Reading, find_columns, to_examples
 from distil_jax.tasks.data.gather import Part, gather
@@ -22,7 +23,6 @@ from distil_jax.tasks.data.labels import (
 )
 from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.data.splits import digest, draw, set_aside
-from distil_jax.tasks.data.tables import some
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec
 from distil_jax.tasks.registry import TAG_METRICS, task_spec
 

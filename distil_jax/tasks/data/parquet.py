@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.data.corpus.parquet import open_parquet
+from distil_jax.data.rows import Faults, Row, Table, place_of
 from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import Faults, Row, Table, place_of
 
 PARQUET = ".parquet"
 _BATCH_ROWS = 256

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from distil_jax.data.rows import BadRowError, Faults, Row, Table, place_of
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.lines import read_bytes, suffix_of
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import BadRowError, Faults, Row, Table, place_of
 from distil_jax.tasks.data.tabular import JSON_SUFFIXES, parse_json, read_json_rows
 
 COLUMNS = ("id", "question", "context", "answers")

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from distil_jax.data.rows import Faults, Row, Table, place_of, repeated, some
 from distil_jax.errors import UserError, one_line
 from distil_jax.tasks.data.lines import read_lines, suffix_of
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import Faults, Row, Table, place_of, repeated, some
 
 FIELD_LIMIT = 1 << 24  # characters; what is longer is a quote that was never closed rather than a text
 QUOTE_FAILURES = 100  # reading starts anew behind each, so a file full of them would take for ever

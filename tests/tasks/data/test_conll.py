@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import Faults
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.conll import read_conll, to_iob2
 from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.data.tables import Faults
 from distil_jax.tasks.examples import TaskData
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from distil_jax.data.corpus import files
+from distil_jax.data.rows import Faults, files, repeated
 from distil_jax.errors import UserError
 from distil_jax.tasks.data import lines
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tables import Faults, repeated
 from distil_jax.tasks.data.tabular import read_json_rows, read_table
 
 COLUMNS = Columns(("text",), label=("label",))
