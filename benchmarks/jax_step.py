@@ -26,7 +26,7 @@ from distil_jax.hf import save_pretrained
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import student_config, student_params
 from distil_jax.training.stages import distillation_learner, make_job, read_model, scratch_encoder
-from distil_jax.training.step import Task, make_micro_batch
+from distil_jax.training.step import StepConfig, make_micro_batch
 
 _STEPS = 100_000  # of the schedule, which is constant here: both sides always use the same learning rate
 
@@ -75,7 +75,7 @@ def masked_batch(config: Config, raw: np.ndarray, vocabulary: int) -> dict[str, 
     """The masks that the training step draws at step 0, which no other code is told of."""
     corpus = corpus_of_rows(raw, vocabulary, len(raw), packed=False)
     masking = config.masking
-    task = Task(
+    task = StepConfig(
         student=MaskedLM(scratch_encoder(config.model, vocabulary, 0)),
         teacher=None,
         objective=config.objective,

@@ -19,7 +19,7 @@ import pytest
 
 if TYPE_CHECKING:
     from distil_jax.config import Config
-    from distil_jax.training.loop import Outcome
+    from distil_jax.training.loop import TrainResult
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -231,7 +231,7 @@ class WholeRun(NamedTuple):
 
     folder: Path
     config: Config
-    outcome: Outcome
+    outcome: TrainResult
     state: Any
 
 

@@ -33,7 +33,7 @@ def no_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def stopped(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that `whole_run` is, interrupted after the checkpoint of step 6."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    finished = loop._Meter.finished
+    finished = loop.StepLogger.finished
 
     def stop(self: Any, number: int, *arguments: Any) -> None:
         finished(self, number, *arguments)
@@ -41,7 +41,7 @@ def stopped(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPat
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Meter, "finished", stop)
+        patch.setattr(loop.StepLogger, "finished", stop)
         with pytest.raises(KeyboardInterrupt):
             distill(tiny_config(folder))
     return folder

@@ -32,7 +32,7 @@ from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.finetune import make_job as make_task_job
 from distil_jax.tasks.learner import Learner, read_learner
 from distil_jax.tasks.registry import task_spec
-from distil_jax.training.loop import Job
+from distil_jax.training.loop import RunSpec
 from distil_jax.training.stages import distillation_learner, make_job, pretraining_learner, read_model, scratch_encoder
 
 STEPS = 100_000  # of the learning-rate schedule: more than are ever measured
@@ -41,7 +41,7 @@ STEPS = 100_000  # of the learning-rate schedule: more than are ever measured
 class Inputs(NamedTuple):
     """A run ready to be measured, its encoders, and what was made up."""
 
-    job: Job
+    job: RunSpec
     student: EncoderConfig
     teacher: EncoderConfig | None
     notes: tuple[str, ...]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from distil_jax.training.compiled_step import CompiledStep
-from distil_jax.training.loop import Job
+from distil_jax.training.loop import RunSpec
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import check_batch, make_devices
 from distil_jax.training.step import init_state
@@ -23,7 +23,7 @@ class Step:
         stepper: its programs.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RunSpec) -> None:
         """Place the job's parameters; `UserError` where its batch cannot be divided among the devices."""
         config, self.job = job.config, job
         self.devices = make_devices(config.parallel.mapping, config.parallel.devices)

@@ -20,7 +20,7 @@ from distil_jax.hf.hub import home_resolved
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import Task
+from distil_jax.training.step import StepConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate_model(
     models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
     for role, one in models.items():
         _check_fits(role, one, corpus)
-    task = Task(
+    task = StepConfig(
         student=MaskedLM(model.encoder),
         teacher=None if teacher is None else MaskedLM(teacher.encoder),
         objective=Objective(alpha_mlm=0.0, alpha_clm=1.0) if model.encoder.causal else Objective(),

@@ -35,9 +35,9 @@ from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.inference import SCORE, is_version_2, make_predictor, validation_measures
 from distil_jax.tasks.learner import Learner, read_learner
 from distil_jax.tasks.losses import Models, Params
-from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
+from distil_jax.tasks.step import TaskFrozenInputs, TaskSetup, make_task_step
 from distil_jax.tasks.testing import Tested, labelled_tests, measured_tests, untested
-from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
+from distil_jax.training.loop import Evaluator, RunSpec, TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.selection import Selection
 
@@ -50,7 +50,7 @@ _STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for i
 class FineTuned:
     """A finished fine-tuning: the run, the task, the measures of the chosen step, and what the user should hear."""
 
-    outcome: Outcome
+    outcome: TrainResult
     data: TaskData
     measures: Mapping[str, float]
     notes: tuple[str, ...]
@@ -136,7 +136,7 @@ def make_job(
     train: Encoded,
     held_out: Mapping[str, Encoded],
     tokenizer_texts: Mapping[str, str],
-) -> Job:
+) -> RunSpec:
     """The run that trains `learner` on `train` and is measured on `held_out`.
 
     Args:
@@ -171,13 +171,13 @@ def make_job(
         "selection": selection.measure if config.finetune.keep == "best" else "",
         "steps": steps,
     }
-    return Job(
+    return RunSpec(
         config=config,
         folder=Path(config.run.output),
         steps=steps,
         params=learner.params,
         trainable=trainable,
-        constants=TaskConstants(_teacher_params(config, learner), np.int32(config.run.seed)),
+        constants=TaskFrozenInputs(_teacher_params(config, learner), np.int32(config.run.seed)),
         make_step=partial(make_task_step, setup),
         make_batches=partial(_batches, config, data, learner, train),
         batch_rows=lambda step: _plan(config, learner, train)(step)[1],
@@ -284,7 +284,7 @@ def _evaluator(
 
 
 def _tested(
-    config: Config, data: TaskData, learner: Learner, outcome: Outcome, devices: Devices, watch: Watch
+    config: Config, data: TaskData, learner: Learner, outcome: TrainResult, devices: Devices, watch: Watch
 ) -> Tested:
     """Measures on labelled test sets; by one process alone, as a checkpoint is read for them."""
     tests = labelled_tests(data)
@@ -322,7 +322,7 @@ def _write_result(
     folder: Path,
     config: Config,
     data: TaskData,
-    outcome: Outcome,
+    outcome: TrainResult,
     measures: Mapping[str, float],
     seconds: float | None,
     notes: Sequence[str],

@@ -36,7 +36,7 @@ class TaskSetup:
     trainable: tuple[str, ...] = ("encoder", "task_head")
 
 
-class TaskConstants(NamedTuple):
+class TaskFrozenInputs(NamedTuple):
     """What a step only reads: the teacher's parameters, None without one, and the seed of dropout, () int32.
 
     The seed is no part of the program, so that runs of several seeds share the compiled one.
@@ -48,7 +48,7 @@ class TaskConstants(NamedTuple):
 
 def make_task_step(
     setup: TaskSetup, optimizer: optax.GradientTransformationExtraArgs, schedule: optax.Schedule
-) -> Callable[[TrainState, TaskConstants, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, TaskFrozenInputs, Batch], tuple[TrainState, Metrics]]:
     """The per-device step `(state, constants, batch [b, ...]) -> (state, metrics)`.
 
     The weights in the batch add up to 1 over all devices, so one reduction of sums gives the means. Dropout depends on
@@ -56,7 +56,7 @@ def make_task_step(
     "loss_<term>", "tokens" (real ones), and those of `apply_gradients`.
     """
 
-    def train_step(state: TrainState, constants: TaskConstants, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, constants: TaskFrozenInputs, batch: Batch) -> tuple[TrainState, Metrics]:
         size = batch["ids"].shape[0]
         rows = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
         keys = row_keys(jax.random.fold_in(jax.random.key(constants.seed), state.step), rows)

@@ -13,7 +13,7 @@ from distil_jax.tasks.encode import Encoded, encode_examples
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
 from distil_jax.tasks.inference import Logits, make_predictor, measures_of
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.loop import Outcome
+from distil_jax.training.loop import TrainResult
 from distil_jax.training.parallel import Devices
 
 
@@ -45,7 +45,7 @@ def measured_tests(
     tests: Mapping[str, Sequence[Example]],
     model: TaskModel,
     tokenizer: Tokenizer,
-    outcome: Outcome,
+    outcome: TrainResult,
     devices: Devices,
     go: Callable[[], None],
 ) -> Tested:

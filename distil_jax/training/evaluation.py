@@ -14,7 +14,7 @@ from distil_jax.data.corpus import Corpus
 from distil_jax.data.corpus.masking import masking_log_weights
 from distil_jax.objectives import SumCount
 from distil_jax.training.parallel import Devices
-from distil_jax.training.step import Constants, Params, Task, make_evaluation_step
+from distil_jax.training.step import FrozenInputs, Params, StepConfig, make_evaluation_step
 
 
 class Evaluator(Protocol):
@@ -26,7 +26,7 @@ class Evaluator(Protocol):
 
 
 def make_evaluator(
-    devices: Devices, task: Task, corpus: Corpus, *, smoothing: float, rows: int, batch_size: int, seed: int
+    devices: Devices, task: StepConfig, corpus: Corpus, *, smoothing: float, rows: int, batch_size: int, seed: int
 ) -> Evaluator:
     """An evaluator of the first `rows` rows of `corpus` (0: all), compiled once.
 
@@ -55,7 +55,7 @@ def make_evaluator(
     def evaluate(
         params: Params, teacher_params: Params | None, go: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        constants = Constants(teacher_params, log_weights)
+        constants = FrozenInputs(teacher_params, log_weights)
         sums: Any = None
         for first in range(0, total, batch):
             rows = devices.shard_batch(read(first))

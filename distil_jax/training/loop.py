@@ -43,7 +43,7 @@ Evaluator = Callable[[Params, Any, Callable[[], None]], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class RunSpec:
     """Everything that a run of the loop needs, ready made.
 
     Attributes:
@@ -83,13 +83,13 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainResult:
     """What a finished run leaves.
 
     Attributes:
         state: after the last step.
         step: number of that step; below the planned one where training stopped early.
-        best_step: the step to use, the best by the job's selection, else the last.
+        best_step: the step to use, the best by the spec's selection, else the last.
         evaluations: held-out measures by step.
         resumed_from: where this process took the run up.
         is_main: this is the process that speaks for all.
@@ -105,8 +105,8 @@ class Outcome:
     skipped_steps: int = 0
 
 
-def run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
-    """Train until `job.steps`, from the newest checkpoint in the folder if there is one.
+def run_training(spec: RunSpec, devices: Devices, watch: Watch) -> TrainResult:
+    """Train until `spec.steps`, from the newest checkpoint in the folder if there is one.
 
     Everything at step n (checkpoint, metrics, evaluation) is the same whether or not the run was interrupted.
 
@@ -116,7 +116,7 @@ def run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
         PreemptedError: the run was told to end, and everything is saved.
     """
     try:
-        return _run_training(job, devices, watch)
+        return _run_training(spec, devices, watch)
     except jax.errors.JaxRuntimeError as error:
         if not coordination.are_several():
             raise
@@ -124,27 +124,27 @@ def run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
         raise FaultError(f"a computation of all processes failed: {reason} ({one_line(error)})") from error
 
 
-def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
-    config, optimizer = job.config, make_optimizer(job.config.optimizer, job.steps)
-    schedule = learning_rate_schedule(config.optimizer, job.steps)
+def _run_training(spec: RunSpec, devices: Devices, watch: Watch) -> TrainResult:
+    config, optimizer = spec.config, make_optimizer(spec.config.optimizer, spec.steps)
+    schedule = learning_rate_schedule(config.optimizer, spec.steps)
     saving = config.checkpoint
-    checkpoints = Checkpoints(job.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
-    state = devices.replicate(init_state(job.params, optimizer, job.trainable))
+    checkpoints = Checkpoints(spec.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
+    state = devices.replicate(init_state(spec.params, optimizer, spec.trainable))
     evaluations: Evaluations = {}
     start, skips, pending = None, Skips(), False
     if (resumed := checkpoints.resume(state)) is not None:
         state, start, evaluations = resumed[0], int(resumed[0].step), resumed[1]["evaluations"]
         skips = Skips(**resumed[1].get("skipped_steps", {}))
-        pending = _evaluation_due(job, start) and str(start) not in evaluations
-    elif jax.process_index() == 0 and (rows := read_metrics(job.folder, "train")):
+        pending = _evaluation_due(spec, start) and str(start) not in evaluations
+    elif jax.process_index() == 0 and (rows := read_metrics(spec.folder, "train")):
         # As it should be after a kill before the first save; otherwise somebody has taken the checkpoints away.
         _LOG.warning(
-            "%s: no checkpoint, though metrics go to step %d; training starts anew", job.folder, rows[-1]["step"]
+            "%s: no checkpoint, though metrics go to step %d; training starts anew", spec.folder, rows[-1]["step"]
         )
-    evaluator = job.make_evaluator(devices)
+    evaluator = spec.make_evaluator(devices)
     pending = pending and evaluator is not None
     main = jax.process_index() == 0
-    named, dropped = config.training.attention, job.metadata["model"]["attention_dropout"]
+    named, dropped = config.training.attention, spec.metadata["model"]["attention_dropout"]
     if main and named not in ("auto", "xla") and dropped > 0:
         _LOG.warning(
             "training.attention = '%s': the model that learns takes 'xla' in its steps, as it drops out a share %g of "
@@ -156,28 +156,28 @@ def _run_training(job: Job, devices: Devices, watch: Watch) -> Outcome:
     with (
         _finished_saves(checkpoints),
         MetricsWriter(
-            job.folder,
+            spec.folder,
             restored_step=start,
             pending="validation" if pending else "",
             tensorboard=config.logging.tensorboard,
             enabled=main,
         ) as writer,
         Progress(
-            job.folder.name, job.steps, start=start or 0, mode=config.logging.progress if main else "none"
+            spec.folder.name, spec.steps, start=start or 0, mode=config.logging.progress if main else "none"
         ) as progress,
     ):
-        constants = devices.replicate(job.constants)
-        run = _Run(job, devices, watch, checkpoints, writer, evaluator, constants, evaluations)
-        if pending or (start is None and job.evaluate_start):
+        constants = devices.replicate(spec.constants)
+        run = _Run(spec, devices, watch, checkpoints, writer, evaluator, constants, evaluations)
+        if pending or (start is None and spec.evaluate_start):
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if pending:
             run.save(state, skips, again=True)
-        if start != job.steps and not run.exhausted():
-            meter = _Meter(run, CompiledStep(devices, job.make_step(optimizer, schedule)), progress, skips)
-            state, skips = _train(run, state, start or 0, meter), meter.skips
+        if start != spec.steps and not run.exhausted():
+            step_logger = StepLogger(run, CompiledStep(devices, spec.make_step(optimizer, schedule)), progress, skips)
+            state, skips = _train(run, state, start or 0, step_logger), step_logger.skips
     checkpoints.close()
     last, best = int(state.step), run.best_step()
-    return Outcome(state, last, last if best is None else best, evaluations, start or 0, main, skips.total)
+    return TrainResult(state, last, last if best is None else best, evaluations, start or 0, main, skips.total)
 
 
 @contextlib.contextmanager
@@ -194,9 +194,9 @@ def _finished_saves(checkpoints: Checkpoints) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """The parts of a running job that do not change from step to step, but for what was measured."""
+    """The parts of a running spec that do not change from step to step, but for what was measured."""
 
-    job: Job
+    spec: RunSpec
     devices: Devices
     watch: Watch
     checkpoints: Checkpoints
@@ -222,11 +222,11 @@ class _Run:
             again: the same state was saved before it was measured.
         """
         if jax.process_index() == 0:
-            check_owner(self.job.folder)
+            check_owner(self.spec.folder)
         self.writer.flush()
         refuse_nonfinite((state.params, state.opt_state), f"step {int(state.step)}")
         metadata = {
-            **self.job.metadata,
+            **self.spec.metadata,
             "evaluations": self.evaluations,
             "skipped_steps": dataclasses.asdict(skips),
         }
@@ -235,24 +235,24 @@ class _Run:
         self.watch.stall.alive(f"the save of step {int(state.step)}")
 
     def best_step(self) -> int | None:
-        """The best step by the job's selection, if it has one and something was measured."""
-        return None if self.job.selection is None else self.job.selection.best_step(self.evaluations)
+        """The best step by the spec's selection, if it has one and something was measured."""
+        return None if self.spec.selection is None else self.spec.selection.best_step(self.evaluations)
 
     def exhausted(self) -> bool:
         """Whether to stop early."""
-        return self.job.selection is not None and self.job.selection.exhausted(self.evaluations)
+        return self.spec.selection is not None and self.spec.selection.exhausted(self.evaluations)
 
 
-def _train(run: _Run, state: TrainState, start: int, meter: _Meter) -> TrainState:
-    job, steps = run.job, run.job.steps
-    batches = job.make_batches(range(start, steps), run.devices)
-    saves = SaveClock(job.config)
+def _train(run: _Run, state: TrainState, start: int, step_logger: StepLogger) -> TrainState:
+    spec, steps = run.spec, run.spec.steps
+    batches = spec.make_batches(range(start, steps), run.devices)
+    saves = SaveClock(spec.config)
 
     def leave() -> str:
-        meter.wait(0, state)
+        step_logger.wait(0, state)
         if int(state.step) == start:
             return NOTHING_NEW
-        run.save(state, meter.skips)
+        run.save(state, step_logger.skips)
         run.checkpoints.close()
         return f"saved step {int(state.step)}"
 
@@ -260,41 +260,41 @@ def _train(run: _Run, state: TrainState, start: int, meter: _Meter) -> TrainStat
         with run.watch.preemption.interruptible(leave):
             batch = next(batches)
             rows = run.devices.shard_batch(batch)
-            meter.prepare(state, rows)
+            step_logger.prepare(state, rows)
             run.watch.go()
-        state, metrics = meter.stepper(state, run.constants, rows)
-        evaluate = _evaluation_due(job, number)
+        state, metrics = step_logger.compiled_step(state, run.constants, rows)
+        evaluate = _evaluation_due(spec, number)
         # What may turn out to be the best has to be kept.
-        save = number == steps or saves.due(number) or (evaluate and job.selection is not None)
-        meter.take(number, metrics, batch)
-        meter.wait(0 if evaluate or save else run.devices.steps_ahead, state)
+        save = number == steps or saves.due(number) or (evaluate and spec.selection is not None)
+        step_logger.take(number, metrics, batch)
+        step_logger.wait(0 if evaluate or save else run.devices.steps_ahead, state)
         if evaluate:
             run.evaluate(number, state, leave)
         if save:
-            run.save(state, meter.skips)
+            run.save(state, step_logger.skips)
             saves.saved()
         if evaluate or save:
-            meter.skip_pause()
+            step_logger.restart_clock()
         if evaluate and run.exhausted():
             break
     return state
 
 
-class _Meter:
+class StepLogger:
     """Turns the metrics of finished steps into rows and progress, with the speed since the row before."""
 
-    def __init__(self, run: _Run, stepper: CompiledStep, progress: Progress, skips: Skips) -> None:
+    def __init__(self, run: _Run, compiled_step: CompiledStep, progress: Progress, skips: Skips) -> None:
         """Begin after `skips`."""
-        self.run, self.stepper, self.progress, self.skips = run, stepper, progress, skips
+        self.run, self.compiled_step, self.progress, self.skips = run, compiled_step, progress, skips
         self._in_flight: collections.deque[tuple[int, Metrics, Batch]] = collections.deque()
         self._began, self._first_step_seconds = time.monotonic(), 0.0
-        self.skip_pause()
+        self.restart_clock()
 
     def prepare(self, state: TrainState, rows: Any) -> None:
         """Have the program for such rows compiled, which is no time of the steps."""
-        before = self.stepper.compile_seconds
-        self.stepper.prepare(state, self.run.constants, rows)
-        self._last_time += self.stepper.compile_seconds - before
+        before = self.compiled_step.compile_seconds
+        self.compiled_step.prepare(state, self.run.constants, rows)
+        self._last_time += self.compiled_step.compile_seconds - before
 
     def take(self, number: int, metrics: Metrics, batch: Batch) -> None:
         """Take the metrics of step `number`, still being computed, and what this process fed to it."""
@@ -308,17 +308,17 @@ class _Meter:
         """
         while len(self._in_flight) > most:
             number, metrics, batch = self._in_flight.popleft()
-            self.stepper.wait(metrics)
+            self.compiled_step.wait(metrics)
             skipped = bool(metrics["skipped"])
             self.skips = self.skips.after(skipped)
             self.finished(number, metrics)
             self.run.watch.stall.alive(f"step {number}")
             if skipped:
-                self._complain(number, metrics, batch, state)
+                self._report_skipped(number, metrics, batch, state)
 
     def finished(self, number: int, metrics: Metrics) -> None:
         """Take note of step `number`, while later ones are queued on the device."""
-        settings, total = self.run.job.config.logging, self.skips.total
+        settings, total = self.run.spec.config.logging, self.skips.total
         tokens, loss = float(metrics["tokens"]), float(metrics["loss"])
         self._tokens, self._steps = self._tokens + tokens, self._steps + 1
         text = f"loss {loss:.3f}" + (f"  {total} steps skipped" if total else "")
@@ -327,29 +327,29 @@ class _Meter:
             text += f"  first step after {self._first_step_seconds:.0f} s"
         self.progress.update(number, amount=tokens, text=text)
         # An evaluation may end the run early, and the last step has a row.
-        if number % settings.every_steps and not _evaluation_due(self.run.job, number):
+        if number % settings.every_steps and not _evaluation_due(self.run.spec, number):
             return
         seconds = max(time.monotonic() - self._last_time, 1e-9)
         timing = {
             "tokens_per_second": self._tokens / seconds,
             "seconds_per_step": seconds / self._steps,
             "first_step_seconds": self._first_step_seconds,  # from the start of training, with its compilation
-            "compile_seconds": self.stepper.compile_seconds,  # so far
+            "compile_seconds": self.compiled_step.compile_seconds,  # so far
         }
         use = self._utilisation(self._tokens / seconds)
         shown: dict[str, Any] = {"skipped_steps": total, **metrics}
         del shown["skipped"], shown["gradient_norms"]
         self.run.writer.write(number, shown, timing=timing if use is None else {**timing, "mfu": use})
-        self.skip_pause()
+        self.restart_clock()
 
-    def _complain(self, number: int, metrics: Metrics, batch: Batch, state: TrainState) -> None:
-        job, in_row = self.run.job, self.skips.in_row
+    def _report_skipped(self, number: int, metrics: Metrics, batch: Batch, state: TrainState) -> None:
+        spec, in_row = self.run.spec, self.skips.in_row
         if self.run.writer.enabled:
             _LOG.warning("step %d: loss or gradients are not finite; skipped, the %d. in a row", number, in_row)
-        if in_row < job.config.training.max_skipped_steps:
+        if in_row < spec.config.training.max_skipped_steps:
             return
-        rows = job.batch_rows(number - 1)
-        folder = write_report(job.folder, number, self.skips, metrics, rows, batch, state.params, job.trainable)
+        rows = spec.batch_rows(number - 1)
+        folder = write_report(spec.folder, number, self.skips, metrics, rows, batch, state.params, spec.trainable)
         coordination.share("")  # all have written
         raise NonfiniteError(
             f"step {number}: loss or gradients of {in_row} steps in a row are not finite; nothing of them is saved, "
@@ -357,14 +357,14 @@ class _Meter:
         )
 
     def _utilisation(self, tokens_per_second: float) -> float | None:
-        job, devices = self.run.job, self.run.devices
-        kind, dtype = devices.local[0].device_kind, job.config.training.compute_dtype
-        return utilisation(tokens_per_second, job.flops_per_token, devices.count, kind, dtype)
+        spec, devices = self.run.spec, self.run.devices
+        kind, dtype = devices.local[0].device_kind, spec.config.training.compute_dtype
+        return utilisation(tokens_per_second, spec.flops_per_token, devices.count, kind, dtype)
 
-    def skip_pause(self) -> None:
+    def restart_clock(self) -> None:
         """Count training time from now on: not that of an evaluation or a save."""
         self._tokens, self._steps, self._last_time = 0.0, 0, time.monotonic()
 
 
-def _evaluation_due(job: Job, step: int) -> bool:
-    return step == job.steps or is_due(step, job.evaluate_every)
+def _evaluation_due(spec: RunSpec, step: int) -> bool:
+    return step == spec.steps or is_due(step, spec.evaluate_every)

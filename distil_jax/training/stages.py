@@ -38,9 +38,9 @@ from distil_jax.runs.folder import CONFIG_FILE, fingerprint, keep_tokenizer, ope
 from distil_jax.runs.metrics_log import distillation_flops, pretraining_flops
 from distil_jax.runs.watchdog import Watch
 from distil_jax.training.evaluation import make_evaluator
-from distil_jax.training.loop import Evaluator, Job, Outcome, run_training
+from distil_jax.training.loop import Evaluator, RunSpec, TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
-from distil_jax.training.step import Constants, Params, Task, make_train_step
+from distil_jax.training.step import FrozenInputs, Params, StepConfig, make_train_step
 
 # Everything of an EncoderConfig that decides what its parameters mean.
 _COMPUTED = (
@@ -65,14 +65,14 @@ class Learner:
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def pretrain(config: Config) -> Outcome:
+def pretrain(config: Config) -> TrainResult:
     """Train a masked language model, from scratch or from `model.initial`; its encoder may stay frozen."""
     require(config, "run.output", "corpus.folder")
     with Watch(config) as watch:
         return _pretrain(config, watch)
 
 
-def _pretrain(config: Config, watch: Watch) -> Outcome:
+def _pretrain(config: Config, watch: Watch) -> TrainResult:
     _check_kernel(config)
     corpora = _open_corpora(config)
     settings = config.model
@@ -91,14 +91,14 @@ def _pretrain(config: Config, watch: Watch) -> Outcome:
     return _train(config, watch, learner, corpora, tokenizer, inputs)
 
 
-def distill(config: Config) -> Outcome:
+def distill(config: Config) -> TrainResult:
     """Train a student of `teacher.path`; with no loss that needs the teacher it is trained without it."""
     require(config, "run.output", "corpus.folder", "teacher.path")
     with Watch(config) as watch:
         return _distill(config, watch)
 
 
-def _distill(config: Config, watch: Watch) -> Outcome:
+def _distill(config: Config, watch: Watch) -> TrainResult:
     _check_kernel(config)
     corpora = _open_corpora(config)
     teacher, teacher_params = read_model(config.teacher.path)
@@ -156,7 +156,7 @@ def _train(
     corpora: tuple[Corpus, Corpus | None],
     tokenizer: Tokenizer,
     inputs: Mapping[str, str],
-) -> Outcome:
+) -> TrainResult:
     train, validation = corpora
     _check_vocabulary("model", learner.encoder, train)
     longest = max(corpus.sequence_length for corpus in corpora if corpus is not None)
@@ -184,14 +184,14 @@ def _train(
 
 def make_job(
     config: Config, learner: Learner, corpora: tuple[Corpus, Corpus | None], tokenizer: Mapping[str, str], steps: int
-) -> Job:
+) -> RunSpec:
     """The run of `steps` steps that trains `learner` on `corpora` (train, held out), without looking for mistakes.
 
     `tokenizer` are the texts of its files by name, which checkpoints carry.
     """
     train, validation = corpora
     task = _task(config, learner, train)
-    return Job(
+    return RunSpec(
         config=config,
         folder=Path(config.run.output),
         steps=steps,
@@ -219,7 +219,7 @@ def _batch_rows(config: Config, corpus: Corpus, step: int) -> np.ndarray:
     return batch_rows(stream_order(corpus.num_rows, config.run.seed), step, size, slice(0, size))
 
 
-def _evaluator(config: Config, task: Task, corpus: Corpus | None, devices: Devices) -> Evaluator | None:
+def _evaluator(config: Config, task: StepConfig, corpus: Corpus | None, devices: Devices) -> Evaluator | None:
     settings = config.evaluation
     if corpus is None:
         return None
@@ -245,11 +245,11 @@ def _flops_per_token(config: Config, learner: Learner, length: int) -> float:
     return pretraining_flops(learner.encoder, length, freeze_encoder=frozen, head_share=predicted)
 
 
-def _task(config: Config, learner: Learner, corpus: Corpus) -> Task:
+def _task(config: Config, learner: Learner, corpus: Corpus) -> StepConfig:
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     masking = config.masking
     rule = MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random)
-    return Task(
+    return StepConfig(
         student=MaskedLM(learner.encoder, dtype, attention, config.training.remat),
         teacher=None if learner.teacher is None else MaskedLM(learner.teacher, dtype, attention),
         objective=learner.objective,
@@ -262,11 +262,11 @@ def _task(config: Config, learner: Learner, corpus: Corpus) -> Task:
     )
 
 
-def _constants(config: Config, learner: Learner, corpus: Corpus) -> Constants:
+def _constants(config: Config, learner: Learner, corpus: Corpus) -> FrozenInputs:
     teacher = learner.teacher_params
     if teacher is not None and config.teacher.dtype == "bfloat16":
         teacher = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), teacher)
-    return Constants(teacher, masking_log_weights(corpus.token_counts, corpus.special_ids, config.masking.smoothing))
+    return FrozenInputs(teacher, masking_log_weights(corpus.token_counts, corpus.special_ids, config.masking.smoothing))
 
 
 def _metadata(

@@ -45,7 +45,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
-class Constants(NamedTuple):
+class FrozenInputs(NamedTuple):
     """What a step only reads: the teacher's parameters (None without one) and the masking log-weights [V] float32."""
 
     teacher: Params | None
@@ -53,7 +53,7 @@ class Constants(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class StepConfig:
     """The static part of a step: modules, objective, rules. Batches are rows of packed sequences."""
 
     student: MaskedLM
@@ -72,14 +72,14 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, trainabl
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init({name: params[name] for name in trainable}))
 
 
-def _eligible(task: Task, ids: Array, sequences: Array, log_weights: Array) -> Array:
+def _eligible(task: StepConfig, ids: Array, sequences: Array, log_weights: Array) -> Array:
     """How many positions of each row can be predicted: [b, L] -> [b] int32."""
     if is_causal(task.objective):
         return jnp.sum(next_token_rows(ids, sequences).weights, axis=1).astype(jnp.int32)
     return jnp.sum((log_weights[ids] > -jnp.inf) & (sequences > 0), axis=1)
 
 
-def _batch_quotas(task: Task, ids: Array, log_weights: Array, rows: Array) -> tuple[Array, Denominators]:
+def _batch_quotas(task: StepConfig, ids: Array, log_weights: Array, rows: Array) -> tuple[Array, Denominators]:
     """Predictions of each of this device's rows [b] int32, and the counts of the global batch; one small all-gather."""
     sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
     local = jnp.stack([jnp.sum(sequences > 0, axis=1), _eligible(task, ids, sequences, log_weights)], axis=1)
@@ -89,7 +89,7 @@ def _batch_quotas(task: Task, ids: Array, log_weights: Array, rows: Array) -> tu
 
 
 def make_micro_batch(
-    task: Task, ids: Array, keys: Array, quotas: Array, log_weights: Array, *, dropout: bool
+    task: StepConfig, ids: Array, keys: Array, quotas: Array, log_weights: Array, *, dropout: bool
 ) -> MicroBatch:
     """Number the packed sequences and choose what is predicted.
 
@@ -169,15 +169,15 @@ def apply_gradients(
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformationExtraArgs, schedule: optax.Schedule
-) -> Callable[[TrainState, Constants, Array], tuple[TrainState, Metrics]]:
+    task: StepConfig, optimizer: optax.GradientTransformationExtraArgs, schedule: optax.Schedule
+) -> Callable[[TrainState, FrozenInputs, Array], tuple[TrainState, Metrics]]:
     """The per-device step `(state, constants, ids [b, L]) -> (state, metrics)`; map it with `parallel.map_step`.
 
     Metrics are float32 scalars of the parameters before the update: "loss", "loss_<term>", "tokens", and those of
     `apply_gradients`.
     """
 
-    def train_step(state: TrainState, constants: Constants, ids: Array) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, constants: FrozenInputs, ids: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(task.seed), state.step)
         ids = ids.astype(jnp.int32)
         numbers = jax.lax.axis_index(AXIS) * ids.shape[0] + jnp.arange(ids.shape[0])
@@ -201,13 +201,13 @@ def make_train_step(
     return train_step
 
 
-def make_evaluation_step(task: Task) -> Callable[[Params, Constants, Array, Array], dict[str, SumCount]]:
+def make_evaluation_step(task: StepConfig) -> Callable[[Params, FrozenInputs, Array, Array], dict[str, SumCount]]:
     """The per-device `(params, constants, first row (), ids [b, L]) -> sums over all devices`.
 
     A row's mask depends on (seed, row of the held-out set) only, not on the batch size. Rows of padding count nowhere.
     """
 
-    def evaluation_step(params: Params, constants: Constants, first_row: Array, ids: Array) -> dict[str, SumCount]:
+    def evaluation_step(params: Params, constants: FrozenInputs, first_row: Array, ids: Array) -> dict[str, SumCount]:
         ids = ids.astype(jnp.int32)
         numbers = first_row + jax.lax.axis_index(AXIS) * ids.shape[0] + jnp.arange(ids.shape[0])
         sequences = sequence_numbers(ids, task.cls_id, task.pad_id)

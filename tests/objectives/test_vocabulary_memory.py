@@ -25,7 +25,7 @@ from distil_jax.objectives.vocabulary import (
 )
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import Constants, Task, init_state, make_evaluation_step, make_train_step
+from distil_jax.training.step import FrozenInputs, StepConfig, init_state, make_evaluation_step, make_train_step
 
 VOCAB, WIDTH = 30522, 768
 TERMS = ("ce", "mlm", "mse")
@@ -114,7 +114,7 @@ def steps_of(objective: Objective, vocab: int, rows: int, length: int) -> list[A
     student = student_config(teacher, [0])
     shapes = jax.eval_shape(lambda: MaskedLM(teacher).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    task = Task(
+    task = StepConfig(
         student=MaskedLM(student),
         teacher=MaskedLM(teacher),
         objective=objective,
@@ -126,7 +126,7 @@ def steps_of(objective: Objective, vocab: int, rows: int, length: int) -> list[A
     )
     optimizer, devices = optax.sgd(1.0), make_devices("shard_map", 1)
     state = init_state(student_params(params, teacher, student, [0]), optimizer, task.trainable)
-    constants = Constants(params, masking_log_weights(np.ones(vocab, np.int64), (0, 1, 2, 3, 4), 0.7))
+    constants = FrozenInputs(params, masking_log_weights(np.ones(vocab, np.int64), (0, 1, 2, 3, 4), 0.7))
     ids = np.full((rows, length), 5, np.uint16)
     train = devices.map(make_train_step(task, optimizer, lambda _: 0.1), replicated=2)
     measure = devices.map(make_evaluation_step(task), replicated=3)

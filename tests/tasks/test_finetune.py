@@ -63,7 +63,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     trained: tuple[Path, Any, Any], task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, found, state = trained
-    finished, save = loop._Meter.finished, Checkpoints.save
+    finished, save = loop.StepLogger.finished, Checkpoints.save
 
     def save_and_wait(self: Any, *arguments: Any, **settings: Any) -> None:
         save(self, *arguments, **settings)
@@ -77,7 +77,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     changes = {"training.epochs": 6, "checkpoint.keep": 10, "checkpoint.every_steps": 7}
     config = task_config("classification", tmp_path / "run", changes)
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Meter, "finished", stop)
+        patch.setattr(loop.StepLogger, "finished", stop)
         patch.setattr(Checkpoints, "save", save_and_wait)
         with pytest.raises(KeyboardInterrupt):
             finetune(config)
@@ -94,7 +94,7 @@ def test_a_preempted_run_ends_with_the_same_bits(
     told: int, trained: tuple[Path, Any, Any], task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, found, state = trained
-    finished = loop._Meter.finished
+    finished = loop.StepLogger.finished
 
     def tell(self: Any, number: int, metrics: Any) -> None:
         finished(self, number, metrics)
@@ -106,7 +106,7 @@ def test_a_preempted_run_ends_with_the_same_bits(
     changes = {"training.epochs": 6, "checkpoint.keep": 10, "checkpoint.every_steps": 7}
     config = task_config("classification", tmp_path / "run", changes)
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Meter, "finished", tell)
+        patch.setattr(loop.StepLogger, "finished", tell)
         with pytest.raises(PreemptedError):
             finetune(config)
     again = finetune(config)

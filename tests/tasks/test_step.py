@@ -13,7 +13,7 @@ import pytest
 from distil_jax.config import FineTune
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
 from distil_jax.tasks.losses import Models, batch_losses
-from distil_jax.tasks.step import TaskConstants, TaskSetup, make_logits_step, make_task_step
+from distil_jax.tasks.step import TaskFrozenInputs, TaskSetup, make_logits_step, make_task_step
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.step import init_state
 
@@ -49,7 +49,7 @@ def run(devices: Devices, micro: int) -> tuple[Any, dict[str, Any]]:
     setup, optimizer, schedule = TaskSetup(MODELS, SETTINGS, micro), optax.adam(1e-2), optax.constant_schedule(1e-2)
     step = devices.map(make_task_step(setup, optimizer, schedule), replicated=2)
     state = devices.replicate(init_state(params_of(1), optimizer, ("encoder", "task_head")))
-    constants = devices.replicate(TaskConstants(params_of(2), np.int32(7)))
+    constants = devices.replicate(TaskFrozenInputs(params_of(2), np.int32(7)))
     return step(state, constants, devices.shard_batch(make_batch()))
 
 

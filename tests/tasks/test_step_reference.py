@@ -15,7 +15,7 @@ from distil_jax.config import FineTune, Optimizer
 from distil_jax.hf import read_task_model
 from distil_jax.models import TaskModel
 from distil_jax.tasks.losses import Models
-from distil_jax.tasks.step import TaskConstants, TaskSetup, make_task_step
+from distil_jax.tasks.step import TaskFrozenInputs, TaskSetup, make_task_step
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.step import init_state
@@ -94,7 +94,7 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
         for group in torch_adam.param_groups:
             group["lr"] = float(schedule(number))
         torch_adam.step()
-        state, metrics = step(state, devices.replicate(TaskConstants(None, np.int32(0))), devices.shard_batch(batch))
+        state, metrics = step(state, devices.replicate(TaskFrozenInputs(None, np.int32(0))), devices.shard_batch(batch))
         np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
     theirs.save_pretrained(tmp_path / "after")
     _, _, expected, _ = read_task_model(tmp_path / "after", "sequence")

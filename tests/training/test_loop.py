@@ -26,7 +26,7 @@ STEPS = 12
 def stopped(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same run, interrupted in its seventh step: after the checkpoint of step 6."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    finished, save = loop._Meter.finished, Checkpoints.save
+    finished, save = loop.StepLogger.finished, Checkpoints.save
 
     def stop(self: Any, number: int, metrics: Any) -> None:
         finished(self, number, metrics)
@@ -38,7 +38,7 @@ def stopped(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPat
         self._manager.wait_until_finished()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Meter, "finished", stop)
+        patch.setattr(loop.StepLogger, "finished", stop)
         patch.setattr(Checkpoints, "save", save_and_wait)
         with pytest.raises(KeyboardInterrupt):
             distill(tiny_config(folder))

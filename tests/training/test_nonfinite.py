@@ -154,7 +154,7 @@ def test_a_run_goes_on_after_skipped_steps_also_when_it_is_killed(
     jax.tree.map(np.testing.assert_array_equal, states[4].params, states[6].params)
     assert any((a != b).any() for a, b in zip(*(jax.tree.leaves(states[n].params) for n in (6, 7)), strict=True))
 
-    finished = loop._Meter.finished
+    finished = loop.StepLogger.finished
 
     def stop(self: Any, number: int, metrics: Any) -> None:
         finished(self, number, metrics)
@@ -162,7 +162,7 @@ def test_a_run_goes_on_after_skipped_steps_also_when_it_is_killed(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Meter, "finished", stop)
+        patch.setattr(loop.StepLogger, "finished", stop)
         with pytest.raises(KeyboardInterrupt):
             distill(often_saved(tmp_path / "stopped", changes))
     again = distill(often_saved(tmp_path / "stopped", changes))

@@ -18,8 +18,8 @@ from distil_jax.objectives import objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.step import (
-    Constants,
-    Task,
+    FrozenInputs,
+    StepConfig,
     init_state,
     make_evaluation_step,
     make_train_step,
@@ -44,9 +44,9 @@ def make_rows(seed: int = 0) -> np.ndarray:
     return rows
 
 
-def make_task(**changes: Any) -> Task:
+def make_task(**changes: Any) -> StepConfig:
     student = MaskedLM(student_config(TEACHER, [0]))
-    task = Task(
+    task = StepConfig(
         student=student,
         teacher=MaskedLM(TEACHER),
         objective=Objective(alpha_mse=0.01),
@@ -65,13 +65,15 @@ def teacher_params() -> Any:
     return jax.tree.map(lambda x: np.asarray(x + 0.01), init)
 
 
-def constants_of(task: Task, teacher_params: Any) -> Constants:
+def constants_of(task: StepConfig, teacher_params: Any) -> FrozenInputs:
     counts = np.arange(VOCAB, dtype=np.int64) ** 2
     teacher = teacher_params if task.teacher is not None else None
-    return Constants(teacher, masking_log_weights(counts, SPECIAL, 0.7))
+    return FrozenInputs(teacher, masking_log_weights(counts, SPECIAL, 0.7))
 
 
-def train(devices: Devices, task: Task, teacher_params: Any, steps: int = 3) -> tuple[Any, list[dict[str, float]]]:
+def train(
+    devices: Devices, task: StepConfig, teacher_params: Any, steps: int = 3
+) -> tuple[Any, list[dict[str, float]]]:
     """Parameters and metrics after `steps` steps on different rows."""
     optimizer = make_optimizer(OPTIMIZER, 10)
     params = student_params(teacher_params, TEACHER, task.student.config, [0])

@@ -24,7 +24,7 @@ from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import Constants, Task, init_state, make_train_step
+from distil_jax.training.step import FrozenInputs, StepConfig, init_state, make_train_step
 
 PAD, UNK, CLS, SEP, MASK, VOCAB, LENGTH, BATCH = 0, 1, 2, 3, 4, 60, 24, 8
 SEED, STEPS = 11, 10
@@ -61,8 +61,8 @@ def draw_rows(seed: int) -> np.ndarray:
     return rows
 
 
-def make_task(teacher: EncoderConfig) -> Task:
-    return Task(
+def make_task(teacher: EncoderConfig) -> StepConfig:
+    return StepConfig(
         student=MaskedLM(student_config(teacher, LAYERS)),
         teacher=MaskedLM(teacher),
         objective=OBJECTIVE,
@@ -84,7 +84,7 @@ def take_steps(teacher: EncoderConfig, count: int) -> Iterator[tuple[Any, dict[s
     params = draw_params(teacher)
     student = student_params(params, teacher, task.student.config, LAYERS)
     state = devices.replicate(init_state(student, optimizer, task.trainable))
-    constants = devices.replicate(Constants(params, log_weights()))
+    constants = devices.replicate(FrozenInputs(params, log_weights()))
     step = devices.map(make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, STEPS)), replicated=2)
     for number in range(count):
         state, metrics = step(state, constants, devices.shard_batch(draw_rows(number)))
