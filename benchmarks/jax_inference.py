@@ -40,7 +40,7 @@ class Side:
     def open(self, **request: Any) -> dict[str, Any]:
         """Load a model and compile it for every length of the rows [count, at most L] in the file."""
         pin(request["cores"])
-        encoder, head, params, _ = read_task_model(request["model"], "sequence")
+        encoder, params, head, *_ = read_task_model(request["model"], "sequence")
         devices = make_devices("shard_map", 1)
         self._compute = make_network(devices, encoder, head, params)
         self._rows = [row[row > 0] for row in np.load(request["rows"])["ids"]]

@@ -23,8 +23,7 @@ from distil_jax.config import Config, with_overrides
 from distil_jax.data.corpus import Corpus, open_corpus
 from distil_jax.data.corpus.tokens import INDEX
 from distil_jax.errors import UserError
-from distil_jax.hf import Tokenizer, load_tokenizer, read_encoder_config, task_head
-from distil_jax.hf.hub import WEIGHT_FILES
+from distil_jax.hf import WEIGHT_FILES, Tokenizer, load_tokenizer, read_encoder_config, task_head
 from distil_jax.models import EncoderConfig, MaskedLM, TaskModel
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import encode_examples

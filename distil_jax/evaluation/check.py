@@ -15,7 +15,7 @@ from distil_jax.config import config_from_toml
 from distil_jax.data.corpus.tokens import INDEX, open_corpus
 from distil_jax.errors import UserError, one_line
 from distil_jax.evaluation.study_report import REPORT_FILE, read_json
-from distil_jax.hf.checksums import CHECKSUMS_FILE, check_files
+from distil_jax.hf import CHECKSUMS_FILE, check_files
 from distil_jax.runs.folder import (
     CONFIG_FILE,
     INPUTS_FILE,

@@ -15,8 +15,7 @@ from distil_jax.data.corpus import Corpus, open_corpus
 from distil_jax.data.corpus.masking import MaskingRule
 from distil_jax.errors import UserError
 from distil_jax.export import read_run
-from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
-from distil_jax.hf.hub import home_resolved
+from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.parallel import make_devices
@@ -49,10 +48,10 @@ def load_language_model(path: str) -> LanguageModel:
         if trained.head is not None:
             raise UserError(f"{path}: was fine-tuned on a task; its measures are in its result.json")
         return LanguageModel(trained.encoder, trained.params, trained.tokenizer)
-    encoder, params = read_params(locate(path))
+    encoder, params, *_ = read_pretrained(path)
     if "mlm_head" not in params:
         raise UserError(f"{path}: has no masked-language-model head, so there is no masked-token loss to measure")
-    return LanguageModel(encoder, params, load_tokenizer(path))  # of a hub id, `locate` fetches no tokenizer
+    return LanguageModel(encoder, params, load_tokenizer(path))  # of a hub id, `read_pretrained` fetches no tokenizer
 
 
 def evaluate_model(

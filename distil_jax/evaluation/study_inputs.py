@@ -54,7 +54,5 @@ class InputsNow:
         for key in ((source, None), (source, seed)):
             if key in self._models:
                 return self._models[key]
-        _, _, params, fresh = read_task_model(
-            source, data.spec.kind, labels=data.labels, problem=data.spec.problem, seed=seed
-        )
-        return self._models.setdefault((source, seed if fresh else None), fingerprint(params))
+        model = read_task_model(source, data.spec.kind, labels=data.labels, problem=data.spec.problem, seed=seed)
+        return self._models.setdefault((source, seed if model.is_new_head else None), fingerprint(model.params))

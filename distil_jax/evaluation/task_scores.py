@@ -21,8 +21,7 @@ from distil_jax.evaluation.report import markdown
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
 from distil_jax.export.prediction_settings import QUESTION_FIELDS
 from distil_jax.export.predictor import ReadyModel, read_ready
-from distil_jax.hf.task_config import has_names
-from distil_jax.hf.task_params import match_head
+from distil_jax.hf import has_names, match_head, order_note
 from distil_jax.models import TaskHead, TaskModel
 from distil_jax.runs.coordination import first_process_in
 from distil_jax.runs.folder import fingerprint, unfinished, write_whole
@@ -32,7 +31,7 @@ from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import TaskData, TaskSpec
 from distil_jax.tasks.finetune import RESULT_FILE, measured
 from distil_jax.tasks.inference import SCORE, Logits, make_predictor, validation_measures
-from distil_jax.tasks.learner import check_lengths, check_vocabulary, order_note
+from distil_jax.tasks.learner import check_lengths, check_vocabulary
 from distil_jax.tasks.registry import task_spec
 from distil_jax.tasks.testing import labelled_tests, measures_on
 from distil_jax.training.parallel import Devices, make_devices

@@ -12,10 +12,7 @@ from distil_jax.data.rows import Faults, Row
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.export.prediction_settings import answer_options, from_config_json
-from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_task_model
-from distil_jax.hf.config import read_json
-from distil_jax.hf.hub import home_resolved
-from distil_jax.hf.task_config import named_kind
+from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.runs.folder import CONFIG_FILE
 from distil_jax.tasks.answers import AnswerOptions
@@ -96,7 +93,8 @@ def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0
     kind = named_kind(raw)
     if kind is None:
         raise UserError(f"{path}: has no task head, so there is nothing to predict; fine-tune it (distil-jax finetune)")
-    encoder, head, params, _ = read_task_model(folder, kind)
+    encoder, params, head, *_ = read_task_model(folder, kind)
+    assert head is not None
     exported = from_config_json(raw, kind, f"{path}/config.json")
     settings, options, pairs = exported or (TaskSettings(), None, None)
     settings = _fitted_settings(settings, encoder, kind, max_length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,32 @@ from distil_jax.hf.names import TIED_COPIES, Leaf, canonical, is_ignored, is_mlm
 from distil_jax.hf.read import open_tensors
 
 if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig
+    from distil_jax.models import EncoderConfig, TaskHead
 
 Params = dict[str, Any]
+
+
+class PretrainedModel(NamedTuple):
+    """A model as it was read from a folder.
+
+    Attributes:
+        config: the encoder.
+        params: {"encoder", "mlm_head" or "task_head" if there is one}: NumPy float32, kernels [in, out]; arrays may be
+            read-only, strided views of the memory-mapped file.
+        head: what params["task_head"] is; None without one.
+        is_new_head: the head is random: the folder has none that fits.
+        is_new_pooler: so is BERT's pooler, which the head reads.
+        notes: what the user should know before training, a line each.
+    """
+
+    config: EncoderConfig
+    params: Params
+    head: TaskHead | None = None
+    is_new_head: bool = False
+    is_new_pooler: bool = False
+    notes: tuple[str, ...] = ()
+
+
 _LISTED = 20  # names a message spells out before it counts
 
 

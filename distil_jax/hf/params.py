@@ -12,7 +12,7 @@ import numpy as np
 from distil_jax.errors import UserError
 from distil_jax.hf.checkpoint import (
     Checkpoint,
-    Params,
+    PretrainedModel,
     collected,
     listed,
     mismatches,
@@ -20,6 +20,7 @@ from distil_jax.hf.checkpoint import (
     refuse_untied,
 )
 from distil_jax.hf.config import MLM_ARCHITECTURES, architectures
+from distil_jax.hf.hub import locate
 from distil_jax.hf.names import is_mlm_name, leaves, prefixed
 
 if TYPE_CHECKING:
@@ -37,23 +38,19 @@ def _has_mlm_head(raw: Mapping[str, Any], checkpoint: Checkpoint, head: HeadChoi
     return bool(named) or any(is_mlm_name(name, checkpoint.family) for name in checkpoint.tensors)
 
 
-def read_params(folder: str | Path, head: HeadChoice = "auto") -> tuple[EncoderConfig, Params]:
-    """Configuration and parameters of a local model folder.
+def read_pretrained(path_or_id: str | Path, head: HeadChoice = "auto") -> PretrainedModel:
+    """A masked language model or an encoder of a folder or hub id.
 
     Args:
-        folder: holds config.json and the weights in any format of `read_tensors`.
+        path_or_id: a local folder or a hub id (see `locate`); the weights are in any format of `read_tensors`.
         head: "mlm" wants the masked-language-model head, "none" the encoder alone (with BERT's pooler if the file has
             one; a head is passed over), "auto" takes the head if the architecture or the tensors have one.
-
-    Returns:
-        (config, params): params {"encoder": ..., "mlm_head": ... (with a head)}, nested dictionaries of NumPy float32
-        arrays, kernels [in, out]. Arrays may be read-only, strided views of the memory-mapped file.
 
     Raises:
         UserError: the file does not fit config.json (every missing, unexpected and wrongly shaped tensor is named;
             other heads and index buffers are passed over), its head is not tied, or it cannot be read.
     """
-    folder = Path(folder)
+    folder = locate(path_or_id)
     raw, config, checkpoint = open_model(folder)
     with_head = _has_mlm_head(raw, checkpoint, head)
     pooler = config.family == "bert" and not with_head and checkpoint.has_pooler
@@ -65,7 +62,7 @@ def read_params(folder: str | Path, head: HeadChoice = "auto") -> tuple[EncoderC
         raise UserError(f"{checkpoint.where}: does not fit config.json: {'; '.join(wrong)}{hint}")
     if with_head:
         refuse_untied(checkpoint)
-    return config, collected(wanted, checkpoint)
+    return PretrainedModel(config, collected(wanted, checkpoint))
 
 
 def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

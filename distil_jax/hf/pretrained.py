@@ -11,7 +11,7 @@ from distil_jax.errors import UserError
 from distil_jax.hf.checkpoint import Params
 from distil_jax.hf.config import read_json
 from distil_jax.hf.hub import locate
-from distil_jax.hf.params import read_params
+from distil_jax.hf.params import read_pretrained
 from distil_jax.hf.task_config import FIXED_OUTPUTS, KINDS, named_kind
 from distil_jax.hf.task_params import read_task_model
 
@@ -53,7 +53,7 @@ def from_pretrained(
         tree); NumPy float32 arrays.
 
     Raises:
-        UserError: as `locate`, `read_params` and `read_task_model`, or an unknown head or dtype.
+        UserError: as `locate`, `read_pretrained` and `read_task_model`, or an unknown head or dtype.
     """
     if dtype not in _DTYPES:
         raise UserError(f"dtype = {dtype!r}; known: {', '.join(_DTYPES)}")
@@ -74,11 +74,14 @@ def from_pretrained(
     if kind is not None:
         count = num_labels or FIXED_OUTPUTS.get(head, 0)
         wanted: Any = {"labels": labels, "problem": problem or "", "num_outputs": count}
-        config, found, params, fresh = read_task_model(folder, kind, **wanted, seed=seed)
-        if fresh:
-            logging.getLogger(__name__).warning("%s: has no such %s head; a new, untrained one is used", folder, kind)
-        return TaskModel(config, found, jnp.dtype(dtype), attention), params
-    config, params = read_params(folder, cast("Literal['auto', 'mlm', 'none']", head))
-    if "mlm_head" in params:
-        return MaskedLM(config, jnp.dtype(dtype), attention), params
-    return Encoder(config, jnp.dtype(dtype), attention), params["encoder"]
+        model = read_task_model(folder, kind, **wanted, seed=seed)
+    else:
+        model = read_pretrained(folder, cast("Literal['auto', 'mlm', 'none']", head))
+    new = f"{folder}: has no such {kind} head; a new, untrained one is used"
+    for note in (*model.notes, *[new] * model.is_new_head):
+        logging.getLogger("distil_jax").warning("%s", note)
+    if model.head is not None:
+        return TaskModel(model.config, model.head, jnp.dtype(dtype), attention), model.params
+    if "mlm_head" in model.params:
+        return MaskedLM(model.config, jnp.dtype(dtype), attention), model.params
+    return Encoder(model.config, jnp.dtype(dtype), attention), model.params["encoder"]

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.checkpoint import Checkpoint, Params, collected, insert, listed, mismatches, open_model
+from distil_jax.hf.checkpoint import (
+    Checkpoint,
+    Params,
+    PretrainedModel,
+    collected,
+    insert,
+    listed,
+    mismatches,
+    open_model,
+)
 from distil_jax.hf.config import ARCHITECTURES, architectures
 from distil_jax.hf.hub import locate
 from distil_jax.hf.names import Leaf, leaves
@@ -30,7 +39,7 @@ def read_task_model(
     problem: str = "",
     num_outputs: int = 0,
     seed: int = 0,
-) -> tuple[EncoderConfig, TaskHead, Params, bool]:
+) -> PretrainedModel:
     """A folder's or hub id's encoder with a task head, the folder's own where it fits.
 
     Args:
@@ -43,10 +52,6 @@ def read_task_model(
             problem, and the same names if both have names; outputs in another order are put into the wanted one. If it
             does not fit, the head is new, and so is a pooler that the folder lacks.
         seed: of the random values of a new head.
-
-    Returns:
-        (config, head, params, fresh): params {"encoder", "task_head"}, complete, NumPy float32 (possibly read-only
-        views of the file); fresh says that the head is new.
 
     Raises:
         UserError: the folder has no such head and none was asked for, what was asked for is no head, or it cannot be
@@ -62,25 +67,25 @@ def read_task_model(
         if own is None:
             raise UserError(_no_such_head(config, raw, checkpoint, kind, folder))
         config, params = _read(config, checkpoint, own)
-        return config, own, params, False
+        return PretrainedModel(config, params, own)
     head = task_head(config, raw, kind, labels or (), problem, num_outputs=num_outputs, where=where)
     agreed = None if own is None else _agreed(own, head)
     if agreed is None:
         config, params = _read(config, checkpoint, None)
+        is_new_pooler = head.needs_pooler and not config.pooler
         config, params = add_task_head(config, params, head, seed=seed)
-        return config, head, params, True
+        return PretrainedModel(config, params, head, True, is_new_pooler)
+    assert own is not None
     head, order = agreed
     config, params = _read(config, checkpoint, head)
-    return config, head, _ordered(params, order), False
+    is_guess = len(head.labels) > 1 and has_names(head.labels) and not has_names(own.labels)
+    notes = (order_note(str(path_or_id), head.labels),) if is_guess else ()
+    return PretrainedModel(config, _ordered(params, order), head, notes=notes)
 
 
-def has_pooler(path_or_id: str | Path) -> bool:
-    """Whether a folder or hub id comes with BERT's pooler.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    return open_model(locate(path_or_id))[2].has_pooler
+def order_note(name: str, labels: tuple[str, ...]) -> str:
+    """The note on a model `name` whose outputs have no names and are taken for `labels` in their order."""
+    return f"{name}: its labels have no names; taken in the order {listed(labels)}"
 
 
 def match_head(own: TaskHead, wanted: TaskHead, params: Params) -> tuple[TaskHead, Params] | None:

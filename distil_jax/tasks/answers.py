@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from distil_jax.config import TaskSettings
-from distil_jax.hf.task_config import numbered_labels
+from distil_jax.hf import numbered_labels
 from distil_jax.models import TaskHead
 from distil_jax.tasks.data.labels import is_span_tag
 from distil_jax.tasks.encode import Encoded, word_logits

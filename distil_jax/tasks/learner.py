@@ -7,10 +7,7 @@ import dataclasses
 from distil_jax.config import Config
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
-from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_task_model
-from distil_jax.hf.config import read_json
-from distil_jax.hf.task_config import has_names, names_labels
-from distil_jax.hf.task_params import has_pooler
+from distil_jax.hf import PretrainedModel, Tokenizer, load_tokenizer, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import TaskData
@@ -42,38 +39,25 @@ def read_learner(config: Config, data: TaskData) -> Learner:
         UserError: one of them cannot be read, or they do not fit the task or each other.
     """
     source, spec = config.model.initial, data.spec
-    encoder, head, params, fresh = read_task_model(
-        source, spec.kind, labels=data.labels, problem=spec.problem, seed=config.run.seed
-    )
+    model = read_task_model(source, spec.kind, labels=data.labels, problem=spec.problem, seed=config.run.seed)
+    encoder, params, head = model.config, model.params, model.head
+    assert head is not None
     check_lengths(config, data, "model.initial", encoder)
     tokenizer = load_tokenizer(source)
     check_vocabulary(source, encoder, tokenizer)
-    notes = () if fresh else _order_notes("model.initial", source, data.labels)
-    if fresh and config.model.freeze_encoder and head.needs_pooler and not has_pooler(source):
+    notes = tuple(f"model.initial = {note}" for note in model.notes)
+    if config.model.freeze_encoder and model.is_new_pooler:
         notes += (
             f"model.freeze_encoder: {source} has no pooler, which classifying with BERT needs; a random one is kept as "
             "it is, and scores suffer",
         )
     teacher = None
     if config.teacher.path:
-        teacher = _teacher(config, data, head, encoder, tokenizer)
-        notes += _order_notes("teacher.path", config.teacher.path, data.labels)
+        found = _teacher(config, data, head, encoder, tokenizer)
+        assert found.head is not None
+        teacher = (found.config, found.head, found.params)
+        notes += tuple(f"teacher.path = {note}" for note in found.notes)
     return Learner(encoder, head, params, tokenizer, teacher, notes)
-
-
-def _order_notes(name: str, source: str, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Said of a trained head whose outputs have no names: that they stand in the task's order is a guess."""
-    if len(labels) < 2 or not has_names(labels):
-        return ()
-    path = locate(source) / "config.json"
-    if names_labels(read_json(path), str(path)):
-        return ()
-    return (order_note(name, labels),)
-
-
-def order_note(name: str, labels: tuple[str, ...]) -> str:
-    """Said of a model `name` whose outputs have no names and are taken for `labels` in their order."""
-    return f"{name}: its labels have no names; taken in the order {some(labels)}"
 
 
 def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
@@ -98,25 +82,25 @@ def check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderCon
 
 def _teacher(
     config: Config, data: TaskData, head: TaskHead, student: EncoderConfig, tokenizer: Tokenizer
-) -> tuple[EncoderConfig, TaskHead, Params]:
+) -> PretrainedModel:
     source = config.teacher.path
     if load_tokenizer(source).sha256 != tokenizer.sha256:
         raise UserError(
             f"teacher.path = {source}: its vocabulary is not that of model.initial = {config.model.initial}"
         )
-    encoder, own, params, fresh = read_task_model(
+    model = read_task_model(
         source, data.spec.kind, labels=head.labels, problem=head.problem, num_outputs=head.num_outputs
     )
-    if fresh:
+    if model.is_new_head:
         labels = f" with the labels {some(data.labels)}" if data.labels else ""
         raise UserError(
             f"teacher.path = {source}: has no head for {data.spec.name}{labels}; fine-tune it first "
             "(distil-jax finetune), or leave teacher.path empty"
         )
-    check_lengths(config, data, "teacher.path", encoder)
-    if config.finetune.alpha_cos > 0 and encoder.hidden_size != student.hidden_size:
+    check_lengths(config, data, "teacher.path", model.config)
+    if config.finetune.alpha_cos > 0 and model.config.hidden_size != student.hidden_size:
         raise UserError(
             f"finetune.alpha_cos = {config.finetune.alpha_cos:g}: hidden states of widths {student.hidden_size} "
-            f"(model.initial) and {encoder.hidden_size} (teacher.path) cannot be compared; set it to 0"
+            f"(model.initial) and {model.config.hidden_size} (teacher.path) cannot be compared; set it to 0"
         )
-    return encoder, own, params
+    return model

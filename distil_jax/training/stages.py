@@ -21,7 +21,7 @@ from distil_jax.data.corpus import Corpus, open_corpus
 from distil_jax.data.corpus.batches import batch_rows, stream_order, training_batches
 from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
-from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_params
+from distil_jax.hf import Tokenizer, load_tokenizer, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.models.flash_attention import this_device
 from distil_jax.objectives import (
@@ -341,7 +341,7 @@ def _check_vocabulary(name: str, encoder: EncoderConfig, corpus: Corpus) -> None
 
 def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
     """Configuration and parameters without BERT's pooler, which no loss here trains."""
-    encoder, params = read_params(locate(path_or_id))
+    encoder, params, *_ = read_pretrained(path_or_id)
     body = {name: value for name, value in params["encoder"].items() if name != "pooler"}
     return dataclasses.replace(encoder, pooler=False), {**params, "encoder": body}
 

@@ -15,7 +15,7 @@ from distil_jax.cli import main
 from distil_jax.errors import UserError
 from distil_jax.evaluation.check import Item, check
 from distil_jax.export import export
-from distil_jax.hf.checksums import CHECKSUMS_FILE
+from distil_jax.hf import CHECKSUMS_FILE
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def centred(model: Path, rows: Path, folder: Path) -> Path:
     """The model with a bias under which no class comes out for all of the rows."""
     texts = [json.loads(line)["text"] for line in rows.read_text().splitlines()]
     scores = [[*one["scores"].values()] for one in predict(model, texts)]
-    encoder, head, params, _ = read_task_model(model, "sequence")
+    encoder, params, head, *_ = read_task_model(model, "sequence")
     output = params["task_head"]["output"]
     output = {**output, "bias": output["bias"] - np.log(np.maximum(scores, 1e-20)).mean(axis=0).astype(np.float32)}
     params = {**params, "task_head": {**params["task_head"], "output": output}}
@@ -119,7 +119,7 @@ def test_the_score_is_scikit_learns_of_transformers_predictions(
     assert found["score"] == found["accuracy"] == accuracy_score(truth, predicted)
     assert found["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
     # With the outputs in another order, transformers would say the same names if the weights were moved along.
-    encoder, head, params, _ = read_task_model(folder, "sequence")
+    encoder, params, head, *_ = read_task_model(folder, "sequence")
     output, order = params["task_head"]["output"], [2, 0, 1]
     moved = {"kernel": output["kernel"][:, order], "bias": output["bias"][order]}
     head = dataclasses.replace(head, labels=tuple(NAMES[i].upper() for i in order))

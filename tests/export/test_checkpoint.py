@@ -11,7 +11,7 @@ import pytest
 
 from distil_jax.errors import UserError
 from distil_jax.export import export, read_run
-from distil_jax.hf import load_tokenizer, read_params
+from distil_jax.hf import load_tokenizer, read_pretrained
 from distil_jax.training.checkpoint import Checkpoints
 
 
@@ -46,7 +46,7 @@ def test_a_process_reads_onto_a_device_of_its_own(tiny_run: Path, monkeypatch: p
 
 def test_the_folder_holds_the_checkpoint_to_the_bit(tiny_run: Path, tiny_world: Path, tmp_path: Path) -> None:
     trained = export(tiny_run, tmp_path / "model", step=1)
-    config, params = read_params(tmp_path / "model")
+    config, params, *_ = read_pretrained(tmp_path / "model")
     assert config == trained.encoder
     assert same(params, read_run(tiny_run, 1).params)
     sha256 = load_tokenizer(tmp_path / "model").sha256
@@ -78,9 +78,9 @@ def test_a_second_export_replaces_the_first_only_when_told_to(tiny_run: Path, tm
     export(tiny_run, tmp_path / "model", step=1)
     with pytest.raises(UserError, match="not empty"):
         export(tiny_run, tmp_path / "model", step=2)
-    assert same(read_params(tmp_path / "model")[1], read_run(tiny_run, 1).params)
+    assert same(read_pretrained(tmp_path / "model")[1], read_run(tiny_run, 1).params)
     export(tiny_run, tmp_path / "model", step=2, overwrite=True)
-    assert same(read_params(tmp_path / "model")[1], read_run(tiny_run, 2).params)
+    assert same(read_pretrained(tmp_path / "model")[1], read_run(tiny_run, 2).params)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

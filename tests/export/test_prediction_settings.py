@@ -30,7 +30,7 @@ def exported(task_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., 
     """A function (task, changed settings, description) -> folder of the exported question model."""
 
     def make(task: str, changes: dict[str, Any] | None = None, **description: Any) -> Path:
-        encoder, head, params, _ = read_task_model(task_folder("answers"), "question")
+        encoder, params, head, *_ = read_task_model(task_folder("answers"), "question")
         config = with_overrides(Config(), {"task.name": task, "run.output": "x", **WINDOWS, **(changes or {})})
         about = {"stage": "finetune", "task": task, "initial": "small", "teacher": "", "examples": 9, **description}
         metadata = {"config": config_to_toml(config), "description": about, "steps": 1, "evaluations": {"1": {}}}

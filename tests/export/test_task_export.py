@@ -15,9 +15,7 @@ from distil_jax.config import Config, config_to_toml, with_overrides
 from distil_jax.export import export, predict, read_run
 from distil_jax.export.checkpoint import Trained, save_trained
 from distil_jax.export.task_card import task_card
-from distil_jax.hf import load_tokenizer, read_task_model
-from distil_jax.hf.config import read_json
-from distil_jax.hf.task_config import named_kind
+from distil_jax.hf import load_tokenizer, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.training.checkpoint import Checkpoints
 
@@ -54,8 +52,8 @@ def test_the_checkpoint_is_restored_with_its_head(task_run: Path, tmp_path: Path
     assert trained.step == 3
     assert trained.head is not None
     assert trained.head.labels == ("other", "same")
-    encoder, head, params, fresh = read_task_model(tmp_path / "model", "sequence")
-    assert not fresh
+    encoder, params, head, is_new_head, *_ = read_task_model(tmp_path / "model", "sequence")
+    assert not is_new_head
     assert (encoder, head) == (trained.encoder, trained.head)
     np.testing.assert_array_equal(
         params["task_head"]["output"]["kernel"], trained.params["task_head"]["output"]["kernel"]
@@ -94,7 +92,7 @@ def test_every_kind_of_head_is_exported(task_folder: Callable[..., Path], tmp_pa
     folder = task_folder(name)
     kind = named_kind(read_json(folder / "config.json"))
     assert kind is not None
-    encoder, head, params, _ = read_task_model(folder, kind)
+    encoder, params, head, *_ = read_task_model(folder, kind)
     config = with_overrides(Config(), {"task.name": task, "task.train": "rows.csv", "run.output": "x"})
     metadata = {
         "config": config_to_toml(config),

@@ -111,11 +111,11 @@ from pathlib import Path
 
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer
-from distil_jax.hf.config import read_encoder_config
-from distil_jax.hf.params import read_params
+from distil_jax.hf import read_encoder_config
+from distil_jax.hf import read_pretrained
 from distil_jax.hf.read import read_tensors
 
-READ = {"tensors": read_tensors, "params": read_params, "config": read_encoder_config, "tokenizer": load_tokenizer}
+READ = {"tensors": read_tensors, "params": read_pretrained, "config": read_encoder_config, "tokenizer": load_tokenizer}
 FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.remove", "os.rename", "os.mkdir", "os.rmdir",
              "os.chmod", "os.link", "os.symlink", "os.truncate", "subprocess.Popen", "socket.", "pickle.find_class",
              "exec", "ctypes.dlopen", "shutil.", "webbrowser.open")

@@ -14,8 +14,7 @@ import pytest
 import safetensors.numpy
 
 from distil_jax.errors import UserError
-from distil_jax.hf import load_tokenizer
-from distil_jax.hf.config import read_encoder_config
+from distil_jax.hf import load_tokenizer, read_encoder_config
 
 pytestmark = pytest.mark.fault("hostile model files, other")
 Attack = Callable[..., dict[str, Any]]

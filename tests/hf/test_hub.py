@@ -95,7 +95,7 @@ def _run(code: str, cache: Path, endpoint: str, offline: bool) -> str:
 
 READ = """
 try:
-    config, params = read_params(locate("tiny/model"))
+    config, params, *_ = read_pretrained(locate("tiny/model"))
     print(config.family, config.vocab_size, sorted(params))
 except UserError as error:
     print("UserError", error)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from distil_jax.hf import task_head_from_hf
-from distil_jax.hf.config import encoder_config_from_hf
+from distil_jax.hf import encoder_config_from_hf, task_head_from_hf
 from distil_jax.hf.names import canonical, is_ignored, leaves, prefixed
 
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 import torch
 
 from distil_jax.errors import UserError
-from distil_jax.hf import from_pretrained, read_params
+from distil_jax.hf import from_pretrained, read_pretrained
 from distil_jax.hf.params import tensors_from_params
 
 
@@ -47,7 +47,7 @@ def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 def test_there_and_back_is_byte_identical(make_folder: Callable[..., Path], architecture: str) -> None:
     folder = make_folder(architecture)
     theirs = safetensors.numpy.load_file(folder / "model.safetensors")
-    ours = tensors_from_params(*read_params(folder))
+    ours = tensors_from_params(*read_pretrained(folder)[:2])
     assert ours.keys() == theirs.keys()
     for name, values in theirs.items():
         assert (ours[name].tobytes(), ours[name].shape) == (values.tobytes(), values.shape), name
@@ -57,13 +57,13 @@ def test_there_and_back_is_byte_identical(make_folder: Callable[..., Path], arch
 def test_the_real_minilm_there_and_back(minilm: Path) -> None:
     theirs = safetensors.numpy.load_file(minilm / "model.safetensors")
     theirs.pop("embeddings.position_ids", None)
-    ours = tensors_from_params(*read_params(minilm))
+    ours = tensors_from_params(*read_pretrained(minilm)[:2])
     assert ours.keys() == theirs.keys()
     assert all(ours[name].tobytes() == values.tobytes() for name, values in theirs.items())
 
 
 def test_kernels_are_transposed_weights(make_folder: Callable[..., Path], make_model: Callable[..., Any]) -> None:
-    _, params = read_params(make_folder("BertForMaskedLM"))
+    _, params, *_ = read_pretrained(make_folder("BertForMaskedLM"))
     layer = make_model("BertForMaskedLM").bert.encoder.layer[1]
     kernel = params["encoder"]["layer_1"]["ffn_in"]["kernel"]
     assert kernel.shape == (12, 20)
@@ -72,7 +72,7 @@ def test_kernels_are_transposed_weights(make_folder: Callable[..., Path], make_m
 
 def test_old_layer_norm_names(make_folder: Callable[..., Path], edit_tensors: Callable[..., None]) -> None:
     folder = make_folder("BertForMaskedLM")
-    _, expected = read_params(folder)
+    _, expected, *_ = read_pretrained(folder)
 
     def age(tensors: dict[str, np.ndarray]) -> None:
         for name in [name for name in tensors if "LayerNorm" in name]:
@@ -80,7 +80,7 @@ def test_old_layer_norm_names(make_folder: Callable[..., Path], edit_tensors: Ca
             tensors[old] = tensors.pop(name)
 
     edit_tensors(folder, age)
-    assert _same(read_params(folder)[1], expected)
+    assert _same(read_pretrained(folder)[1], expected)
 
 
 @pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel"])
@@ -88,7 +88,7 @@ def test_with_and_without_prefix(
     make_folder: Callable[..., Path], edit_tensors: Callable[..., None], architecture: str
 ) -> None:
     folder = make_folder(architecture)
-    _, expected = read_params(folder)
+    _, expected, *_ = read_pretrained(folder)
     prefix = "bert." if architecture == "BertModel" else "distilbert."
 
     def add_prefix(tensors: dict[str, np.ndarray]) -> None:
@@ -96,14 +96,14 @@ def test_with_and_without_prefix(
             tensors[prefix + name] = tensors.pop(name)
 
     edit_tensors(folder, add_prefix)
-    assert _same(read_params(folder)[1], expected)
+    assert _same(read_pretrained(folder)[1], expected)
 
 
 def test_other_heads_and_buffers_are_left_out(
     make_folder: Callable[..., Path], edit_tensors: Callable[..., None]
 ) -> None:
     folder = make_folder("BertForMaskedLM")
-    _, expected = read_params(folder)
+    _, expected, *_ = read_pretrained(folder)
     edit_tensors(
         folder,
         lambda tensors: tensors.update(
@@ -117,8 +117,8 @@ def test_other_heads_and_buffers_are_left_out(
             }
         ),
     )
-    assert _same(read_params(folder)[1], expected)
-    config, params = read_params(folder, "none")
+    assert _same(read_pretrained(folder)[1], expected)
+    config, params, *_ = read_pretrained(folder, "none")
     assert config.pooler
     assert set(params) == {"encoder"}
     assert set(params["encoder"]["pooler"]) == {"kernel", "bias"}
@@ -130,21 +130,21 @@ def test_other_heads_and_buffers_are_left_out(
 def test_checkpoints_of_other_tasks(make_folder: Callable[..., Path], architecture: str) -> None:
     """Models with other heads give the encoder, and the MLM head where there is one."""
     folder = make_folder(architecture)
-    _, params = read_params(folder)
+    _, params, *_ = read_pretrained(folder)
     assert ("mlm_head" in params) == (architecture == "BertForPreTraining")
 
 
 def test_head_choice(make_folder: Callable[..., Path]) -> None:
     folder = make_folder("DistilBertForMaskedLM")
-    assert set(read_params(folder)[1]) == set(read_params(folder, "mlm")[1]) == {"encoder", "mlm_head"}
-    assert set(read_params(folder, "none")[1]) == {"encoder"}
+    assert set(read_pretrained(folder)[1]) == set(read_pretrained(folder, "mlm")[1]) == {"encoder", "mlm_head"}
+    assert set(read_pretrained(folder, "none")[1]) == {"encoder"}
     with pytest.raises(UserError, match="head = 'both'"):
-        read_params(folder, "both")  # pyright: ignore[reportArgumentType]
+        read_pretrained(folder, "both")  # pyright: ignore[reportArgumentType]
 
 
 def test_no_head_where_one_is_wanted(make_folder: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"missing: vocab_transform\.weight, .*vocab_projector\.bias"):
-        read_params(make_folder("DistilBertModel"), "mlm")
+        read_pretrained(make_folder("DistilBertModel"), "mlm")
 
 
 def test_every_wrong_tensor_is_named_in_one_line(
@@ -163,7 +163,7 @@ def test_every_wrong_tensor_is_named_in_one_line(
 
     edit_tensors(folder, spoil)
     with pytest.raises(UserError) as caught:
-        read_params(folder)
+        read_pretrained(folder)
     message = str(caught.value)
     assert "\n" not in message
     assert "missing: bert.encoder.layer.0.output.dense.bias, cls.predictions.bias;" in message
@@ -177,7 +177,7 @@ def test_long_lists_are_counted(make_folder: Callable[..., Path], edit_tensors: 
     folder = make_folder("BertModel")
     edit_tensors(folder, lambda t: t.update({f"strange.{i:02}": np.zeros(1, np.float32) for i in range(25)}))
     with pytest.raises(UserError) as caught:
-        read_params(folder)
+        read_pretrained(folder)
     assert all(f"strange.{i:02}" in str(caught.value) for i in range(20))
     assert "and 5 more" in str(caught.value)
 
@@ -188,22 +188,22 @@ def test_a_larger_config_than_the_file_is_refused_before_anything_is_allocated(
     folder = make_folder("BertForMaskedLM")
     edit_config(folder, hidden_size=60000, vocab_size=4_000_000, num_hidden_layers=1000, intermediate_size=240000)
     with pytest.raises(UserError, match=r"missing: .* and \d+ more; wrong shape: .*expected \[4000000, 60000\]"):
-        read_params(folder)
+        read_pretrained(folder)
 
 
 def test_tied_copies(make_folder: Callable[..., Path], edit_tensors: Callable[..., None]) -> None:
     folder = make_folder("BertForMaskedLM")
-    _, expected = read_params(folder)
+    _, expected, *_ = read_pretrained(folder)
     word = expected["encoder"]["embeddings"]["word"]["embedding"].copy()
     bias = expected["mlm_head"]["bias"].copy()
     copies = {"cls.predictions.decoder.weight": word, "cls.predictions.decoder.bias": bias}
     edit_tensors(folder, lambda tensors: tensors.update(copies))
-    assert _same(read_params(folder)[1], expected)
+    assert _same(read_pretrained(folder)[1], expected)
     edit_tensors(folder, lambda tensors: tensors.pop("cls.predictions.bias"))
-    assert _same(read_params(folder)[1], expected)
+    assert _same(read_pretrained(folder)[1], expected)
     edit_tensors(folder, lambda tensors: tensors.update({"cls.predictions.decoder.weight": word[:-1].copy()}))
     with pytest.raises(UserError, match=r"wrong shape: cls\.predictions\.decoder\.weight"):
-        read_params(folder)
+        read_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -214,18 +214,18 @@ def test_an_untied_head_is_refused(
     make_folder: Callable[..., Path], edit_tensors: Callable[..., None], architecture: str, name: str
 ) -> None:
     folder = make_folder(architecture)
-    word = read_params(folder)[1]["encoder"]["embeddings"]["word"]["embedding"] * np.float32(1.0001)
+    word = read_pretrained(folder)[1]["encoder"]["embeddings"]["word"]["embedding"] * np.float32(1.0001)
     edit_tensors(folder, lambda tensors: tensors.update({name: word}))
     with pytest.raises(UserError, match=rf"{name} differs from .*word_embeddings"):
-        read_params(folder)
-    assert set(read_params(folder, "none")[1]) == {"encoder"}
+        read_pretrained(folder)
+    assert set(read_pretrained(folder, "none")[1]) == {"encoder"}
 
 
 def test_untied_by_config_without_a_decoder(make_folder: Callable[..., Path], edit_config: Callable[..., None]) -> None:
     folder = make_folder("DistilBertForMaskedLM")
     edit_config(folder, tie_word_embeddings=False)
     with pytest.raises(UserError, match=r"tie_word_embeddings.*vocab_projector\.weight"):
-        read_params(folder)
+        read_pretrained(folder)
 
 
 def test_two_names_of_one_tensor(make_folder: Callable[..., Path], edit_tensors: Callable[..., None]) -> None:
@@ -233,7 +233,7 @@ def test_two_names_of_one_tensor(make_folder: Callable[..., Path], edit_tensors:
     name = "embeddings.LayerNorm.weight"
     edit_tensors(folder, lambda tensors: tensors.update({f"bert.{name}": tensors[name] + 1}))
     with pytest.raises(UserError, match="two names of one tensor"):
-        read_params(folder)
+        read_pretrained(folder)
 
 
 def test_no_remote_code(make_folder: Callable[..., Path], edit_config: Callable[..., None], tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_donating_mapped_parameters_leaves_the_file_alone(make_folder: Callable[
 
 
 def test_parameters_that_do_not_fit_are_not_written(make_folder: Callable[..., Path]) -> None:
-    config, params = read_params(make_folder("DistilBertForMaskedLM"))
+    config, params, *_ = read_pretrained(make_folder("DistilBertForMaskedLM"))
     params["encoder"]["extra"] = np.zeros(1)
     del params["mlm_head"]["bias"]
     params["encoder"]["layer_0"]["ffn_in"]["kernel"] = np.zeros((20, 12))
@@ -290,7 +290,7 @@ def test_the_goldens_of_the_original(shared: Path) -> None:
     """Folders saved by the original system's own code."""
     root = shared / "goldens" / "triple_loss"
     for name, family in (("teacher", "bert"), ("student", "distilbert")):
-        config, params = read_params(root / name)
+        config, params, *_ = read_pretrained(root / name)
         assert (config.family, "mlm_head" in params) == (family, True)
         theirs = safetensors.numpy.load_file(root / name / "model.safetensors")
         ours = tensors_from_params(config, params)

@@ -15,7 +15,7 @@ import safetensors.numpy
 import torch
 
 from distil_jax.errors import UserError
-from distil_jax.hf import from_pretrained, read_params, read_tensors
+from distil_jax.hf import from_pretrained, read_pretrained, read_tensors
 
 
 def _state(model: Any) -> dict[str, np.ndarray]:
@@ -106,7 +106,7 @@ def test_every_format(model: Any, tmp_path: Path, kind: str) -> None:
     # A .bin repeats the tied tensors under their second names.
     tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "vocab_projector.weight"}
     _assert_same({name: values for name, values in found.items() if name not in tied}, _state(model))
-    _, params = read_params(tmp_path / "m")
+    _, params, *_ = read_pretrained(tmp_path / "m")
     assert ("mlm_head" in params) == ("MaskedLM" in type(model).__name__)
 
 

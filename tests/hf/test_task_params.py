@@ -20,7 +20,7 @@ from distil_jax.errors import UserError
 from distil_jax.hf import (
     add_task_head,
     from_pretrained,
-    read_params,
+    read_pretrained,
     read_task_model,
     save_pretrained,
     task_head,
@@ -71,8 +71,8 @@ def test_there_and_back(
     if kind == "sequence":
         settings = settings | {"problem_type": "single_label_classification"}
     theirs = make_folder(architecture, **settings)
-    config, head, params, fresh = read_task_model(theirs, kind)
-    assert not fresh
+    config, params, head, is_new_head, *_ = read_task_model(theirs, kind)
+    assert not is_new_head
     assert head.labels == (("cold", "mild", "hot") if named else ())
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     save_pretrained(tmp_path / "ours", config, params, head=head)
@@ -101,7 +101,7 @@ def test_a_pipeline_shows_our_labels_and_scores(
     tokenizer = load_tokenizer(tiny_inputs / "tokenizer")
     kind: Any = "sequence" if "Sequence" in architecture else "token"
     folder = make_folder(architecture, vocab_size=tokenizer.vocab_size, **NAMES)
-    config, head, params, _ = read_task_model(folder, kind)
+    config, params, head, *_ = read_task_model(folder, kind)
     head = dataclasses.replace(head, labels=("north", "south", "west"))
     save_pretrained(tmp_path / "ours", config, params, head=head, tokenizer=tokenizer)
     task: Any = "text-classification" if kind == "sequence" else "token-classification"
@@ -120,42 +120,42 @@ def test_a_pipeline_shows_our_labels_and_scores(
 
 def test_label_ten_comes_after_label_two(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     names = tuple(f"tag {i}" for i in range(12))
-    config, head, params, _ = read_task_model(make_folder("DistilBertForTokenClassification", num_labels=12), "token")
+    config, params, head, *_ = read_task_model(make_folder("DistilBertForTokenClassification", num_labels=12), "token")
     save_pretrained(tmp_path / "ours", config, params, head=dataclasses.replace(head, labels=names))
     assert tuple(json.loads((tmp_path / "ours" / "config.json").read_text())["id2label"].values()) == names
 
 
 def test_a_regression_there_and_back(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     settings = {"num_labels": 1, "problem_type": "regression"}
-    config, head, params, _ = read_task_model(
+    config, params, head, *_ = read_task_model(
         make_folder("DistilBertForSequenceClassification", **settings), "sequence"
     )
     assert (head.labels, head.num_outputs, head.problem) == ((), 1, "regression")
     save_pretrained(tmp_path / "ours", config, params, head=head)
     loaded = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
     assert (loaded.num_labels, loaded.problem_type) == (1, "regression")
-    assert read_task_model(tmp_path / "ours", "sequence")[1] == head
+    assert read_task_model(tmp_path / "ours", "sequence").head == head
 
 
 @pytest.mark.parametrize("family", ["Bert", "DistilBert"])
 def test_a_new_head_on_a_language_model(make_folder: Callable[..., Path], tmp_path: Path, family: str) -> None:
     folder = make_folder(f"{family}ForMaskedLM")
-    encoder, _ = read_params(folder, "none")
+    encoder, *_ = read_pretrained(folder, "none")
     wanted = task_head(encoder, None, "sequence", ["bad", "good"])
-    config, head, params, fresh = read_task_model(folder, "sequence", labels=["bad", "good"], seed=3)
-    assert fresh and head == wanted and config.pooler == (family == "Bert")
+    config, params, head, is_new_head, *_ = read_task_model(folder, "sequence", labels=["bad", "good"], seed=3)
+    assert is_new_head and head == wanted and config.pooler == (family == "Bert")
     assert params.keys() == {"encoder", "task_head"}
     shapes = jax.eval_shape(lambda: TaskModel(config, head).init(jax.random.key(0), np.zeros((1, 4), np.int32)))
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda x: x.shape, shapes["params"])
-    again = read_task_model(folder, "sequence", labels=["bad", "good"], seed=3)[2]
-    other = read_task_model(folder, "sequence", labels=["bad", "good"], seed=4)[2]
+    again = read_task_model(folder, "sequence", labels=["bad", "good"], seed=3).params
+    other = read_task_model(folder, "sequence", labels=["bad", "good"], seed=4).params
     assert same(params, again)
     new = [params["task_head"]["output"], *([params["encoder"]["pooler"]] if config.pooler else [])]
     assert not same(params["task_head"], other["task_head"])
     for layer in new:
         assert layer["kernel"].std() == pytest.approx(0.4, rel=0.4) and not layer["bias"].any()
     untouched = {name: values for name, values in params["encoder"].items() if name != "pooler"}
-    assert same(untouched, read_params(folder, "mlm")[1]["encoder"])
+    assert same(untouched, read_pretrained(folder, "mlm")[1]["encoder"])
     save_pretrained(tmp_path / "ours", config, params, head=head)
     model_class: Any = getattr(transformers, f"{family}ForSequenceClassification")
     _, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -175,9 +175,9 @@ def test_the_layers_of_a_new_head_are_unrelated_and_of_the_right_spread() -> Non
 
 def test_a_pooler_that_is_there_stays(make_folder: Callable[..., Path]) -> None:
     folder = make_folder("BertModel")
-    config, params = read_params(folder)
-    found, _, completed, fresh = read_task_model(folder, "choice", num_outputs=1)
-    assert fresh and found.pooler
+    config, params, *_ = read_pretrained(folder)
+    found, completed, _, is_new_head, *_ = read_task_model(folder, "choice", num_outputs=1)
+    assert is_new_head and found.pooler
     assert same(completed["encoder"], params["encoder"])
     token = task_head(config, None, "token", ["O", "B"])
     without, completed = add_task_head(config, params, token)
@@ -203,9 +203,9 @@ def test_when_the_folders_head_is_used(
 ) -> None:
     folder = make_folder("DistilBertForSequenceClassification", **own)
     asked: Any = {"labels": labels, "problem": problem, "num_outputs": len(labels) or 3}
-    config, head, params, fresh = read_task_model(folder, "sequence", **asked)
-    _, original, theirs, _ = read_task_model(folder, "sequence")
-    assert fresh != fits
+    config, params, head, is_new_head, *_ = read_task_model(folder, "sequence", **asked)
+    _, theirs, original, *_ = read_task_model(folder, "sequence")
+    assert is_new_head != fits
     assert same(params["task_head"], theirs["task_head"]) == fits
     assert same(params["encoder"], theirs["encoder"])
     assert head.problem == (problem or original.problem)
@@ -218,9 +218,9 @@ def test_when_the_folders_head_is_used(
 def test_labels_in_another_order_put_the_outputs_into_it(make_folder: Callable[..., Path]) -> None:
     """MNLI's classes come in three orders; a trained head must not be read with its classes exchanged."""
     folder = make_folder("BertForSequenceClassification", **NAMES)
-    config, own, theirs, _ = read_task_model(folder, "sequence")
-    found, head, params, fresh = read_task_model(folder, "sequence", labels=["Hot", "Cold", "Mild"])
-    assert not fresh and head.labels == ("Hot", "Cold", "Mild")
+    config, theirs, own, *_ = read_task_model(folder, "sequence")
+    found, params, head, is_new_head, *_ = read_task_model(folder, "sequence", labels=["Hot", "Cold", "Mild"])
+    assert not is_new_head and head.labels == ("Hot", "Cold", "Mild")
     ids = np.arange(12, dtype=np.int32)[None]
     before = np.asarray(jax.jit(lambda: TaskModel(config, own).apply({"params": theirs}, ids))())
     after = np.asarray(jax.jit(lambda: TaskModel(found, head).apply({"params": params}, ids))())
@@ -263,7 +263,7 @@ def test_a_file_without_architectures_is_known_by_its_tensors(
 ) -> None:
     folder = make_folder("BertForQuestionAnswering")
     edit_config(folder, architectures=None)
-    assert not read_task_model(folder, "question")[3]
+    assert not read_task_model(folder, "question").is_new_head
     with pytest.raises(UserError, match="has no sequence head"):
         read_task_model(folder, "sequence")
 
@@ -290,7 +290,7 @@ def test_a_damaged_head_that_is_not_wanted_does_not_matter(
 ) -> None:
     folder = make_folder("DistilBertForSequenceClassification", **NAMES)
     edit_tensors(folder, lambda tensors: tensors.update({"classifier.weight": np.zeros((3, 11), np.float32)}))
-    assert read_task_model(folder, "sequence", labels=["x", "y"])[3]
+    assert read_task_model(folder, "sequence", labels=["x", "y"]).is_new_head
     assert set(from_pretrained(folder, head="none")[1]) == {"embeddings", "layer_0", "layer_1"}
 
 
@@ -302,7 +302,7 @@ def test_auto_takes_what_the_folder_has(make_folder: Callable[..., Path], archit
     assert (module.head.kind, module.dtype, module.attention) == (kind, np.dtype("bfloat16"), "xla")
     assert params.keys() == {"encoder", "task_head"}
     # The other rooms read the encoder alone, as before.
-    assert read_params(folder)[1].keys() == {"encoder"}
+    assert read_pretrained(folder)[1].keys() == {"encoder"}
 
 
 def test_labels_give_a_new_head_and_say_so(make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -358,7 +358,7 @@ def test_a_flax_file_of_transformers_4(make_folder: Callable[..., Path]) -> None
     import flax.serialization
 
     folder = make_folder("BertForTokenClassification", **NAMES)
-    _, head, expected, _ = read_task_model(folder, "token")
+    _, expected, head, *_ = read_task_model(folder, "token")
     tree: dict[str, Any] = {}
     for name, values in tensors_of(folder).items():
         *path, last = name.split(".")
@@ -371,11 +371,11 @@ def test_a_flax_file_of_transformers_4(make_folder: Callable[..., Path]) -> None
     (folder / "model.safetensors").unlink()
     (folder / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
     found = read_task_model(folder, "token")
-    assert found[1] == head and same(found[2], expected)
+    assert found.head == head and same(found.params, expected)
 
 
 def test_parameters_without_their_head_are_not_written(make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    config, head, params, _ = read_task_model(make_folder("BertForSequenceClassification", **NAMES), "sequence")
+    config, params, head, *_ = read_task_model(make_folder("BertForSequenceClassification", **NAMES), "sequence")
     with pytest.raises(UserError, match=r"unexpected: task_head/.*give its head"):
         save_pretrained(tmp_path / "ours", config, params)
     with pytest.raises(UserError, match=r"task_head/output/kernel is \[12, 3\], expected \[12, 2\]"):

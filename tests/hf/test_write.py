@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from distil_jax.errors import UserError
-from distil_jax.hf import from_pretrained, load_tokenizer, read_params, save_pretrained
+from distil_jax.hf import from_pretrained, load_tokenizer, read_pretrained, save_pretrained
 
 CLASSES = ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", "BertLMHeadModel"]
 
@@ -27,7 +27,7 @@ def test_transformers_loads_it_without_missing_or_unexpected_keys(
     make_folder: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path, architecture: str
 ) -> None:
     settings = {"is_decoder": True} if architecture == "BertLMHeadModel" else {}
-    config, params = read_params(make_folder(architecture, **settings))
+    config, params, *_ = read_pretrained(make_folder(architecture, **settings))
     save_pretrained(tmp_path / "ours", config, params)
     model_class = getattr(transformers, architecture)
     loaded, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -45,7 +45,7 @@ def test_the_file_is_the_one_that_transformers_writes(
     make_folder: Callable[..., Path], tmp_path: Path, architecture: str
 ) -> None:
     theirs = make_folder(architecture)
-    save_pretrained(tmp_path / "ours", *read_params(theirs))
+    save_pretrained(tmp_path / "ours", *read_pretrained(theirs)[:2])
     files = [folder / "model.safetensors" for folder in (theirs, tmp_path / "ours")]
     left, right = (safetensors.numpy.load_file(path) for path in files)
     assert left.keys() == right.keys()
@@ -58,7 +58,7 @@ def test_tensor_count_of_the_base_model(tmp_path: Path) -> None:
     """105 tensors for six layers with head; the tied vocab_projector.weight is not among them."""
     config = transformers.DistilBertConfig(vocab_size=11, dim=4, n_heads=2, hidden_dim=4, max_position_embeddings=4)
     transformers.DistilBertForMaskedLM(config).save_pretrained(tmp_path / "theirs")
-    save_pretrained(tmp_path / "ours", *read_params(tmp_path / "theirs"))
+    save_pretrained(tmp_path / "ours", *read_pretrained(tmp_path / "theirs")[:2])
     names = safetensors.numpy.load_file(tmp_path / "ours" / "model.safetensors").keys()
     assert len(names) == 105
     assert "vocab_projector.bias" in names
@@ -66,7 +66,7 @@ def test_tensor_count_of_the_base_model(tmp_path: Path) -> None:
 
 
 def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
-    config, params = read_params(minilm)
+    config, params, *_ = read_pretrained(minilm)
     save_pretrained(tmp_path / "ours", config, params, tokenizer=load_tokenizer(minilm), readme="# card\n")
     left = safetensors.numpy.load_file(minilm / "model.safetensors")
     right = safetensors.numpy.load_file(tmp_path / "ours" / "model.safetensors")
@@ -83,8 +83,8 @@ def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
 
 def test_a_pooler_next_to_a_head_is_left_out(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_folder("BertForPreTraining")
-    config, params = read_params(folder, "none")
-    _, with_head = read_params(folder, "mlm")
+    config, params, *_ = read_pretrained(folder, "none")
+    _, with_head, *_ = read_pretrained(folder, "mlm")
     both = {"encoder": params["encoder"], "mlm_head": with_head["mlm_head"]}
     assert config.pooler
     save_pretrained(tmp_path / "ours", config, both)
@@ -144,7 +144,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_used_folders_are_not_touched_unless_told(make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    config, params = read_params(make_folder("DistilBertModel"))
+    config, params, *_ = read_pretrained(make_folder("DistilBertModel"))
     target = tmp_path / "models" / "ours"
     save_pretrained(target, config, params, readme="first")
     before = _contents(target)
@@ -166,7 +166,7 @@ def test_used_folders_are_not_touched_unless_told(make_folder: Callable[..., Pat
 def test_overwriting_the_folder_that_the_parameters_are_mapped_from(make_folder: Callable[..., Path]) -> None:
     folder = make_folder("DistilBertModel")
     before = safetensors.numpy.load_file(folder / "model.safetensors")
-    config, params = read_params(folder)
+    config, params, *_ = read_pretrained(folder)
     save_pretrained(folder, config, params, overwrite=True)
     after = safetensors.numpy.load_file(folder / "model.safetensors")
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
@@ -176,7 +176,7 @@ def test_overwriting_the_folder_that_the_parameters_are_mapped_from(make_folder:
 def test_a_failure_leaves_nothing_behind(
     make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, params = read_params(make_folder("DistilBertModel"))
+    config, params, *_ = read_pretrained(make_folder("DistilBertModel"))
     target = tmp_path / "models" / "ours"
     save_pretrained(target, config, params, readme="first")
     before = _contents(target)
@@ -198,7 +198,7 @@ def test_a_failure_leaves_nothing_behind(
 def test_the_folder_is_readable_as_the_umask_says(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     previous = os.umask(0o022)
     try:
-        save_pretrained(tmp_path / "ours", *read_params(make_folder("DistilBertModel")))
+        save_pretrained(tmp_path / "ours", *read_pretrained(make_folder("DistilBertModel"))[:2])
     finally:
         os.umask(previous)
     assert oct((tmp_path / "ours").stat().st_mode & 0o777) == "0o755"
@@ -208,7 +208,7 @@ def test_the_folder_is_readable_as_the_umask_says(make_folder: Callable[..., Pat
 def test_what_does_not_fit_is_refused_before_writing(
     make_folder: Callable[..., Path], tmp_path: Path, minilm: Path
 ) -> None:
-    config, params = read_params(make_folder("DistilBertModel"))
+    config, params, *_ = read_pretrained(make_folder("DistilBertModel"))
     with pytest.raises(UserError, match="30522"):
         save_pretrained(tmp_path / "ours", config, params, tokenizer=load_tokenizer(minilm))
     with pytest.raises(UserError, match="wrong shape"):
@@ -217,9 +217,9 @@ def test_what_does_not_fit_is_refused_before_writing(
 
 
 def test_config_json_is_plain(make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    config, params = read_params(make_folder("BertForMaskedLM"))
+    config, params, *_ = read_pretrained(make_folder("BertForMaskedLM"))
     save_pretrained(tmp_path / "ours", config, params)
     raw = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert (raw["model_type"], raw["architectures"], raw["dtype"]) == ("bert", ["BertForMaskedLM"], "float32")
-    assert read_params(tmp_path / "ours")[0] == config
+    assert read_pretrained(tmp_path / "ours")[0] == config
     assert np.all([np.isfinite(value) for value in raw.values() if isinstance(value, float)])

@@ -68,7 +68,7 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
         torch.nn.init.normal_(parameter, std=0.2)
     theirs.config.problem_type = "single_label_classification"
     theirs.save_pretrained(tmp_path / "model")
-    encoder, head, params, _ = read_task_model(tmp_path / "model", "sequence")
+    encoder, params, head, *_ = read_task_model(tmp_path / "model", "sequence")
     devices, optimizer = make_devices("shard_map", 2), make_optimizer(SETTINGS, STEPS)
     schedule: Any = learning_rate_schedule(SETTINGS, STEPS)
     step = devices.map(
@@ -97,7 +97,7 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
         state, metrics = step(state, devices.replicate(TaskFrozenInputs(None, np.int32(0))), devices.shard_batch(batch))
         np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
     theirs.save_pretrained(tmp_path / "after")
-    _, _, expected, _ = read_task_model(tmp_path / "after", "sequence")
+    _, expected, *_ = read_task_model(tmp_path / "after", "sequence")
     for (path, ours), value in zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(expected), strict=True
     ):

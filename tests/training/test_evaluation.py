@@ -15,7 +15,7 @@ import pytest
 from distil_jax.config import Objective
 from distil_jax.data.corpus import Corpus, open_corpus
 from distil_jax.data.corpus.masking import MaskingRule, mask_rows, masking_log_weights
-from distil_jax.hf import read_params
+from distil_jax.hf import read_pretrained
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import student_config, student_params
 from distil_jax.training.evaluation import make_evaluator
@@ -35,7 +35,7 @@ def corpus(tiny_world: Path) -> Corpus:
 @pytest.fixture(scope="module")
 def models(tiny_world: Path, corpus: Corpus) -> tuple[StepConfig, Any, Any]:
     """The task of a distillation, student and teacher parameters."""
-    teacher, params = read_params(tiny_world / "teacher")
+    teacher, params, *_ = read_pretrained(tiny_world / "teacher")
     student = student_config(teacher, [1])
     task = StepConfig(
         student=MaskedLM(student),

@@ -13,7 +13,7 @@ import pytest
 
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import UserError
-from distil_jax.hf import load_tokenizer, read_params
+from distil_jax.hf import load_tokenizer, read_pretrained
 from distil_jax.runs.metrics_log import read_metrics
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill, initial_student, pretrain, pretraining_learner, scratch_encoder
@@ -73,7 +73,7 @@ def test_pretraining_the_head_of_a_frozen_encoder(
     changes = {"model.initial": source, "model.freeze_encoder": True, "training.steps": 3}
     changes |= {"optimizer.learning_rate": 1e-2, "optimizer.schedule": "constant", "optimizer.warmup_fraction": 0.0}
     outcome = pretrain(tiny_config(tmp_path / "run", changes))
-    state, (_, given) = host(outcome.state), read_params(Path(source))
+    state, (_, given, *_) = host(outcome.state), read_pretrained(Path(source))
     assert "pooler" in given["encoder"] and "mlm_head" not in given
     kept = {name: value for name, value in given["encoder"].items() if name != "pooler"}
     jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], kept)
@@ -85,7 +85,7 @@ def test_pretraining_the_head_of_a_frozen_encoder(
 
 
 def test_a_student_starts_from_its_teachers_layers_and_moves(whole_run: Any, tiny_world: Path) -> None:
-    _, teacher = read_params(tiny_world / "teacher")
+    _, teacher, *_ = read_pretrained(tiny_world / "teacher")
     encoder, start = initial_student(whole_run.config)
     assert (encoder.family, encoder.num_layers, encoder.type_vocab_size) == ("distilbert", 1, 0)
     jax.tree.map(np.testing.assert_array_equal, start["encoder"]["layer_0"], teacher["encoder"]["layer_1"])
