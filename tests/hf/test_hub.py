@@ -159,7 +159,7 @@ def test_tokenizer_from_the_hub(minilm: Path, tmp_path: Path, serve: Callable[..
 
 
 @pytest.mark.parametrize(
-    "reader", ["delivery.predictor import read_ready", "evidence.heldout import load_language_model"]
+    "reader", ["export.predictor import read_ready", "evaluation.heldout import load_language_model"]
 )
 def test_a_model_is_used_with_its_tokenizer_from_the_hub(
     model_folder: Callable[..., str],
