@@ -12,21 +12,22 @@ from jax import Array
 from distil_jax.models import flash_attention
 from distil_jax.models.dropout import dropout
 from distil_jax.models.fences import stored
+from distil_jax.models.flash_attention import AttentionShape
 from distil_jax.models.layers import softmax
 
 AttentionKind = Literal["auto", "xla", "cudnn", "splash"]
 
 
-def attention_mask_matrix(attention_mask: Array, causal: bool) -> Array:
-    """Which key each query may see: attention_mask [B, L] (0 padding, else sequence number) -> [B, L, L] bool.
+def attention_mask_matrix(mask: Array, causal: bool) -> Array:
+    """Which key each query may see: mask [B, L] (0 padding, else sequence number) -> [B, L, L] bool.
 
     A query sees the keys of its own sequence. Padding is never seen; what a padding query computes is
     meaningless, and it sees every real key, which is what PyTorch's BERT does with a 0/1 mask.
     """
-    query, key = attention_mask[:, :, None], attention_mask[:, None, :]
+    query, key = mask[:, :, None], mask[:, None, :]
     allowed = (key > 0) & ((query == key) | (query == 0))
     if causal:
-        length = attention_mask.shape[1]
+        length = mask.shape[1]
         allowed = allowed & jnp.tril(jnp.ones((length, length), bool))[None]
     return allowed
 
@@ -35,7 +36,7 @@ def attend(
     query: Array,
     key: Array,
     value: Array,
-    attention_mask: Array | None,
+    mask: Array | None,
     *,
     causal: bool = False,
     kind: AttentionKind = "auto",
@@ -49,12 +50,11 @@ def attend(
         query: [B, Q, N, D] of the first Q tokens.
         key: [B, L, N, D].
         value: [B, L, N, D].
-        attention_mask: [B, L] int32 as in `Encoder`; None: one sequence a row.
+        mask: [B, L] int32 as in `EncoderInputs`; None: one sequence a row.
         causal: a query sees no later key.
-        kind: which code computes it. "auto" takes the device's flash attention where that works and pays; a named one
-            is insisted on. Dropout on the probabilities needs them written out, with bits that depend on the row
-            alone, which no flash attention has: calls with dropout take the "xla" form whatever is named, and so do
-            those with Q < L.
+        kind: which code computes it. "auto" takes the device's flash attention where it works and pays; another name
+            demands that code. No flash attention has dropout that depends on the row alone, or Q < L: such calls always
+            take the "xla" form.
         dropout_keys: [B, 2] uint32, or None for no dropout.
         dropout_site: which bits of these keys.
         dropout_rate: of the probabilities.
@@ -65,18 +65,39 @@ def attend(
     Raises:
         UserError: the named kind can't compute this.
     """
-    drops = dropout_keys is not None and dropout_rate > 0.0
-    call = flash_attention.Call(flash_attention.this_device(), str(query.dtype), query.shape[1], query.shape[3])
-    chosen = "xla" if drops or query.shape != key.shape else flash_attention.choose(kind, call)
+    shape = AttentionShape(flash_attention.this_device(), str(query.dtype), query.shape[1], query.shape[3])
+    plain = (dropout_keys is not None and dropout_rate > 0.0) or query.shape != key.shape
+    chosen = "xla" if plain else flash_attention.choose(kind, shape)
     if chosen == "splash":
-        return flash_attention.splash(query, key, value, attention_mask, causal=causal)
-    if attention_mask is None and causal:
-        attention_mask = jnp.ones(key.shape[:2], jnp.int32)
-    allowed = None
-    if attention_mask is not None:
-        allowed = attention_mask_matrix(attention_mask, causal)[:, None, : query.shape[1]]
+        return flash_attention.splash(query, key, value, mask, causal=causal)
     if chosen == "cudnn":
+        allowed = _allowed(query, key, mask, causal)
         return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation="cudnn")
+    return attend_with_scores(
+        query,
+        key,
+        value,
+        mask,
+        causal=causal,
+        dropout_keys=dropout_keys,
+        dropout_site=dropout_site,
+        dropout_rate=dropout_rate,
+    )[0]
+
+
+def attend_with_scores(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    *,
+    causal: bool = False,
+    dropout_keys: Array | None = None,
+    dropout_site: int = 0,
+    dropout_rate: float = 0.0,
+) -> tuple[Array, Array]:
+    """`attend` in the "xla" form, and the masked scores before the softmax, [B, N, Q, L] float32."""
+    allowed = _allowed(query, key, mask, causal)
     # Heads before tokens: matrices then lie together for the products, which on CPU is worth the transposes.
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
@@ -90,4 +111,13 @@ def attend(
         return jnp.einsum("bnqk,bnkd->bnqd", dropped, value)
 
     # The backward pass drops out again, so as not to keep the probabilities both before and after.
-    return jnp.swapaxes((jax.checkpoint(mix) if drops else mix)(softmax(scores), value), 1, 2)
+    drops = dropout_keys is not None and dropout_rate > 0.0
+    mixed = (jax.checkpoint(mix) if drops else mix)(softmax(scores), value)
+    return jnp.swapaxes(mixed, 1, 2), scores
+
+
+def _allowed(query: Array, key: Array, mask: Array | None, causal: bool) -> Array | None:
+    """Which key each of the Q queries may see, [B, 1, Q, L]; None: all."""
+    if mask is None and causal:
+        mask = jnp.ones(key.shape[:2], jnp.int32)
+    return None if mask is None else attention_mask_matrix(mask, causal)[:, None, : query.shape[1]]

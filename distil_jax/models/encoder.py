@@ -1,22 +1,22 @@
 """The one encoder: BERT and DistilBERT differ by configuration, not by code.
 
-Everything is a pure function of (params, inputs): dropout takes one key a row as an argument, no module holds state.
+Everything is a pure function of (params, inputs). Dropout takes one key a row as an argument; no module holds state.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from distil_jax.models.attention import AttentionKind, attend
+from distil_jax.models.attention import AttentionKind, attend, attend_with_scores
 from distil_jax.models.dropout import dropout
-from distil_jax.models.layers import ACTIVATIONS, LayerNorm, Product, Weights, dense, joint_dense
+from distil_jax.models.layers import ACTIVATIONS, LayerNorm, Weights, dense, joint_dense
 
 Remat = Literal["none", "layer"]
 
@@ -45,6 +45,62 @@ class EncoderConfig:
     pad_token_id: int = 0
     pooler: bool = False  # a dense layer on token 0 (`Encoder.pooled`), which BERT's heads for whole texts read
     causal: bool = False
+
+
+class EncoderInputs(NamedTuple):
+    """What an encoder reads: B rows of L tokens.
+
+    Attributes:
+        ids: [B, L] int32 token ids below `vocab_size`.
+        mask: [B, L] int32. 0 is padding. Equal numbers above 0 belong to one sequence and see each other: a plain 0/1
+            mask is one sequence a row, packed rows count 1, 2, 3. None: one sequence a row, no padding.
+        position_ids: [B, L] int32. None counts from 0 along the row.
+        token_type_ids: [B, L] int32, the segment of a sentence pair. None is segment 0.
+        dropout_keys: [B, 2] uint32, one key a row (`row_keys`). None switches dropout off.
+    """
+
+    ids: Array
+    mask: Array | None = None
+    position_ids: Array | None = None
+    token_type_ids: Array | None = None
+    dropout_keys: Array | None = None
+
+
+def encoder_inputs(
+    ids: Array | EncoderInputs,
+    attention_mask: Array | None = None,
+    position_ids: Array | None = None,
+    token_type_ids: Array | None = None,
+    dropout_keys: Array | None = None,
+) -> EncoderInputs:
+    """The arguments of a public call, in the order of the Flax classes of transformers 4, as one value."""
+    if isinstance(ids, EncoderInputs):
+        return ids
+    return EncoderInputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+
+
+class Activations(NamedTuple):
+    """What `activations` returns: the last hidden states, and what was asked for of every layer, else ().
+
+    Attributes:
+        hidden: [B, L, H] of the last layer.
+        hidden_states: num_layers + 1 times [B, L, H]: after the embeddings and after every layer.
+        queries: num_layers times [B, L, N, D], N heads of width D.
+        keys: as `queries`.
+        values: as `queries`.
+        scores: num_layers times [B, N, L, L] float32, query by key, before the softmax and its dropout, divided by
+            sqrt(D). Where a query may not see a key: the lowest float32.
+    """
+
+    hidden: Array
+    hidden_states: tuple[Array, ...] = ()
+    queries: tuple[Array, ...] = ()
+    keys: tuple[Array, ...] = ()
+    values: tuple[Array, ...] = ()
+    scores: tuple[Array, ...] = ()
+
+
+CAPTURES = frozenset(Activations._fields[1:])
 
 
 def dropout_sites(config: EncoderConfig) -> int:
@@ -76,18 +132,17 @@ class Embeddings(nn.Module):
             self.token_type = embed(config.type_vocab_size)
         self.norm = _norm(config, self.dtype)
 
-    def __call__(
-        self, ids: Array, position_ids: Array | None, token_type_ids: Array | None, dropout_keys: Array | None
-    ) -> Array:
-        """ids, position_ids, token_type_ids [B, L] int32, dropout_keys [B, 2] uint32 -> [B, L, H]."""
-        if position_ids is None:
-            position_ids = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-        x = self.word(ids) + self.position(position_ids)
+    def __call__(self, inputs: EncoderInputs) -> Array:
+        """[B, L, H]."""
+        ids, positions, types = inputs.ids, inputs.position_ids, inputs.token_type_ids
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+        x = self.word(ids) + self.position(positions)
         if self.config.type_vocab_size:
-            x = x + self.token_type(jnp.zeros_like(ids) if token_type_ids is None else token_type_ids)
-        elif token_type_ids is not None:
+            x = x + self.token_type(jnp.zeros_like(ids) if types is None else types)
+        elif types is not None:
             raise ValueError("token_type_ids given to an encoder without token types (type_vocab_size = 0)")
-        return dropout(self.norm(x), dropout_keys, 0, self.config.hidden_dropout)
+        return dropout(self.norm(x), inputs.dropout_keys, 0, self.config.hidden_dropout)
 
 
 class EncoderLayer(nn.Module):
@@ -97,12 +152,12 @@ class EncoderLayer(nn.Module):
     index: int
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
-    product: Product = "rows"
+    transposed: bool = False
 
     def setup(self) -> None:
         config = self.config
         width = config.hidden_size
-        make = partial(dense, initializer_range=config.initializer_range, dtype=self.dtype, product=self.product)
+        make = partial(dense, initializer_range=config.initializer_range, dtype=self.dtype, transposed=self.transposed)
         self.query, self.key, self.value = (Weights(width, width, config.initializer_range) for _ in range(3))
         self.attention_out = make(width)
         self.attention_norm = _norm(config, self.dtype)
@@ -110,134 +165,131 @@ class EncoderLayer(nn.Module):
         self.ffn_out = make(width)
         self.output_norm = _norm(config, self.dtype)
 
-    def __call__(self, x: Array, attention_mask: Array | None, dropout_keys: Array | None) -> Array:
-        """x [B, L, H], attention_mask [B, L] int32, dropout_keys [B, 2] uint32 -> [B, L, H]."""
+    def __call__(
+        self, x: Array, mask: Array | None, dropout_keys: Array | None, capture: frozenset[str] = frozenset()
+    ) -> tuple[Array, dict[str, Array]]:
+        """x [B, L, H], mask [B, L] int32, dropout_keys [B, 2] uint32 -> [B, L, H], and what `capture` names."""
         weights = [self.query(), self.key(), self.value()]
-        query, key, value = joint_dense(x, weights, self.dtype, self.product)
-        return self._mix(x, query, key, value, attention_mask, dropout_keys)
+        query, key, value = map(self._heads, joint_dense(x, weights, self.dtype, self.transposed))
+        found = {"queries": query, "keys": key, "values": value}
+        options: Any = {
+            "causal": self.config.causal,
+            "dropout_keys": dropout_keys,
+            "dropout_site": 3 * self.index + 1,
+            "dropout_rate": self.config.attention_dropout,
+        }
+        if "scores" in capture:
+            mixed, found["scores"] = attend_with_scores(query, key, value, mask, **options)
+        else:
+            mixed = attend(query, key, value, mask, kind=self.attention, **options)
+        return self._output(x, mixed, dropout_keys), {name: x for name, x in found.items() if name in capture}
 
-    def first(self, x: Array, attention_mask: Array | None) -> Array:
-        """Token 0 of what `__call__` gives, by its work on this token alone: x [B, L, H] -> [B, 1, H]."""
+    def cls_only(self, x: Array, mask: Array | None) -> Array:
+        """Token 0 of what `__call__` gives without dropout, computed alone: x [B, L, H] -> [B, 1, H]."""
         token = x[:, :1]
-        (query,) = joint_dense(token, [self.query()], self.dtype, self.product)
-        key, value = joint_dense(x, [self.key(), self.value()], self.dtype, self.product)
-        return self._mix(token, query, key, value, attention_mask, None)
+        (query,) = joint_dense(token, [self.query()], self.dtype, self.transposed)
+        key, value = joint_dense(x, [self.key(), self.value()], self.dtype, self.transposed)
+        query, key, value = map(self._heads, (query, key, value))
+        mixed = attend(query, key, value, mask, causal=self.config.causal, kind=self.attention)
+        return self._output(token, mixed, None)
 
-    def _mix(
-        self,
-        x: Array,
-        query: Array,
-        key: Array,
-        value: Array,
-        attention_mask: Array | None,
-        dropout_keys: Array | None,
-    ) -> Array:
-        """x, query [B, Q, H] of the first Q tokens, key, value [B, L, H] of all -> [B, Q, H]."""
-        config, site = self.config, 3 * self.index + 1
-        heads = (config.num_heads, -1)
-        mixed = attend(
-            query.reshape(*query.shape[:2], *heads),
-            key.reshape(*key.shape[:2], *heads),
-            value.reshape(*value.shape[:2], *heads),
-            attention_mask,
-            causal=config.causal,
-            kind=self.attention,
-            dropout_keys=dropout_keys,
-            dropout_site=site,
-            dropout_rate=config.attention_dropout,
-        )
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], self.config.num_heads, -1)
+
+    def _output(self, x: Array, mixed: Array, dropout_keys: Array | None) -> Array:
+        """x [B, Q, H] of the first Q tokens, mixed [B, Q, N, D] by their heads -> [B, Q, H]."""
+        config, site = self.config, 3 * self.index + 2
         mixed = self.attention_out(mixed.reshape(x.shape))
-        mixed = dropout(mixed, dropout_keys, site + 1, config.attention_output_dropout)
-        x = self.attention_norm(x + mixed)
-        output = dropout(self._activated(self.ffn_in(x)), dropout_keys, site + 2, config.hidden_dropout)
+        x = self.attention_norm(x + dropout(mixed, dropout_keys, site, config.attention_output_dropout))
+        output = dropout(self._activated(self.ffn_in(x)), dropout_keys, site + 1, config.hidden_dropout)
         return self.output_norm(x + output)
 
     @nn.remat
     def _activated(self, expanded: Array) -> Array:
-        """[B, Q, intermediate size] -> [B, Q, H]; all of the inner width that is kept for the backward pass is this."""
+        """[B, Q, intermediate size] -> [B, Q, H]. The backward pass keeps no other array of the inner width."""
         return self.ffn_out(ACTIVATIONS[self.config.activation](expanded))
 
 
 class Encoder(nn.Module):
-    """Embeddings and layers; params {"embeddings", "layer_0", ..., "pooler" if the configuration has one}.
+    """Embeddings and layers: params {"embeddings", "layer_0", ..., "pooler" if the configuration has one}.
 
-    For the backward pass `remat` "none" keeps what is not computed again at next to no cost, as the activation is, and
-    "layer" only what goes into each layer: the same numbers from a fraction of the memory in about a third more time
-    (Chen et al. 2016). `product` is the form of dense layers' products: "rows" x @ kernel, "columns"
-    (kernel^T @ x^T)^T, for texts one at a time on CPU (`columns_dot`).
+    Attributes:
+        config: what is computed.
+        dtype: of the computation. Parameters are float32.
+        attention: which code computes attention (`attend`).
+        remat: what the backward pass keeps. "none": what costs much to compute again. "layer": only the inputs of
+            layers, which gives the same numbers from a fraction of the memory in about a third more time (Chen et
+            al. 2016).
+        transposed: dense layers multiply as (kernel^T @ x^T)^T, for single texts on CPU (`transposed_dot`).
     """
 
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
     remat: Remat = "none"
-    product: Product = "rows"
+    transposed: bool = False
 
     def setup(self) -> None:
         config = self.config
         self.embeddings = Embeddings(config, self.dtype)
-        layer = EncoderLayer if self.remat == "none" else nn.remat(EncoderLayer)
+        layer: Any = EncoderLayer if self.remat == "none" else nn.remat(EncoderLayer, static_argnums=(4,))
         for index in range(config.num_layers):
-            setattr(self, f"layer_{index}", layer(config, index, self.dtype, self.attention, self.product))
+            setattr(self, f"layer_{index}", layer(config, index, self.dtype, self.attention, self.transposed))
         if config.pooler:
-            self.pooler = dense(config.hidden_size, config.initializer_range, self.dtype, self.product)
+            self.pooler = dense(config.hidden_size, config.initializer_range, self.dtype, self.transposed)
 
     def __call__(
         self,
-        ids: Array,
+        ids: Array | EncoderInputs,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         token_type_ids: Array | None = None,
         dropout_keys: Array | None = None,
     ) -> Array:
-        """Hidden states of the last layer.
+        """Hidden states [B, L, H] of the last layer, in the compute dtype; arguments as in `EncoderInputs`."""
+        inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+        return self.activations(inputs).hidden
+
+    def hidden_states(self, *inputs: Any, **named: Any) -> tuple[Array, ...]:
+        """Hidden states after the embeddings and after every layer; arguments as in `__call__`."""
+        return self.activations(encoder_inputs(*inputs, **named), frozenset({"hidden_states"})).hidden_states
+
+    def activations(self, inputs: EncoderInputs, capture: frozenset[str] = frozenset()) -> Activations:
+        """The last hidden states and what `capture` names of every layer.
+
+        What is not named is neither computed nor kept. Where scores are named, no flash attention is used: it has none.
 
         Args:
-            ids: [B, L] int32 token ids below `vocab_size` (an id beyond it gives NaN).
-            attention_mask: [B, L] int32: 0 is padding; equal numbers above 0 belong to one sequence and see each
-                other, so a plain 0/1 mask is one sequence a row and packed rows count 1, 2, 3. None: all one.
-            position_ids: [B, L] int32; None counts from 0 along the row.
-            token_type_ids: [B, L] int32 segment of sentence pairs; None is segment 0.
-            dropout_keys: [B, 2] uint32, one key a row (`row_keys`); None switches dropout off.
+            inputs: B rows of L tokens.
+            capture: names of fields of `Activations`.
 
-        Returns:
-            [B, L, H] in the compute dtype.
+        Raises:
+            ValueError: an unknown name.
         """
-        return self.hidden_states(ids, attention_mask, position_ids, token_type_ids, dropout_keys)[-1]
-
-    def hidden_states(
-        self,
-        ids: Array,
-        attention_mask: Array | None = None,
-        position_ids: Array | None = None,
-        token_type_ids: Array | None = None,
-        dropout_keys: Array | None = None,
-    ) -> tuple[Array, ...]:
-        """Hidden states after the embeddings and after every layer: num_layers + 1 times [B, L, H]."""
-        states = [self.embeddings(ids, position_ids, token_type_ids, dropout_keys)]
+        if unknown := capture - CAPTURES:
+            raise ValueError(f"capture: {sorted(unknown)} is none of {sorted(CAPTURES)}")
+        states, layers = [self.embeddings(inputs)], []
         for index in range(self.config.num_layers):
-            states.append(getattr(self, f"layer_{index}")(states[-1], attention_mask, dropout_keys))
+            layer = getattr(self, f"layer_{index}")
+            hidden, captured = layer(states[-1], inputs.mask, inputs.dropout_keys, capture)
+            states.append(hidden)
+            layers.append(captured)
         if self.config.pooler and self.is_initializing():
             self.pooler(states[-1][:, 0])
-        return tuple(states)
+        of_layers = {name: tuple(layer[name] for layer in layers) for name in capture - {"hidden_states"}}
+        return Activations(states[-1], tuple(states) if "hidden_states" in capture else (), **of_layers)
 
-    def first(
-        self,
-        ids: Array,
-        attention_mask: Array | None = None,
-        position_ids: Array | None = None,
-        token_type_ids: Array | None = None,
-    ) -> Array:
-        """Token 0 of the last hidden states [B, 1, H], without dropout; arguments as in `__call__`.
+    def cls_only(self, inputs: EncoderInputs) -> Array:
+        """Token 0 of the last hidden states [B, 1, H], without dropout.
 
-        What the last layer makes of all other tokens, which nobody reads, is not computed: an eighth of the time of 6
-        layers. For prediction: the last layer's attention is XLA's, and `remat` does not reach it.
+        For prediction. The last layer computes token 0 alone, an eighth less time with 6 layers. Its attention is XLA's
+        and `remat` does not apply to it.
         """
-        x = self.embeddings(ids, position_ids, token_type_ids, None)
+        x = self.embeddings(inputs._replace(dropout_keys=None))
         *layers, last = (getattr(self, f"layer_{index}") for index in range(self.config.num_layers))
         for layer in layers:
-            x = layer(x, attention_mask, None)
-        return last.first(x, attention_mask)
+            x, _ = layer(x, inputs.mask, None, frozenset())
+        return last.cls_only(x, inputs.mask)
 
     def pooled(self, hidden: Array) -> Array:
         """BERT's pooler output: tanh of a dense layer on token 0, hidden [B, L, H] of the last layer -> [B, H]."""

@@ -1,4 +1,4 @@
-"""Flash attention of devices that have it: which one a call can use, and the call.
+"""Flash attention of devices that have it: which one a shape can use, and the calls.
 
 cuDNN's (Dao et al. 2022, by way of `jax.nn.dot_product_attention`) for CUDA, JAX's splash attention in Pallas for TPU.
 What they compute is tested in interpret mode (splash) or not at all here (cuDNN): no such device was at hand.
@@ -32,8 +32,8 @@ class Device:
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
-    """What a kernel has to deal with: device, dtype by name, tokens a row, width of a head."""
+class AttentionShape:
+    """What decides which code computes attention: device, dtype by name, tokens a row, width of a head."""
 
     device: Device
     dtype: str
@@ -53,52 +53,52 @@ def this_device() -> Device:
     return Device("cuda", (int(major), int(minor)))
 
 
-def choose(kind: str, call: Call) -> str:
-    """The form that computes `call`: "xla", "cudnn" or "splash".
+def choose(kind: str, shape: AttentionShape) -> str:
+    """The form that computes attention of this shape: "xla", "cudnn" or "splash".
 
     Raises:
         UserError: `kind` is one that can't.
     """
     if kind == "auto":
-        if not _why_not_cudnn(call):
+        if not _why_not_cudnn(shape):
             return "cudnn"
-        return "splash" if not _why_not_splash(call) and call.length >= SPLASH_FROM else "xla"
-    reason = {"cudnn": _why_not_cudnn, "splash": _why_not_splash}.get(kind, lambda _: "")(call)
+        return "splash" if not _why_not_splash(shape) and shape.length >= SPLASH_FROM else "xla"
+    reason = {"cudnn": _why_not_cudnn, "splash": _why_not_splash}.get(kind, lambda _: "")(shape)
     if reason:
         raise UserError(f"training.attention = {kind!r}: {reason}; use 'auto'")
     return kind
 
 
-def _why_not_cudnn(call: Call) -> str:
-    """What cuDNN's attention lacks for this call; "" if nothing (its conditions as of cuDNN 9)."""
-    device = call.device
+def _why_not_cudnn(shape: AttentionShape) -> str:
+    """What cuDNN's attention lacks for this shape; "" if nothing (its conditions as of cuDNN 9)."""
+    device = shape.device
     if device.platform != "cuda":
         return f"needs an NVIDIA GPU, and this is {device.platform}"
     if device.capability < (8, 0):
         return f"needs compute capability 8.0, and this GPU has {device.capability[0]}.{device.capability[1]}"
-    if call.dtype not in ("bfloat16", "float16"):
-        return f"computes in bfloat16, not in {call.dtype} (training.compute_dtype)"
+    if shape.dtype not in ("bfloat16", "float16"):
+        return f"computes in bfloat16, not in {shape.dtype} (training.compute_dtype)"
     widest = 256 if device.capability >= (9, 0) else 128
-    if call.head_width % 8 or call.head_width > widest:
-        return f"takes heads of 8, 16, ... {widest} wide, and these are {call.head_width}"
-    if call.length % 2:
-        return f"takes rows of an even number of tokens, and these have {call.length}"
+    if shape.head_width % 8 or shape.head_width > widest:
+        return f"takes heads of 8, 16, ... {widest} wide, and these are {shape.head_width}"
+    if shape.length % 2:
+        return f"takes rows of an even number of tokens, and these have {shape.length}"
     return ""
 
 
-def _why_not_splash(call: Call) -> str:
-    """What splash attention lacks for this call; "" if nothing."""
-    if call.device.platform != "tpu":
-        return f"needs a TPU, and this is {call.device.platform}"
-    if call.length % _LANES:
-        return f"takes rows of a multiple of {_LANES} tokens, and these have {call.length}"
+def _why_not_splash(shape: AttentionShape) -> str:
+    """What splash attention lacks for this shape; "" if nothing."""
+    if shape.device.platform != "tpu":
+        return f"needs a TPU, and this is {shape.device.platform}"
+    if shape.length % _LANES:
+        return f"takes rows of a multiple of {_LANES} tokens, and these have {shape.length}"
     return ""
 
 
 def splash(
-    query: Array, key: Array, value: Array, attention_mask: Array | None, *, causal: bool, interpret: bool = False
+    query: Array, key: Array, value: Array, mask: Array | None, *, causal: bool, interpret: bool = False
 ) -> Array:
-    """Splash attention: query, key, value [B, L, N, D], attention_mask [B, L] as in `Encoder` -> [B, L, N, D].
+    """Splash attention: query, key, value [B, L, N, D], mask [B, L] as in `EncoderInputs` -> [B, L, N, D].
 
     Padding is one more sequence here: its queries see padding, no real query does. L is a multiple of 128;
     `interpret` computes it without a TPU, for tests.
@@ -108,10 +108,10 @@ def splash(
     kernel = _splash_kernel(query.shape[1], query.shape[2], causal, interpret)
     query = query * jnp.asarray(1.0 / math.sqrt(query.shape[-1]), query.dtype)
     heads_first = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
-    if attention_mask is None:
+    if mask is None:
         mixed = jax.vmap(kernel)(*heads_first)
     else:
-        segments = SegmentIds(q=attention_mask, kv=attention_mask)
+        segments = SegmentIds(q=mask, kv=mask)
         mixed = jax.vmap(lambda q, k, v, ids: kernel(q, k, v, segment_ids=ids))(*heads_first, segments)
     return jnp.swapaxes(mixed, 1, 2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,16 @@ from jax.typing import DTypeLike
 
 from distil_jax.models.attention import AttentionKind
 from distil_jax.models.dropout import dropout
-from distil_jax.models.encoder import Encoder, EncoderConfig, Remat, dropout_sites
-from distil_jax.models.layers import ACTIVATIONS, LayerNorm, Product, dense
+from distil_jax.models.encoder import (
+    Activations,
+    Encoder,
+    EncoderConfig,
+    EncoderInputs,
+    Remat,
+    dropout_sites,
+    encoder_inputs,
+)
+from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 
 HeadKind = Literal["sequence", "token", "question", "choice"]
 Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
@@ -57,25 +65,23 @@ class MaskedLM(nn.Module):
 
     def __call__(
         self,
-        ids: Array,
+        ids: Array | EncoderInputs,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         token_type_ids: Array | None = None,
         dropout_keys: Array | None = None,
     ) -> Array:
-        """Logits [B, L, V] float32; arguments as in `Encoder`."""
-        return self.mlm_logits(self.encode(ids, attention_mask, position_ids, token_type_ids, dropout_keys))
+        """Logits [B, L, V] float32; arguments as in `EncoderInputs`."""
+        inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+        return self.mlm_logits(self.encoder(inputs))
 
-    def encode(
-        self,
-        ids: Array,
-        attention_mask: Array | None = None,
-        position_ids: Array | None = None,
-        token_type_ids: Array | None = None,
-        dropout_keys: Array | None = None,
-    ) -> Array:
-        """Last hidden states [B, L, H]; arguments as in `Encoder`."""
-        return self.encoder(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+    def encode(self, *inputs: Any, **named: Any) -> Array:
+        """Last hidden states [B, L, H]; arguments as in `Encoder.__call__`."""
+        return self.encoder(*inputs, **named)
+
+    def activations(self, inputs: EncoderInputs, capture: frozenset[str] = frozenset()) -> Activations:
+        """`Encoder.activations`."""
+        return self.encoder.activations(inputs, capture)
 
     def mlm_logits(self, hidden: Array) -> Array:
         """hidden [..., H] -> logits [..., V] float32: any selection of positions, so that a loss need not hold all."""
@@ -135,14 +141,14 @@ class TaskLayers(nn.Module):
     config: EncoderConfig
     head: TaskHead
     dtype: DTypeLike = jnp.float32
-    product: Product = "rows"
+    transposed: bool = False
 
     def setup(self) -> None:
         spread = self.config.initializer_range
         if self.head.dense:
-            self.dense = dense(self.config.hidden_size, spread, self.dtype, self.product)
+            self.dense = dense(self.config.hidden_size, spread, self.dtype, self.transposed)
         # In float32 whatever the rest computes in: scores are compared with each other, and it costs next to nothing.
-        self.output = dense(self.head.num_outputs, spread, jnp.float32, self.product)
+        self.output = dense(self.head.num_outputs, spread, jnp.float32, self.transposed)
 
     def __call__(self, x: Array, dropout_keys: Array | None) -> Array:
         """x [N, H] of token 0 or [N, L, H] of all -> [N, num_outputs] or [N, L, num_outputs] float32."""
@@ -162,17 +168,17 @@ class TaskModel(nn.Module):
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
     remat: Remat = "none"
-    product: Product = "rows"
+    transposed: bool = False
 
     def setup(self) -> None:
         if self.head.needs_pooler and not self.config.pooler:
             raise ValueError(f"a {self.head.kind} head without a dense layer needs an encoder with a pooler")
-        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, self.product)
-        self.task_head = TaskLayers(self.config, self.head, self.dtype, self.product)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, self.transposed)
+        self.task_head = TaskLayers(self.config, self.head, self.dtype, self.transposed)
 
     def __call__(
         self,
-        ids: Array,
+        ids: Array | EncoderInputs,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         token_type_ids: Array | None = None,
@@ -182,7 +188,7 @@ class TaskModel(nn.Module):
 
         Args:
             ids: [B, L] int32, for "choice" also [B, C, L] (one row a choice); the others and their defaults as in
-                `Encoder`, of the same shape as `ids`.
+                `EncoderInputs`, of the same shape as `ids`.
             attention_mask: as `ids`.
             position_ids: as `ids`.
             token_type_ids: as `ids`.
@@ -191,44 +197,28 @@ class TaskModel(nn.Module):
         Returns:
             "sequence" [B, num_outputs], "token" [B, L, num_outputs], "question" [B, L, 2] (start, end), "choice"
             [B, C] of ids [B, C, L], [B, 1] of ids [B, L].
+
+        Raises:
+            ValueError: ids of another shape.
         """
-        if ids.ndim == 2:
-            hidden = self._read(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
-            return self.task_logits(hidden, dropout_keys)
-        if ids.ndim != 3 or self.head.kind != "choice":
-            raise ValueError(f"ids of shape {ids.shape} for a {self.head.kind} head")
-        batch, choices, length = ids.shape
-        inputs = (ids, attention_mask, position_ids, token_type_ids)
-        rows = [None if array is None else array.reshape(batch * choices, length) for array in inputs]
-        assert rows[0] is not None
-        if dropout_keys is not None and len(dropout_keys) == batch:
-            dropout_keys = choice_keys(dropout_keys, choices)
-        hidden = self._read(rows[0], rows[1], rows[2], rows[3], dropout_keys)
-        return self.task_logits(hidden, dropout_keys).reshape(batch, choices)
+        inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+        shape = inputs.ids.shape
+        if len(shape) != 2 and (len(shape) != 3 or self.head.kind != "choice"):
+            raise ValueError(f"ids of shape {shape} for a {self.head.kind} head")
+        inputs = one_row_a_choice(inputs)
+        if self.head.pooled and inputs.dropout_keys is None and not self.is_initializing():
+            logits = self.task_logits(self.encoder.cls_only(inputs))
+        else:
+            logits = self.task_logits(self.encode(inputs), inputs.dropout_keys)
+        return logits.reshape(shape[:2]) if len(shape) == 3 else logits
 
-    def _read(
-        self,
-        ids: Array,
-        attention_mask: Array | None,
-        position_ids: Array | None,
-        token_type_ids: Array | None,
-        dropout_keys: Array | None,
-    ) -> Array:
-        """Of the last hidden states what the head reads: [N, 1, H] or, with dropout or for every token, [N, L, H]."""
-        if self.head.pooled and dropout_keys is None and not self.is_initializing():
-            return self.encoder.first(ids, attention_mask, position_ids, token_type_ids)
-        return self.encode(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+    def encode(self, *inputs: Any, **named: Any) -> Array:
+        """Last hidden states [B, L, H]; arguments as in `Encoder.__call__`."""
+        return self.encoder(*inputs, **named)
 
-    def encode(
-        self,
-        ids: Array,
-        attention_mask: Array | None = None,
-        position_ids: Array | None = None,
-        token_type_ids: Array | None = None,
-        dropout_keys: Array | None = None,
-    ) -> Array:
-        """Last hidden states [N, L, H]; arguments as in `Encoder`."""
-        return self.encoder(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+    def activations(self, inputs: EncoderInputs, capture: frozenset[str] = frozenset()) -> Activations:
+        """`Encoder.activations`."""
+        return self.encoder.activations(inputs, capture)
 
     def task_logits(self, hidden: Array, dropout_keys: Array | None = None) -> Array:
         """hidden [N, L, H] of the last layer -> float32 [N, num_outputs], or [N, L, num_outputs] for every token.
@@ -240,6 +230,18 @@ class TaskModel(nn.Module):
         elif self.head.pooled:
             hidden = hidden[:, 0]
         return self.task_head(hidden, dropout_keys)
+
+
+def one_row_a_choice(inputs: EncoderInputs) -> EncoderInputs:
+    """Inputs [B, C, L] as [B * C, L], with one dropout key a choice; inputs [B, L] as they are."""
+    if inputs.ids.ndim == 2:
+        return inputs
+    batch, choices, length = inputs.ids.shape
+    *arrays, keys = inputs
+    rows = [None if array is None else array.reshape(-1, length) for array in arrays]
+    if keys is not None and len(keys) == batch:
+        keys = choice_keys(keys, choices)
+    return EncoderInputs(*rows, dropout_keys=keys)  # type: ignore[arg-type]
 
 
 def choice_keys(keys: Array, choices: int) -> Array:

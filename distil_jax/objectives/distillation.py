@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.config import Objective
-from distil_jax.models import MaskedLM
+from distil_jax.models import EncoderInputs, MaskedLM
 from distil_jax.objectives import vocabulary_kernel
 from distil_jax.objectives.losses import SumCount, cosine_distance
 from distil_jax.objectives.vocabulary import fused_vocabulary_loss, plain_vocabulary_loss, vocabulary_measures
@@ -86,8 +86,8 @@ def _rows(x: Array) -> Array:
 
 
 def _forward(module: MaskedLM, params: Params, batch: MicroBatch, dropout_keys: Array | None) -> Array:
-    arguments = (batch.ids, batch.sequences, batch.position_ids, None, dropout_keys)
-    return module.apply({"params": params}, *arguments, method="encode")  # type: ignore[return-value]
+    inputs = EncoderInputs(batch.ids, batch.sequences, batch.position_ids, dropout_keys=dropout_keys)
+    return module.apply({"params": params}, inputs, method="encode")  # type: ignore[return-value]
 
 
 def _output_layer(module: MaskedLM, params: Params, hidden: Array) -> OutputLayer:

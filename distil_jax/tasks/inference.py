@@ -86,7 +86,7 @@ def make_network(
     """
     # Few rows: the processor's time goes into reading kernels. Products of bfloat16 have no faster form there.
     columns = devices.are_the_host and dtype == "float32"
-    model = TaskModel(encoder, head, np.dtype(dtype), product="columns" if columns else "rows")
+    model = TaskModel(encoder, head, np.dtype(dtype), transposed=columns)
     if columns:
         params = jax.tree.map(np.ascontiguousarray, transpose_kernels(params))
     held = devices.replicate(params)

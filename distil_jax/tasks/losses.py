@@ -14,7 +14,7 @@ import optax
 from jax import Array
 
 from distil_jax.config import FineTune
-from distil_jax.models import TaskHead, TaskModel, choice_keys
+from distil_jax.models import EncoderInputs, TaskHead, TaskModel, one_row_a_choice
 from distil_jax.objectives.losses import cosine_distance, cross_entropy, distillation_kl
 
 Params = dict[str, Any]
@@ -32,22 +32,19 @@ class Models:
 def forward(model: TaskModel, params: Params, batch: Batch, dropout_keys: Array | None) -> tuple[Array, Array]:
     """Last hidden states [N, L, H] and logits of a batch; N counts the endings of choices one by one.
 
-    A model that knows no second segment is not told the segments. Logits are [B, K], tags [B, L, K], spans [B, L, 2],
+    Logits are [B, K], tags [B, L, K], spans [B, L, 2],
     choices [B, C].
     """
-    rows = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in ("ids", "mask", "types")}
-    types = segments(model, rows)
-    if dropout_keys is not None and batch["ids"].ndim == 3:
-        dropout_keys = choice_keys(dropout_keys, batch["ids"].shape[1])
-    arguments = (rows["ids"], rows["mask"], None, types, dropout_keys)
-    hidden: Any = model.apply({"params": params}, *arguments, method="encode")
-    logits: Any = model.apply({"params": params}, hidden, dropout_keys, method="task_logits")
+    inputs = one_row_a_choice(inputs_of(model, batch, dropout_keys))
+    hidden: Any = model.apply({"params": params}, inputs, method="encode")
+    logits: Any = model.apply({"params": params}, hidden, inputs.dropout_keys, method="task_logits")
     return hidden, logits.reshape(batch["ids"].shape[:2]) if batch["ids"].ndim == 3 else logits
 
 
-def segments(model: TaskModel, batch: Batch) -> Array | None:
-    """The segments of a batch, for a model that knows a second one."""
-    return batch["types"] if model.config.type_vocab_size > 1 else None
+def inputs_of(model: TaskModel, batch: Batch, dropout_keys: Array | None = None) -> EncoderInputs:
+    """What the model reads of a batch; the segments only if it knows a second one."""
+    types = batch["types"] if model.config.type_vocab_size > 1 else None
+    return EncoderInputs(batch["ids"], batch["mask"], token_type_ids=types, dropout_keys=dropout_keys)
 
 
 def task_loss(head: TaskHead, logits: Array, labels: Array, weights: Array) -> Array:

@@ -14,7 +14,7 @@ from jax import Array
 
 from distil_jax.config import FineTune
 from distil_jax.models import TaskModel, row_keys, transpose_kernels
-from distil_jax.tasks.losses import Batch, Models, Params, batch_losses, segments
+from distil_jax.tasks.losses import Batch, Models, Params, batch_losses, inputs_of
 from distil_jax.training.step import (
     AXIS,
     Metrics,
@@ -87,13 +87,13 @@ def make_task_step(
 def make_logits_step(model: TaskModel) -> Callable[[Params, Batch], Array]:
     """The per-device `(params, batch [b, ...]) -> logits of all devices' rows`, in their order.
 
-    A model with `product` "columns" takes parameters as `transpose_kernels` gives them.
+    A model with `transposed` takes parameters as `transpose_kernels` gives them.
     """
 
     def logits_step(params: Params, batch: Batch) -> Array:
-        if model.product == "columns":
+        if model.transposed:
             params = transpose_kernels(params)  # names them as the model does; in memory they stay as they are
-        logits: Any = model.apply({"params": params}, batch["ids"], batch["mask"], None, segments(model, batch))
+        logits: Any = model.apply({"params": params}, inputs_of(model, batch))
         return jax.lax.all_gather(logits, AXIS, tiled=True)
 
     return logits_step

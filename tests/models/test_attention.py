@@ -136,7 +136,7 @@ def test_dropout_of_probabilities_keeps_the_expectation() -> None:
 def test_the_site_separates_the_dropout_of_layers() -> None:
     arrays = on_device()
     one, again, other = (
-        np.asarray(attend(*arrays, attention_mask=None, dropout_keys=keys(B), dropout_site=site, dropout_rate=0.3))
+        np.asarray(attend(*arrays, mask=None, dropout_keys=keys(B), dropout_site=site, dropout_rate=0.3))
         for site in (1, 1, 4)
     )
     np.testing.assert_array_equal(one, again)
@@ -145,14 +145,12 @@ def test_the_site_separates_the_dropout_of_layers() -> None:
 
 def test_without_keys_there_is_no_dropout() -> None:
     arrays = on_device()
-    np.testing.assert_array_equal(
-        attend(*arrays, attention_mask=None, dropout_rate=0.5), attend(*arrays, attention_mask=None)
-    )
+    np.testing.assert_array_equal(attend(*arrays, mask=None, dropout_rate=0.5), attend(*arrays, mask=None))
 
 
 def test_bfloat16_keeps_its_type_on_both_paths() -> None:
     arrays = on_device(jnp.bfloat16)
     for options in ({}, {"dropout_keys": keys(B), "dropout_rate": BARELY}):
-        found = attend(*arrays, attention_mask=None, **options)
+        found = attend(*arrays, mask=None, **options)
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(found, np.float32), by_hand(None), atol=0.05)

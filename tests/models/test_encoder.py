@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distil_jax.models import Encoder, EncoderConfig, MaskedLM, encoder, row_keys
+from distil_jax.hf import from_pretrained
+from distil_jax.models import Encoder, EncoderConfig, EncoderInputs, MaskedLM, encoder, row_keys
 
 BERT = EncoderConfig(
     "bert", 50, 12, 2, 3, 20, 24, type_vocab_size=2, attention_output_dropout=0.1, initializer_range=0.3
@@ -52,9 +55,10 @@ def test_the_first_token_alone_is_what_it_is_among_all(family: EncoderConfig, ma
     masks = [[1] * 9 + [2] * 3 + [0] * 2, [0] * 3 + [1] * 11]
     mask = np.array(masks, np.int32) if masked else None
     types = IDS % 2 if family.type_vocab_size else None
+    inputs = EncoderInputs(jnp.asarray(IDS), mask, token_type_ids=types)  # type: ignore[arg-type]
     found, every = (
-        jax.jit(lambda params, method=method: module.apply(params, IDS, mask, None, types, method=method))
-        for method in ("first", "__call__")
+        jax.jit(lambda params, method=method: module.apply(params, inputs, method=method))
+        for method in ("cls_only", "__call__")
     )
     expected: Any = every({"params": params})
     np.testing.assert_allclose(found({"params": params}), expected[:, :1], rtol=1e-5, atol=1e-6)
@@ -251,3 +255,117 @@ def test_what_a_layer_keeps_for_the_backward_pass(dtype: Any) -> None:
     probabilities = [leaf for leaf in arrays if leaf.shape == (rows, config.num_heads, length, length)]
     assert len(widths) == len(probabilities) == config.num_layers
     assert (config.hidden_size, 3 * config.hidden_size) not in [leaf.shape for leaf in arrays]
+
+
+def test_activations_are_those_of_pytorch(tmp_path: Path) -> None:
+    """Hidden states of every layer, queries, keys, values and scores, of a padded row; each also gives a gradient."""
+    import torch
+    from transformers import BertConfig, BertModel
+    from transformers.models.bert.modeling_bert import BertSelfAttention
+
+    torch.manual_seed(0)
+    sizes = BertConfig(
+        vocab_size=50,
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=20,
+        max_position_embeddings=24,
+        initializer_range=0.3,
+    )
+    theirs = BertModel(sizes, add_pooling_layer=False).eval()
+    noted: dict[str, list[torch.Tensor]] = {"queries": [], "keys": [], "values": []}
+    for module in theirs.modules():
+        if isinstance(module, BertSelfAttention):
+            for name, layer in (("queries", module.query), ("keys", module.key), ("values", module.value)):
+                layer.register_forward_hook(lambda _, __, output, name=name: noted[name].append(output))
+    mask = np.ones_like(IDS)
+    mask[1, 9:] = 0
+    with torch.no_grad():
+        expected = theirs(torch.tensor(IDS).long(), torch.tensor(mask).long(), output_hidden_states=True).hidden_states
+    theirs.save_pretrained(tmp_path)
+    module, params = from_pretrained(tmp_path, head="none")
+    config: Any = module.config
+    inputs = EncoderInputs(jnp.asarray(IDS), jnp.asarray(mask))
+    for remat in ("none", "layer"):
+        found: Any = jax.jit(
+            lambda params, remat=remat: Encoder(config, remat=remat).apply(
+                {"params": params}, inputs, encoder.CAPTURES, method="activations"
+            )
+        )(params)
+        for ours, other in zip(found.hidden_states, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(ours)[mask > 0], other.numpy()[mask > 0], atol=1e-5)
+        np.testing.assert_array_equal(found.hidden, found.hidden_states[-1])
+        for name, layers in noted.items():
+            for ours, other in zip(getattr(found, name), layers, strict=True):
+                np.testing.assert_allclose(
+                    np.asarray(ours)[mask > 0], other.numpy().reshape(2, 14, 3, 4)[mask > 0], atol=1e-5
+                )
+        for scores, query, key in zip(found.scores, found.queries, found.keys, strict=True):
+            by_hand = np.einsum("bqnd,bknd->bnqk", query, key) / 2
+            by_hand = np.where(mask[:, None, None] > 0, by_hand, np.finfo(np.float32).min)
+            np.testing.assert_allclose(scores, by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["none", "layer"])
+def test_every_activation_has_a_gradient_with_dropout(params: Any, remat: Any) -> None:
+    """The same one whether layers are computed again or not; queries and keys of the last layer get theirs by it."""
+    inputs = EncoderInputs(jnp.asarray(IDS), dropout_keys=row_keys(jax.random.key(0), jnp.arange(2)))
+
+    def loss(params: Any, remat: Any, name: str) -> Any:
+        found: Any = Encoder(BERT, remat=remat).apply(
+            {"params": params}, inputs, frozenset({name}), method="activations"
+        )
+        assert [other for other in encoder.CAPTURES if getattr(found, other)] == [name]
+        return sum((x**3).mean() for x in getattr(found, name))  # squares after a LayerNorm have a constant mean
+
+    for name in encoder.CAPTURES:
+        gradient, expected = (jax.jit(jax.grad(loss), static_argnums=(1, 2))(params, r, name) for r in (remat, "none"))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), gradient, expected)
+        last = gradient["layer_1"]
+        moved = {part for part in ("query", "key", "value", "ffn_out") if np.abs(last[part]["kernel"]).max() > 1e-5}
+        wanted = {
+            "queries": {"query"},
+            "keys": {"key"},
+            "values": {"value"},
+            "scores": {"query", "key"},
+            "hidden_states": {"query", "key", "value", "ffn_out"},
+        }
+        assert moved == wanted[name], name
+
+
+@pytest.mark.parametrize("remat", ["none", "layer"])
+def test_what_is_not_captured_costs_nothing(params: Any, remat: Any) -> None:
+    """The program of `activations` without names is the one of the call."""
+    module, inputs = Encoder(BERT, remat=remat), EncoderInputs(jnp.asarray(IDS))
+
+    def by_call(params: Any) -> Any:
+        return (module.apply({"params": params}, inputs) ** 2).sum()  # type: ignore[operator]
+
+    def by_activations(params: Any) -> Any:
+        found: Any = module.apply({"params": params}, inputs, method="activations")
+        assert not any(found[1:])
+        return (found.hidden**2).sum()
+
+    texts = [str(jax.make_jaxpr(jax.grad(f))(params)) for f in (by_call, by_activations)]
+    assert texts[0] == texts[1]
+
+
+def test_an_unknown_activation_is_an_error() -> None:
+    with pytest.raises(ValueError, match="logits"):
+        jax.eval_shape(
+            lambda: Encoder(BERT).init(
+                jax.random.key(0), EncoderInputs(jnp.asarray(IDS)), frozenset({"logits"}), method="activations"
+            )
+        )
+
+
+def test_the_call_takes_arrays_in_the_order_of_the_flax_classes(params: Any) -> None:
+    keys = row_keys(jax.random.key(0), jnp.arange(2))
+    arrays = (jnp.asarray(IDS), jnp.ones_like(IDS), jnp.asarray(IDS % 7), jnp.asarray(IDS % 2), keys)
+    apply: Any = partial(Encoder(BERT).apply, {"params": params})
+    expected = apply(EncoderInputs(*arrays))
+    np.testing.assert_array_equal(apply(*arrays), expected)
+    names = ("ids", "attention_mask", "position_ids", "token_type_ids", "dropout_keys")
+    np.testing.assert_array_equal(apply(**dict(zip(names, arrays, strict=True))), expected)
+    np.testing.assert_array_equal(apply(*arrays, method="hidden_states")[-1], expected)

@@ -14,14 +14,14 @@ from distil_jax.errors import UserError
 from distil_jax.models import flash_attention
 from distil_jax.models.attention import attend
 from distil_jax.models.dropout import row_keys
-from distil_jax.models.flash_attention import Call, Device, choose, splash
+from distil_jax.models.flash_attention import AttentionShape, Device, choose, splash
 
 HOPPER, AMPERE, TURING = (Device("cuda", capability) for capability in ((9, 0), (8, 0), (7, 5)))
 CPU, ROCM, TPU = Device("cpu"), Device("rocm"), Device("tpu")
-BASE = Call(HOPPER, "bfloat16", 128, 64)
+BASE = AttentionShape(HOPPER, "bfloat16", 128, 64)
 
 
-def on(device: Device, **changes: Any) -> Call:
+def on(device: Device, **changes: Any) -> AttentionShape:
     return dataclasses.replace(BASE, device=device, **changes)
 
 
@@ -46,7 +46,7 @@ def on(device: Device, **changes: Any) -> Call:
     ],
     ids=str,
 )
-def test_auto_takes_what_works_and_pays(call: Call, expected: str) -> None:
+def test_auto_takes_what_works_and_pays(call: AttentionShape, expected: str) -> None:
     assert choose("auto", call) == expected
 
 
@@ -62,7 +62,7 @@ def test_auto_takes_what_works_and_pays(call: Call, expected: str) -> None:
         ("splash", on(TPU, length=96), "multiple of 128 tokens, and these have 96"),
     ],
 )
-def test_what_cannot_be_forced_says_why(kind: str, call: Call, reason: str) -> None:
+def test_what_cannot_be_forced_says_why(kind: str, call: AttentionShape, reason: str) -> None:
     with pytest.raises(UserError, match=reason) as caught:
         choose(kind, call)
     assert "training.attention" in str(caught.value) and "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +14,6 @@ import torch
 
 from distil_jax.models.layers import (
     LayerNorm,
-    Product,
-    columns_dot,
     dense,
     gelu,
     joint_dense,
@@ -22,6 +21,7 @@ from distil_jax.models.layers import (
     rows_dot,
     softmax,
     transpose_kernels,
+    transposed_dot,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -87,9 +87,9 @@ def test_gelu_is_pytorchs_with_its_slope() -> None:
     assert gelu(half).dtype == jax.grad(lambda x: gelu(x).sum())(half).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("product", ["rows", "columns"])
-def test_dense_takes_all_leading_axes_as_one(product: Product) -> None:
-    module = dense(7, 0.5, jnp.float32, product)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dense_takes_all_leading_axes_as_one(transposed: bool) -> None:
+    module = dense(7, 0.5, jnp.float32, transposed)
     params: Any = module.init(jax.random.key(0), X)
     kernel = np.asarray(params["params"]["kernel"], np.float64)
     np.testing.assert_allclose(module.apply(params, X), X.astype(np.float64) @ kernel, atol=1e-5)  # type: ignore[arg-type]
@@ -124,26 +124,26 @@ def test_the_gradient_of_a_kernel_is_made_before_the_layer_below_goes_on(monkeyp
 
 
 def test_rows_dot_refuses_other_contractions() -> None:
-    for dot in (rows_dot, columns_dot):
+    for dot in (rows_dot, transposed_dot):
         with pytest.raises(ValueError, match="contract the last axis"):
             dot(X, jnp.ones((5, 3)), (((1,), (0,)), ((), ())))
         with pytest.raises(ValueError, match="default precision"):
             dot(X, jnp.ones((24, 3)), (((2,), (0,)), ((), ())), "highest")
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, True), (10, True), (128, True), (129, False)])
-def test_few_rows_are_multiplied_by_transposed_kernels_as_they_lie(rows: int, columns: bool) -> None:
+@pytest.mark.parametrize(("rows", "transposed"), [(1, True), (10, True), (128, True), (129, False)])
+def test_few_rows_are_multiplied_by_transposed_kernels_as_they_lie(rows: int, transposed: bool) -> None:
     """XLA would rewrite the product as one of rows, with the kernel transposed in it, which is slower."""
     kernel, x = (RANDOM.standard_normal(shape).astype(np.float32) for shape in ((24, 7), (rows, 24)))
 
     def product(held: Any, x: Any) -> Any:
-        return columns_dot(x, transpose_kernels({"kernel": held})["kernel"], (((1,), (0,)), ((), ())))
+        return transposed_dot(x, transpose_kernels({"kernel": held})["kernel"], (((1,), (0,)), ((), ())))
 
     held = np.ascontiguousarray(kernel.T)
     compiled = jax.jit(product).lower(held, x).compile()
     np.testing.assert_allclose(compiled(held, x), x.astype(np.float64) @ kernel, atol=1e-5)
     text = compiled.as_text() or ""
-    assert set(re.findall(r"(f32\S+)\{\S+ dot\(", text)) == {f"f32[7,{rows}]" if columns else f"f32[{rows},7]"}
+    assert set(re.findall(r"(f32\S+)\{\S+ dot\(", text)) == {f"f32[7,{rows}]" if transposed else f"f32[{rows},7]"}
     assert not re.findall(r"f32\[24,7\]\S+ (?:copy|transpose)\(", text), "the kernel is transposed in memory"
 
 
@@ -154,15 +154,16 @@ def test_kernels_alone_are_transposed_and_back_again() -> None:
     assert jax.tree.map(np.shape, transpose_kernels(there)) == jax.tree.map(np.shape, params)
 
 
-@pytest.mark.parametrize("product", ["rows", "columns"])
-def test_joint_layers_are_the_layers_one_by_one(product: Product) -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_joint_layers_are_the_layers_one_by_one(transposed: bool) -> None:
     weights = [
         (RANDOM.standard_normal((24, 6)).astype(np.float32), RANDOM.standard_normal(6).astype(np.float32))
         for _ in range(3)
     ]
-    for (kernel, bias), found in zip(weights, joint_dense(jnp.asarray(X), weights, jnp.float32, product), strict=True):  # type: ignore[arg-type]
+    layers: Any = partial(joint_dense, jnp.asarray(X), weights, transposed=transposed)
+    for (kernel, bias), found in zip(weights, layers(dtype=jnp.float32), strict=True):
         np.testing.assert_allclose(found, X @ kernel + bias, atol=1e-5)
-    assert joint_dense(jnp.asarray(X), weights, jnp.bfloat16, product)[0].dtype == jnp.bfloat16  # type: ignore[arg-type]
+    assert layers(dtype=jnp.bfloat16)[0].dtype == jnp.bfloat16
 
 
 def test_gradients_of_a_joint_product_are_those_of_the_products_one_by_one() -> None:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distil_jax.models import EncoderConfig, TaskHead, TaskModel, choice_keys, row_keys
+from distil_jax.models import EncoderConfig, TaskHead, TaskModel, row_keys
 from distil_jax.models.encoder import dropout_sites
+from distil_jax.models.heads import choice_keys
 
 BERT = EncoderConfig("bert", 40, 12, 1, 3, 20, 16, type_vocab_size=2, initializer_range=0.3, pooler=True)
 DISTILBERT = EncoderConfig("distilbert", 40, 12, 1, 3, 20, 16, initializer_range=0.3)
