@@ -60,7 +60,7 @@ def compare(run: Path) -> tuple[int, int, float]:
     """(examples, how many decisions are equal, largest difference of two logits) of the run's validation sets."""
     from distil_jax.export.checkpoint import export, read_run
     from distil_jax.models import TaskModel
-    from distil_jax.runs.folder import read_config
+    from distil_jax.runs import read_config
     from distil_jax.tasks.data.load import load_task
     from distil_jax.tasks.encode import encode_examples
     from distil_jax.tasks.inference import make_predictor

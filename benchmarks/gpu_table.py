@@ -25,7 +25,7 @@ from distil_jax.benchmark.report import benchmark_markdown
 from distil_jax.benchmark.run import run_benchmark
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import FaultError
-from distil_jax.runs.folder import require_writable
+from distil_jax.runs import require_writable
 
 BASE: dict[str, Any] = {
     "training.compute_dtype": "bfloat16",

@@ -77,7 +77,7 @@ def moment_of(event: str, arguments: tuple[Any, ...], folder: str) -> str | None
 
 def _watch_metrics(aim: _Aim) -> None:
     """Rows of metrics are written in two halves, with a moment between them."""
-    from distil_jax.runs.metrics_log import MetricsWriter
+    from distil_jax.runs import MetricsWriter
 
     begin = MetricsWriter.__init__
 

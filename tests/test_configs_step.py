@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distil_jax.config import load_config
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 from distil_jax.training.stages import distill, pretrain
 
 FINE_TUNING = {"finetune", "glue", "minilm_tasks"}

@@ -64,7 +64,7 @@ def test_storage_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_a_crash_in_a_run(tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """In the seventh step, with the checkpoint of the sixth on disk."""
     from distil_jax.config import config_to_toml
-    from distil_jax.runs.metrics_log import MetricsWriter
+    from distil_jax.runs import MetricsWriter
 
     write, folder = MetricsWriter.write, tmp_path / "run"
 

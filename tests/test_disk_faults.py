@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Config, config_to_toml
-from distil_jax.runs.metrics_log import TENSORBOARD_FOLDER, MetricsWriter, read_metrics
+from distil_jax.runs import MetricsWriter, read_metrics
+from distil_jax.runs.metrics_log import TENSORBOARD_FOLDER
 from distil_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Config, config_to_toml
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 from distil_jax.training.stages import distill
 
 ROOT = Path(__file__).resolve().parents[1]

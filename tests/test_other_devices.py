@@ -23,7 +23,7 @@ import pytest
 from distil_jax.config import Config, config_to_toml
 from distil_jax.data.corpus import open_corpus
 from distil_jax.data.corpus.batches import training_batches
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 from distil_jax.training import step as train_step
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill

@@ -15,8 +15,8 @@ import pytest
 from held_up import ENDLESS, Ended, Hold, Launched
 
 from distil_jax.config import Config, config_to_toml
+from distil_jax.runs import read_metrics
 from distil_jax.runs.lock import LOCK_FILE
-from distil_jax.runs.metrics_log import read_metrics
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill
 

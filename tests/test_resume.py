@@ -14,9 +14,7 @@ import pytest
 
 from distil_jax.cli import main, runs
 from distil_jax.config import Config, config_to_toml, with_overrides
-from distil_jax.runs.folder import CONFIG_FILE, STUDY_FILE, read_config
-from distil_jax.runs.manifest import MANIFEST_FILE, read_starts
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import CONFIG_FILE, MANIFEST_FILE, STUDY_FILE, read_config, read_metrics, read_starts
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill

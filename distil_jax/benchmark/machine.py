@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.benchmark.process import peak_memory
-from distil_jax.runs.manifest import versions
+from distil_jax.runs import versions
 
 _MATRIX_ROWS = {"cpu": 1536}  # of the square matrices that the peak is measured with; accelerators take 8192
 _MEGABYTES = {"cpu": 128}  # of the array that the bandwidth is measured with; accelerators take 1024

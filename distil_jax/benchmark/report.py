@@ -10,7 +10,7 @@ from typing import Any
 from distil_jax.benchmark.timing import Timing, noise_note
 from distil_jax.errors import UserError
 from distil_jax.evaluation.report import markdown
-from distil_jax.runs.folder import write_whole
+from distil_jax.runs import write_atomically
 
 _INPUT_RATIO = 3.0  # times as fast as the step that the input has to be
 _HEADER = (
@@ -135,7 +135,7 @@ def write_benchmark(output: str, report: Mapping[str, Any]) -> None:
     """Write FILE.md and FILE.json, which `require_writable` has been asked for."""
     table, numbers = benchmark_paths(output)
     try:
-        write_whole(table, benchmark_markdown(report) + "\n")
-        write_whole(numbers, json.dumps(report, indent=2) + "\n")
+        write_atomically(table, benchmark_markdown(report) + "\n")
+        write_atomically(numbers, json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--output: {output} cannot be written ({error.strerror}); the table stands above") from None

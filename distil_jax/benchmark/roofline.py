@@ -12,7 +12,7 @@ from typing import Any
 
 from distil_jax.config import Config
 from distil_jax.models import EncoderConfig
-from distil_jax.runs.metrics_log import encoder_flops
+from distil_jax.training.flops import encoder_flops
 
 # Values of width H that a layer makes a token, and values a head and key, at two bytes each (Korthikanti et al. 2022,
 # arXiv 2205.05198, equation 1: 34 s b h + 5 a s^2 b bytes).

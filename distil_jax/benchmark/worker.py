@@ -30,7 +30,7 @@ from distil_jax.config import Config, config_from_toml
 from distil_jax.errors import UserError
 from distil_jax.objectives import is_causal, needs_all_logits
 from distil_jax.runs import startup as runtime
-from distil_jax.runs.metrics_log import peak_flops
+from distil_jax.training.flops import peak_flops
 from distil_jax.training.parallel import Devices
 
 _MOST_STEPS = 20  # of a round

@@ -57,7 +57,7 @@ def _run_of(error: BaseException) -> Path | None:
 def _about_run(run: Path | None) -> list[tuple[str, str, int]]:
     if run is None:
         return []
-    from distil_jax.runs.metrics_log import read_metrics
+    from distil_jax.runs import read_metrics
 
     rows, saved = [], []
     with contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ def _frames(error: BaseException) -> list[tuple[str, str, int]]:
 
 
 def _versions() -> str:
-    from distil_jax.runs.manifest import versions
+    from distil_jax.runs import versions
 
     return f"{', '.join(f'{name} {version}' for name, version in versions().items())} on {platform.platform()}"
 

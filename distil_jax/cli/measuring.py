@@ -77,7 +77,7 @@ def run_benchmark(arguments: list[str]) -> int:
     stage = stage_of(config, given.stage, any(one.partition("=")[0] == CONFIG_FLAG for one in settings))
     from distil_jax.benchmark.report import benchmark_markdown, benchmark_paths, write_benchmark
     from distil_jax.benchmark.run import run_benchmark
-    from distil_jax.runs.folder import require_writable
+    from distil_jax.runs import require_writable
 
     def say(line: str) -> None:
         print(f"measuring: {line}", file=sys.stderr, flush=True)

@@ -116,7 +116,7 @@ def run_evaluate(arguments: list[str]) -> None:
 
     from distil_jax.evaluation.heldout import evaluate_paths
     from distil_jax.evaluation.report import measures_table
-    from distil_jax.runs.folder import require_writable, write_whole
+    from distil_jax.runs import require_writable, write_atomically
 
     if given.json:
         require_writable("--json", Path(given.json))
@@ -127,7 +127,7 @@ def run_evaluate(arguments: list[str]) -> None:
         return  # the first process speaks for all
     print(measures_table(measures))
     if given.json:
-        write_whole(Path(given.json), json.dumps(measures, indent=2) + "\n")
+        write_atomically(Path(given.json), json.dumps(measures, indent=2) + "\n")
 
 
 def run_plot(arguments: list[str]) -> None:

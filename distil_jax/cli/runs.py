@@ -74,8 +74,7 @@ def _stages() -> dict[str, Callable[[Config, str], int | None]]:
 
 def _recorded(folder: Path) -> tuple[str, Path]:
     """What made the run in `folder`, and the file of its configuration."""
-    from distil_jax.runs.folder import CONFIG_FILE, STUDY_FILE
-    from distil_jax.runs.manifest import MANIFEST_FILE, read_starts
+    from distil_jax.runs import CONFIG_FILE, MANIFEST_FILE, STUDY_FILE, read_starts
 
     if (folder / STUDY_FILE).is_file():
         return _STUDY, folder / STUDY_FILE
@@ -91,7 +90,7 @@ def _recorded(folder: Path) -> tuple[str, Path]:
 
 def _return_to_start(folder: Path) -> None:
     """Go to where the run was started, since paths in its settings may start there."""
-    from distil_jax.runs.manifest import read_starts
+    from distil_jax.runs import read_starts
 
     places = [start.get("folder") for start in read_starts(folder)]
     if places and isinstance(places[-1], str) and Path(places[-1]).is_dir():

@@ -28,7 +28,7 @@ def run_prepare(arguments: list[str]) -> None:
         raise UserError("corpus.tokenizer is not set; name the tokenizer's folder or hub id (the teacher's, say)")
     from distil_jax.data.corpus.splits import prepare_splits
     from distil_jax.hf import load_tokenizer
-    from distil_jax.runs.metrics_log import PrepareDisplay
+    from distil_jax.runs import PrepareDisplay
 
     with PrepareDisplay(config.logging.progress) as display:
         corpora = prepare_splits(config.corpus, load_tokenizer(source), display.update)

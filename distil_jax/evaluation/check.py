@@ -16,16 +16,17 @@ from distil_jax.data.corpus.tokens import INDEX, open_corpus
 from distil_jax.errors import UserError, one_line
 from distil_jax.evaluation.study_report import REPORT_FILE, read_json
 from distil_jax.hf import CHECKSUMS_FILE, check_files
-from distil_jax.runs.folder import (
+from distil_jax.runs import (
     CONFIG_FILE,
     INPUTS_FILE,
+    MANIFEST_FILE,
+    METRICS_FILE,
     STUDY_FILE,
     TOKENIZER_FOLDER,
     read_config,
     read_inputs,
+    read_starts,
 )
-from distil_jax.runs.manifest import MANIFEST_FILE, read_starts
-from distil_jax.runs.metrics_log import METRICS_FILE
 from distil_jax.tasks.finetune import RESULT_FILE
 from distil_jax.training.checkpoint import CORRUPT, Checkpoints
 from distil_jax.training.integrity import DamagedError

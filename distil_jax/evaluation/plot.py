@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distil_jax.errors import UserError
 from distil_jax.evaluation.report import folder_labels
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 
 
 def held_out_curve(run: Path, measure: str = "mlm_loss") -> tuple[list[int], list[float]]:

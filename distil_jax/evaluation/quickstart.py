@@ -21,8 +21,7 @@ from distil_jax.evaluation.report import markdown, measures_table
 from distil_jax.export import export
 from distil_jax.export.latency import encoder_latency
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
-from distil_jax.runs.folder import write_whole
-from distil_jax.runs.progress import PrepareDisplay
+from distil_jax.runs import PrepareDisplay, write_atomically
 from distil_jax.training.stages import distill, pretrain
 
 VOCABULARY = 4096
@@ -67,7 +66,7 @@ def quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
         export(folder / f"{name}_run", folder / name, overwrite=True)
     _say("4/4 measuring")
     found = _measure(folder, tokenizer)
-    write_whole(result, json.dumps(found, indent=2) + "\n")
+    write_atomically(result, json.dumps(found, indent=2) + "\n")
     return _describe(folder, found)
 
 

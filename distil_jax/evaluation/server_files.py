@@ -11,7 +11,7 @@ from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.models import TaskModel
-from distil_jax.runs.folder import write_whole
+from distil_jax.runs import write_atomically
 from distil_jax.tasks.encode import encode_examples
 from distil_jax.tasks.examples import Example, TaskData, TaskSpec
 from distil_jax.tasks.inference import make_predictor
@@ -94,5 +94,5 @@ def _gaps(numbers: Sequence[str]) -> list[str]:
 def _write(path: Path, rows: Iterable[tuple[str, str]]) -> Path:
     lines = ["index\tprediction", *(f"{number}\t{prediction}" for number, prediction in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
     return path

@@ -39,10 +39,17 @@ from distil_jax.evaluation.study_report import (
     write_report,
 )
 from distil_jax.export import export
-from distil_jax.runs.coordination import first_process_in
-from distil_jax.runs.folder import CONFIG_FILE, STUDY_FILE, check_run_folder, write_whole
-from distil_jax.runs.lock import hold
-from distil_jax.runs.manifest import read_starts, record_start, versions
+from distil_jax.runs import (
+    CONFIG_FILE,
+    STUDY_FILE,
+    check_run_folder,
+    first_process_in,
+    lock_folder,
+    read_starts,
+    record_start,
+    versions,
+    write_atomically,
+)
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.finetune import RESULT_FILE, finetune, wants_tests
@@ -94,8 +101,8 @@ def run_study(config: Config, *, command: str = "", say: Say = lambda _: None) -
 @contextlib.contextmanager
 def _own(folder: Path, config: Config, command: str) -> Iterator[None]:
     """Keep other studies out of `folder`, and what this one is on record, for `distil-jax resume`."""
-    with hold(folder):
-        write_whole(folder / STUDY_FILE, config_to_toml(config))
+    with lock_folder(folder):
+        write_atomically(folder / STUDY_FILE, config_to_toml(config))
         record_start(folder, config, {}, "study", command=command)
         yield
 

@@ -11,7 +11,7 @@ from typing import Any
 from distil_jax.errors import UserError
 from distil_jax.evaluation.report import markdown
 from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan
-from distil_jax.runs.folder import write_whole
+from distil_jax.runs import write_atomically
 from distil_jax.tasks.examples import TaskSpec
 from distil_jax.tasks.finetune import RESULT_FILE
 from distil_jax.tasks.inference import SCORE
@@ -197,7 +197,7 @@ def write_report(folder: Path, report: Report) -> str:
     """Write report.json and report.md, each whole or not at all; returns the Markdown."""
     text = report_markdown(report)
     for name, content in ((REPORT_FILE, json.dumps(report, indent=2)), (TABLE_FILE, text)):
-        write_whole(folder / name, content + "\n")
+        write_atomically(folder / name, content + "\n")
     return text
 
 

@@ -23,9 +23,7 @@ from distil_jax.export.prediction_settings import QUESTION_FIELDS
 from distil_jax.export.predictor import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
 from distil_jax.models import TaskHead, TaskModel
-from distil_jax.runs.coordination import first_process_in
-from distil_jax.runs.folder import fingerprint, unfinished, write_whole
-from distil_jax.runs.watchdog import Watch
+from distil_jax.runs import Watchdog, fingerprint, first_process_in, unfinished, write_atomically
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import TaskData, TaskSpec
@@ -64,7 +62,7 @@ def score_model(config: Config) -> TaskScores:
             else; before anything is compiled.
     """
     require(config, "model.initial", "task.name")
-    with Watch(config) as watch:
+    with Watchdog(config) as watch:
         started = time.monotonic()
         spec = task_spec(config.task.name)
         ready = read_ready(config.model.initial, max_length=config.task.max_length)
@@ -86,7 +84,7 @@ def score_model(config: Config) -> TaskScores:
             found = TaskScores(data, measures, (*data.notes, *notes, *more), jax.process_index() == 0)
             if found.is_main and config.run.output:
                 result = {**_result(config, data, found, time.monotonic() - started), **origin}
-                write_whole(Path(config.run.output) / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+                write_atomically(Path(config.run.output) / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     return found
 
 
@@ -190,7 +188,7 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _measures(
-    config: Config, data: TaskData, ready: ReadyModel, devices: Devices, watch: Watch
+    config: Config, data: TaskData, ready: ReadyModel, devices: Devices, watch: Watchdog
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Measures of all sets whose labels are known, and what was said while they were encoded."""
     model = TaskModel(ready.encoder, ready.head, jnp.dtype(config.training.compute_dtype), config.training.attention)

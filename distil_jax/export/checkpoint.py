@@ -19,7 +19,7 @@ from distil_jax.export.prediction_settings import answer_options, to_config_json
 from distil_jax.export.task_card import task_card
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM, TaskHead, TaskModel
-from distil_jax.runs.folder import read_config
+from distil_jax.runs import read_config
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.integrity import DamagedError
 from distil_jax.training.selection import Selection

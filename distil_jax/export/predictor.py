@@ -14,7 +14,7 @@ from distil_jax.export.checkpoint import read_run
 from distil_jax.export.prediction_settings import answer_options, from_config_json
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.runs.folder import CONFIG_FILE
+from distil_jax.runs import CONFIG_FILE
 from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import Kind

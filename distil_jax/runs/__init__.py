@@ -1,1 +1,94 @@
-"""What surrounds a run: folder, lock, manifest, metrics log, progress, preemption, watchdog, coordination, start-up."""
+"""What surrounds a run: folder, lock, manifest, metrics log, progress, preemption, watchdog, coordination, start-up.
+
+Names are imported on first use: `distil-jax resume` reads a run's folder before JAX may be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distil_jax.runs.coordination import all_agree, broadcast, first_process_in, is_distributed, read_all
+    from distil_jax.runs.files import require_writable, unfinished, write_atomically
+    from distil_jax.runs.folder import (
+        CONFIG_FILE,
+        INPUTS_FILE,
+        STUDY_FILE,
+        TOKENIZER_FOLDER,
+        check_run_folder,
+        fingerprint,
+        keep_tokenizer,
+        open_run_folder,
+        read_config,
+        read_inputs,
+    )
+    from distil_jax.runs.lock import check_owner, lock_folder
+    from distil_jax.runs.log_filters import filter_storage_logs
+    from distil_jax.runs.manifest import MANIFEST_FILE, read_starts, record_start, versions
+    from distil_jax.runs.metrics_log import METRICS_FILE, MetricsWriter, read_metrics
+    from distil_jax.runs.preemption import NOTHING_NEW
+    from distil_jax.runs.progress import PrepareDisplay, Progress
+    from distil_jax.runs.save_clock import SaveClock, is_due
+    from distil_jax.runs.watchdog import Watchdog
+
+_MODULES = {
+    "coordination": ("all_agree", "broadcast", "first_process_in", "is_distributed", "read_all"),
+    "files": ("require_writable", "unfinished", "write_atomically"),
+    "folder": (
+        *("CONFIG_FILE", "INPUTS_FILE", "STUDY_FILE", "TOKENIZER_FOLDER", "check_run_folder", "fingerprint"),
+        *("keep_tokenizer", "open_run_folder", "read_config", "read_inputs"),
+    ),
+    "lock": ("check_owner", "lock_folder"),
+    "log_filters": ("filter_storage_logs",),
+    "manifest": ("MANIFEST_FILE", "read_starts", "record_start", "versions"),
+    "metrics_log": ("METRICS_FILE", "MetricsWriter", "read_metrics"),
+    "preemption": ("NOTHING_NEW",),
+    "progress": ("PrepareDisplay", "Progress"),
+    "save_clock": ("SaveClock", "is_due"),
+    "watchdog": ("Watchdog",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "CONFIG_FILE",
+    "INPUTS_FILE",
+    "MANIFEST_FILE",
+    "METRICS_FILE",
+    "NOTHING_NEW",
+    "STUDY_FILE",
+    "TOKENIZER_FOLDER",
+    "MetricsWriter",
+    "PrepareDisplay",
+    "Progress",
+    "SaveClock",
+    "Watchdog",
+    "all_agree",
+    "broadcast",
+    "check_owner",
+    "check_run_folder",
+    "filter_storage_logs",
+    "fingerprint",
+    "first_process_in",
+    "is_distributed",
+    "is_due",
+    "keep_tokenizer",
+    "lock_folder",
+    "open_run_folder",
+    "read_all",
+    "read_config",
+    "read_inputs",
+    "read_metrics",
+    "read_starts",
+    "record_start",
+    "require_writable",
+    "unfinished",
+    "versions",
+    "write_atomically",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

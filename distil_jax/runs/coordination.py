@@ -1,7 +1,7 @@
-"""What the processes of one run tell each other, beside what they compute together.
+"""Messages between the processes of one run, besides what they compute together.
 
-Texts by name are kept by the coordination service that JAX runs in the first process; nothing here waits for a device
-but `share`.
+Texts by name are kept by the coordination service that JAX runs in the first process. Only `broadcast` and what uses
+it wait for devices.
 """
 
 from __future__ import annotations
@@ -19,38 +19,37 @@ from distil_jax.errors import FaultError, UserError
 
 FAILED = "news/failed"  # why a process ended
 STALLED = "news/stalled"  # that a process hangs
-PREEMPTED = "news/preempted"  # a process was told to end
-HEARING_SECONDS = 2.0  # after which all have heard what was told
+PREEMPTED = "news/preempted"  # a process was asked to end
+DELIVERY_SECONDS = 2.0  # after which all processes have read what was published
 _ROOT = "distil_jax/"
-_LONGEST_BYTES = 16384
 
 
-def are_several() -> bool:
+def is_distributed() -> bool:
     """Whether this process is one of several."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def name_of(process: int) -> str:
+def process_name(process: int) -> str:
     """What messages call a process: "process 1 of 0 to 3"."""
     return f"process {process} of 0 to {jax.process_count() - 1}"
 
 
-def tell(name: str, text: str, *, overwrite: bool = False) -> None:
-    """Make `text` known as `name`; the first text of a name stays, unless `overwrite`."""
+def publish(name: str, text: str, *, overwrite: bool = False) -> None:
+    """Make `text` readable in all processes as `name`; the first text of a name stays, unless `overwrite`."""
     # It is there already, or the service is gone, which JAX itself notices.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         _service().key_value_set(_ROOT + name, text, allow_overwrite=overwrite)
 
 
-def fail(reason: str) -> None:
-    """Tell all why this process ends, and give them time to hear it: the first one's end is theirs."""
-    tell(FAILED, reason)
+def publish_failure(reason: str) -> None:
+    """Publish why this process ends. The first process then waits until all have read it: it runs the service."""
+    publish(FAILED, reason)
     if jax.process_index() == 0:
-        time.sleep(HEARING_SECONDS)
+        time.sleep(DELIVERY_SECONDS)
 
 
-def heard(folder: str) -> dict[str, str]:
-    """What has been told under names that begin with `folder`/, by those names; empty where the service is gone."""
+def read_all(folder: str) -> dict[str, str]:
+    """The published texts whose names begin with `folder`/, by name; empty where the service is gone."""
     try:
         found = _service().key_value_dir_get(f"{_ROOT}{folder}/")
     except jax.errors.JaxRuntimeError:
@@ -59,41 +58,56 @@ def heard(folder: str) -> dict[str, str]:
 
 
 def _service() -> Any:
-    from jax._src import distributed  # JAX has no public name for it; Orbax takes the same way
+    from jax._src import distributed  # JAX has no public name for it; Orbax uses the same one
 
     return distributed.global_state.client
 
 
-def share(text: str) -> str:
+def broadcast(text: str) -> str:
     """The first process's text, in all of them; all have to call this."""
-    if not are_several():
+    if not is_distributed():
         return text
+    content = np.frombuffer(text.encode(), np.uint8)
+    length = int(_broadcast(np.int32(content.size)))
+    padded = np.resize(content, length) if content.size else np.zeros(length, np.uint8)
+    # Every byte is sent in 32 bits: not every back end adds up bytes.
+    return _broadcast(padded.astype(np.int32)).astype(np.uint8).tobytes().decode()
+
+
+def _broadcast(values: Any) -> np.ndarray:
     from jax.experimental import multihost_utils
 
-    content = np.zeros(_LONGEST_BYTES, np.uint8)
-    given = text.encode()[:_LONGEST_BYTES]
-    content[: len(given)] = np.frombuffer(given, np.uint8)
-    # Every element is told in 32 bits: not every back end adds up bytes.
-    found = np.asarray(multihost_utils.broadcast_one_to_all(content.astype(np.int32)))
-    return found.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
+    return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
+def all_agree(good: bool) -> bool:
+    """Whether `good` holds in every process; all have to call this."""
+    if not is_distributed():
+        return good
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
 
 
 @contextlib.contextmanager
 def first_process_in(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-    """The first process is in `context()` for the length of the block; what keeps it out is raised in all."""
-    # Getting in may take minutes, and the first computation of all fails if a process is half a minute late for it.
-    share("")
+    """The first process enters `context()` for the length of the block; its UserError or FaultError is raised in all.
+
+    The other processes run the block without it.
+    """
+    # Entering may take minutes, and the first computation of all fails if a process is half a minute late for it.
+    broadcast("")
     with contextlib.ExitStack() as stack:
-        mistake: Exception | None = None
+        error: UserError | FaultError | None = None
         if jax.process_index() == 0:
             try:
                 stack.enter_context(context())
-            except (UserError, FaultError) as error:
-                mistake = error
-        kind = "" if mistake is None else "fault " if isinstance(mistake, FaultError) else "error "
-        verdict = share(f"{kind}{mistake or ''}")
-        if mistake is not None:
-            raise mistake
-        if verdict:
-            raise (FaultError if verdict.startswith("fault ") else UserError)(verdict.partition(" ")[2])
+            except (UserError, FaultError) as raised:
+                error = raised
+        kind = "" if error is None else "fault" if isinstance(error, FaultError) else "mistake"
+        kind, _, message = broadcast(f"{kind} {error or ''}").partition(" ")
+        if error is not None:
+            raise error
+        if kind:
+            raise (FaultError if kind == "fault" else UserError)(message)
         yield

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import jax
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from distil_jax.config import Config, config_from_toml, config_to_toml, differences, run_identity
-from distil_jax.errors import UserError, naming, one_line
-from distil_jax.hf import Tokenizer, save_tokenizer
-from distil_jax.runs.lock import LOCK_FILE, hold
+from distil_jax.errors import UserError, one_line
+from distil_jax.runs.files import write_atomically
+from distil_jax.runs.lock import LOCK_FILE, lock_folder
 from distil_jax.runs.manifest import record_start
+
+if TYPE_CHECKING:
+    from distil_jax.hf import Tokenizer
 
 CONFIG_FILE = "config.toml"
 INPUTS_FILE = "inputs.json"
@@ -64,11 +61,11 @@ def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str], sta
     check_run_folder(folder, config, inputs)
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder):
+    with lock_folder(folder):
         check_run_folder(folder, config, inputs)  # another run may have been here since
         with _writable(folder):
-            write_whole(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
-            write_whole(folder / CONFIG_FILE, config_to_toml(config))
+            write_atomically(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
+            write_atomically(folder / CONFIG_FILE, config_to_toml(config))
         record_start(folder, config, inputs, stage)
         yield
 
@@ -120,45 +117,10 @@ def read_inputs(folder: Path) -> dict[str, str]:
     return inputs
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that nobody ever sees half of it; one that holds this text already is left alone."""
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
-        return
-    begun = unfinished(path)
-    try:
-        with naming(begun):
-            begun.write_text(text, encoding="utf-8")
-            begun.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            begun.unlink(missing_ok=True)
-        raise
-
-
-def require_writable(flag: str, *paths: Path) -> None:
-    """Make the folder of files that are to be written when all is done.
-
-    Raises:
-        UserError: one can't be written; `flag` is what names it.
-    """
-    for path in paths:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        except OSError as error:
-            raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another file") from None
-
-
-def unfinished(path: Path) -> Path:
-    """Where `write_whole` writes the file `path` first; a kill may leave it there."""
-    return path.with_suffix(".unfinished")
-
-
 def keep_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> dict[str, str]:
     """Write a run's tokenizer into its folder; the files' texts by name, for its checkpoints."""
+    from distil_jax.hf import save_tokenizer
+
     save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=family)
     files = sorted((folder / TOKENIZER_FOLDER).iterdir())
     return {file.name: file.read_text(encoding="utf-8") for file in files}
@@ -166,12 +128,12 @@ def keep_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> dict[str,
 
 def fingerprint(params: Mapping[str, Any]) -> str:
     """SHA-256 over names and bytes of all tensors."""
+    import jax
+    import numpy as np
+
     digest = hashlib.sha256()
-    for path, tensor in sorted((jax.tree_util.keystr(path), tensor) for path, tensor in _leaves(params)):
+    leaves: list[tuple[Any, Any]] = jax.tree_util.tree_leaves_with_path(params)
+    for path, tensor in sorted((jax.tree_util.keystr(path), tensor) for path, tensor in leaves):
         digest.update(path.encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()
-
-
-def _leaves(params: Mapping[str, Any]) -> list[tuple[Any, np.ndarray]]:
-    return jax.tree_util.tree_leaves_with_path(params)

@@ -1,8 +1,8 @@
-"""One process at a time writes into a folder, on this machine and on others that share its storage.
+"""A lock on a folder: one process at a time writes into it, on this machine and on others that share its storage.
 
-The file `run.lock` is locked (flock), which ends with its owner however that ends, and says who that is: host, process
-and when that process started. Not every shared storage passes locks on to other hosts, so its owner also touches it
-every `HEARTBEAT_SECONDS`: another host's lock is watched for `WATCH_SECONDS` and taken over where nobody touches it.
+The file `run.lock` is locked by flock, which ends with its owner however that ends. It names the owner: host, process
+and when that process started. Not every shared storage passes locks on to other hosts, so the owner also touches the
+file every `HEARTBEAT_SECONDS`. A lock of another host is taken over after `WATCH_SECONDS` without a touch.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from distil_jax.errors import FaultError, UserError, one_line
 LOCK_FILE = "run.lock"
 HEARTBEAT_SECONDS = 20.0
 WATCH_SECONDS = 120.0  # three heartbeats and a minute: network file systems may show a touch that much late
-STALE_SECONDS = 300.0  # without a heartbeat, after which nobody is waited for
+STALE_SECONDS = 300.0  # without a heartbeat, after which the lock is taken over at once
 LOOK_SECONDS = 0.5
 UNKNOWN = "unknown"
-_PATIENCE_SECONDS = 1.0  # for an owner that has the lock and is about to write its name
+_NAMING_SECONDS = 1.0  # within which an owner has written its name into the lock
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _LOG = logging.getLogger("distil_jax")
-_held: dict[Path, TextIO] = {}  # locks of this process by folder, for an end that no block is left by
+_held: dict[Path, TextIO] = {}  # locks of this process by folder, for `release_all`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +48,24 @@ class Owner:
         return f"{one_line(self.host, 80)} process {self.pid}"
 
     def is_alive(self) -> bool:
-        """Whether it still runs; to be asked on its own host only."""
+        """Whether it still runs; only valid on its own host."""
         if self.pid <= 0:
             return False
         try:
             os.kill(self.pid, 0)
         except PermissionError:
-            pass  # somebody else's
+            pass  # it belongs to another user
         except (ProcessLookupError, OverflowError):
             return False
         return _start_of(self.pid) in (self.started, UNKNOWN)
 
 
 @contextlib.contextmanager
-def hold(folder: Path, name: str = "run.output") -> Iterator[None]:
-    """Own `folder`, which is there, for the length of the block.
+def lock_folder(folder: Path, name: str = "run.output") -> Iterator[None]:
+    """Own the existing `folder` for the length of the block.
 
-    A lock that a process left behind which was killed is taken over, which a line of the log says; that of another
-    host after `WATCH_SECONDS` without a heartbeat.
+    The lock of a killed process is taken over, that of another host after `WATCH_SECONDS` without a heartbeat; a line
+    of the log says so.
 
     Args:
         folder: what is owned.
@@ -79,31 +79,31 @@ def hold(folder: Path, name: str = "run.output") -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{name} = {folder}: cannot be written ({error.strerror}); choose another folder") from None
     with lock:
-        if owner := _owner_in_the_way(lock, folder):
+        if owner := _other_owner(lock, folder):
             raise UserError(f"{name} = {folder}: in use by {owner}; wait for it or choose another folder")
         stop = threading.Event()
         try:
-            _write(lock, json.dumps(dataclasses.asdict(_myself())))
+            _write(lock, json.dumps(dataclasses.asdict(_this_process())))
         except OSError as error:
             raise UserError(
-                f"{name} = {folder}: cannot be written ({error.strerror}); make room or choose another folder"
+                f"{name} = {folder}: cannot be written ({error.strerror}); free some space or choose another folder"
             ) from None
-        beat = threading.Thread(target=_beat, args=(lock.fileno(), stop), name="run.lock", daemon=True)
-        beat.start()
+        heartbeat = threading.Thread(target=_touch_regularly, args=(lock.fileno(), stop), name="run.lock", daemon=True)
+        heartbeat.start()
         _held[folder] = lock
         try:
             yield
         finally:
             del _held[folder]
             stop.set()
-            beat.join()
+            heartbeat.join()
             _clear(lock, folder)
 
 
 def release_all() -> None:
-    """Give up all folders of this process, which is about to end without leaving their blocks.
+    """Release all folders of this process, which is about to end without leaving their blocks.
 
-    Another host that goes on with them then need not wait for heartbeats.
+    A process on another host that continues need not wait for heartbeats then.
     """
     for folder, lock in [*_held.items()]:
         with contextlib.suppress(ValueError):  # the main thread has just closed it
@@ -112,61 +112,61 @@ def release_all() -> None:
 
 def _clear(lock: TextIO, folder: Path) -> None:
     with contextlib.suppress(OSError, FaultError):
-        check_owner(folder)  # what another process has taken over is not ours to clear
+        check_owner(folder)  # what another process has taken over stays
         _write(lock, "")
 
 
 def check_owner(folder: Path) -> None:
-    """Whether `folder` still is what this process owns: not deleted, not taken over by another host.
+    """Check that this process still owns `folder`.
 
     Raises:
-        FaultError: it is not.
+        FaultError: it was deleted, or taken over by another host.
     """
     try:
         owner = _parsed((folder / LOCK_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         raise FaultError(
-            f"{folder}: was taken away from under the run ({error.strerror}: {LOCK_FILE}); what it held is gone unless "
-            "it was moved; the same command starts anew, `distil-jax resume` continues it where it is now"
+            f"{folder}: was deleted or moved during the run ({error.strerror}: {LOCK_FILE}); if it was moved, "
+            "`distil-jax resume` continues it at its new place; the same command starts again from step 0"
         ) from None
-    if owner != _myself():
-        raise FaultError(f"{folder}: was taken over by {owner or 'another process'}; only one can go on, this one ends")
+    if owner != _this_process():
+        raise FaultError(f"{folder}: was taken over by {owner or 'another process'}; this process ends")
 
 
-def _owner_in_the_way(lock: TextIO, folder: Path) -> str:
-    """Whoever keeps us from owning the folder, "" for nobody."""
-    patience = time.monotonic() + _PATIENCE_SECONDS
+def _other_owner(lock: TextIO, folder: Path) -> str:
+    """The other process that owns the folder; "" where there is none and this one has the lock now."""
+    deadline = time.monotonic() + _NAMING_SECONDS
     while not _locked(lock):
         if owner := _parsed(_read(lock)):
             return str(owner)
-        if time.monotonic() > patience:
+        if time.monotonic() > deadline:
             return "another process"
         time.sleep(0.05)
     owner = _parsed(_read(lock))
-    if owner is None or owner == _myself():
+    if owner is None or owner == _this_process():
         return ""
-    if owner.host != _myself().host:
+    if owner.host != _this_process().host:
         return _watched(owner, lock, folder)
     if owner.is_alive():
-        return str(owner)  # the storage knows no locks
-    _LOG.warning("%s: taken over from %s, which ended without closing it", folder, owner)
+        return str(owner)  # the storage has no locks
+    _LOG.warning("%s: taken over from %s, which ended without releasing it", folder, owner)
     return ""
 
 
 def _watched(owner: Owner, lock: TextIO, folder: Path) -> str:
-    """The owner on another host where it gives a sign of life, "" where it gives none or has given the folder up."""
+    """The owner on another host if it touches the lock; "" if it does not, or has released the folder."""
     age = _seconds_since_heartbeat(lock, folder)
     if age < STALE_SECONDS:
-        line = "%s: %s was heard of %.0f s ago; waiting up to %.0f s for a sign that it is still there"
+        line = "%s: last heartbeat of %s %.0f s ago; waiting up to %.0f s for another one"
         _LOG.warning(line, folder, owner, age, WATCH_SECONDS)
         began, before = time.monotonic(), os.fstat(lock.fileno()).st_mtime_ns
         while (waited := time.monotonic() - began) < WATCH_SECONDS:
             time.sleep(LOOK_SECONDS)
             if os.fstat(lock.fileno()).st_mtime_ns != before:
-                there = _parsed(_read(lock))
-                return "" if there is None else f"{there}, heard of just now"
+                found = _parsed(_read(lock))
+                return "" if found is None else f"{found}, last heartbeat just now"
         age += waited
-    _LOG.warning("%s: taken over from %s, not heard of for %.0f s", folder, owner, age)
+    _LOG.warning("%s: taken over from %s, no heartbeat for %.0f s", folder, owner, age)
     return ""
 
 
@@ -174,7 +174,7 @@ def _locked(lock: TextIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in _NO_LOCKS  # then the name in the file has to do
+        return error.errno in _NO_LOCKS  # then the name in the file has to suffice
     return True
 
 
@@ -197,7 +197,7 @@ def _parsed(text: str) -> Owner | None:
         return None
 
 
-def _myself() -> Owner:
+def _this_process() -> Owner:
     return Owner(socket.gethostname(), os.getpid(), _start_of(os.getpid()))
 
 
@@ -223,7 +223,7 @@ def _seconds_since_heartbeat(lock: TextIO, folder: Path) -> float:
     return max(now - os.fstat(lock.fileno()).st_mtime, 0.0)
 
 
-def _beat(lock: int, stop: threading.Event) -> None:
+def _touch_regularly(lock: int, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(lock)

@@ -1,4 +1,4 @@
-"""manifest.json of a run: with what, on what and from what it was made; an entry for every start."""
+"""manifest.json of a run: an entry for every start, with command, host, devices, versions, source and inputs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import Config, config_to_toml
+from distil_jax.runs.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 _PACKAGES = (
@@ -31,21 +32,18 @@ _LOG = logging.getLogger("distil_jax")
 
 
 def record_start(folder: Path, config: Config, inputs: Mapping[str, str], stage: str, *, command: str = "") -> None:
-    """Append this start to the manifest of the run in `folder`; what goes wrong with that stops nobody.
+    """Append this start to the manifest of the run in `folder`; an error is logged and does not end the run.
 
     Args:
         folder: the run's, owned by this process.
-        config: with what it goes on.
+        config: its settings from now on.
         inputs: what it reads, as name -> sha256.
         stage: what makes it, such as "distill".
-        command: what the user gave; empty: as the system has it.
+        command: what the user typed; empty: the process's own arguments.
     """
     try:
         starts = [*read_starts(folder), _entry(config, inputs, stage, command)]
-        text = json.dumps({"starts": starts}, indent=2, ensure_ascii=False) + "\n"
-        unfinished = folder / f".{MANIFEST_FILE}.unfinished"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(folder / MANIFEST_FILE)
+        write_atomically(folder / MANIFEST_FILE, json.dumps({"starts": starts}, indent=2, ensure_ascii=False) + "\n")
     except Exception as error:
         _LOG.warning("%s: not written (%s: %s)", folder / MANIFEST_FILE, type(error).__name__, error)
 
@@ -64,7 +62,7 @@ def _entry(config: Config, inputs: Mapping[str, str], stage: str, command: str) 
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "stage": stage,
         "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "folder": str(Path.cwd()),  # that relative paths start from
+        "folder": str(Path.cwd()),  # where relative paths start
         "host": socket.gethostname(),
         "process": os.getpid(),
         "system": platform.platform(),
@@ -97,8 +95,8 @@ def versions(*also: str) -> dict[str, str]:
 
 
 def source_state(folder: Path) -> dict[str, Any] | None:
-    """The commit of the source tree in `folder`, and whether files in it differ from it; None where it is no tree."""
-    if not (folder / ".git").exists():  # an installed package, perhaps inside somebody else's tree
+    """The commit of the source tree in `folder`, and whether files differ from it; None where there is no tree."""
+    if not (folder / ".git").exists():  # an installed package, perhaps inside another tree
         return None
     try:
         commit = _git(folder, "rev-parse", "HEAD")

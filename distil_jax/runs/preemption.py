@@ -91,16 +91,16 @@ class Preemption:
             if self._noticed:
                 return
             self._noticed = True
-            if not coordination.are_several():
+            if not coordination.is_distributed():
                 self._stop_at = self._done
                 return
-            coordination.tell(coordination.PREEMPTED, coordination.name_of(jax.process_index()))
-            coordination.tell(f"stops/{jax.process_index()}", str(self._done))
+            coordination.publish(coordination.PREEMPTED, coordination.process_name(jax.process_index()))
+            coordination.publish(f"stops/{jax.process_index()}", str(self._done))
 
     def look(self) -> None:
         """Of the watching thread, now and then: find out when to stop; end the process where the main one cannot."""
         if self._noticed and self._stop_at is None:
-            reached = coordination.heard("stops").values()
+            reached = coordination.read_all("stops").values()
             if len(reached) == jax.process_count():
                 self._stop_at = max(map(int, reached))
         with self._lock:
@@ -117,7 +117,7 @@ def _end(save: Save) -> None:
     status = PreemptedError.STATUS
     try:
         say(save())
-        if coordination.are_several():
+        if coordination.is_distributed():
             jax.distributed.shutdown()  # which waits for the others: the first process serves them
     except BaseException as error:
         status = 1

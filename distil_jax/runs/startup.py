@@ -208,10 +208,10 @@ def abandon(status: int, reason: str = "it says why") -> None:
 
     from distil_jax.runs import coordination
 
-    if coordination.are_several():
+    if coordination.is_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
-        coordination.fail(f"{coordination.name_of(jax.process_index())} failed ({reason})")
+        coordination.publish_failure(f"{coordination.process_name(jax.process_index())} failed ({reason})")
         os._exit(status)
 
 

@@ -16,7 +16,7 @@ from distil_jax.errors import PreemptedError
 from distil_jax.runs import coordination
 from distil_jax.runs.preemption import NOTHING_NEW, Preemption, Signal, say, write_line
 
-LOOK_SECONDS = 0.5  # with GRACE_SECONDS less than coordination.HEARING_SECONDS
+LOOK_SECONDS = 0.5  # with GRACE_SECONDS less than coordination.DELIVERY_SECONDS
 GRACE_SECONDS = 1.0  # for a mistake that all processes find, which each of them reports by itself
 SILENT_SECONDS = 12.0  # without a sign of life after which a process counts as dead; JAX takes 14 to 28
 _OVER = "over"
@@ -46,7 +46,7 @@ class Stall:
         )
 
 
-class Beats:
+class Heartbeat:
     """Signs of life of all processes; the first one listens to the others (and JAX, in them, to the first)."""
 
     def __init__(self) -> None:
@@ -56,8 +56,8 @@ class Beats:
     def complaint(self) -> str:
         """Give a sign; what is wrong with those of others, "" for nothing. To be called every LOOK_SECONDS."""
         self._number += 1
-        coordination.tell(f"beats/{jax.process_index()}", str(self._number), overwrite=True)
-        return self.judge(coordination.heard("beats")) if jax.process_index() == 0 else ""
+        coordination.publish(f"beats/{jax.process_index()}", str(self._number), overwrite=True)
+        return self.judge(coordination.read_all("beats")) if jax.process_index() == 0 else ""
 
     def judge(self, beats: dict[str, str]) -> str:
         """As `complaint`, of the last sign of each process by its name, "beats/3"."""
@@ -65,17 +65,17 @@ class Beats:
             if self._seen.get(name, ("", 0))[0] != sign:
                 self._seen[name] = sign, self._number
             elif sign != _OVER and (self._number - self._seen[name][1]) * LOOK_SECONDS >= SILENT_SECONDS:
-                process = coordination.name_of(int(name.rpartition("/")[2]))
+                process = coordination.process_name(int(name.rpartition("/")[2]))
                 return f"{process} was not heard of for {SILENT_SECONDS:g} seconds: it died, or was stopped"
         return ""
 
     @staticmethod
     def end() -> None:
         """Say that no more signs will come, and nothing is wrong."""
-        coordination.tell(f"beats/{jax.process_index()}", _OVER, overwrite=True)
+        coordination.publish(f"beats/{jax.process_index()}", _OVER, overwrite=True)
 
 
-class Watch:
+class Watchdog:
     """Watches over a run from the reading of its inputs to its end; use it as a context manager.
 
     Raises `PreemptedError` at the end of the block where the run was told to end meanwhile.
@@ -84,11 +84,11 @@ class Watch:
     def __init__(self, config: Config) -> None:
         self.preemption = Preemption()
         self.stall = Stall(config.parallel.stall_minutes)
-        self._beats = Beats()
+        self._beats = Heartbeat()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watchdog:
         self._signal = Signal()
         self._thread.start()
         return self
@@ -98,8 +98,8 @@ class Watch:
         self._signal.wake()
         self._thread.join()
         self._signal.close()
-        if kind is None and coordination.are_several():
-            Beats.end()
+        if kind is None and coordination.is_distributed():
+            Heartbeat.end()
         if kind is None and self.preemption.noticed:
             say(NOTHING_NEW)
             raise PreemptedError  # what comes after this run is for the next process
@@ -115,12 +115,12 @@ class Watch:
                 self.preemption.notice()
             if complaint := self.stall.complaint(LOOK_SECONDS):
                 _end_stalled(complaint)
-            if coordination.are_several():
+            if coordination.is_distributed():
                 self._look_at_others()
             self.preemption.look()
 
     def _look_at_others(self) -> None:
-        news = coordination.heard("news")
+        news = coordination.read_all("news")
         if coordination.STALLED in news:
             _end_stalled(f"{news[coordination.STALLED]}; this one ends with it")
         if coordination.FAILED in news and not self._over.wait(GRACE_SECONDS):
@@ -128,7 +128,7 @@ class Watch:
         if coordination.PREEMPTED in news:
             self.preemption.notice()
         if complaint := self._beats.complaint():
-            coordination.fail(complaint)
+            coordination.publish_failure(complaint)
             _end(complaint)
 
 
@@ -137,10 +137,10 @@ def _end_stalled(complaint: str) -> None:
     try:
         write_line(f"distil-jax: fault: {complaint}")
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        if coordination.are_several():
-            coordination.tell(coordination.STALLED, f"{coordination.name_of(jax.process_index())}: {complaint}")
+        if coordination.is_distributed():
+            coordination.publish(coordination.STALLED, f"{coordination.process_name(jax.process_index())}: {complaint}")
             # A process that is gone ends the others before they show anything, and the first one does so at once.
-            time.sleep((1 if jax.process_index() else 3) * coordination.HEARING_SECONDS)
+            time.sleep((1 if jax.process_index() else 3) * coordination.DELIVERY_SECONDS)
     finally:  # whatever became of those who read it
         os._exit(1)
 

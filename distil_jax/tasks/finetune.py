@@ -22,10 +22,7 @@ import numpy as np
 from distil_jax.config import Config, Evaluation, config_to_toml, require
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
-from distil_jax.runs.coordination import first_process_in
-from distil_jax.runs.folder import fingerprint, keep_tokenizer, open_run_folder, write_whole
-from distil_jax.runs.metrics_log import encoder_flops
-from distil_jax.runs.watchdog import Watch
+from distil_jax.runs import Watchdog, fingerprint, first_process_in, keep_tokenizer, open_run_folder, write_atomically
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
 from distil_jax.tasks.class_weights import chosen_weights
@@ -37,6 +34,7 @@ from distil_jax.tasks.learner import Learner, read_learner
 from distil_jax.tasks.losses import Models, Params
 from distil_jax.tasks.step import TaskFrozenInputs, TaskSetup, make_task_step
 from distil_jax.tasks.testing import Tested, labelled_tests, measured_tests, untested
+from distil_jax.training.flops import encoder_flops
 from distil_jax.training.loop import Evaluator, RunSpec, TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.selection import Selection
@@ -71,11 +69,11 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
     """
     require(config, "run.output", "model.initial", "task.name")
     _check_evaluation(config.evaluation)
-    with Watch(config) as watch:
+    with Watchdog(config) as watch:
         return _finetune(config, data, watch)
 
 
-def _finetune(config: Config, data: TaskData | None, watch: Watch) -> FineTuned:
+def _finetune(config: Config, data: TaskData | None, watch: Watchdog) -> FineTuned:
     data = load_task(config.task, config.run.seed) if data is None else data
     _check_data(config, data)
     learner = read_learner(config, data)
@@ -284,7 +282,7 @@ def _evaluator(
 
 
 def _tested(
-    config: Config, data: TaskData, learner: Learner, outcome: TrainResult, devices: Devices, watch: Watch
+    config: Config, data: TaskData, learner: Learner, outcome: TrainResult, devices: Devices, watch: Watchdog
 ) -> Tested:
     """Measures on labelled test sets; by one process alone, as a checkpoint is read for them."""
     tests = labelled_tests(data)
@@ -348,4 +346,4 @@ def _write_result(
         result |= {name: before[name] for name in ("seconds", "resumed_from", "skipped_steps") if name in before}
     if waiting:
         result[_UNTESTED] = list(waiting)
-    write_whole(path, json.dumps(result, indent=2) + "\n")
+    write_atomically(path, json.dumps(result, indent=2) + "\n")

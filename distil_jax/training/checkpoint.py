@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
 from distil_jax.errors import FaultError, UserError, naming, one_line, storage_reason
-from distil_jax.runs.log_filters import quiet_storage
+from distil_jax.runs import all_agree, filter_storage_logs
 from distil_jax.training.diagnosis import unreadable_part
 from distil_jax.training.integrity import DamagedError, as_stored, fitted, json_hash, leaf_hashes, refuse_damage
 from distil_jax.training.step import TrainState
 
-quiet_storage()
+filter_storage_logs()
 
 # 1: leaves under Python's own spelling of their paths; 2: under dotted ones, every field of the state.
 FORMAT = 2
@@ -138,7 +137,7 @@ class Checkpoints:
             with self._faults():
                 (self._folder / SUPERSEDED).mkdir(exist_ok=True)
                 (self._folder / str(step)).rename(self._folder / SUPERSEDED / str(step))
-        _all_agree(True)  # nobody looks again before it is gone
+        all_agree(True)  # nobody looks again before it is gone
         self._manager.reload()
         self.save(state, metadata, best=best)
         self._wait()
@@ -190,7 +189,7 @@ class Checkpoints:
                 state, metadata = self._restore(step, like)
             except DamagedError as damage:
                 complaint = str(damage)
-            if _all_agree(not complaint):
+            if all_agree(not complaint):
                 return state, metadata
             bad.append(complaint or f"step {step}: damaged for another process")
             self._put_aside(step, bad[-1])
@@ -210,7 +209,7 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
             (self._folder / str(step)).rename(target)
         _LOG.warning("%s: %s; moved to %s/, going back to the one before", self._folder, complaint, CORRUPT)
-        _all_agree(True)  # nobody looks again before it is gone
+        all_agree(True)  # nobody looks again before it is gone
         self._manager.reload()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -296,15 +295,6 @@ class Checkpoints:
         # Orbax only moves there what is not kept any longer.
         if self._trash is not None:
             shutil.rmtree(self._trash, ignore_errors=True)
-
-
-def _all_agree(good: bool) -> bool:
-    """Whether it is good in every process."""
-    if jax.process_count() == 1:
-        return good
-    from jax.experimental import multihost_utils
-
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
 
 
 def _beside_params(state: TrainState) -> dict[str, Any]:

@@ -20,14 +20,22 @@ import optax
 
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, one_line
-from distil_jax.runs import coordination
-from distil_jax.runs.lock import check_owner
-from distil_jax.runs.metrics_log import MetricsWriter, Progress, read_metrics, utilisation
-from distil_jax.runs.preemption import NOTHING_NEW
-from distil_jax.runs.save_clock import SaveClock, is_due
-from distil_jax.runs.watchdog import Watch
+from distil_jax.runs import (
+    NOTHING_NEW,
+    MetricsWriter,
+    Progress,
+    SaveClock,
+    Watchdog,
+    broadcast,
+    check_owner,
+    is_distributed,
+    is_due,
+    read_all,
+    read_metrics,
+)
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.compiled_step import CompiledStep
+from distil_jax.training.flops import utilisation
 from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinite, write_report
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
@@ -105,7 +113,7 @@ class TrainResult:
     skipped_steps: int = 0
 
 
-def run_training(spec: RunSpec, devices: Devices, watch: Watch) -> TrainResult:
+def run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResult:
     """Train until `spec.steps`, from the newest checkpoint in the folder if there is one.
 
     Everything at step n (checkpoint, metrics, evaluation) is the same whether or not the run was interrupted.
@@ -118,13 +126,13 @@ def run_training(spec: RunSpec, devices: Devices, watch: Watch) -> TrainResult:
     try:
         return _run_training(spec, devices, watch)
     except jax.errors.JaxRuntimeError as error:
-        if not coordination.are_several():
+        if not is_distributed():
             raise
-        reason = next(iter(coordination.heard("news").values()), "another one ended, or this one's devices failed")
+        reason = next(iter(read_all("news").values()), "another one ended, or this one's devices failed")
         raise FaultError(f"a computation of all processes failed: {reason} ({one_line(error)})") from error
 
 
-def _run_training(spec: RunSpec, devices: Devices, watch: Watch) -> TrainResult:
+def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResult:
     config, optimizer = spec.config, make_optimizer(spec.config.optimizer, spec.steps)
     schedule = learning_rate_schedule(config.optimizer, spec.steps)
     saving = config.checkpoint
@@ -186,7 +194,7 @@ def _finished_saves(checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, NonfiniteError) or not coordination.are_several():
+        if isinstance(error, NonfiniteError) or not is_distributed():
             with contextlib.suppress(Exception):
                 checkpoints.close()
         raise
@@ -198,7 +206,7 @@ class _Run:
 
     spec: RunSpec
     devices: Devices
-    watch: Watch
+    watch: Watchdog
     checkpoints: Checkpoints
     writer: MetricsWriter
     evaluator: Evaluator | None
@@ -350,7 +358,7 @@ class StepLogger:
             return
         rows = spec.batch_rows(number - 1)
         folder = write_report(spec.folder, number, self.skips, metrics, rows, batch, state.params, spec.trainable)
-        coordination.share("")  # all have written
+        broadcast("")  # all have written
         raise NonfiniteError(
             f"step {number}: loss or gradients of {in_row} steps in a row are not finite; nothing of them is saved, "
             f"{folder} says what went in"

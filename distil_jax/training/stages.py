@@ -33,11 +33,9 @@ from distil_jax.objectives import (
     uses_teacher,
 )
 from distil_jax.objectives.vocabulary_kernel import require_device
-from distil_jax.runs.coordination import first_process_in
-from distil_jax.runs.folder import CONFIG_FILE, fingerprint, keep_tokenizer, open_run_folder
-from distil_jax.runs.metrics_log import distillation_flops, pretraining_flops
-from distil_jax.runs.watchdog import Watch
+from distil_jax.runs import CONFIG_FILE, Watchdog, fingerprint, first_process_in, keep_tokenizer, open_run_folder
 from distil_jax.training.evaluation import make_evaluator
+from distil_jax.training.flops import distillation_flops, pretraining_flops
 from distil_jax.training.loop import Evaluator, RunSpec, TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.step import FrozenInputs, Params, StepConfig, make_train_step
@@ -68,11 +66,11 @@ class Learner:
 def pretrain(config: Config) -> TrainResult:
     """Train a masked language model, from scratch or from `model.initial`; its encoder may stay frozen."""
     require(config, "run.output", "corpus.folder")
-    with Watch(config) as watch:
+    with Watchdog(config) as watch:
         return _pretrain(config, watch)
 
 
-def _pretrain(config: Config, watch: Watch) -> TrainResult:
+def _pretrain(config: Config, watch: Watchdog) -> TrainResult:
     _check_kernel(config)
     corpora = _open_corpora(config)
     settings = config.model
@@ -94,11 +92,11 @@ def _pretrain(config: Config, watch: Watch) -> TrainResult:
 def distill(config: Config) -> TrainResult:
     """Train a student of `teacher.path`; with no loss that needs the teacher it is trained without it."""
     require(config, "run.output", "corpus.folder", "teacher.path")
-    with Watch(config) as watch:
+    with Watchdog(config) as watch:
         return _distill(config, watch)
 
 
-def _distill(config: Config, watch: Watch) -> TrainResult:
+def _distill(config: Config, watch: Watchdog) -> TrainResult:
     _check_kernel(config)
     corpora = _open_corpora(config)
     teacher, teacher_params = read_model(config.teacher.path)
@@ -151,7 +149,7 @@ def initial_student(config: Config) -> tuple[EncoderConfig, Params]:
 
 def _train(
     config: Config,
-    watch: Watch,
+    watch: Watchdog,
     learner: Learner,
     corpora: tuple[Corpus, Corpus | None],
     tokenizer: Tokenizer,

@@ -7,7 +7,7 @@ import pytest
 from distil_jax.benchmark.roofline import Work, predicted_gain, work_of_step
 from distil_jax.config import Config, with_overrides
 from distil_jax.models import EncoderConfig
-from distil_jax.runs.metrics_log import encoder_flops
+from distil_jax.training.flops import encoder_flops
 
 BASE = EncoderConfig("bert", 30_522, 768, 12, 12, 3072)
 STUDENT = dataclasses.replace(BASE, num_layers=6)

@@ -20,7 +20,7 @@ from distil_jax.cli import main
 from distil_jax.cli.measuring import split_arguments
 from distil_jax.config import Config, config_from_toml, config_to_toml, load_config, with_overrides
 from distil_jax.errors import FaultError, UserError
-from distil_jax.runs.metrics_log import distillation_flops
+from distil_jax.training.flops import distillation_flops
 
 WORK = Work(flops=1.0, extra_flops=0.0, bytes_moved=1.0, fill=1.0)
 QUICK = BenchmarkArguments(repeats=2, steps=1, warm_start=False, vocabulary=60)

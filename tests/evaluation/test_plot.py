@@ -9,7 +9,7 @@ import pytest
 
 from distil_jax.errors import UserError
 from distil_jax.evaluation.plot import held_out_curve, plot_runs
-from distil_jax.runs.metrics_log import MetricsWriter
+from distil_jax.runs import MetricsWriter
 
 
 @pytest.fixture

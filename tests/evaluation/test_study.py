@@ -16,7 +16,7 @@ from distil_jax.config import Config, TaskSettings, load_config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.evaluation import study as study_module
 from distil_jax.evaluation.study import TaskDataBySeed, run_study
-from distil_jax.runs.folder import open_run_folder
+from distil_jax.runs import open_run_folder
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.registry import task_spec
 

@@ -204,7 +204,7 @@ def test_a_plain_run_keeps_its_folder_and_takes_the_placeholder(
 
 def test_a_run_of_a_study_is_an_ordinary_run(real: Study) -> None:
     """Its stored configuration is that of the plain run, so that `finetune` itself can continue it."""
-    from distil_jax.runs.folder import read_config
+    from distil_jax.runs import read_config
 
     config = read_config(real.output / "cola" / "seed1")
     assert config.study == Config().study
@@ -243,7 +243,7 @@ def test_finished_runs_of_a_model_that_changed_are_refused(
 
 def test_server_files_say_what_was_cut_and_what_is_missing(real: Study, tmp_path: Path) -> None:
     from distil_jax.evaluation.server_files import write_server_files
-    from distil_jax.runs.folder import read_config
+    from distil_jax.runs import read_config
     from distil_jax.tasks.data.load import load_task
 
     best = json.loads((real.output / "report.json").read_text())["tasks"]["cola"]

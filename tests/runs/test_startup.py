@@ -85,7 +85,7 @@ def test_two_processes_join_by_flags() -> None:
 
 
 def test_two_tasks_of_a_slurm_step_find_each_other() -> None:
-    code = "from distil_jax.config import Config\nfrom distil_jax.training import runtime\nruntime.start(Config())\n"
+    code = "from distil_jax.config import Config\nfrom distil_jax.runs import startup as runtime\nruntime.start(Config())\n"
     port = free_port()
     job = {
         "SLURM_JOB_ID": "77",
@@ -118,7 +118,7 @@ def test_a_process_that_fails_takes_the_others_with_it(failing: str) -> None:
 
 
 def test_alone_an_exception_is_left_to_python() -> None:
-    code = "from distil_jax.config import Config\nfrom distil_jax.training import runtime\nimport sys\n"
+    code = "from distil_jax.config import Config\nfrom distil_jax.runs import startup as runtime\nimport sys\n"
     code += "runtime.start(Config())\nruntime.abandon(5)\nassert sys.excepthook is sys.__excepthook__\nimport jax\n"
     ((status, out, err),) = finish(begin(code + "print(jax.process_count())", SLURM_NTASKS="1"))
     assert (status, out.strip()) == (0, "1"), err
@@ -186,7 +186,7 @@ def test_settings_for_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_restarts_itself_once_and_says_so(tmp_path: Path) -> None:
     script = tmp_path / "distil-jax"
     script.write_text(
-        "import os, sys\nfrom distil_jax.training import runtime\nruntime.restart_for_cpu('cpu')\n"
+        "import os, sys\nfrom distil_jax.runs import startup as runtime\nruntime.restart_for_cpu('cpu')\n"
         "print(os.getpid(), os.environ.get('MALLOC_ARENA_MAX'), sys.argv[1:], sys.flags.no_user_site)\n"
     )
 

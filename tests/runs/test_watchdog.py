@@ -17,7 +17,7 @@ from distil_jax.config import Config
 from distil_jax.errors import PreemptedError
 from distil_jax.runs import coordination, watchdog
 from distil_jax.runs.preemption import Preemption
-from distil_jax.runs.watchdog import LOOK_SECONDS, SILENT_SECONDS, Beats, Stall, Watch
+from distil_jax.runs.watchdog import LOOK_SECONDS, SILENT_SECONDS, Heartbeat, Stall, Watchdog
 
 
 class Cluster:
@@ -27,20 +27,20 @@ class Cluster:
         self.texts: dict[str, str] = {}
         self.process = 0
 
-    def tell(self, name: str, text: str, *, overwrite: bool = False) -> None:
+    def publish(self, name: str, text: str, *, overwrite: bool = False) -> None:
         if overwrite or name not in self.texts:
             self.texts[name] = text
 
-    def heard(self, folder: str) -> dict[str, str]:
+    def read_all(self, folder: str) -> dict[str, str]:
         return {name: text for name, text in self.texts.items() if name.startswith(f"{folder}/")}
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     found = Cluster()
-    monkeypatch.setattr(coordination, "are_several", lambda: True)
-    monkeypatch.setattr(coordination, "tell", found.tell)
-    monkeypatch.setattr(coordination, "heard", found.heard)
+    monkeypatch.setattr(coordination, "is_distributed", lambda: True)
+    monkeypatch.setattr(coordination, "publish", found.publish)
+    monkeypatch.setattr(coordination, "read_all", found.read_all)
     monkeypatch.setattr(coordination.jax, "process_index", lambda: found.process)
     monkeypatch.setattr(coordination.jax, "process_count", lambda: 2)
     return found
@@ -87,7 +87,7 @@ def test_a_process_waits_until_all_have_said_how_far_they_are(cluster: Cluster) 
     threading.Thread(target=go_on, daemon=True).start()
     one.look()
     assert not ended.wait(0.2)
-    cluster.tell("stops/1", "2")
+    cluster.publish("stops/1", "2")
     one.look()
     assert ended.wait(10)
 
@@ -97,7 +97,7 @@ def test_a_signal_stops_the_run_at_its_next_computation_and_handlers_are_put_bac
     saved: list[str] = []
 
     def run() -> None:
-        with Watch(Config()) as on_guard:
+        with Watchdog(Config()) as on_guard:
             on_guard.go()
             os.kill(os.getpid(), signal.SIGTERM)
             for _ in range(2000):
@@ -114,7 +114,7 @@ def test_a_signal_stops_the_run_at_its_next_computation_and_handlers_are_put_bac
 
 def test_what_was_told_to_end_while_it_finished_does_not_begin_anything_else() -> None:
     def run() -> None:
-        with Watch(Config()) as on_guard:
+        with Watchdog(Config()) as on_guard:
             on_guard.go()
             os.kill(os.getpid(), signal.SIGTERM)
             while not on_guard.preemption.noticed:
@@ -129,7 +129,7 @@ def test_a_watch_of_another_thread_leaves_signals_alone() -> None:
     seen = []
 
     def run() -> None:
-        with Watch(Config()) as on_guard:
+        with Watchdog(Config()) as on_guard:
             on_guard.go()
             seen.append(signal.getsignal(signal.SIGTERM))
 
@@ -151,7 +151,7 @@ def test_only_time_without_anything_finished_is_a_stall() -> None:
 
 
 def test_who_gives_no_sign_any_more_is_dead(cluster: Cluster) -> None:
-    beats, looks = Beats(), round(SILENT_SECONDS / LOOK_SECONDS)
+    beats, looks = Heartbeat(), round(SILENT_SECONDS / LOOK_SECONDS)
     cluster.texts["beats/1"] = "1"
     for number in range(3 * looks):
         cluster.texts["beats/1"] = str(number)
@@ -162,30 +162,30 @@ def test_who_gives_no_sign_any_more_is_dead(cluster: Cluster) -> None:
 
 
 def test_who_has_finished_needs_no_signs(cluster: Cluster) -> None:
-    beats = Beats()
+    beats = Heartbeat()
     cluster.process = 1
-    Beats.end()
+    Heartbeat.end()
     cluster.process = 0
     assert not any(beats.complaint() for _ in range(1000))
 
 
 def test_only_the_first_process_listens_to_the_others(cluster: Cluster) -> None:
     cluster.process = 1
-    beats = Beats()
+    beats = Heartbeat()
     cluster.texts["beats/0"] = "1"
     assert not any(beats.complaint() for _ in range(1000))
     assert cluster.texts["beats/1"] == "1000"
 
 
 def test_looks_are_frequent_enough_for_what_is_told_at_the_end() -> None:
-    assert watchdog.LOOK_SECONDS + watchdog.GRACE_SECONDS < coordination.HEARING_SECONDS
+    assert watchdog.LOOK_SECONDS + watchdog.GRACE_SECONDS < coordination.DELIVERY_SECONDS
 
 
 ORPHAN = """
 import sys, time
 from distil_jax.config import Config, Parallel
-from distil_jax.runs.watchdog import Watch
-with Watch(Config(parallel=Parallel(stall_minutes=0.01))) as on_guard:
+from distil_jax.runs.watchdog import Watchdog
+with Watchdog(Config(parallel=Parallel(stall_minutes=0.01))) as on_guard:
     on_guard.go()
     print("ready", flush=True)
     time.sleep(600)
@@ -207,7 +207,7 @@ def test_it_ends_also_where_nobody_reads_what_it_says() -> None:
 def test_processes_have_computed_together_before_the_first_is_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a folder that another host may still have: JAX gives the first computation of all half a minute."""
     happened: list[str] = []
-    monkeypatch.setattr(coordination, "share", lambda text: happened.append("share") or text)
+    monkeypatch.setattr(coordination, "broadcast", lambda text: happened.append("broadcast") or text)
 
     @contextlib.contextmanager
     def folder() -> Iterator[None]:
@@ -215,4 +215,4 @@ def test_processes_have_computed_together_before_the_first_is_kept_waiting(monke
         yield
 
     with coordination.first_process_in(folder):
-        assert happened == ["share", "in", "share"]
+        assert happened == ["broadcast", "in", "broadcast"]

@@ -12,7 +12,7 @@ import pytest
 from distil_jax.cli import main
 from distil_jax.config import Config, TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 from distil_jax.tasks.class_weights import chosen_weights, class_weights, given_weights
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import SequenceExample, TaskData

@@ -18,7 +18,7 @@ import pytest
 from distil_jax.config import Config, load_config
 from distil_jax.errors import PreemptedError, UserError
 from distil_jax.hf import load_tokenizer, save_pretrained
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 from distil_jax.tasks import finetune as finetune_module
 from distil_jax.tasks.finetune import RESULT_FILE, finetune
 from distil_jax.training import loop

@@ -14,7 +14,7 @@ import pytest
 from distil_jax.config import Config, with_overrides
 from distil_jax.data.corpus import open_corpus
 from distil_jax.data.corpus.batches import training_batches
-from distil_jax.runs.metrics_log import METRICS_FILE, read_metrics
+from distil_jax.runs import METRICS_FILE, read_metrics
 from distil_jax.training import loop, stages
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill

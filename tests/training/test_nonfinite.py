@@ -17,7 +17,7 @@ from distil_jax.config import Config, Optimizer
 from distil_jax.data.corpus import open_corpus
 from distil_jax.data.corpus.batches import batch_rows, stream_order
 from distil_jax.errors import FaultError
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 from distil_jax.training import loop, stages
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.nonfinite import FOLDER, REPORT_FILE, Skips, refuse_nonfinite

@@ -14,7 +14,7 @@ import pytest
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, read_pretrained
-from distil_jax.runs.metrics_log import read_metrics
+from distil_jax.runs import read_metrics
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.stages import distill, initial_student, pretrain, pretraining_learner, scratch_encoder
 

@@ -1,0 +1,48 @@
+"""Text files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from distil_jax.errors import UserError, naming
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that no reader ever sees half of it; a file that holds this text is left as it is."""
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    temporary = unfinished(path)
+    try:
+        with naming(temporary):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def unfinished(path: Path) -> Path:
+    """The temporary file of `write_atomically` for `path`; a kill may leave it there."""
+    return path.with_suffix(".unfinished")
+
+
+def require_writable(flag: str, *paths: Path) -> None:
+    """Make the folders of files that are written at the end of a command.
+
+    Raises:
+        UserError: one of the files cannot be written; the message names it and `flag`.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        except OSError as error:
+            raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another file") from None
