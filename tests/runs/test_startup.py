@@ -85,7 +85,11 @@ def test_two_processes_join_by_flags() -> None:
 
 
 def test_two_tasks_of_a_slurm_step_find_each_other() -> None:
-    code = "from distil_jax.config import Config\nfrom distil_jax.runs import startup as runtime\nruntime.start(Config())\n"
+    code = (
+        "from distil_jax.config import Config\n"
+        "from distil_jax.runs import startup as runtime\n"
+        "runtime.start(Config())\n"
+    )
     port = free_port()
     job = {
         "SLURM_JOB_ID": "77",
