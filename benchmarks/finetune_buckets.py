@@ -15,9 +15,8 @@ from typing import Any
 
 from interleaved import command_line, ended, finish, footer, output_file, positive, tell
 
-from distil_jax.benchmark.plan import BenchmarkArguments
 from distil_jax.benchmark.run import run_benchmark
-from distil_jax.config import Config, load_config, with_overrides
+from distil_jax.config import BenchmarkArguments, Config, load_config, with_overrides
 from distil_jax.evaluation.report import markdown
 
 BUCKETS, LONGEST = "buckets", "all to the longest"

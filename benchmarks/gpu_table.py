@@ -20,10 +20,10 @@ from typing import Any
 
 from interleaved import HERE, MODEL_SIZES, command_line, ended, finish, positive, tell
 
-from distil_jax.benchmark.plan import ALL, BenchmarkArguments
+from distil_jax.benchmark.plan import ALL
 from distil_jax.benchmark.report import benchmark_markdown
 from distil_jax.benchmark.run import run_benchmark
-from distil_jax.config import Config, with_overrides
+from distil_jax.config import BenchmarkArguments, Config, with_overrides
 from distil_jax.errors import FaultError
 from distil_jax.runs import require_writable
 

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from interleaved import command_line, ended, finish, footer, output_file, positive, tell
 
-from distil_jax.benchmark.plan import BenchmarkArguments
 from distil_jax.benchmark.run import run_benchmark
-from distil_jax.config import Config, config_to_toml, load_config, with_overrides
+from distil_jax.config import BenchmarkArguments, Config, config_to_toml, load_config, with_overrides
 from distil_jax.evaluation.report import markdown
 
 FORMS = {"packed": True, "padded": False}

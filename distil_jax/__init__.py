@@ -5,19 +5,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from distil_jax.hf import from_pretrained, load_tokenizer, save_pretrained
+else:
+    __getattr__ = lazy_imports(__name__)
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "from_pretrained", "load_tokenizer", "save_pretrained"]
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use, so that `distil-jax --help` does not pay for them.
-    if name in __all__:
-        import distil_jax.hf
-
-        return getattr(distil_jax.hf, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,48 @@
 """`distil-jax benchmark`: the training step of any configuration, measured.
 
-`plan` says what is measured; `run` has it measured by processes of `worker`, each of which takes the `step` of real or
-made-up `inputs`; `report` tells what came out. Nothing is imported here: PyTorch's side of benchmarks/ needs `process`
-of this package, and its memory is measured without JAX.
+`plan` lists what is measured. `run` starts a process of `worker` for each variant, which times the `step` of real or
+synthetic `inputs`. `report` writes the table. Importing this package imports no JAX: PyTorch's side of benchmarks/ uses
+`serve` and is measured without it.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distil_jax.lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from distil_jax.benchmark.machine import describe_machine, peak_bytes
+    from distil_jax.benchmark.plan import ALL, stage_of
+    from distil_jax.benchmark.process import Worker, peak_memory, pin, serve
+    from distil_jax.benchmark.report import benchmark_markdown, benchmark_paths, machine_lines, write_benchmark
+    from distil_jax.benchmark.run import run_benchmark
+    from distil_jax.benchmark.step import Step, memory_plan
+    from distil_jax.benchmark.synthetic import corpus_of_rows, random_params, synthetic_corpus
+    from distil_jax.benchmark.timing import Timing, noise_note, summarise
+else:
+    __getattr__ = lazy_imports(__name__)
+
+__all__ = [
+    "ALL",
+    "Step",
+    "Timing",
+    "Worker",
+    "benchmark_markdown",
+    "benchmark_paths",
+    "corpus_of_rows",
+    "describe_machine",
+    "machine_lines",
+    "memory_plan",
+    "noise_note",
+    "peak_bytes",
+    "peak_memory",
+    "pin",
+    "random_params",
+    "run_benchmark",
+    "serve",
+    "stage_of",
+    "summarise",
+    "synthetic_corpus",
+    "write_benchmark",
+]

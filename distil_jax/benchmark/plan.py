@@ -1,18 +1,13 @@
-"""What `distil-jax benchmark` measures: its arguments, the stage of a configuration, the variants of a step.
-
-Nothing heavy is imported: `--help` is answered from here.
-"""
+"""What `distil-jax benchmark` measures: the stage of a configuration, and the variants of its step."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from distil_jax.config import SECTIONS, Config, fields_of, with_overrides
+from distil_jax.config import SECTIONS, BenchmarkArguments, Config, fields_of, with_overrides
 from distil_jax.errors import UserError, one_line
 
 Stage = Literal["pretrain", "distill", "finetune"]
@@ -20,51 +15,6 @@ STAGES: tuple[Stage, ...] = ("pretrain", "distill", "finetune")
 CONFIGURED = "configured"
 USUAL_TASK = "mrpc"  # of fine-tuning where the configuration names none
 ALL = "all"
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkArguments:
-    """Measure the training step of a configuration: speed, utilisation, memory, compile time, input rate.
-
-    Models and data that are not on this machine are replaced by random weights and made-up rows of the same shapes, so
-    nothing is downloaded. Every variant runs in a process of its own. Settings of the configuration are overridden by
-    --section.key VALUE, as everywhere.
-    """
-
-    stage: Literal["auto", "pretrain", "distill", "finetune"] = "auto"
-    """which step; auto: the one that the configuration is for"""
-    variants: tuple[str, ...] = ()
-    """settings to compare: names (see `all`), or section.key=value with + between several; empty: as configured"""
-    lengths: tuple[int, ...] = ()
-    """tokens per row, a table for each; empty: as configured"""
-    fill: bool = False
-    """use the largest batch that fits into memory, found for each variant, instead of the configured one"""
-    memory: float = 0.0
-    """gibibytes that --fill may use; 0: what the device reports, or the free memory of the machine"""
-    repeats: int = 5
-    """rounds that are timed; median and spread are taken over them"""
-    steps: int = 0
-    """steps per round; 0: as many as take a second, 20 at most"""
-    warm_start: bool = True
-    """also start once more with the programs in the compilation cache, for the time to the first step"""
-    vocabulary: int = 30_522
-    """tokens in the vocabulary of a made-up model or corpus"""
-    output: str = ""
-    """also write the table to this file, FILE.md, and everything measured to FILE.json"""
-
-    def __post_init__(self) -> None:
-        if self.repeats < 2:
-            raise UserError(f"--repeats {self.repeats}: one round says nothing about noise; give 2 or more")
-        if self.steps < 0 or not 0 <= self.memory < math.inf:
-            raise UserError("--steps and --memory must not be negative, nor without end; 0 leaves them to be found out")
-        if self.memory and not self.fill:
-            raise UserError(f"--memory {self.memory:g}: what --fill may use; give --fill too, or leave it out")
-        if self.output and not Path(self.output).name:
-            raise UserError(f"--output {self.output}: names no file; give one, without .md")
-        if self.vocabulary < 16:
-            raise UserError(f"--vocabulary {self.vocabulary}: too small for the special tokens; give 16 or more")
-        if any(length < 8 for length in self.lengths):
-            raise UserError("--lengths: rows have 8 tokens or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.benchmark.plan import BenchmarkArguments, Cell, Stage, cells, with_rows
+from distil_jax.benchmark.plan import Cell, Stage, cells, with_rows
 from distil_jax.benchmark.process import Worker, WorkerDiedError
 from distil_jax.benchmark.report import notes_on
 from distil_jax.benchmark.roofline import predicted_gain
-from distil_jax.config import Config, config_to_toml
+from distil_jax.config import BenchmarkArguments, Config, config_to_toml
 from distil_jax.errors import FaultError, UserError
 from distil_jax.runs.startup import CACHE_FOLDER, cpu_environment
 

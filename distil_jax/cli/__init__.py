@@ -8,34 +8,46 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from distil_jax.cli import measuring, models, runs, training
+from distil_jax.cli import benchmark, models, runs, training
 from distil_jax.cli.command import Command
+from distil_jax.config import (
+    CheckArguments,
+    CompareArguments,
+    ExportArguments,
+    PlotArguments,
+    PredictArguments,
+    QuickstartArguments,
+)
 from distil_jax.errors import FaultError, PreemptedError, UserError, storage_reason
 
 COMMANDS = {
     "quickstart": Command(
-        "everything once, small, from nothing (no network, under five minutes)", models.run_quickstart
+        "a teacher, a student and their measures from nothing, small (no network, under five minutes)",
+        models.run_quickstart,
+        QuickstartArguments,
     ),
     "prepare": Command("text -> token shards", training.run_prepare),
-    "pretrain": Command(
-        "train a masked language model, or give an encoder its head", training.train_command("pretrain")
-    ),
+    "pretrain": Command("train a masked language model, or a head for an encoder", training.train_command("pretrain")),
     "distill": Command("teacher -> student", training.train_command("distill")),
     "finetune": Command(
-        "model -> a task (GLUE, SQuAD, tagging, own data), with a task teacher if wanted", training.run_finetune
+        "model -> task model (GLUE, SQuAD, tagging, own data), alone or with a task teacher", training.run_finetune
     ),
-    "resume": Command("go on with the run or study in a folder, as it was started", runs.run_resume),
-    "check": Command("verify a run, a prepared corpus or an exported model by its hashes", runs.run_check),
+    "resume": Command("continue the run or study in a folder as it was started", runs.run_resume),
+    "check": Command(
+        "verify a run, a prepared corpus or an exported model by its hashes", models.run_check, CheckArguments
+    ),
     "evaluate": Command(
-        "held-out measures of runs and model folders; with --task, a task's scores", models.run_evaluate
+        "held-out measures of runs and model folders; with --task, scores on a task", models.run_evaluate
     ),
     "predict": Command(
-        "texts, files or a pipe -> labels, scores, tags or answers of a fine-tuned model", models.run_predict
+        "texts, files or a pipe -> labels, scores, tags or answers", models.run_predict, PredictArguments
     ),
-    "export": Command("run -> Hugging Face folder", models.run_export),
-    "benchmark": Command("speed, memory and utilisation of a configuration's step", measuring.run_benchmark),
-    "compare": Command("scores of fine-tuning studies side by side, with retention", models.run_compare),
-    "plot": Command("held-out curves of runs as a picture", models.run_plot),
+    "export": Command("run -> Hugging Face folder", models.run_export, ExportArguments),
+    "benchmark": Command("speed, memory and utilisation of a configuration's step", benchmark.run_benchmark),
+    "compare": Command(
+        "scores of fine-tuning studies side by side, with retention", models.run_compare, CompareArguments
+    ),
+    "plot": Command("held-out curves of runs as a picture", models.run_plot, PlotArguments),
 }
 
 
@@ -59,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        return _end(1, _unforeseen(error, arguments))
+        return _end(1, _crash(error, arguments))
 
 
-def _unforeseen(error: Exception, arguments: Sequence[str]) -> str:
+def _crash(error: Exception, arguments: Sequence[str]) -> str:
     if reason := storage_reason(error):
         return f"distil-jax: fault: {reason}"
     from distil_jax.cli.crash import crash_report
@@ -77,11 +89,11 @@ def _end(status: int, text: str) -> int:
 
 
 def _leave_other_processes(status: int, reason: str) -> None:
-    """End at once as one process of several: leaving in the usual way would wait for the others, and they for us."""
+    """End at once as one process of several. A usual exit waits for the others, which wait for this one."""
     if "jax" in sys.modules:
-        from distil_jax.runs import startup as runtime
+        from distil_jax.runs import startup
 
-        runtime.abandon(status, reason)
+        startup.abandon(status, reason)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -99,7 +111,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)
         raise UserError(f"there is no command {name!r}; did you mean {near[0]}? `distil-jax --help` lists them")
-    return COMMANDS[name].run(rest) or 0
+    return COMMANDS[name](name, rest)
 
 
 def _overview() -> str:

@@ -1,4 +1,4 @@
-"""What the commands share: their entry in the table, their own arguments, the start of the process."""
+"""What the commands share: their entry in the table, short flags, the start of the process."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from distil_jax.config import Config
+from distil_jax.config import Arguments, Config, parse_command
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One entry of `distil-jax`: a line of help and the function that takes the arguments after its name.
+    """One entry of `distil-jax`.
 
-    The function returns the exit status where it is not 0.
+    Attributes:
+        text: its line in the overview.
+        run: called with the command's arguments; returns the exit status where it is not 0.
+        arguments: what they are parsed into; None: `run` takes the list as it is.
     """
 
     text: str
-    run: Callable[[list[str]], int | None]
+    run: Callable[[Any], int | None]
+    arguments: type[Arguments] | None = None
+
+    def __call__(self, name: str, argv: list[str]) -> int:
+        """Run it with the arguments after its name; the exit status."""
+        given = argv if self.arguments is None else parse_command(self.arguments, argv, prog=f"distil-jax {name}")
+        return self.run(given) or 0
 
 
-def parse(kind: type[Any], arguments: list[str], name: str, positional: str = "") -> Any:
-    """The arguments of a command with a few of its own, as the dataclass `kind`."""
-    from distil_jax.config.arguments import parse_dataclass
-
-    return parse_dataclass(kind, arguments, prog=f"distil-jax {name}", positional=positional)
-
-
-def spelled_out(arguments: Iterable[str], short: Mapping[str, str]) -> list[str]:
-    """The arguments with short names of flags replaced by those that they stand for: `--task sst2`, `--task=sst2`."""
+def with_long_flags(arguments: Iterable[str], short: Mapping[str, str]) -> list[str]:
+    """The arguments with short flags replaced by those that they stand for: `--task sst2`, `--task=sst2`."""
     parts = (argument.partition("=") for argument in arguments)
     return [f"{short.get(flag, flag)}{equals}{value}" for flag, equals, value in parts]
 
 
 def start(config: Config) -> None:
-    """Process start-up of commands that compute: environment, cluster, platform, compilation cache."""
-    from distil_jax.runs import startup as runtime
+    """Start-up of a process that computes: environment, cluster, platform, compilation cache."""
+    from distil_jax.runs import startup
 
-    runtime.start(config)
+    startup.start(config)
     import asyncio
 
     from distil_jax.cli.event_loop import LoopPolicy

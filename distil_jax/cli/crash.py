@@ -1,4 +1,4 @@
-"""What is shown of an exception that nobody foresaw: one screen, with the whole traceback in a file."""
+"""The report of an unexpected exception: one screen, with the whole traceback in a file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pathlib import Path
 from distil_jax.errors import one_line
 
 _COLUMNS = 100
-_FRAMES = 6  # of distil_jax, the innermost ones; the last frame of all comes besides
+_FRAMES = 6  # of distil_jax, the innermost ones; the very last frame is shown besides
 _RUN_NOTE = "run folder: "
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager
 def working_on(run: str) -> Iterator[None]:
-    """Notes on every exception of the block which run it was about."""
+    """Add the run's folder as a note to every exception of the block."""
     try:
         yield
     except Exception as error:
@@ -33,7 +33,7 @@ def working_on(run: str) -> Iterator[None]:
 
 
 def crash_report(error: BaseException, arguments: Sequence[str]) -> str:
-    """At most 24 lines of 100 columns on an exception; the whole traceback goes into a file, which they name.
+    """At most 24 lines of 100 columns on an exception. They name a file with the whole traceback.
 
     That file is in the run's folder if there is one, else in the system's temporary folder.
     """
@@ -69,7 +69,7 @@ def _about_run(run: Path | None) -> list[tuple[str, str, int]]:
 
 
 def _frames(error: BaseException) -> list[tuple[str, str, int]]:
-    """Where it happened: the last frames inside this package, and the very last one."""
+    """The last frames inside this package, and the very last one."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)][-_FRAMES:]
     if frames and frames[-1] not in own:
@@ -106,9 +106,9 @@ def _advice(error: BaseException, run: Path | None) -> str:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             "out of memory: lower training.micro_batch_size (results stay the same) or evaluation.batch_size, then "
-            "give the same command again"
+            "run the same command again"
         )
-    again = "the same command goes on from the newest checkpoint; if" if run is not None else "if"
+    again = "the same command continues from the newest checkpoint; if" if run is not None else "if"
     return (
         f"this is a bug or a fault of the machine, not your mistake; {again} it happens again, report it with the file"
     )
@@ -116,6 +116,7 @@ def _advice(error: BaseException, run: Path | None) -> str:
 
 def _wrapped(label: str, text: str, most: int) -> list[str]:
     """At most `most` lines, indented under the label."""
-    room = _COLUMNS - len(label)
-    lines = textwrap.wrap(one_line(text, room * most), room, max_lines=most, placeholder="...", break_on_hyphens=False)
+    width = _COLUMNS - len(label)
+    text = one_line(text, width * most)
+    lines = textwrap.wrap(text, width, max_lines=most, placeholder="...", break_on_hyphens=False)
     return [f"{label if number == 0 else ' ' * len(label)}{line}".rstrip() for number, line in enumerate(lines or [""])]

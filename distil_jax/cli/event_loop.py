@@ -1,4 +1,4 @@
-"""Quiet ends of saves that fail."""
+"""An event loop that prints nothing after a failed save."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that lets late callbacks go by once it is closed.
+    """An event loop that ignores callbacks once it is closed.
 
-    A save that fails, on a full disk say, closes its loop while other writes are under way. Each of them would print a
-    traceback when it ends, and bury the one line that says what happened.
+    A save that fails, for example on a full disk, closes its loop while other writes are under way. Each of them would
+    print a traceback at its end and hide the one line that says what happened.
     """
 
     def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:
@@ -20,7 +20,7 @@ class _Loop(asyncio.SelectorEventLoop):
         except RuntimeError:
             if not self.is_closed():
                 raise
-            return asyncio.Handle(callback, args, self, context)  # which nobody runs
+            return asyncio.Handle(callback, args, self, context)  # never run
 
 
 class LoopPolicy(asyncio.DefaultEventLoopPolicy):

@@ -1,85 +1,46 @@
-"""Commands on models, with a few arguments of their own: export, predict, evaluate, compare, plot, quickstart."""
+"""Commands on models, runs and corpora: export, predict, evaluate, compare, plot, check, quickstart."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from distil_jax.cli.command import parse, start
-from distil_jax.cli.measuring import is_about_a_task, run_evaluate_task
-from distil_jax.config import Config, Masking
+from distil_jax.cli.command import start, with_long_flags
+from distil_jax.config import (
+    CONFIG_FLAG,
+    CheckArguments,
+    CompareArguments,
+    Config,
+    EvaluateArguments,
+    ExportArguments,
+    Masking,
+    PlotArguments,
+    PredictArguments,
+    QuickstartArguments,
+    TaskSettings,
+    fields_of,
+    parse_arguments,
+    parse_command,
+    with_overrides,
+)
 from distil_jax.errors import UserError
 
-
-@dataclasses.dataclass(frozen=True)
-class ExportArguments:
-    """Write a run's model as a Hugging Face folder with tokenizer and model card."""
-
-    run: Annotated[str, "folder of the run"]
-    output: str
-    """folder to write"""
-    step: int = -1
-    """which checkpoint; -1: the best one of a fine-tuning that looks for it, else the newest"""
-    overwrite: bool = False
-    """replace an existing model folder"""
+_TASK = "--task"
+_SHORT = {_TASK: "--task.name", "--output": "--run.output"}
+_PROGRAM = "distil-jax evaluate MODEL --task NAME"
+_OF_TRAINING = ("class_weights", "word_masking", "word_shuffling", "max_examples")
+# Settings that have an effect where nothing is trained.
+_SCORE_SETTINGS = (
+    *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
+    *("run", "parallel", "finetune.buckets", "training.compute_dtype", "training.attention", "evaluation.batch_size"),
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluateArguments:
-    """Measure masked language models on held-out rows: loss, perplexity, accuracy, likeness to a teacher.
-
-    With --task NAME, the scores of one fine-tuned model on a task: distil-jax evaluate MODEL --task NAME --help
-    """
-
-    models: tuple[str, ...]
-    corpus: str
-    """folder of token shards, e.g. data/wiki/validation"""
-    teacher: str = ""
-    """run, folder or hub id to compare with"""
-    rows: int = 0
-    """rows used, the first ones; 0: all"""
-    seed: int = 0
-    """seed of the masks"""
-    smoothing: float = Masking().smoothing
-    """rare tokens are masked more often by count^-smoothing; 0: all alike"""
-    json: str = ""
-    """also write the measures to this file"""
-
-
-@dataclasses.dataclass(frozen=True)
-class PlotArguments:
-    """Draw a held-out measure of runs against the optimiser step."""
-
-    runs: tuple[str, ...]
-    output: str
-    """picture to write: .png, .svg or .pdf"""
-    measure: str = "mlm_loss"
-    """which one: mlm_loss, perplexity, accuracy, kl, agreement"""
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareArguments:
-    """Put the scores of fine-tuning studies side by side, with what each retains of the first one's."""
-
-    folders: tuple[str, ...]
-    output: str = ""
-    """also write the table to this file, FILE.md, and the numbers to FILE.json"""
-
-
-@dataclasses.dataclass(frozen=True)
-class QuickstartArguments:
-    """Text, tokenizer, teacher, student, export and a table, from nothing, in a few minutes on a laptop."""
-
-    output: str = "quickstart"
-    """folder for everything it makes"""
-
-
-def run_export(arguments: list[str]) -> None:
+def run_export(given: ExportArguments) -> None:
     """`distil-jax export`."""
-    given: ExportArguments = parse(ExportArguments, arguments, "export", "run")
     start(Config())
     from distil_jax.export import export
 
@@ -88,13 +49,10 @@ def run_export(arguments: list[str]) -> None:
     print(f"{given.output}: model of step {trained.step}, for transformers and distil_jax.from_pretrained")
 
 
-def run_predict(arguments: list[str]) -> None:
+def run_predict(given: PredictArguments) -> None:
     """`distil-jax predict`."""
-    from distil_jax.config.predicting import PredictArguments
-
-    given: PredictArguments = parse(PredictArguments, arguments, "predict", "model")
     start(Config())
-    from distil_jax.export.predictions import predict_rows
+    from distil_jax.export import predict_rows
 
     def show(text: str) -> None:
         if sys.stderr.isatty():
@@ -104,56 +62,105 @@ def run_predict(arguments: list[str]) -> None:
 
 
 def run_evaluate(arguments: list[str]) -> None:
-    """`distil-jax evaluate`."""
-    if is_about_a_task(arguments):
-        run_evaluate_task(arguments)
-        return
-    given: EvaluateArguments = parse(EvaluateArguments, arguments, "evaluate", "models")
-    if given.rows < 0:
-        raise UserError(f"--rows {given.rows}: must be at least 0; 0 takes all")
+    """`distil-jax evaluate`, of language models or, with --task, of a task model."""
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if CONFIG_FLAG in flags or any(flag.partition(".")[0] == _TASK for flag in flags):
+        _evaluate_task(arguments)
+    else:
+        _evaluate_language_models(parse_command(EvaluateArguments, arguments, prog="distil-jax evaluate"))
+
+
+def _evaluate_language_models(given: EvaluateArguments) -> None:
     start(Config())
     import jax
 
-    from distil_jax.evaluation.heldout import evaluate_paths
-    from distil_jax.evaluation.report import measures_table
+    from distil_jax.evaluation import evaluate_paths, measures_table
     from distil_jax.runs import require_writable, write_atomically
 
     if given.json:
         require_writable("--json", Path(given.json))
-    measures = evaluate_paths(
-        list(given.models), given.corpus, given.teacher, given.rows, given.seed, Masking(smoothing=given.smoothing)
-    )
+    masking = Masking(smoothing=given.smoothing)
+    measures = evaluate_paths(given.models, given.corpus, given.teacher, given.rows, given.seed, masking)
     if jax.process_index():
-        return  # the first process speaks for all
+        return  # the first process prints for all
     print(measures_table(measures))
     if given.json:
         write_atomically(Path(given.json), json.dumps(measures, indent=2) + "\n")
 
 
-def run_plot(arguments: list[str]) -> None:
+def _evaluate_task(arguments: Sequence[str]) -> None:
+    config = _task_config(arguments)
+    start(config)
+    from distil_jax.evaluation import score_model, scores_table
+
+    found = score_model(config)
+    if found.is_main:
+        for note in found.notes:
+            print(f"note: {note}", file=sys.stderr)
+        print(scores_table(found))
+
+
+def _task_config(arguments: Sequence[str]) -> Config:
+    """The configuration, with the model that precedes the flags as model.initial."""
+    count = next((number for number, one in enumerate(arguments) if one.startswith("-")), len(arguments))
+    models, flags = arguments[:count], with_long_flags(arguments[count:], _SHORT)
+    if len(models) != 1 and not {"-h", "--help"} & {*flags}:
+        raise UserError(f"{len(models)} models given before the flags; give one: {_PROGRAM}")
+    config = parse_arguments(
+        flags,
+        prog=_PROGRAM,
+        description="Scores of MODEL, a fine-tuned model, on a task. --task NAME is short for --task.name NAME, "
+        "--output FOLDER, which gets result.json, for --run.output FOLDER.",
+        sections=_SCORE_SETTINGS,
+        default="finetune",
+        implied=_any_devices,
+    )
+    from distil_jax.evaluation import for_task
+
+    return for_task(with_overrides(config, {"model.initial": models[0]}), config.task.name)
+
+
+def _any_devices(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A training batch that any number of devices divides. Nothing is trained, but the batch is checked."""
+    return {"training.batch_size": max(given["parallel.devices"], 1), "training.micro_batch_size": 1}
+
+
+def run_plot(given: PlotArguments) -> None:
     """`distil-jax plot`."""
-    given: PlotArguments = parse(PlotArguments, arguments, "plot", "runs")
-    from distil_jax.evaluation.plot import plot_runs
+    from distil_jax.evaluation import plot_runs
 
     plot_runs([Path(run) for run in given.runs], Path(given.output), given.measure)
     print(given.output)
 
 
-def run_compare(arguments: list[str]) -> None:
+def run_compare(given: CompareArguments) -> None:
     """`distil-jax compare`."""
-    given: CompareArguments = parse(CompareArguments, arguments, "compare", "folders")
-    from distil_jax.evaluation.compare import compare, comparison_markdown, write_comparison
+    from distil_jax.evaluation import compare_studies, comparison_markdown, write_comparison
 
-    found = compare([Path(folder) for folder in given.folders])
+    found = compare_studies([Path(folder) for folder in given.folders])
     print(comparison_markdown(found))
     if given.output:
         write_comparison(Path(given.output), found)
 
 
-def run_quickstart(arguments: list[str]) -> None:
-    """`distil-jax quickstart`."""
-    given: QuickstartArguments = parse(QuickstartArguments, arguments, "quickstart")
+def run_check(given: CheckArguments) -> int:
+    """`distil-jax check`; 1 where something is damaged."""
     start(Config())
-    from distil_jax.evaluation.quickstart import quickstart
+    from distil_jax.evaluation import check_folder
 
-    print(quickstart(Path(given.output)))
+    items = check_folder(Path(given.folder))
+    width = max(len(item.name) for item in items)
+    for item in items:
+        print(f"{item.name:<{width}}  {item.state}")
+    damaged = [item.name for item in items if item.damaged]
+    if damaged:
+        print(f"distil-jax: {len(damaged)} of {len(items)} damaged: {', '.join(damaged)}", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def run_quickstart(given: QuickstartArguments) -> None:
+    """`distil-jax quickstart`."""
+    start(Config())
+    from distil_jax.evaluation import make_quickstart
+
+    print(make_quickstart(Path(given.output)))

@@ -1,61 +1,34 @@
-"""Commands on folders that are there already: resume and check."""
+"""`distil-jax resume`."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from distil_jax.cli import training
-from distil_jax.cli.command import parse, start
 from distil_jax.config import Config, parse_arguments, with_overrides
 from distil_jax.errors import UserError
 
-# Where the settings are that say how a run goes on; the run itself refuses those that would change what it computes.
+# Sections whose settings may change on resumption; the run itself refuses those that change its result.
 _SECTIONS = ("parallel", "training", "evaluation", "checkpoint", "logging")
-# How the processes of another day found each other.
-_ALONE = ("--parallel.coordinator=", "--parallel.num-processes=0", "--parallel.process-id=-1")
+# How the processes of the earlier start found each other; it need not hold now.
+_FOUND_AGAIN = ("--parallel.coordinator=", "--parallel.num-processes=0", "--parallel.process-id=-1")
 _PROGRAM = "distil-jax resume DIR"
-_TEXT = "Go on with the run or study in the folder DIR as it was started."
+_TEXT = "Continue the run or study in the folder DIR as it was started."
 _STUDY = "study"
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckArguments:
-    """Verify checkpoints, token shards and exported models by their hashes; status 1 where something is damaged."""
-
-    folder: str
-    """a run, a study, a prepared corpus, an exported model, or a folder of them"""
-
-
-def run_check(arguments: list[str]) -> int:
-    """`distil-jax check`."""
-    given: CheckArguments = parse(CheckArguments, arguments, "check", "folder")
-    start(Config())
-    from distil_jax.evaluation.check import check
-
-    items = check(Path(given.folder))
-    width = max(len(item.name) for item in items)
-    for item in items:
-        print(f"{item.name:<{width}}  {item.state}")
-    damaged = [item.name for item in items if item.damaged]
-    if damaged:
-        print(f"distil-jax: {len(damaged)} of {len(items)} damaged: {', '.join(damaged)}", file=sys.stderr)
-    return 1 if damaged else 0
-
-
 def run_resume(arguments: list[str]) -> int:
-    """`distil-jax resume`: the run or study in a folder goes on with the settings it has on record."""
+    """`distil-jax resume`: continue the run or study in a folder with its recorded settings."""
     if not arguments or arguments[0].startswith("-"):
         if {"--help", "-h"} & set(arguments):
             parse_arguments(["--help"], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
         raise UserError("no folder given: distil-jax resume DIR, the run.output of a run or study")
     folder = Path(arguments[0]).absolute()
     stage, recorded = _recorded(folder)
-    arguments_of_file = ["--config", str(recorded), *_ALONE]
+    arguments_of_file = ["--config", str(recorded), *_FOUND_AGAIN]
     config = parse_arguments([*arguments_of_file, *arguments[1:]], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
     _return_to_start(folder)
     if Path(config.run.output).absolute() != folder:  # it was moved

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from distil_jax.cli.command import spelled_out, start
+from distil_jax.cli.command import start, with_long_flags
 from distil_jax.cli.crash import working_on
 from distil_jax.config import Config, parse_arguments, require
 from distil_jax.errors import UserError
 
 _SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
-_OF_A_GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and dropout rates of its own
-_FORM_OF_LOSSES = "objective.vocabulary"  # all of [objective] that pre-training has
+_GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and dropout rates of its own
+_LOSS_FORM = "objective.vocabulary"  # all of [objective] that pre-training has
 
 
 def run_prepare(arguments: list[str]) -> None:
@@ -42,7 +42,7 @@ def run_prepare(arguments: list[str]) -> None:
 def train_command(stage: str) -> Callable[[list[str]], None]:
     """`distil-jax pretrain` or `distil-jax distill`, as `stage` says."""
     sections = {
-        "pretrain": ("model", _FORM_OF_LOSSES),
+        "pretrain": ("model", _LOSS_FORM),
         "distill": ("teacher", "student", "objective"),
     }[stage]
     texts = {
@@ -55,7 +55,7 @@ def train_command(stage: str) -> Callable[[list[str]], None]:
     def run(arguments: list[str]) -> None:
         config = parse_arguments(arguments, prog=program, description=texts[stage], sections=(*shared, *sections))
         if stage == "pretrain" and config.model.initial:  # flags for sizes have no effect then, and are refused
-            own = (*shared, *_OF_A_GIVEN_MODEL, _FORM_OF_LOSSES)
+            own = (*shared, *_GIVEN_MODEL, _LOSS_FORM)
             parse_arguments(arguments, prog=f"{program} --model.initial", sections=own)
         train(stage, config)
 
@@ -63,7 +63,7 @@ def train_command(stage: str) -> Callable[[list[str]], None]:
 
 
 def train(stage: str, config: Config) -> None:
-    """Make or continue the run of a stage on text ("pretrain", "distill"), and say what came of it."""
+    """Make or continue the run of a stage on text ("pretrain", "distill") and print its result."""
     require(config, "run.output", "corpus.folder")
     start(config)
     from distil_jax.training import stages
@@ -76,20 +76,20 @@ def train(stage: str, config: Config) -> None:
 
 def run_finetune(arguments: list[str]) -> int:
     """`distil-jax finetune`, of one task or a study of several."""
-    sections = ("run", *_OF_A_GIVEN_MODEL, "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
+    sections = ("run", *_GIVEN_MODEL, "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
     config = parse_arguments(
-        spelled_out(arguments, _SHORT),
+        with_long_flags(arguments, _SHORT),
         prog="distil-jax finetune",
         description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers. "
         "--task NAME is short for --task.name NAME, --seeds N for --study.seeds N.",
         sections=(*sections, "checkpoint", "evaluation", "logging"),
         default="finetune",
     )
-    from distil_jax.evaluation.study_plan import is_study, plan_study
+    from distil_jax.evaluation import is_study, plan_study
 
     require(config, "run.output", "model.initial")
     if is_study(config):
-        plan_study(config)  # what is wrong with it is said before anything is started
+        plan_study(config)  # refuses what is wrong before anything starts
         return study(config, f"distil-jax finetune {shlex.join(arguments)}")
     require(config, "task.name")
     finetune(config)
@@ -97,9 +97,9 @@ def run_finetune(arguments: list[str]) -> int:
 
 
 def finetune(config: Config) -> None:
-    """Make or continue the run of one task, and say what came of it."""
+    """Make or continue the run of one task and print its result."""
     start(config)
-    from distil_jax.evaluation.study_plan import for_task
+    from distil_jax.evaluation import for_task
     from distil_jax.tasks.finetune import finetune
 
     config = for_task(config, config.task.name)
@@ -112,9 +112,9 @@ def finetune(config: Config) -> None:
 
 
 def study(config: Config, command: str) -> int:
-    """Make or continue the runs of a study, and show its table; the exit status. `command` is for its report."""
+    """Make or continue the runs of a study and print its table; the exit status. `command` is for its report."""
     start(config)
-    from distil_jax.evaluation.study import run_study
+    from distil_jax.evaluation import run_study
 
     with working_on(config.run.output):
         found = run_study(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))
@@ -137,7 +137,7 @@ def _finetuned(config: Config, found: Any) -> str:
 
 
 def _shown(value: float) -> str:
-    """With four decimals; what is huge, as the perplexity of a run that has diverged, in short."""
+    """With four decimals; a huge number, such as the perplexity of a run that diverged, in short."""
     return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 

@@ -1,6 +1,17 @@
-"""Settings of a run: the schema, TOML files with inheritance, command-line overrides, the identity of a run."""
+"""Settings of runs and commands: the schema, TOML files, the command line, the identity of a run."""
 
-from distil_jax.config.arguments import parse_arguments
+from distil_jax.config.arguments import CONFIG_FLAG, parse_arguments, parse_command
+from distil_jax.config.commands import (
+    Arguments,
+    BenchmarkArguments,
+    CheckArguments,
+    CompareArguments,
+    EvaluateArguments,
+    ExportArguments,
+    PlotArguments,
+    PredictArguments,
+    QuickstartArguments,
+)
 from distil_jax.config.fields import fields_of
 from distil_jax.config.files import (
     config_from_toml,
@@ -32,11 +43,18 @@ from distil_jax.config.schema import (
 from distil_jax.config.tasks import FineTune, Study, TaskSettings
 
 __all__ = [
+    "CONFIG_FLAG",
     "SECTIONS",
+    "Arguments",
+    "BenchmarkArguments",
+    "CheckArguments",
     "Checkpoint",
+    "CompareArguments",
     "Config",
     "CorpusSettings",
+    "EvaluateArguments",
     "Evaluation",
+    "ExportArguments",
     "FineTune",
     "Logging",
     "Masking",
@@ -44,6 +62,9 @@ __all__ = [
     "Objective",
     "Optimizer",
     "Parallel",
+    "PlotArguments",
+    "PredictArguments",
+    "QuickstartArguments",
     "Run",
     "Student",
     "Study",
@@ -56,6 +77,7 @@ __all__ = [
     "fields_of",
     "load_config",
     "parse_arguments",
+    "parse_command",
     "require",
     "run_identity",
     "shipped_config",

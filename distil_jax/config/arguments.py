@@ -1,4 +1,4 @@
-"""Configurations from the command line: `--config FILE` and typed overrides (`--optimizer.learning-rate 1e-4`)."""
+"""Settings from the command line: `--config FILE` with typed overrides, and commands with arguments of their own."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import io
 import itertools
 import operator
 import re
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from distil_jax.config.fields import allowed_text, fields_of
+from distil_jax.config.commands import Arguments
+from distil_jax.config.fields import Field, fields_of
 from distil_jax.config.files import find_field, load_config, setting_names, to_tables, with_overrides
 from distil_jax.config.schema import SECTIONS, Config
 from distil_jax.errors import UserError, one_line
 
 CONFIG_FLAG = "--config"
-T = TypeVar("T")
+T = TypeVar("T", bound=Arguments)
 _LONGEST_FLAG = 100  # characters of an unknown flag that are looked at
 _TRUTHS = ("True", "False", "true", "false", "yes", "no", "0", "1")
 
@@ -40,8 +39,8 @@ def parse_arguments(
         argv: arguments after the command's name.
         prog: what the help calls the command, "distil-jax distill".
         description: first lines of the help.
-        sections: what the command uses, hence shows and takes flags for: sections, or settings "section.key"; None:
-            all.
+        sections: sections, or settings "section.key", that the command uses. It shows and takes flags for these alone.
+            None: all.
         default: configuration used where `--config` is not given; None: the schema's defaults.
         implied: further settings, which the command does not show, that follow from those it does.
 
@@ -53,16 +52,40 @@ def parse_arguments(
     shown = [name for name in setting_names() if name in wanted or name.partition(".")[0] in wanted]
     source = _config_source(argv) or default
     config = Config() if source is None else load_config(source)
-    flags = {flag: name for name in setting_names() for flag in _flags(name, find_field(name)[2].annotation)}
-    usable = [CONFIG_FLAG, *(flag for flag, name in flags.items() if name in shown)]
+    fields = {name: find_field(name)[2] for name in setting_names()}
+    names = {flag: name for name, field in fields.items() for flag in _flags(f"--{name}", field)}
+    usable = [CONFIG_FLAG, *(flag for flag, name in names.items() if name in shown)]
     for flag in _given_flags(argv):
-        if flag in flags and flag not in usable:
+        if flag in names and flag not in usable:
             raise UserError(f"{flag} has no effect on `{prog}`; leave it out, or set it in the file given by --config")
-    _check_flags(argv, usable)
-    allowed = {flag: find_field(name)[2].allowed for flag, name in flags.items()}
-    parsed = _parse(_arguments_class(config, shown, source), argv, prog, description, allowed)
+    allowed = {flag: fields[name].allowed for flag, name in names.items()}
+    parsed = _parse(_config_class(config, shown, source), argv, prog, description, usable, allowed)
     given = {name: operator.attrgetter(name)(parsed) for name in shown}
     return with_overrides(config, {**given, **implied(given)})
+
+
+def parse_command(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
+    """The arguments of a command that takes no configuration.
+
+    Args:
+        kind: its arguments; its docstring and the texts of its fields are the help.
+        argv: arguments after the command's name.
+        prog: what the help calls the command.
+
+    Raises:
+        UserError: whatever is wrong with an argument.
+        SystemExit: with status 0, after `--help`.
+    """
+    fields = fields_of(kind)
+    rows = [_row(key, field, field.default, positional=key == kind.positional) for key, field in fields.items()]
+    described = dataclasses.make_dataclass(kind.__name__, rows, frozen=True)
+    described.__doc__ = kind.__doc__
+    named = {kind.full_name(key): field for key, field in fields.items() if key != kind.positional}
+    allowed = {flag: field.allowed for label, field in named.items() for flag in _flags(label, field)}
+    parsed = kind(**vars(_parse(described, argv, prog, "", allowed, allowed)))
+    if kind.positional and getattr(parsed, kind.positional) == ():
+        raise UserError(f"no {kind.positional} given; see `{prog} --help`")
+    return parsed
 
 
 def _config_source(argv: Sequence[str]) -> str | None:
@@ -81,82 +104,37 @@ def _config_source(argv: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def parse_dataclass(kind: type[T], argv: Sequence[str], *, prog: str, positional: str = "") -> T:
-    """Parse the arguments of a command that takes no configuration.
-
-    Args:
-        kind: dataclass of settings; its docstring and those of its fields (or texts in `Annotated`) are the help.
-        argv: arguments after the command's name.
-        prog: what the help calls the command.
-        positional: name of the field that is given without a flag.
-
-    Raises:
-        UserError: whatever is wrong with an argument.
-        SystemExit: with status 0, after `--help`.
-    """
-    import tyro
-
-    hints = typing.get_type_hints(kind)
-    specs = {spec.name: spec for spec in dataclasses.fields(typing.cast(Any, kind))}
-    rows: list[tuple[Any, ...]] = []
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        text = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, str)), None)
-        typed: Any = Annotated[hint, tyro.conf.arg(help=text, metavar=name.upper() if name == positional else None)]
-        typed = tyro.conf.Positional[typed] if name == positional else typed
-        rows.append((name, typed) if specs[name].default is dataclasses.MISSING else (name, typed, specs[name].default))
-    described = dataclasses.make_dataclass(kind.__name__, rows, bases=(kind,), frozen=True)
-    described.__doc__ = kind.__doc__
-    allowed = {
-        flag: allowed_text(hint) for name, hint in hints.items() for flag in _flags(name, hint) if name != positional
-    }
-    _check_flags(argv, allowed)
-    parsed = kind(**vars(_parse(described, argv, prog, "", allowed)))
-    if positional and getattr(parsed, positional) == ():
-        raise UserError(f"no {positional} given; see `{prog} --help`")
-    return parsed
-
-
-def _check_flags(argv: Sequence[str], flags: Iterable[str]) -> None:
-    """Refuse unknown flags here, in one line and with the nearest valid one named."""
-    known = ["--help", *flags]
-    for flag in _given_flags(argv):
-        if flag not in known:
-            near = max(known, key=partial(_likeness, flag[:_LONGEST_FLAG]))
-            raise UserError(f"there is no flag {one_line(flag, _LONGEST_FLAG)}; did you mean {near}?")
-
-
-def _likeness(flag: str, known: str) -> tuple[bool, float]:
-    """How near a known flag is: the same setting without its section first, then the letters they share."""
-    same = known.rpartition(".")[2] == flag.lstrip("-")
-    return same, difflib.SequenceMatcher(None, known, flag).ratio()
-
-
 def _given_flags(argv: Sequence[str]) -> list[str]:
     return [argument.partition("=")[0].replace("_", "-") for argument in argv if argument.startswith("--")]
 
 
-def _flags(name: str, annotation: Any) -> list[str]:
-    """The flags of a setting "section.key": one, or for a yes/no setting the two of a pair."""
-    section, dot, key = name.replace("_", "-").rpartition(".")
-    return [f"--{section}{dot}{key}"] + ([f"--{section}{dot}no-{key}"] if annotation is bool else [])
+def _flags(label: str, field: Field) -> list[str]:
+    """The flags of a setting: one, or the two of a pair for a yes/no setting."""
+    flag = label.replace("_", "-")
+    section, dot, key = flag.removeprefix("--").rpartition(".")
+    return [flag, *([f"--{section}{dot}no-{key}"] if field.annotation is bool else [])]
 
 
-def _arguments_class(config: Config, names: list[str], source: str | None) -> type[Any]:
+def _row(key: str, field: Field, default: Any, *, positional: bool = False) -> tuple[Any, ...]:
+    """A field of a dataclass for tyro."""
+    import tyro
+
+    typed: Any = Annotated[
+        field.annotation, tyro.conf.arg(help=field.help, metavar=key.upper() if positional else None)
+    ]
+    typed = tyro.conf.Positional[typed] if positional else typed
+    return (key, typed) if default is dataclasses.MISSING else (key, typed, dataclasses.field(default=default))
+
+
+def _config_class(config: Config, names: list[str], source: str | None) -> type[Any]:
     """A dataclass for tyro: these settings' names, types and help, with the values of `config` as defaults."""
     import tyro
 
     tables = to_tables(config)
     made: list[tuple[str, Any, Any]] = []
     for section in dict.fromkeys(name.partition(".")[0] for name in names):
-        rows = [
-            (
-                key,
-                Annotated[field.annotation, tyro.conf.arg(help=field.help)],
-                dataclasses.field(default=tables[section][key]),
-            )
-            for key, field in fields_of(SECTIONS[section]).items()
-            if f"{section}.{key}" in names
-        ]
+        fields = fields_of(SECTIONS[section]).items()
+        rows = [_row(key, field, tables[section][key]) for key, field in fields if f"{section}.{key}" in names]
         kind = dataclasses.make_dataclass(section, rows, frozen=True)
         kind.__doc__ = SECTIONS[section].__doc__
         made.append((section, kind, dataclasses.field(default=kind())))
@@ -165,8 +143,16 @@ def _arguments_class(config: Config, names: list[str], source: str | None) -> ty
     return dataclasses.make_dataclass("Arguments", [("config", named, dataclasses.field(default=source or "")), *made])
 
 
-def _parse(kind: type[Any], argv: Sequence[str], prog: str, description: str, allowed: Mapping[str, str]) -> Any:
-    """What tyro makes of the arguments; its framed, several-line mismatches become one line."""
+def _parse(
+    kind: type[Any],
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+    flags: Iterable[str],
+    allowed: Mapping[str, str],
+) -> Any:
+    """What tyro makes of the arguments. A mistake becomes one line, for which `allowed` has what each flag takes."""
+    _refuse_unknown(argv, ["--help", *flags])
     import tyro
 
     complaint = io.StringIO()
@@ -180,6 +166,19 @@ def _parse(kind: type[Any], argv: Sequence[str], prog: str, description: str, al
     text = " ".join(re.sub(frames, " ", complaint.getvalue()).split())
     text = text.partition(" For full helptext")[0]
     raise UserError(_reworded(text, argv, allowed) + f"; see `{prog} --help`")
+
+
+def _refuse_unknown(argv: Sequence[str], known: Sequence[str]) -> None:
+    for flag in _given_flags(argv):
+        if flag not in known:
+            near = max(known, key=lambda other: _likeness(flag[:_LONGEST_FLAG], other))
+            raise UserError(f"there is no flag {one_line(flag, _LONGEST_FLAG)}; did you mean {near}?")
+
+
+def _likeness(flag: str, known: str) -> tuple[bool, float]:
+    """How near a known flag is: the same setting without its section first, then the letters they share."""
+    same = known.rpartition(".")[2] == flag.lstrip("-")
+    return same, difflib.SequenceMatcher(None, known, flag).ratio()
 
 
 def _reworded(text: str, argv: Sequence[str], allowed: Mapping[str, str]) -> str:
@@ -197,7 +196,7 @@ def _reworded(text: str, argv: Sequence[str], allowed: Mapping[str, str]) -> str
 
 
 def _given(flag: str, argv: Sequence[str]) -> str:
-    """What stands after `flag`: " fast", or nothing."""
+    """The values given to `flag`: " fast", or nothing."""
     for position, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name.replace("_", "-") == flag:

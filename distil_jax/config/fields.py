@@ -93,10 +93,14 @@ class Section:
     """Base of the sections: checks every field when one is made."""
 
     def __post_init__(self) -> None:
-        name = section_name(type(self))
         for key, spec in fields_of(type(self)).items():
-            object.__setattr__(self, key, spec.checked(getattr(self, key), f"{name}.{key}"))
+            object.__setattr__(self, key, spec.checked(getattr(self, key), self.full_name(key)))
         self.validate()
+
+    @classmethod
+    def full_name(cls, key: str) -> str:
+        """What messages call a field: "optimizer.beta1"."""
+        return f"{section_name(cls)}.{key}"
 
     def validate(self) -> None:
         """Checks which involve several fields of the section."""
@@ -119,8 +123,10 @@ class Field:
         return text if self.check is None else f"{text} {self.check.text}"
 
     def checked(self, value: Any, name: str) -> Any:
-        """`value` in its exact type, or `UserError` saying what `name` ("section.key") may be."""
+        """`value` in its exact type, or `UserError` saying what `name` ("section.key" or "--flag") may be."""
         limits = ""
+        if value is None and isinstance(self.annotation, types.UnionType):
+            return None
         try:
             typed = _typed(value, self.annotation)
             # Too small for float32 is 0 on the device, which has to be allowed as well.
@@ -132,7 +138,8 @@ class Field:
             limits = f", {error}"
         except TypeError:
             pass
-        raise UserError(f"{name} = {shown(value)}: must be {self.allowed}{limits}")
+        equals = " " if name.startswith("--") else " = "
+        raise UserError(f"{name}{equals}{shown(value)}: must be {self.allowed}{limits}")
 
 
 def section_name(section: type[Section]) -> str:
@@ -165,15 +172,21 @@ def shown(value: Any) -> str:
 
 
 def allowed_text(annotation: Any) -> str:
-    """What values of a type are called: "a whole number"; None, where it may be left out, is not named."""
-    if isinstance(annotation, types.UnionType):
-        (annotation,) = (kind for kind in typing.get_args(annotation) if kind is not type(None))
+    """What values of a type are called: "a whole number". None is not named."""
+    annotation = _without_none(annotation)
     if typing.get_origin(annotation) is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         item = typing.get_args(annotation)[0]
         return {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}[item]
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[annotation]
+
+
+def _without_none(annotation: Any) -> Any:
+    """T of "T | None"."""
+    if isinstance(annotation, types.UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation
 
 
 def _typed(value: Any, annotation: Any) -> Any:
@@ -183,6 +196,7 @@ def _typed(value: Any, annotation: Any) -> Any:
         TypeError: it is of another kind.
         OverflowError: it is of the right kind, but no machine number or no text for a path; the message says what is.
     """
+    annotation = _without_none(annotation)
     if typing.get_origin(annotation) is tuple and isinstance(value, list | tuple):
         return tuple(_typed(item, typing.get_args(annotation)[0]) for item in value)
     if typing.get_origin(annotation) is Literal and isinstance(value, str) and value in typing.get_args(annotation):

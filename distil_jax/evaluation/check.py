@@ -44,7 +44,7 @@ class Item:
     damaged: bool = False
 
 
-def check(folder: Path) -> list[Item]:
+def check_folder(folder: Path) -> list[Item]:
     """Look at everything of ours in `folder` and in the folders below it.
 
     Raises:

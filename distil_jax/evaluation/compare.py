@@ -13,7 +13,7 @@ from distil_jax.evaluation.report import folder_labels, markdown
 from distil_jax.evaluation.study_report import NOTHING, Report, percent, read_report
 
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
+def compare_studies(folders: Sequence[Path]) -> dict[str, Any]:
     """Medians of studies, and retention: their ratio to those of the first (the teacher).
 
     Retention is None where a score is missing or the first one's is not above 0. The macro-averages are over the tasks

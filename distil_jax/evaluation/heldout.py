@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,12 @@ def _check_fits(role: str, model: LanguageModel, corpus: Corpus) -> None:
 
 
 def evaluate_paths(
-    paths: list[str], corpus_folder: str, teacher: str = "", rows: int = 0, seed: int = 0, masking: Masking = Masking()
+    paths: Sequence[str],
+    corpus_folder: str,
+    teacher: str = "",
+    rows: int = 0,
+    seed: int = 0,
+    masking: Masking = Masking(),
 ) -> Mapping[str, dict[str, float]]:
     """`evaluate_model` for several runs or folders, with parameter counts: path -> measures."""
     corpus = open_corpus(Path(corpus_folder))

@@ -42,7 +42,7 @@ STUDENTS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
+def make_quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
     """Run everything that is not done yet below `folder` and return the table.
 
     Args:

@@ -1,6 +1,29 @@
 """From a run to something others can use: a Hugging Face folder with a model card, and predictions."""
 
-from distil_jax.export.checkpoint import Trained, export, read_run
-from distil_jax.export.predictor import load_predictor, predict
+from __future__ import annotations
 
-__all__ = ["Trained", "export", "load_predictor", "predict", "read_run"]
+from typing import TYPE_CHECKING
+
+from distil_jax.lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from distil_jax.export.checkpoint import Trained, export, read_run
+    from distil_jax.export.latency import encoder_latency
+    from distil_jax.export.prediction_settings import QUESTION_FIELDS
+    from distil_jax.export.predictions import predict_rows
+    from distil_jax.export.predictor import ReadyModel, load_predictor, predict, read_ready
+else:
+    __getattr__ = lazy_imports(__name__)
+
+__all__ = [
+    "QUESTION_FIELDS",
+    "ReadyModel",
+    "Trained",
+    "encoder_latency",
+    "export",
+    "load_predictor",
+    "predict",
+    "predict_rows",
+    "read_ready",
+    "read_run",
+]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from distil_jax.config.predicting import PredictArguments
+from distil_jax.config import PredictArguments
 from distil_jax.data.rows import Faults, Row
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import faults_of, load_predictor
@@ -177,13 +176,6 @@ def predict_rows(given: PredictArguments, show: Callable[[str], None] = lambda _
     Raises:
         UserError: as `load_predictor` and `write_predictions`.
     """
-    for flag, value, most in (("batch-size", given.batch_size, 1 << 20), ("n-best", given.n_best, 1000)):
-        if not 0 <= value <= most:
-            raise UserError(f"--{flag} {value}: must be from 0 to {most}")
-    if not 0 <= given.threshold <= 1:
-        raise UserError(f"--threshold {given.threshold:g}: is a probability, must be from 0 to 1")
-    if given.null_threshold is not None and not math.isfinite(given.null_threshold):
-        raise UserError(f"--null-threshold {given.null_threshold}: must be a finite number")
     step = None if given.step < 0 else given.step
     predictor = load_predictor(given.model, step=step, max_length=given.max_length, dtype=given.dtype)
     options = dataclasses.replace(

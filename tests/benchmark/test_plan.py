@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from distil_jax.benchmark.plan import CONFIGURED, VARIANTS, BenchmarkArguments, cells, stage_of
-from distil_jax.config import Config, load_config, with_overrides
+from distil_jax.benchmark.plan import CONFIGURED, VARIANTS, cells, stage_of
+from distil_jax.config import BenchmarkArguments, Config, load_config, with_overrides
 from distil_jax.errors import UserError
 
 

@@ -11,14 +11,13 @@ import pytest
 
 from distil_jax.benchmark import run, worker
 from distil_jax.benchmark.inputs import make_inputs
-from distil_jax.benchmark.plan import BenchmarkArguments
 from distil_jax.benchmark.process import WorkerDiedError
 from distil_jax.benchmark.report import benchmark_markdown, write_benchmark
 from distil_jax.benchmark.roofline import Work
 from distil_jax.benchmark.run import largest_batch, run_benchmark
 from distil_jax.cli import main
-from distil_jax.cli.measuring import split_arguments
-from distil_jax.config import Config, config_from_toml, config_to_toml, load_config, with_overrides
+from distil_jax.cli.benchmark import split_arguments
+from distil_jax.config import BenchmarkArguments, Config, config_from_toml, config_to_toml, load_config, with_overrides
 from distil_jax.errors import FaultError, UserError
 from distil_jax.training.flops import distillation_flops
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distil_jax.benchmark.plan import BenchmarkArguments, cells
-from distil_jax.config import Config
+from distil_jax.benchmark.plan import cells
+from distil_jax.config import BenchmarkArguments, Config
 from distil_jax.tasks.registry import task_spec
 
 Script = Callable[[str], Any]

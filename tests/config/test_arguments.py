@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,15 @@ import pytest
 
 from distil_jax.config import (
     SECTIONS,
+    Arguments,
     Config,
     fields_of,
     load_config,
     parse_arguments,
+    parse_command,
     with_overrides,
 )
-from distil_jax.config.arguments import parse_dataclass
+from distil_jax.config.fields import at_least, setting
 from distil_jax.errors import UserError
 
 FIELDS = {f"{section}.{key}": field for section, kind in SECTIONS.items() for key, field in fields_of(kind).items()}
@@ -114,34 +115,33 @@ def test_help_of_a_command_shows_its_sections_only(capsys: pytest.CaptureFixture
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportLike:
+class ExportLike(Arguments):
     """Write something."""
 
-    run: typing.Annotated[str, "folder of the run"]
-    output: str
-    """folder to write"""
-    step: int = -1
-    """which checkpoint"""
-    over_write: bool = False
-    """replace what is there"""
+    positional = "run"
+    run: str = setting(dataclasses.MISSING, "folder of the run")
+    output: str = setting(dataclasses.MISSING, "folder to write")
+    step: int = setting(-1, "which checkpoint", at_least(-1))
+    over_write: bool = setting(False, "replace what is there")
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateLike:
+class EvaluateLike(Arguments):
     """Measure something."""
 
-    models: tuple[str, ...]
-    rows: int = 0
+    positional = "models"
+    models: tuple[str, ...] = setting(dataclasses.MISSING, "what is measured")
+    rows: int = setting(0, "how many")
 
 
 def test_arguments_of_a_command_without_configuration() -> None:
     def parse(*arguments: str) -> ExportLike:
-        return parse_dataclass(ExportLike, arguments, prog="x export", positional="run")
+        return parse_command(ExportLike, arguments, prog="x export")
 
     assert parse("a", "--output", "b") == ExportLike("a", "b")
     assert parse("--output=b", "a", "--over-write", "--step", "7") == ExportLike("a", "b", 7, True)
     assert parse("a", "--output", "b", "--no-over_write") == ExportLike("a", "b")
-    given = parse_dataclass(EvaluateLike, ["a", "b", "--rows", "3"], prog="x evaluate", positional="models")
+    given = parse_command(EvaluateLike, ["a", "b", "--rows", "3"], prog="x evaluate")
     assert given == EvaluateLike(("a", "b"), 3)
 
 
@@ -152,6 +152,7 @@ def test_arguments_of_a_command_without_configuration() -> None:
         (["a"], ["not given: --output STR folder to write"]),
         (["a", "--outptu", "b"], ["no flag --outptu", "did you mean --output?"]),
         (["a", "--output", "b", "--step", "x"], ["--step x: must be a whole number"]),
+        (["a", "--output", "b", "--step", "-2"], ["--step", "-2", "must be a whole number at least -1"]),
         (["a", "--output", "b", "c"], ["no flag takes c"]),
         (["a", "--output", "b", "--over-write", "true"], ["no flag takes true", "yes/no"]),
         (["a", "--output"], ["--output: must be a text"]),
@@ -159,19 +160,19 @@ def test_arguments_of_a_command_without_configuration() -> None:
 )
 def test_bad_arguments_of_a_command_without_configuration(arguments: list[str], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        parse_dataclass(ExportLike, arguments, prog="x export", positional="run")
+        parse_command(ExportLike, arguments, prog="x export")
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_positional_list_must_not_be_empty() -> None:
     with pytest.raises(UserError, match="no models given"):
-        parse_dataclass(EvaluateLike, ["--rows", "3"], prog="x evaluate", positional="models")
+        parse_command(EvaluateLike, ["--rows", "3"], prog="x evaluate")
 
 
 def test_help_of_a_command_without_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_dataclass(ExportLike, ["--help"], prog="x export", positional="run")
+        parse_command(ExportLike, ["--help"], prog="x export")
     text = capsys.readouterr().out
     for words in ("Write something.", "folder of the run", "--output STR", "folder to write", "which checkpoint"):
         assert words in text

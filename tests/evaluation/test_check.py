@@ -13,7 +13,7 @@ import pytest
 
 from distil_jax.cli import main
 from distil_jax.errors import UserError
-from distil_jax.evaluation.check import Item, check
+from distil_jax.evaluation.check import Item, check_folder
 from distil_jax.export import export
 from distil_jax.hf import CHECKSUMS_FILE
 
@@ -26,7 +26,7 @@ def model(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(folder: Path) -> list[str]:
-    return [item.name for item in check(folder) if item.damaged]
+    return [item.name for item in check_folder(folder) if item.damaged]
 
 
 def flip(path: Path, chance: random.Random) -> None:
@@ -36,7 +36,7 @@ def flip(path: Path, chance: random.Random) -> None:
 
 
 def test_a_whole_run(tiny_run: Path) -> None:
-    states = {item.name: item.state for item in check(tiny_run)}
+    states = {item.name: item.state for item in check_folder(tiny_run)}
     assert damaged(tiny_run) == []
     for name in ("config.toml", "inputs.json", "checkpoints/1", "checkpoints/2", "tokenizer/vocab.txt"):
         assert states[name] == "whole"
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_named_with_its_leaf(tiny_run: Path, tmp_path: P
     for place in range(0, len(content), 40):
         content[place] ^= 1
     data.write_bytes(content)
-    (item,) = [item for item in check(tmp_path / "run") if item.damaged]
+    (item,) = [item for item in check_folder(tmp_path / "run") if item.damaged]
     assert item.name == "checkpoints/1"
     assert item.state.startswith("damaged: step 1: ")
     assert step.is_dir()
@@ -83,7 +83,7 @@ def test_metrics_may_end_in_a_torn_line_only(tiny_run: Path, tmp_path: Path) -> 
 def test_a_run_that_has_saved_nothing_yet(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_run / "config.toml", tmp_path)
     shutil.copy(tiny_run / "inputs.json", tmp_path)
-    assert Item("checkpoints", "none") in check(tmp_path)
+    assert Item("checkpoints", "none") in check_folder(tmp_path)
     assert damaged(tmp_path) == []
 
 
@@ -95,14 +95,14 @@ def test_a_file_where_the_checkpoints_belong(tiny_run: Path, tmp_path: Path) -> 
 
 def test_token_shards(tiny_world: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_world / "corpus", tmp_path / "corpus")
-    assert [item.name for item in check(tmp_path / "corpus")] == ["train", "validation"]
+    assert [item.name for item in check_folder(tmp_path / "corpus")] == ["train", "validation"]
     assert damaged(tmp_path / "corpus") == []
-    assert [item.name for item in check(tmp_path / "corpus" / "train")] == ["."]
+    assert [item.name for item in check_folder(tmp_path / "corpus" / "train")] == ["."]
     for file in ("tokens-00000.bin", "documents-00000.bin", "token_counts.npy", "index.json"):
         shutil.copy(tiny_world / "corpus" / "train" / file, tmp_path / "corpus" / "train")
         flip(tmp_path / "corpus" / "train" / file, random.Random(0))
         assert damaged(tmp_path / "corpus") == ["train"]
-        (state,) = [item.state for item in check(tmp_path / "corpus") if item.damaged]
+        (state,) = [item.state for item in check_folder(tmp_path / "corpus") if item.damaged]
         assert file in state
         shutil.copy(tiny_world / "corpus" / "train" / file, tmp_path / "corpus" / "train")
 
@@ -111,13 +111,15 @@ def test_an_exported_model(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     names = {path.name for path in model.iterdir()} - {CHECKSUMS_FILE}
     assert (
-        {item.name for item in check(tmp_path / "model")} == names >= {"model.safetensors", "config.json", "README.md"}
+        {item.name for item in check_folder(tmp_path / "model")}
+        == names
+        >= {"model.safetensors", "config.json", "README.md"}
     )
     for name in sorted(names):
         flip(tmp_path / "model" / name, random.Random(0))
         assert damaged(tmp_path / "model") == [name]
         (tmp_path / "model" / name).unlink()
-        assert Item(name, "damaged: missing", True) in check(tmp_path / "model")
+        assert Item(name, "damaged: missing", True) in check_folder(tmp_path / "model")
         shutil.copy(model / name, tmp_path / "model")
 
 
@@ -141,7 +143,7 @@ def test_a_hostile_list_leads_nowhere(line: str, model: Path, tmp_path: Path) ->
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "secret").write_text("x")
     (tmp_path / "model" / CHECKSUMS_FILE).write_text(f"{'0' * 64}  {line}\n")
-    (item,) = check(tmp_path / "model")
+    (item,) = check_folder(tmp_path / "model")
     assert item.damaged
     assert "line 1: not a SHA-256" in item.state
 
@@ -153,11 +155,11 @@ def test_a_folder_of_folders(tiny_run: Path, model: Path, tmp_path: Path) -> Non
     (tmp_path / "report.json").write_text("{}")
     (tmp_path / "loop").symlink_to(tmp_path)
     assert damaged(tmp_path) == []
-    names = [item.name for item in check(tmp_path)]
+    names = [item.name for item in check_folder(tmp_path)]
     assert {"report.json", "cola/seed0/checkpoints/2", "cola/model/model.safetensors"} <= set(names)
     assert not [name for name in names if name.startswith("loop")]
     shutil.copy(tiny_run / "manifest.json", tmp_path)
-    assert Item("manifest.json", "readable: 1 start") in check(tmp_path)
+    assert Item("manifest.json", "readable: 1 start") in check_folder(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     assert damaged(tmp_path) == ["manifest.json"]
     (tmp_path / "manifest.json").unlink()
@@ -169,17 +171,17 @@ def test_a_folder_of_folders(tiny_run: Path, model: Path, tmp_path: Path) -> Non
 def test_nothing_of_ours(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="no run, study, prepared corpus or exported model"):
-        check(tmp_path)
+        check_folder(tmp_path)
     with pytest.raises(UserError, match="is a file; give a folder"):
-        check(tmp_path / "thesis.txt")
+        check_folder(tmp_path / "thesis.txt")
     with pytest.raises(UserError, match="no such folder"):
-        check(tmp_path / "nowhere")
+        check_folder(tmp_path / "nowhere")
 
 
 def test_the_command(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("distil_jax.cli.runs.start", lambda _: None)
+    monkeypatch.setattr("distil_jax.cli.models.start", lambda _: None)
     shutil.copytree(tiny_run, tmp_path / "run")
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*"))
     assert main(["check", str(tmp_path / "run")]) == 0

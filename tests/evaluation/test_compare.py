@@ -10,7 +10,7 @@ import pytest
 
 from distil_jax.cli import main
 from distil_jax.errors import UserError
-from distil_jax.evaluation.compare import compare
+from distil_jax.evaluation import compare_studies
 
 # Sanh et al. 2019, table 1: median of five seeds on the GLUE development sets
 TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
@@ -32,7 +32,7 @@ def study(folder: Path, medians: Mapping[str, float | None]) -> Path:
 
 def test_retention_of_the_paper(tmp_path: Path) -> None:
     scores = {name: {task: v / 100 for task, v in zip(TASKS, row, strict=True)} for name, row in PAPER.items()}
-    found = compare([study(tmp_path / name, medians) for name, medians in scores.items()])
+    found = compare_studies([study(tmp_path / name, medians) for name, medians in scores.items()])
     assert found["macro"]["medians"] == pytest.approx({"bert": 0.795, "distilbert": 0.770}, abs=5e-4)
     assert found["macro"]["retention"]["distilbert"] == pytest.approx(0.97, abs=5e-3)
     assert found["tasks"]["rte"]["retention"] == {"distilbert": pytest.approx(59.9 / 69.3)}
@@ -42,7 +42,7 @@ def test_only_tasks_of_all_count_for_the_average(tmp_path: Path) -> None:
     teacher = study(tmp_path / "teacher", {"cola": 0.5, "rte": 0.8, "imdb": 0.9})
     student = study(tmp_path / "student", {"cola": 0.4, "rte": None, "imdb": 0.9})
     other = study(tmp_path / "other", {"imdb": 0.6, "cola": 0.3, "codah": 0.5})
-    found = compare([teacher, student, other])
+    found = compare_studies([teacher, student, other])
     assert list(found["tasks"]) == ["cola", "rte", "imdb", "codah"]
     assert found["tasks"]["cola"]["retention"] == {"student": pytest.approx(0.8), "other": pytest.approx(0.6)}
     assert found["tasks"]["rte"]["medians"] == {"teacher": 0.8, "student": None, "other": None}
@@ -54,7 +54,7 @@ def test_only_tasks_of_all_count_for_the_average(tmp_path: Path) -> None:
 
 
 def test_nothing_can_be_retained_of_nothing(tmp_path: Path) -> None:
-    found = compare([study(tmp_path / "a", {"cola": 0.0}), study(tmp_path / "b", {"cola": 0.1})])
+    found = compare_studies([study(tmp_path / "a", {"cola": 0.0}), study(tmp_path / "b", {"cola": 0.1})])
     assert found["tasks"]["cola"]["retention"] == {"b": None}
 
 
@@ -73,20 +73,20 @@ def test_table_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ["macro-average of 2 of 3 tasks", "", "65.0", "52.5", "80.8 %"],
     ]
     assert output.read_text() == text
-    assert json.loads(output.with_suffix(".json").read_text()) == compare([teacher, student])
+    assert json.loads(output.with_suffix(".json").read_text()) == compare_studies([teacher, student])
 
 
 def test_studies_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folders = [study(tmp_path / name / "glue", {"cola": 0.5}) for name in ("small", "large")]
-    assert compare(folders)["studies"] == [str(folder) for folder in folders]
+    assert compare_studies(folders)["studies"] == [str(folder) for folder in folders]
 
 
 def test_refusals(tmp_path: Path) -> None:
     one = study(tmp_path / "one", {"cola": 0.5})
     with pytest.raises(UserError, match="at least two"):
-        compare([one])
+        compare_studies([one])
     with pytest.raises(UserError, match="given twice"):
-        compare([one, tmp_path / "x" / ".." / "one"])
+        compare_studies([one, tmp_path / "x" / ".." / "one"])
     with pytest.raises(UserError, match="no study"):
-        compare([one, tmp_path])
+        compare_studies([one, tmp_path])
     assert main(["compare", str(one), str(one)]) == 2

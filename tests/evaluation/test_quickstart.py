@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(python_text, "python_documents", lambda: iter(documents))
         patch.setattr(quickstart, "VOCABULARY", 600)
-        yield folder, quickstart.quickstart(folder, steps=STEPS)
+        yield folder, quickstart.make_quickstart(folder, steps=STEPS)
 
 
 def test_the_table_has_every_model_and_measure(made: Any) -> None:
@@ -92,7 +92,7 @@ def test_the_student_fills_masks_in_pytorch_as_it_does_here(made: Any) -> None:
 def test_again_it_says_that_it_is_done(made: Any) -> None:
     folder, text = made
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    again = quickstart.quickstart(folder, steps=STEPS)
+    again = quickstart.make_quickstart(folder, steps=STEPS)
     assert "everything is done already" in again
     assert again.endswith(text)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -111,14 +111,14 @@ def test_stages_that_are_done_are_not_done_again(left: str | None, made: Any, mo
     monkeypatch.setattr(loop, "_train", lambda *_: pytest.fail("a finished run was trained again"))
     monkeypatch.setattr(quickstart, "train_wordpiece", lambda *_: pytest.fail("the vocabulary was trained again"))
     monkeypatch.setattr(quickstart, "_measure", lambda *_: found)
-    assert quickstart.quickstart(folder, steps=STEPS) == text
+    assert quickstart.make_quickstart(folder, steps=STEPS) == text
     assert json.loads((folder / "results.json").read_text()) == found
 
 
 def test_a_folder_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty and not a quickstart"):
-        quickstart.quickstart(tmp_path)
+        quickstart.make_quickstart(tmp_path)
     with pytest.raises(UserError, match="cannot be written"):
-        quickstart.quickstart(tmp_path / "thesis.txt" / "folder")
+        quickstart.make_quickstart(tmp_path / "thesis.txt" / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -16,7 +16,7 @@ import pytest
 from distil_jax.cli import main
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.errors import UserError
-from distil_jax.evaluation.compare import compare
+from distil_jax.evaluation import compare_studies
 from distil_jax.evaluation.study_report import read_result
 from distil_jax.evaluation.task_scores import score_model
 from distil_jax.export import export, predict
@@ -88,7 +88,7 @@ def test_the_score_is_that_of_the_run(task_run: Path, tmp_path: Path) -> None:
         assert tested == {name: value for name, value in plain.items() if name != "score"}
         assert read_result(output)["measures"] == found.measures
         assert read_result(output)["settings"]["max_length"] == 24
-        table = compare([output, task_run])
+        table = compare_studies([output, task_run])
         assert table["tasks"]["classification"]["retention"] == {task_run.name: 1.0}
         text = (output / "result.json").read_text()
         score_model(config)

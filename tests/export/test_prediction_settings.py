@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distil_jax.config import Config, TaskSettings, config_to_toml, with_overrides
-from distil_jax.config.predicting import PredictArguments
+from distil_jax.config import Config, PredictArguments, TaskSettings, config_to_toml, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.export import load_predictor, predict
 from distil_jax.export.checkpoint import Trained, save_trained

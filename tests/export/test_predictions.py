@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from distil_jax import cli
-from distil_jax.config.predicting import PredictArguments
+from distil_jax.config import PredictArguments
 from distil_jax.errors import UserError
 from distil_jax.export import load_predictor, predict, predictions
 from distil_jax.export.predictions import Inputs, predict_rows, write_predictions
@@ -170,7 +170,8 @@ def test_the_command(
     assert [json.loads(line)["id"] for line in out.splitlines()] == [0, 1]
     assert err.startswith("2 rows in ")
     assert cli.main(["predict", model, "--text", "a", "--threshold", "2"]) == 2
-    assert "--threshold 2: is a probability" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--threshold" in err and "from 0 to 1" in err
     assert cli.main(["predict", model, "--text", "a", "--on-error", "ignore"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -191,7 +192,7 @@ def test_a_threshold_of_zero_is_not_one_that_was_not_given(
     for given in (None, 0.0, -1.5):
         predict_rows(PredictArguments("m", null_threshold=given))
     assert used == [2.5, 0.0, -1.5]
-    with pytest.raises(UserError, match="--null-threshold nan: must be a finite number"):
+    with pytest.raises(UserError, match=r"--null-threshold.*nan.*number"):
         predict_rows(PredictArguments("m", null_threshold=float("nan")))
     predictor.options = AnswerOptions()
     with pytest.raises(UserError, match="--null-threshold: this model always gives an answer; .* --no-answer"):

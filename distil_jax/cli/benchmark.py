@@ -1,0 +1,49 @@
+"""`distil-jax benchmark`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from distil_jax.config import CONFIG_FLAG, BenchmarkArguments, fields_of, parse_arguments, parse_command
+
+
+def run_benchmark(arguments: list[str]) -> int:
+    """`distil-jax benchmark`; 1 where a variant failed."""
+    own, settings = split_arguments(arguments)
+    given = parse_command(BenchmarkArguments, own, prog="distil-jax benchmark")
+    config = parse_arguments(settings, prog="distil-jax benchmark")
+    from distil_jax.benchmark import benchmark_markdown, benchmark_paths, run_benchmark, stage_of, write_benchmark
+    from distil_jax.runs import require_writable
+
+    def say(line: str) -> None:
+        print(f"measuring: {line}", file=sys.stderr, flush=True)
+
+    stage = stage_of(config, given.stage, any(one.partition("=")[0] == CONFIG_FLAG for one in settings))
+    paths = benchmark_paths(given.output) if given.output else ()
+    require_writable("--output", *paths)
+    command = f"distil-jax benchmark {shlex.join(arguments)}"
+    report = run_benchmark(config, stage, given, command=command, say=say)
+    print(benchmark_markdown(report))
+    if given.output:
+        write_benchmark(given.output, report)
+        print("\n".join(map(str, paths)), file=sys.stderr)
+    return 1 if any("failed" in row for row in report["rows"]) else 0
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own arguments, and those of the configuration: --config FILE and --section.key VALUE.
+
+    A flag takes what follows it up to the next flag. Flags that are neither are the command's, which refuses them.
+    """
+    names = {BenchmarkArguments.full_name(key) for key in fields_of(BenchmarkArguments)}
+    own: list[str] = []
+    settings: list[str] = []
+    part = own
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--"):
+            part = settings if flag == CONFIG_FLAG or ("." in flag and flag not in names) else own
+        part.append(argument)
+    return own, settings

@@ -1,0 +1,174 @@
+"""Arguments of the commands that take a few of their own, with every default, meaning and check."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from distil_jax.config.fields import Section, at_least, between, each, setting
+from distil_jax.config.schema import Masking
+from distil_jax.errors import UserError
+
+REQUIRED: Any = dataclasses.MISSING
+
+
+class Arguments(Section):
+    """Base of the arguments of a command. `positional` names the field that is given without a flag."""
+
+    positional: ClassVar[str] = ""
+
+    @classmethod
+    def full_name(cls, key: str) -> str:
+        """What the user types: "--batch-size"."""
+        return key if key == cls.positional else f"--{key.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class ExportArguments(Arguments):
+    """Write a run's model as a Hugging Face folder with tokenizer and model card."""
+
+    positional = "run"
+    run: str = setting(REQUIRED, "folder of the run")
+    output: str = setting(REQUIRED, "folder to write")
+    step: int = setting(-1, "which checkpoint; -1: the run's result (finetune.keep: best or last)", at_least(-1))
+    overwrite: bool = setting(False, "replace an existing model folder")
+
+
+@dataclass(frozen=True)
+class EvaluateArguments(Arguments):
+    """Measure masked language models on held-out rows: loss, perplexity, accuracy, likeness to a teacher.
+
+    With --task NAME, the scores of one fine-tuned model on a task: distil-jax evaluate MODEL --task NAME --help
+    """
+
+    positional = "models"
+    models: tuple[str, ...] = setting(REQUIRED, "runs, model folders or hub ids")
+    corpus: str = setting(REQUIRED, "folder of token shards, e.g. data/wiki/validation")
+    teacher: str = setting("", "run, folder or hub id to compare with")
+    rows: int = setting(0, "rows used, the first ones; 0: all", at_least(0))
+    seed: int = setting(0, "seed of the masks", at_least(0))
+    smoothing: float = setting(
+        Masking().smoothing, "rare tokens are masked more often by count^-smoothing; 0: all alike", between(0, 100)
+    )
+    json: str = setting("", "also write the measures to this file")
+
+
+@dataclass(frozen=True)
+class PredictArguments(Arguments):
+    """Predict texts, or the rows of a file, with a fine-tuned model; results are JSON, one object a line."""
+
+    positional = "model"
+    model: str = setting(REQUIRED, "folder of a fine-tuning run, model folder or hub id")
+    text: tuple[str, ...] = setting((), "texts (tagging: words between blanks; choice: what precedes the endings)")
+    pair: tuple[str, ...] = setting((), "second texts, as many as texts (choice: start of every ending)")
+    question: str = setting("", "question about --context")
+    context: str = setting("", "text that holds the answer")
+    endings: tuple[str, ...] = setting((), "what may follow --text")
+    input: str = setting(
+        "",
+        ".txt (a text a line), .jsonl, .csv, .tsv or .parquet file, CoNLL columns for tags, SQuAD's .json for "
+        "questions; -: lines or JSON lines of standard input",
+    )
+    output: str = setting("-", "file to write, replaced if it is there; -: standard output")
+    text_column: str = setting("", "column of texts, questions or words; empty: as in fine-tuning, or the usual names")
+    pair_column: str = setting(
+        "", "column of second texts, contexts or starts of endings; empty: as in fine-tuning, or the usual names"
+    )
+    endings_columns: tuple[str, ...] = setting(
+        (), "columns of the endings, or the one that holds a list of them; empty: as in fine-tuning, or endings"
+    )
+    batch_size: int = setting(
+        0, "rows computed at once; 0: chosen by the kind of device and the length of the rows", between(0, 1 << 20)
+    )
+    max_length: int = setting(
+        0, "tokens a row may have; 0: as in fine-tuning, for a model from elsewhere as many as it takes up to 512"
+    )
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type that is computed in")
+    threshold: float = setting(0.5, "probability from which a label is given where several may hold", between(0, 1))
+    n_best: int = setting(0, "answers to a question that are listed; 0: only the best", between(0, 1000))
+    no_answer: bool = setting(
+        False, "a question may have no answer (always so for models that were fine-tuned on such questions)"
+    )
+    null_threshold: float | None = setting(
+        None,
+        "no answer is given where its score beats the best answer's by more than this; None: as in fine-tuning, else 0",
+    )
+    on_error: Literal["stop", "skip"] = setting("stop", "what to do with a row that cannot be used; skip counts them")
+    step: int = setting(-1, "which checkpoint of a run; -1: its result, as for export", at_least(-1))
+
+
+@dataclass(frozen=True)
+class BenchmarkArguments(Arguments):
+    """Measure the training step of a configuration: speed, utilisation, memory, compile time, input rate.
+
+    Models and data that are not on this machine are replaced by random weights and synthetic rows of the same shapes.
+    Nothing is downloaded. Every variant runs in a process of its own. --section.key VALUE overrides the configuration.
+    """
+
+    stage: Literal["auto", "pretrain", "distill", "finetune"] = setting(
+        "auto", "which step; auto: the one that the configuration is for"
+    )
+    variants: tuple[str, ...] = setting(
+        (),
+        "settings to compare: names (see `all`), or section.key=value with + between several; empty: as configured",
+    )
+    lengths: tuple[int, ...] = setting(
+        (), "tokens per row, a table for each; empty: as configured", each(between(8, 65536))
+    )
+    fill: bool = setting(
+        False, "use the largest batch that fits into memory, found for each variant, instead of the configured one"
+    )
+    memory: float = setting(
+        0.0,
+        "gibibytes that --fill may use; 0: what the device reports, or the free memory of the machine",
+        between(0, 1e6),
+    )
+    repeats: int = setting(5, "rounds that are timed; the table shows their median and spread", at_least(2))
+    steps: int = setting(0, "steps per round; 0: as many as take a second, 20 at most", at_least(0))
+    warm_start: bool = setting(
+        True, "also start once more with the programs in the compilation cache, for the time to the first step"
+    )
+    vocabulary: int = setting(30_522, "tokens in the vocabulary of a synthetic model or corpus", at_least(16))
+    output: str = setting("", "also write the table to this file, FILE.md, and everything measured to FILE.json")
+
+    def validate(self) -> None:
+        if self.memory and not self.fill:
+            raise UserError(f"--memory {self.memory:g}: is the limit of --fill; give --fill too, or leave it out")
+        if self.output and not Path(self.output).name:
+            raise UserError(f"--output {self.output}: names no file; give one, without .md")
+
+
+@dataclass(frozen=True)
+class PlotArguments(Arguments):
+    """Draw a held-out measure of runs against the optimiser step."""
+
+    positional = "runs"
+    runs: tuple[str, ...] = setting(REQUIRED, "folders of runs")
+    output: str = setting(REQUIRED, "picture to write: .png, .svg or .pdf")
+    measure: str = setting("mlm_loss", "which one: mlm_loss, perplexity, accuracy, kl, agreement")
+
+
+@dataclass(frozen=True)
+class CompareArguments(Arguments):
+    """Put the scores of fine-tuning studies side by side, with what each retains of the first one's."""
+
+    positional = "folders"
+    folders: tuple[str, ...] = setting(REQUIRED, "folders of studies or single runs, the teacher's first")
+    output: str = setting("", "also write the table to this file, FILE.md, and the numbers to FILE.json")
+
+
+@dataclass(frozen=True)
+class QuickstartArguments(Arguments):
+    """Text, tokenizer, teacher, student, export and a table, from nothing, in a few minutes on a laptop."""
+
+    output: str = setting("quickstart", "folder for everything it makes")
+
+
+@dataclass(frozen=True)
+class CheckArguments(Arguments):
+    """Verify checkpoints, token shards and exported models by their hashes; status 1 where something is damaged."""
+
+    positional = "folder"
+    folder: str = setting(REQUIRED, "a run, a study, a prepared corpus, an exported model, or a folder of them")
