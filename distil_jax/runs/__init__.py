@@ -5,8 +5,9 @@ Names are imported on first use: `distil-jax resume` reads a run's folder before
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from distil_jax.runs.coordination import all_agree, broadcast, first_process_in, is_distributed, read_all
@@ -31,24 +32,8 @@ if TYPE_CHECKING:
     from distil_jax.runs.progress import PrepareDisplay, Progress
     from distil_jax.runs.save_clock import SaveClock, is_due
     from distil_jax.runs.watchdog import Watchdog
-
-_MODULES = {
-    "coordination": ("all_agree", "broadcast", "first_process_in", "is_distributed", "read_all"),
-    "files": ("require_writable", "unfinished", "write_atomically"),
-    "folder": (
-        *("CONFIG_FILE", "INPUTS_FILE", "STUDY_FILE", "TOKENIZER_FOLDER", "check_run_folder", "fingerprint"),
-        *("keep_tokenizer", "open_run_folder", "read_config", "read_inputs"),
-    ),
-    "lock": ("check_owner", "lock_folder"),
-    "log_filters": ("filter_storage_logs",),
-    "manifest": ("MANIFEST_FILE", "read_starts", "record_start", "versions"),
-    "metrics_log": ("METRICS_FILE", "MetricsWriter", "read_metrics"),
-    "preemption": ("NOTHING_NEW",),
-    "progress": ("PrepareDisplay", "Progress"),
-    "save_clock": ("SaveClock", "is_due"),
-    "watchdog": ("Watchdog",),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+else:
+    __getattr__ = lazy_imports(__name__)
 
 __all__ = [
     "CONFIG_FILE",
@@ -86,9 +71,3 @@ __all__ = [
     "versions",
     "write_atomically",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
