@@ -72,10 +72,9 @@ def _on_text(config: Config, stage: Stage, vocabulary: int) -> Inputs:
     if corpus is None:
         corpus = synthetic_corpus(config, encoder.vocab_size)
         notes.append(f"made-up rows of {corpus.sequence_length} tokens, {corpus.fill:.1%} filled")
-    if corpus.sequence_length > encoder.max_position_embeddings:
+    if corpus.sequence_length > encoder.max_length:
         raise UserError(
-            f"rows of {corpus.sequence_length} tokens, but {name} has {encoder.max_position_embeddings} positions; "
-            "lower --lengths"
+            f"rows of {corpus.sequence_length} tokens, but {name} has {encoder.max_length} positions; lower --lengths"
         )
     if stage == "distill":
         learner = distillation_learner(config, encoder, params)

@@ -104,10 +104,10 @@ def _check_fits(role: str, model: LanguageModel, corpus: Corpus) -> None:
         raise UserError(
             f"{corpus.folder}: was prepared with another vocabulary than the {role}'s; prepare it with that"
         )
-    if corpus.sequence_length > model.encoder.max_position_embeddings:
+    if corpus.sequence_length > model.encoder.max_length:
         raise UserError(
             f"{corpus.folder}: rows of {corpus.sequence_length} tokens, but the {role} has "
-            f"{model.encoder.max_position_embeddings} positions"
+            f"{model.encoder.max_length} positions"
         )
 
 
@@ -139,6 +139,8 @@ def fill_mask(model: LanguageModel, text: str, top: int = 5) -> list[tuple[str, 
     parts = (tokenizer.backend.encode(part, add_special_tokens=False).ids for part in (before, after))
     left, right = parts
     ids = [tokenizer.cls_id, *left, tokenizer.mask_id, *right, tokenizer.sep_id]
+    if len(ids) > model.encoder.max_length:
+        raise UserError(f"{text[:40]!r}...: {len(ids)} tokens, but the model has {model.encoder.max_length} positions")
     logits = jax.jit(MaskedLM(model.encoder).apply)({"params": model.params}, jnp.asarray([ids]))
     probabilities = jax.nn.softmax(jnp.asarray(logits)[0, len(left) + 1])
     values, tokens = jax.lax.top_k(probabilities, top)

@@ -61,7 +61,7 @@ def architecture(encoder: EncoderConfig) -> str:
     return (
         f"{encoder.family}, {encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.num_heads} heads, "
         f"feed-forward {encoder.intermediate_size}, vocabulary {encoder.vocab_size}, "
-        f"{encoder.max_position_embeddings} positions"
+        f"{encoder.max_length} positions"
     )
 
 

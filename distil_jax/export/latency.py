@@ -21,7 +21,7 @@ def encoder_latency(encoder: EncoderConfig, params: dict[str, Any], *, length: i
     module = MaskedLM(encoder)
     forward = jax.jit(lambda params, ids: module.apply({"params": params}, ids, method="encode"))
     placed = jax.device_put(params)
-    length = min(length, encoder.max_position_embeddings)
+    length = min(length, encoder.max_length)
     ids = jnp.asarray(np.arange(length)[None] % encoder.vocab_size, jnp.int32)
     jax.block_until_ready(forward(placed, ids))
     seconds = []

@@ -132,7 +132,7 @@ def _fitted_settings(settings: TaskSettings, encoder: EncoderConfig, kind: Kind,
     if settings.max_length and (not max_length or max_length >= settings.max_length):
         return _with_length(settings, max_length)
     usual = longest_row(TaskSettings(), kind) if kind == "question" else _MOST_TOKENS
-    usual = max(min(usual, encoder.max_position_embeddings), 8)
+    usual = max(min(usual, encoder.max_length), 8)
     settings = _with_length(dataclasses.replace(settings, max_length=usual), max_length)
     question = min(settings.max_question_length, settings.max_length // _QUESTION_SHARE)
     stride = min(settings.doc_stride, max((settings.max_length - question - 3) // 2, 1))

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -34,7 +35,8 @@ class EncoderConfig:
     num_layers: int
     num_heads: int
     intermediate_size: int
-    max_position_embeddings: int = 512
+    max_position_embeddings: int = 512  # rows of the position table
+    position_offset: int = 0  # row of the first token's position; RoBERTa: 2, and padding has row 1
     type_vocab_size: int = 0  # 0: no token types (DistilBERT); BERT has 2
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
@@ -46,15 +48,20 @@ class EncoderConfig:
     pooler: bool = False  # a dense layer on token 0 (`Encoder.pooled`), which BERT's heads for whole texts read
     causal: bool = False
 
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
+        return self.max_position_embeddings - self.position_offset
+
 
 class EncoderInputs(NamedTuple):
     """What an encoder reads: B rows of L tokens.
 
     Attributes:
-        ids: [B, L] int32 token ids below `vocab_size`.
+        ids: [B, L] int32 token ids below `vocab_size`; others give NaN.
         mask: [B, L] int32. 0 is padding. Equal numbers above 0 belong to one sequence and see each other: a plain 0/1
             mask is one sequence a row, packed rows count 1, 2, 3. None: one sequence a row, no padding.
-        position_ids: [B, L] int32. None counts from 0 along the row.
+        position_ids: [B, L] int32 from 0, others than the encoder has give NaN. None counts along the row.
         token_type_ids: [B, L] int32, the segment of a sentence pair. None is segment 0.
         dropout_keys: [B, 2] uint32, one key a row (`row_keys`). None switches dropout off.
     """
@@ -134,15 +141,37 @@ class Embeddings(nn.Module):
 
     def __call__(self, inputs: EncoderInputs) -> Array:
         """[B, L, H]."""
-        ids, positions, types = inputs.ids, inputs.position_ids, inputs.token_type_ids
-        if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-        x = self.word(ids) + self.position(positions)
+        ids, types = inputs.ids, inputs.token_type_ids
+        # `padding_idx` of the original and of transformers: [PAD] is looked up, but not trained by it.
+        x = _look_up(self.word, ids, constant=self.config.pad_token_id) + self._positions(ids, inputs.position_ids)
         if self.config.type_vocab_size:
-            x = x + self.token_type(jnp.zeros_like(ids) if types is None else types)
+            x = x + _look_up(self.token_type, jnp.zeros_like(ids) if types is None else types)
         elif types is not None:
             raise ValueError("token_type_ids given to an encoder without token types (type_vocab_size = 0)")
         return dropout(self.norm(x), inputs.dropout_keys, 0, self.config.hidden_dropout)
+
+    def _positions(self, ids: Array, position_ids: Array | None) -> Array:
+        """Position embeddings [B, L, H]."""
+        config, offset, length = self.config, self.config.position_offset, ids.shape[1]
+        if position_ids is not None:
+            return _look_up(self.position, position_ids + offset)
+        if length > config.max_length:
+            raise ValueError(f"rows of {length} tokens: this encoder has {config.max_length} positions")
+        if not offset:
+            return self.position(jnp.broadcast_to(jnp.arange(length)[None], ids.shape))
+        # As RoBERTa counts: padding has a row of its own, which is not trained, and is not counted.
+        real = ids != config.pad_token_id
+        numbers = jnp.where(real, jnp.cumsum(real, axis=1) - 1 + offset, offset - 1)
+        return _look_up(self.position, numbers, constant=offset - 1)
+
+
+def _look_up(table: nn.Embed, ids: Array, constant: int | None = None) -> Array:
+    """Rows of the table [V, H] by ids [B, L] -> [B, L, H]; NaN for ids that it does not have.
+
+    The row `constant` gets no gradient.
+    """
+    found = table(jnp.where(ids < 0, table.num_embeddings, ids))  # Flax gives NaN beyond the end alone
+    return found if constant is None else jnp.where((ids == constant)[..., None], jax.lax.stop_gradient(found), found)
 
 
 class EncoderLayer(nn.Module):
@@ -246,7 +275,12 @@ class Encoder(nn.Module):
         token_type_ids: Array | None = None,
         dropout_keys: Array | None = None,
     ) -> Array:
-        """Hidden states [B, L, H] of the last layer, in the compute dtype; arguments as in `EncoderInputs`."""
+        """Hidden states [B, L, H] of the last layer, in the compute dtype; arguments as in `EncoderInputs`.
+
+        Raises:
+            ValueError: L is above `config.max_length` (with `position_ids`, each sequence may be as long as that), or
+                `token_type_ids` are given to an encoder without token types.
+        """
         inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
         return self.activations(inputs).hidden
 

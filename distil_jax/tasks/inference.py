@@ -58,7 +58,7 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
 
     def predict(params: Any, encoded: Encoded, go: Callable[[], None] = lambda: None) -> Logits:
         programs = max(len(encoded) // (size * _BATCHES_A_PROGRAM), 1)
-        chosen = choose_buckets(encoded.lengths, buckets, programs, model.config.max_position_embeddings)
+        chosen = choose_buckets(encoded.lengths, buckets, programs, model.config.max_length)
         plan = evaluation_plan(encoded.lengths, chosen, size)
 
         def compute(batch: Batch) -> Any:

@@ -29,7 +29,7 @@ class Learner:
     def positions(self) -> int:
         """Tokens that all of its models take."""
         encoders = [self.encoder] if self.teacher is None else [self.encoder, self.teacher[0]]
-        return min(encoder.max_position_embeddings for encoder in encoders)
+        return min(encoder.max_length for encoder in encoders)
 
 
 def read_learner(config: Config, data: TaskData) -> Learner:
@@ -69,8 +69,8 @@ def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) 
 def check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
     """Raises UserError where rows or windows are longer than an encoder takes, which messages call `name`."""
     settings, length = config.task, longest_row(config.task, data.spec.kind)
-    if length > encoder.max_position_embeddings:
-        raise UserError(f"task.max_length = {length}: {name} has {encoder.max_position_embeddings} positions; lower it")
+    if length > encoder.max_length:
+        raise UserError(f"task.max_length = {length}: {name} has {encoder.max_length} positions; lower it")
     room = length - settings.max_question_length - 3
     if data.spec.kind == "question" and settings.doc_stride > max(room, 0):
         raise UserError(

@@ -89,10 +89,8 @@ class Predictor:
         if jax.process_count() > 1:
             raise UserError(f"predictions are made by one process, and this is one of {jax.process_count()}; start one")
         self._limit = longest_row(settings, head.kind)
-        if self._limit > encoder.max_position_embeddings:
-            raise UserError(
-                f"max_length = {self._limit}: the model has {encoder.max_position_embeddings} positions; lower it"
-            )
+        if self._limit > encoder.max_length:
+            raise UserError(f"max_length = {self._limit}: the model has {encoder.max_length} positions; lower it")
         if tokenizer.vocab_size > encoder.vocab_size:
             raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {encoder.vocab_size}")
         self.head, self.settings, self.reading, self.options = head, settings, reading, options or AnswerOptions()

@@ -158,10 +158,10 @@ def _train(
     train, validation = corpora
     _check_vocabulary("model", learner.encoder, train)
     longest = max(corpus.sequence_length for corpus in corpora if corpus is not None)
-    if longest > learner.encoder.max_position_embeddings:
+    if longest > learner.encoder.max_length:
         raise UserError(
             f"corpus.folder = {config.corpus.folder}: rows of {longest} tokens, but the model has "
-            f"{learner.encoder.max_position_embeddings} positions; prepare with a smaller corpus.sequence_length"
+            f"{learner.encoder.max_length} positions; prepare with a smaller corpus.sequence_length"
         )
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
     check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)

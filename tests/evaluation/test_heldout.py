@@ -115,3 +115,6 @@ def test_fill_mask_gives_the_answers_of_transformers(tiny_world: Path, teacher: 
         assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-5)
     with pytest.raises(UserError, match=r"has no \[MASK\]"):
         fill_mask(teacher, "nothing to fill in")
+    length = teacher.encoder.max_length
+    with pytest.raises(UserError, match=f"{length} positions"):
+        fill_mask(teacher, "[MASK] " + length * "the ")
