@@ -1,0 +1,143 @@
+"""What imports what: packages only those below them and only by their faces; dependencies are those declared."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# From the outside in; a package imports only what stands below it.
+LAYERS = (
+    *({"cli"}, {"evaluation", "benchmark"}, {"export"}, {"training"}, {"tasks"}, {"runs"}, {"data"}, {"objectives"}),
+    *({"hf"}, {"models"}, {"cpu"}, {"config"}, {"errors", "lazy", "tables"}),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# Module -> packages above its own that it still imports. Shrinks, and never grows.
+UPWARD = {
+    "tasks.finetune": {"training"},
+    "tasks.inference": {"training"},
+    "tasks.predict": {"training"},
+    "tasks.step": {"training"},
+    "tasks.testing": {"training"},
+    "benchmark.report": {"evaluation"},
+    "evaluation.study": {"benchmark"},
+}
+# Package -> packages whose modules it still imports, not their faces. Shrinks, and never grows.
+BESIDE_FACES: dict[str, set[str]] = {
+    "benchmark": {"data", "evaluation", "runs", "tasks", "training"},
+    "cli": {"data", "runs", "tasks", "training"},
+    "evaluation": {"benchmark", "data", "export", "tasks", "training"},
+    "export": {"data", "models", "tasks", "training"},
+    "hf": {"config", "models"},
+    "objectives": {"models"},
+    "runs": {"data"},
+    "tasks": {"config", "data", "objectives", "training"},
+    "training": {"config", "data", "models", "objectives", "runs"},
+}
+
+
+class Import(NamedTuple):
+    """Names that a module of the package imports from another: `from distil_jax.<source> import <names>`."""
+
+    module: str
+    source: str
+    names: tuple[str, ...]
+
+    @property
+    def package(self) -> str:
+        return self.module.partition(".")[0]
+
+    @property
+    def target(self) -> str:
+        return self.source.partition(".")[0]
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of distil_jax, by its name below it."""
+    for path in sorted((ROOT / "distil_jax").rglob("*.py")):
+        parts = path.relative_to(ROOT / "distil_jax").with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports() -> Iterator[Import]:
+    """Every import of one top-level package of distil_jax in another, those in functions as well."""
+    for module, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distil_jax."):
+                found = Import(module, str(node.module).partition(".")[2], tuple(alias.name for alias in node.names))
+                if module and found.target != found.package:
+                    yield found
+
+
+FOUND = [*imports()]
+
+
+@pytest.mark.parametrize("package", RANK)
+def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
+    upward = {(one.module, one.target) for one in FOUND if one.package == package and RANK[one.target] <= RANK[package]}
+    assert upward <= {(module, target) for module, targets in UPWARD.items() for target in targets}
+
+
+@pytest.mark.parametrize("package", RANK)
+def test_packages_are_imported_by_their_faces(package: str) -> None:
+    """From a package, never from a module in it, and only names in its `__all__`."""
+    faces = {name: path for name, path in modules() if path.name == "__init__.py"}
+    beside: set[str] = set()
+    for one in FOUND:
+        if one.package != package or (ROOT / "distil_jax" / f"{one.target}.py").is_file():
+            continue
+        offered = (
+            re.findall(r'"(\w+)"', faces[one.source].read_text().partition("__all__")[2]) if one.source in faces else ()
+        )
+        if not {*one.names} <= {*offered}:
+            beside.add(one.target)
+    assert beside <= BESIDE_FACES.get(package, set())
+
+
+# What a distribution is imported as, where that is not its name.
+IMPORT_NAMES = {"orbax-checkpoint": "orbax", "tensorflow-datasets": "tensorflow_datasets", "scikit-learn": "sklearn"}
+# Declared for another reason than an import.
+NOT_IMPORTED = {
+    "importlib_resources": "tensorflow-datasets imports it without declaring it",
+    "transformers": "datasets and tests read what it writes",
+}
+
+
+def declared(*groups: str) -> set[str]:
+    """Import names of the declared dependencies, those of some extras too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for group in groups for line in project["optional-dependencies"][group])]
+    names = [re.match(r"[\w-]+", line)[0] for line in lines]  # type: ignore[index]
+    return {IMPORT_NAMES.get(name, name) for name in names} - set(NOT_IMPORTED)
+
+
+def imported() -> set[str]:
+    """Top-level modules that distil_jax imports from elsewhere, those in functions as well."""
+    found: set[str] = set()
+    for _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(str(node.module).partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"distil_jax"}
+
+
+def test_dependencies_are_declared_and_imported() -> None:
+    optional = declared("tfds", "plot")
+    assert imported() - optional == set(), "imported, but not declared"
+    assert declared() - imported() == set(), "declared, but not imported"
+
+
+def test_declared_dependencies_are_installed() -> None:
+    names = {name for group in importlib.metadata.packages_distributions().values() for name in group}
+    assert names, "the environment lists no distribution"
+    assert declared() <= {*importlib.metadata.packages_distributions()}
