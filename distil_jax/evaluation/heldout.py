@@ -131,18 +131,15 @@ def evaluate_paths(
 
 
 def fill_mask(model: LanguageModel, text: str, top: int = 5) -> list[tuple[str, float]]:
-    """The `top` most probable tokens at the first [MASK] of `text`, with their probabilities."""
+    """The `top` most probable tokens at the first mask token of `text` ("[MASK]"), with their probabilities."""
     tokenizer = model.tokenizer
-    before, mark, after = text.partition("[MASK]")
-    if not mark:
-        raise UserError(f"{text!r}: has no [MASK]")
-    parts = (tokenizer.backend.encode(part, add_special_tokens=False).ids for part in (before, after))
-    left, right = parts
-    ids = [tokenizer.cls_id, *left, tokenizer.mask_id, *right, tokenizer.sep_id]
+    ids = tokenizer.backend.encode(text).ids
+    if tokenizer.mask_id not in ids:
+        raise UserError(f"{text!r}: has no {tokenizer.backend.id_to_token(tokenizer.mask_id)}")
     if len(ids) > model.encoder.max_length:
         raise UserError(f"{text[:40]!r}...: {len(ids)} tokens, but the model has {model.encoder.max_length} positions")
     logits = jax.jit(MaskedLM(model.encoder).apply)({"params": model.params}, jnp.asarray([ids]))
-    probabilities = jax.nn.softmax(jnp.asarray(logits)[0, len(left) + 1])
+    probabilities = jax.nn.softmax(jnp.asarray(logits)[0, ids.index(tokenizer.mask_id)])
     values, tokens = jax.lax.top_k(probabilities, top)
     names = [tokenizer.backend.id_to_token(int(token)) or "" for token in tokens]
     return list(zip(names, map(float, values), strict=True))

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from distil_jax.errors import UserError, one_line
+from distil_jax.hf.tokenizer_files import SETTINGS, VOCABULARIES
 
 Files = Literal["model", "tokenizer", "config"]
 
@@ -65,7 +66,7 @@ def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
 
 def _check_exported(folder: Path) -> None:
     """Raises UserError for the folder of a run or of a task of a study, which say where the model is."""
-    if any((folder / name).is_file() for name in ("config.json", "tokenizer.json", "vocab.txt")):
+    if any((folder / name).is_file() for name in ("config.json", *VOCABULARIES)):
         return
     if (folder / "config.toml").is_file():
         raise UserError(
@@ -90,10 +91,13 @@ def _fetch(repo: str, files: Files) -> Path:
     offline = constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
     hub = _Hub(repo, offline)
     if files == "tokenizer":
-        if hub.get("tokenizer.json") is None:
-            hub.need("vocab.txt")
-        hub.get("tokenizer_config.json")
-        hub.get("special_tokens_map.json")
+        vocabulary = next((name for name in VOCABULARIES if hub.get(name) is not None), "")
+        if not vocabulary:
+            hub.need(VOCABULARIES[-1])
+        if vocabulary == "vocab.json":
+            hub.need("merges.txt")
+        for name in ("config.json", *SETTINGS):
+            hub.get(name)
     else:
         hub.need("config.json")
     if files == "model":

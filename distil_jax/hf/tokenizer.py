@@ -1,7 +1,8 @@
-"""WordPiece tokenizers of BERT and DistilBERT folders.
+"""Tokenizers of model folders, as transformers reads them.
 
-The `tokenizers` library is used directly: transformers takes a second to import and has traps (a bare vocab.txt, the
-padding and truncation that a tokenizer.json brings along). What is written loads in transformers with the same ids.
+The class that transformers takes for a folder reads it, and its back end (a `tokenizers.Tokenizer`) is used from then
+on. So a text gets the ids of `AutoTokenizer.from_pretrained(folder)`, and what is saved loads there again.
+`AutoTokenizer` itself is not imported: it brings PyTorch along where that is installed, which takes seconds.
 """
 
 from __future__ import annotations
@@ -10,44 +11,67 @@ import dataclasses
 import hashlib
 import json
 import re
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError, one_line
 from distil_jax.hf.config import read_json
 from distil_jax.hf.hub import home_resolved, locate
-from distil_jax.hf.tokenizer_json import plain_tokenizer
+from distil_jax.hf.tokenizer_files import checked_files, json_object
 
 if TYPE_CHECKING:
     import tokenizers
 
-SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
+Ids = Sequence[int]
+# Spellings of the special tokens, where the files name none.
+_SPECIAL = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
 }
-_LARGEST_TOKENIZER = 16 << 20  # bytes; half a million tokens have 10 MB
-_MOST_TOKENS = 1 << 20
-_LONGEST_TOKEN = 1000  # characters
+# The class of transformers for a model_type, where tokenizer_config.json names none.
+_CLASSES = {
+    "bert": "BertTokenizer",
+    "distilbert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
+_ANY_CLASS = ("TokenizersBackend", "PreTrainedTokenizerFast", "PythonBackend", "PreTrainedTokenizer")
 _LONGEST_PATH = 200  # characters of a name that may be a file's; longer ones are for `locate` to refuse
-_SWITCHES = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
+_CASED_SHARE = 0.1  # of the tokens; lower-casing vocabularies have under 1 % with an upper-case letter
 
 
 @dataclasses.dataclass(frozen=True)
+class Bracket:
+    """Ids that stand before, between and after texts, and the type (segment) of each text with the ids after it."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, ...]
+    between_types: tuple[int, ...]
+    after_types: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
     """A vocabulary and how text is split into it.
 
-    `backend` neither truncates nor pads, brackets a text with [CLS] and [SEP] when asked for special tokens, and takes
-    a special token's spelling in the text ("[CLS]") as ordinary characters. Ids are 0 to vocab_size - 1.
-    `sha256` identifies the ids a text gets: it is taken over the vocabulary in id order and the normalisation.
+    Attributes:
+        source: the tokenizer of transformers that was made of the files; used for saving only.
+        backend: its `tokenizers.Tokenizer`, without truncation and padding. A special token's spelling in a text
+            ("[MASK]") is that token, as in transformers.
+        vocab_size: the largest id plus one. Ids may have gaps.
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens.
+        sha256: identifies all that decides the ids of a text.
+        single, pair: what stands around one text and around two.
     """
 
+    source: Any
     backend: tokenizers.Tokenizer
     vocab_size: int
     pad_id: int
@@ -55,8 +79,9 @@ class Tokenizer:
     cls_id: int
     sep_id: int
     mask_id: int
-    lowercase: bool
     sha256: str
+    single: Bracket
+    pair: Bracket
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -64,56 +89,54 @@ class Tokenizer:
         return tuple(sorted((self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id)))
 
     def tokens(self) -> list[str]:
-        """The vocabulary in id order."""
-        vocabulary = self.backend.get_vocab(with_added_tokens=True)
-        return sorted(vocabulary, key=vocabulary.__getitem__)
+        """The vocabulary in id order, "" where no token has an id."""
+        return [self.backend.id_to_token(number) or "" for number in range(self.vocab_size)]
+
+    def num_special(self, pair: bool = False) -> int:
+        """How many special tokens `bracket` adds to a text, or to a pair of texts."""
+        bracket = self.pair if pair else self.single
+        return len(bracket.before) + len(bracket.between) + len(bracket.after)
+
+    def bracket(self, first: Ids, second: Ids | None = None) -> tuple[list[int], list[int]]:
+        """The ids of one or two texts with the special tokens of the tokenizer's class, and the type of each id.
+
+        BERT: [CLS] first [SEP] second [SEP] with types 0 and 1. RoBERTa: <s> first </s></s> second </s>, types 0.
+        """
+        if second is None:
+            bracket, ids = self.single, [*self.single.before, *first, *self.single.after]
+            return ids, [bracket.types[0]] * (len(ids) - len(bracket.after)) + [*bracket.after_types]
+        bracket = self.pair
+        ids = [*bracket.before, *first, *bracket.between, *second, *bracket.after]
+        one, two = bracket.types
+        types = [one] * (len(bracket.before) + len(first)) + [*bracket.between_types]
+        return ids, types + [two] * len(second) + [*bracket.after_types]
 
 
-def load_tokenizer(path_or_id: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
+def load_tokenizer(path_or_id: str | Path) -> Tokenizer:
     """The tokenizer of a folder or hub id, or of a single tokenizer.json or vocab.txt file.
 
-    tokenizer.json comes first, else vocab.txt with BERT's rules. `do_lower_case`, `strip_accents` and
-    `tokenize_chinese_chars` of tokenizer_config.json win over tokenizer.json, as in transformers. A vocab.txt without
-    them is taken as lower-casing unless an ordinary token of it has an upper-case letter, which no lower-casing
-    vocabulary has.
-
-    Args:
-        path_or_id: folder, hub id, or file.
-        lowercase: what to do whatever the files say; None follows them.
+    A text gets the ids of `transformers.AutoTokenizer.from_pretrained(folder)(text)`. A vocab.txt without any settings,
+    which transformers cannot read, gets the class of BERT: lower-casing, unless a tenth of its tokens have upper-case
+    letters.
 
     Raises:
-        UserError: no tokenizer there, damaged files, a gap in the ids, or a special token that is missing.
+        UserError: no tokenizer there, damaged files, a class that runs Python code for each text or is unknown, or a
+            special token that is missing.
     """
     path = home_resolved(path_or_id)
-    settings: dict[str, Any] = {}
     if len(str(path)) > _LONGEST_PATH or not path.is_file():
-        folder = locate(path_or_id, files="tokenizer")
-        path = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), folder)
-        if path == folder:
-            raise UserError(f"{folder}: no tokenizer; looked for tokenizer.json and vocab.txt")
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            settings |= read_json(folder / name) if (folder / name).is_file() else {}
-    if lowercase is not None:
-        settings["do_lower_case"] = lowercase
-    specials = {role: _spelling(settings.get(role), default) for role, default in SPECIAL_TOKENS.items()}
-    backend = _from_json(path) if path.suffix == ".json" else _from_vocabulary(path, specials, settings)
-    _apply_switches(backend, settings)
-    return _checked(backend, specials, str(path))
-
-
-def _spelling(value: Any, default: str) -> str:
-    """A special token of a settings file: the text itself, or an object with it as "content"."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) and value else default
-
-
-def _from_json(path: Path) -> tokenizers.Tokenizer:
-    import tokenizers
-
+        path = locate(path_or_id, files="tokenizer")
+    files = checked_files(path)
+    model = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    settings = json_object(files.get("tokenizer_config.json", b"{}"), str(path))
     try:
-        content = plain_tokenizer(_bytes_of(path), str(path))
-        return tokenizers.Tokenizer.from_str(content)
+        tokenizer_class = _class_of(settings, model, files, path)
+        with tempfile.TemporaryDirectory(prefix="tokenizer-") as folder:
+            for name, content in (files | {"tokenizer_config.json": json.dumps(settings).encode()}).items():
+                (Path(folder) / name).write_bytes(content)
+            source = tokenizer_class.from_pretrained(folder, local_files_only=True)
+        lines = set() if "tokenizer.json" in files else _lines(files.get("vocab.txt", b""))
+        return _tokenizer_of(source, path, len(lines))
     except UserError:
         raise
     except BaseException as error:
@@ -121,146 +144,130 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
         # PanicException, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise UserError(f"{path}: not a tokenizer.json ({one_line(error)})") from error
+        raise UserError(f"{path}: not a tokenizer that transformers can load ({one_line(error, 300)})") from error
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_TOKENIZER + 1)
-    except OSError as error:
-        raise UserError(f"{path}: not readable ({one_line(error)})") from error
-    if len(data) > _LARGEST_TOKENIZER:
-        raise UserError(f"{path}: more than {_LARGEST_TOKENIZER} bytes, too large for a tokenizer")
-    return data
+def _class_of(settings: dict[str, Any], model: dict[str, Any], files: dict[str, bytes], path: Path) -> Any:
+    """The class that AutoTokenizer would take; `settings` gets what a bare vocabulary leaves open.
+
+    Raises:
+        UserError: a class of transformers without a fast back end, or an unknown one without a tokenizer.json.
+    """
+    import transformers
+
+    named = settings.get("tokenizer_class") or model.get("tokenizer_class")
+    known = _CLASSES.get(str(model.get("model_type")))
+    bare = "tokenizer.json" not in files
+    if not named and not known and bare:
+        known = "RobertaTokenizer" if "vocab.json" in files else "BertTokenizer"
+        if not settings and "vocab.txt" in files:
+            settings["do_lower_case"] = not _is_cased(files["vocab.txt"])
+    name = str(named or known or _ANY_CLASS[0])
+    if name in _ANY_CLASS:
+        return transformers.PreTrainedTokenizerFast
+    name = name.removesuffix("Fast")
+    found = getattr(transformers, name, None) if re.fullmatch(r"\w+Tokenizer", name) else None
+    if found is None and not bare:
+        return transformers.PreTrainedTokenizerFast  # as AutoTokenizer does: the tokenizer.json says everything
+    if found is None or not issubclass(found, transformers.PreTrainedTokenizerFast):
+        what = "is not one of transformers" if found is None else "has no fast back end in transformers"
+        raise UserError(
+            f"{path}: the tokenizer class {one_line(name, 60)} {what}; use a model whose tokenizer is a tokenizer.json "
+            "or of a class such as BertTokenizer"
+        )
+    return found
 
 
-def _from_vocabulary(path: Path, specials: dict[str, str], settings: dict[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's pipeline over the lines of a vocab.txt."""
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
-    data = _bytes_of(path)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not readable as UTF-8 text, one token a line ({one_line(error)})") from error
-    if data.count(b"\n") > _MOST_TOKENS:
-        raise UserError(f"{path}: more than {_MOST_TOKENS} lines, too many for a vocabulary")
-    tokens = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n") if text else []
-    longest = max(map(len, tokens), default=0)
-    if longest > _LONGEST_TOKEN:
-        raise UserError(f"{path}: a token of {longest} characters, at most {_LONGEST_TOKEN} are taken")
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens):
-        twice = next(token for number, token in enumerate(tokens) if vocabulary[token] != number)
-        raise UserError(f"{path}: the token {one_line(twice, 60)!r} is on two lines, so its id is not certain")
-    lowercase = settings.get("do_lower_case", not _has_upper_case(tokens))
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=specials["unk_token"]))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=bool(lowercase))
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    present = [spelling for spelling in specials.values() if spelling in vocabulary]
-    backend.add_special_tokens([tokenizers.AddedToken(spelling, special=True) for spelling in present])
-    return backend
+def _lines(vocabulary: bytes) -> set[str]:
+    return {line.rstrip() for line in vocabulary.decode("utf-8").split("\n")} - {""}
 
 
-def _has_upper_case(tokens: list[str]) -> bool:
-    return any(token != token.lower() and not re.fullmatch(r"\[.*\]|<.*>", token) for token in tokens)
+def _is_cased(vocabulary: bytes) -> bool:
+    tokens = [token for token in _lines(vocabulary) if not re.match(r"\[.*\]|<.*>", token)]
+    return sum(token != token.lower() for token in tokens) > _CASED_SHARE * len(tokens)
 
 
-def _apply_switches(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """tokenizer_config.json's word on normalisation; no truncation, no padding, no special tokens out of raw text."""
-    from tokenizers import normalizers
-
+def _tokenizer_of(source: Any, path: Path, lines: int) -> Tokenizer:
+    backend = source.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    backend.encode_special_tokens = True
-    normalizer = backend.normalizer
-    if isinstance(normalizer, normalizers.BertNormalizer):
-        for name, attribute in _SWITCHES.items():
-            value = settings.get(name)
-            if isinstance(value, bool) and getattr(normalizer, attribute) is not value:
-                setattr(normalizer, attribute, value)
-        backend.normalizer = normalizer
-
-
-def _checked(backend: tokenizers.Tokenizer, specials: dict[str, str], where: str) -> Tokenizer:
-    from tokenizers import models, processors
-
-    if not isinstance(backend.model, models.WordPiece):
-        raise UserError(f"{where}: a {type(backend.model).__name__} tokenizer; BERT and DistilBERT need WordPiece")
-    vocabulary = backend.get_vocab(with_added_tokens=True)
-    absent = [spelling for spelling in specials.values() if spelling not in vocabulary]
-    if absent:
-        named = ", ".join(one_line(token, 60) for token in absent)
-        raise UserError(f"{where}: the special tokens {named} are not in the vocabulary of {len(vocabulary)}")
-    if len(vocabulary) <= len(SPECIAL_TOKENS):
-        raise UserError(f"{where}: only {len(vocabulary)} tokens, so no text can be encoded")
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise UserError(
-            f"{where}: the ids of the {len(vocabulary)} tokens are not 0 to {len(vocabulary) - 1} without gap"
-        )
-    ids = {role: vocabulary[spelling] for role, spelling in specials.items()}
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    if len(vocabulary) <= len(_SPECIAL) or len(vocabulary) < lines:
+        raise UserError(f"{path}: only {len(vocabulary)} tokens, so no text can be encoded")
+    ids = {role: _special_id(source, role, vocabulary, path) for role in _SPECIAL}
     if len(set(ids.values())) != len(ids):
-        raise UserError(f"{where}: two special tokens share one id: {ids}")
-    cls, sep = specials["cls_token"], specials["sep_token"]
-    if backend.encode("").ids != [ids["cls_token"], ids["sep_token"]]:
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-            special_tokens=[(cls, ids["cls_token"]), (sep, ids["sep_token"])],
+        raise UserError(f"{path}: two special tokens share one id: {ids}")
+    backend.encode("\u0378 \U0010ffff")  # some models raise an error of their own for a text without any known piece
+    single, pair = _brackets(backend, list(vocabulary))
+    if single.before != (ids["cls"],) or single.after != (ids["sep"],):
+        raise UserError(
+            f"{path}: puts the ids {single.before} before a text and {single.after} after it, expected those of its "
+            f"cls_token ({ids['cls']}) and sep_token ({ids['sep']}); check post_processor in tokenizer.json"
         )
-    lowercase, sha256 = _identity(backend)
     return Tokenizer(
+        source=source,
         backend=backend,
-        vocab_size=len(vocabulary),
-        pad_id=ids["pad_token"],
-        unk_id=ids["unk_token"],
-        cls_id=ids["cls_token"],
-        sep_id=ids["sep_token"],
-        mask_id=ids["mask_token"],
-        lowercase=lowercase,
-        sha256=sha256,
+        vocab_size=max(vocabulary.values()) + 1,
+        **{f"{role}_id": number for role, number in ids.items()},
+        sha256=_identity(backend, (single, pair)),
+        single=single,
+        pair=pair,
     )
 
 
-def _pipeline(backend: tokenizers.Tokenizer) -> dict[str, Any]:
-    return json.loads(backend.to_str())
+def _special_id(source: Any, role: str, vocabulary: dict[str, int], path: Path) -> int:
+    number = getattr(source, f"{role}_token_id")
+    if number is None:
+        number = next((vocabulary[spelling] for spelling in _SPECIAL[role] if spelling in vocabulary), None)
+    if number is None:
+        raise UserError(
+            f"{path}: no {role}_token; name it in tokenizer_config.json, or add {' or '.join(_SPECIAL[role])} to the "
+            "vocabulary"
+        )
+    return number
 
 
-def _identity(backend: tokenizers.Tokenizer) -> tuple[bool, str]:
-    """Whether text is lower-cased, and the hash of everything the ids of a text depend on."""
-    settings = _pipeline(backend)
-    normalizer = settings["normalizer"] or {}
-    parts = normalizer.get("normalizers", [normalizer])  # a Sequence lists its parts
-    lowercase = any(part.get("type") == "Lowercase" or part.get("lowercase") is True for part in parts)
-    vocabulary = backend.get_vocab(with_added_tokens=True)
-    identity: list[Any] = [sorted(vocabulary, key=vocabulary.__getitem__), lowercase]
-    if not _is_plain_bert(settings):
-        identity += [settings["normalizer"], settings["pre_tokenizer"]]
-    return lowercase, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+def _brackets(backend: tokenizers.Tokenizer, tokens: list[str]) -> tuple[Bracket, Bracket]:
+    """What the post-processor puts around one text and two, seen on a text that has at least one piece."""
+    text = next(text for text in ("a", "the", *tokens) if backend.encode(text, add_special_tokens=False).ids)
+    single, pair = backend.encode(text), backend.encode(text, text)
+
+    def parts(found: tokenizers.Encoding, last: int) -> Bracket:
+        owners = found.sequence_ids
+        first_text, last_text = owners.index(0), len(owners) - 1 - owners[::-1].index(last)
+        middle = slice(len(owners) - owners[::-1].index(0), owners.index(last)) if last else slice(0, 0)
+        types = tuple(found.type_ids[owners.index(owner)] for owner in range(last + 1))
+        return Bracket(
+            before=tuple(found.ids[:first_text]),
+            between=tuple(found.ids[middle]),
+            after=tuple(found.ids[last_text + 1 :]),
+            types=types,
+            between_types=tuple(found.type_ids[middle]),
+            after_types=tuple(found.type_ids[last_text + 1 :]),
+        )
+
+    return parts(single, 0), parts(pair, 1)
 
 
-def _is_plain_bert(settings: dict[str, Any]) -> bool:
-    """BERT's own rules, which follow from the vocabulary and the lower-casing alone."""
-    normalizer, pre_tokenizer = settings["normalizer"] or {}, settings["pre_tokenizer"] or {}
-    return (
-        normalizer.get("type") == "BertNormalizer"
-        and normalizer["clean_text"]
-        and normalizer["handle_chinese_chars"]
-        and normalizer["strip_accents"] in (None, normalizer["lowercase"])
-        and pre_tokenizer.get("type") == "BertPreTokenizer"
-    )
+def _identity(backend: tokenizers.Tokenizer, brackets: tuple[Bracket, Bracket]) -> str:
+    """The hash of all that the ids of a text depend on."""
+    parts = json.loads(backend.to_str())
+    for name in ("version", "truncation", "padding", "decoder", "post_processor"):
+        parts.pop(name, None)
+    normalizer = parts["normalizer"] or {}
+    if normalizer.get("type") == "BertNormalizer" and normalizer["strip_accents"] is None:
+        normalizer["strip_accents"] = normalizer["lowercase"]
+    parts |= {"brackets": [dataclasses.astuple(one) for one in brackets], "split": backend.encode_special_tokens}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, family: str = "bert", max_length: int = 512) -> None:
-    """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt for transformers.
+    """Write what transformers writes for a tokenizer, and vocab.txt for a WordPiece model.
 
     Args:
         folder: made if it is not there; files of these names are replaced.
         tokenizer: what to write.
-        family: "bert" or "distilbert", decides the class that transformers makes of it.
+        family: of the model that goes with it; "bert" takes token types.
         max_length: tokens a sequence of the model may have (model_max_length).
 
     Raises:
@@ -273,54 +280,24 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, family: str = "b
         raise UserError(f"{folder}: cannot be written ({error})") from error
 
 
-def write_tokenizer(
-    folder: Path, tokenizer: Tokenizer, *, family: str, max_length: int, split_specials: bool = False
-) -> None:
-    """`save_tokenizer` into a folder that exists, with the system's own errors.
-
-    With `split_specials` transformers, too, takes a special token's spelling in a text as ordinary characters.
-    """
-    tokens = tokenizer.tokens()
-    settings = _pipeline(tokenizer.backend)
-    ids = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
-    specials = {role: tokens[number] for role, number in zip(SPECIAL_TOKENS, ids, strict=True)}
-    standard = _rebuilds(settings, len(tokens))
-    bert_class = "DistilBertTokenizer" if family == "distilbert" else "BertTokenizer"
-    config: dict[str, Any] = {
-        # transformers builds its BERT classes anew from the vocabulary and these switches; any other pipeline must be
-        # taken from tokenizer.json as it stands.
-        "tokenizer_class": bert_class if standard else "PreTrainedTokenizerFast",
-        "do_lower_case": tokenizer.lowercase,
-        "model_max_length": max_length,
-        "model_input_names": ["input_ids", "attention_mask"]
-        if family == "distilbert"
-        else ["input_ids", "token_type_ids", "attention_mask"],
-        **specials,
-    }
-    if standard:
-        config["strip_accents"] = settings["normalizer"]["strip_accents"]
-        config["tokenize_chinese_chars"] = settings["normalizer"]["handle_chinese_chars"]
-    if split_specials:
-        config["split_special_tokens"] = True
-
-    def write_json(name: str, content: dict[str, Any]) -> None:
-        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-    (folder / "tokenizer.json").write_text(tokenizer.backend.to_str(), encoding="utf-8")
-    write_json("tokenizer_config.json", config)
-    write_json("special_tokens_map.json", specials)
-    with (folder / "vocab.txt").open("w", encoding="utf-8", newline="\n") as file:
-        file.write("".join(f"{token}\n" for token in tokens))
-
-
-def _rebuilds(settings: dict[str, Any], size: int) -> bool:
-    """Whether transformers' BERT class, given the vocabulary and the switches, makes this very pipeline again."""
-    normalizer, pre_tokenizer, model = settings["normalizer"] or {}, settings["pre_tokenizer"] or {}, settings["model"]
-    return (
-        normalizer.get("type") == "BertNormalizer"
-        and normalizer["clean_text"]
-        and pre_tokenizer.get("type") == "BertPreTokenizer"
-        and model["continuing_subword_prefix"] == "##"
-        and model["max_input_chars_per_word"] == 100
-        and len(model["vocab"]) == size
-    )
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, family: str, max_length: int) -> None:
+    """`save_tokenizer` into a folder that exists, with the system's own errors."""
+    tokenizer.source.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only"):
+        config.pop(name, None)
+    config["model_max_length"] = max_length
+    types = ["token_type_ids"] if family == "bert" else []
+    config["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    if config["tokenizer_class"] == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 knows as well
+    special = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values() if token.special}
+    for role in _SPECIAL:
+        spelling = tokenizer.backend.id_to_token(getattr(tokenizer, f"{role}_id"))
+        if spelling in special:
+            config.setdefault(f"{role}_token", spelling)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if type(tokenizer.backend.model).__name__ == "WordPiece":
+        with (folder / "vocab.txt").open("w", encoding="utf-8", newline="\n") as file:
+            file.write("".join(f"{token}\n" for token in tokenizer.tokens()))

@@ -70,7 +70,7 @@ def save_pretrained(
         (unfinished / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:
-            _write_tokenizer(unfinished, tokenizer, config, head)
+            write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_position_embeddings)
         if readme is not None:
             (unfinished / "README.md").write_text(readme, encoding="utf-8")
         write_checksums(unfinished)
@@ -98,12 +98,6 @@ def _check_vocabulary(folder: str | Path, config: EncoderConfig, tokenizer: Toke
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
         )
-
-
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, config: EncoderConfig, head: TaskHead | None) -> None:
-    length = config.max_position_embeddings
-    # A masked language model is asked with "[MASK]" in a text; a task's texts are read as they were in fine-tuning.
-    write_tokenizer(folder, tokenizer, family=config.family, max_length=length, split_specials=head is not None)
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

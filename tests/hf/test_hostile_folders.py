@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import os
@@ -42,7 +43,8 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path, attack: Attack) -> None
     (folder / "tokenizer_config.json").write_text(json.dumps(asks | {"tokenizer_class": "Evil"}))
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     (folder / "model.safetensors").write_bytes(TENSOR)
-    for kind, outcome in (("config", "read"), ("tokenizer", "read"), ("tensors", "read"), ("params", "refused")):
+    outcomes = {"config": "read", "tokenizer": "refused", "tensors": "read", "params": "refused"}
+    for kind, outcome in outcomes.items():
         assert attack(kind, folder, refused=False)["outcome"] == outcome
     assert not flag.exists()
     assert not [name for name in os.listdir(folder) if name.startswith("__pycache__")]
@@ -72,6 +74,20 @@ TOKENIZERS: dict[str, Callable[[dict[str, Any]], None]] = {
         pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     ),
     "a table that panics": lambda raw: raw.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "a table whose replacements grow": lambda raw: raw.update(
+        normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(8) + b"x" * 9999).decode()}
+    ),
+    "a template that panics": lambda raw: raw.update(
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "nope", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    ),
+    "other ids every time": lambda raw: raw.update(
+        model={"type": "BPE", "vocab": raw["model"]["vocab"], "merges": [], "dropout": 0.5}
+    ),
     "deep sequences": lambda raw: raw.update(
         normalizer=functools.reduce(lambda x, _: {"type": "Sequence", "normalizers": [x]}, range(100), {})
     ),
@@ -93,18 +109,41 @@ def test_hostile_tokenizers(attack: Attack, place: Place, good_files: Mapping[st
     attack("tokenizer", place("tokenizer.json", json.dumps(raw).encode()))
 
 
-def test_templates_that_panic_are_replaced(attack: Attack, place: Place, good_files: Mapping[str, bytes]) -> None:
+def test_padding_of_the_file_is_left_out(attack: Attack, place: Place, good_files: Mapping[str, bytes]) -> None:
     raw = json.loads(good_files["json/tokenizer.json"])
-    raw["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "nope", "type_id": 0}}],
-        "pair": [],
-        "special_tokens": {},
-    }
     raw["padding"] = {"strategy": {"Fixed": 1 << 40}, "direction": "Right", "pad_id": 0, "pad_token": "[PAD]"}
     folder = place("tokenizer.json", json.dumps(raw).encode())
     attack("tokenizer", folder, refused=False)
     assert load_tokenizer(folder).backend.encode("a b").ids == [2, 5, 6, 3]
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "a path": {"vocab": "/etc/passwd"},
+    "arguments": {"init_inputs": ["/etc/passwd"]},
+    "another file": {"fast_tokenizer_files": ["../tokenizer.4.0.0.json"]},
+    "a file of weights": {"gguf_file": "/etc/passwd"},
+    "an object": {"tokenizer_object": {"a": 1}},
+    "a class that is no tokenizer": {"tokenizer_class": "Trainer"},
+    "a class of Python code": {"tokenizer_class": "BertJapaneseTokenizer"},
+    "code": {"auto_map": {"AutoTokenizer": ["x.Evil", "x.Evil"]}},
+    "a hundred thousand special tokens": {"extra_special_tokens": [str(number) for number in range(100_000)]},
+    "a token that is a number": {"cls_token": 5},
+    "no class": {"tokenizer_class": {"a": 1}},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_hostile_settings(attack: Attack, place: Place, name: str) -> None:
+    place("vocab.txt", "\n".join(VOCABULARY).encode())
+    attack("tokenizer", place("tokenizer_config.json", json.dumps(SETTINGS[name]).encode()))
+
+
+def test_paths_in_settings_are_not_followed(attack: Attack, place: Place) -> None:
+    place("vocab.txt", "\n".join(VOCABULARY).encode())
+    names = ("vocab_file", "tokenizer_file", "merges_file", "name_or_path", "special_tokens_map_file", "_json_padding")
+    folder = place("tokenizer_config.json", json.dumps(dict.fromkeys(names, "/etc/passwd")).encode())
+    assert attack("tokenizer", folder, refused=False)["outcome"] == "read"
+    assert load_tokenizer(folder).vocab_size == len(VOCABULARY)
 
 
 VOCABULARIES = {
@@ -113,8 +152,7 @@ VOCABULARIES = {
     "two million tokens": b"\n".join(b"%d" % i for i in range(2_000_000)),
     "not UTF-8": b"[PAD]\n\xff\xfe\n",
     "one token": b"[PAD]",
-    "the same token": b"a\n" * 500_000,
-    "a special token twice": "\n".join([*VOCABULARY, "[PAD]"]).encode(),
+    "only the same token": b"[PAD]\n" * 500_000,
 }
 
 

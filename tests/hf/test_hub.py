@@ -155,7 +155,7 @@ def test_tokenizer_from_the_hub(minilm: Path, tmp_path: Path, serve: Callable[..
     code = 'print(load_tokenizer("tiny/model").sha256)'
     out = _run(code, tmp_path / "cache", f"http://127.0.0.1:{hub.server_port}", offline=False)
     assert out.strip() == load_tokenizer(minilm).sha256
-    assert set(hub.fetched) == {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    assert set(hub.fetched) == {*("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")}
 
 
 @pytest.mark.parametrize(

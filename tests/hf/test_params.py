@@ -316,7 +316,7 @@ def test_reading_and_tokenizing_never_import_torch(make_folder: Callable[..., Pa
     code = (
         "import sys; from distil_jax.hf import from_pretrained, load_tokenizer; "
         f"from_pretrained({str(make_folder('BertForMaskedLM'))!r}); load_tokenizer({str(minilm)!r}); "
-        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "False"

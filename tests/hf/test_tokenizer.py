@@ -1,13 +1,19 @@
-"""Tokenizers of folders and files give transformers' ids, before and after saving."""
+"""A text gets the ids that transformers gives it, for every layout of a tokenizer's folder, before and after saving."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from distil_jax.errors import UserError
@@ -24,9 +30,13 @@ TRICKY = [
     "unfriendliest" * 9,
     "x" * 101,
     "$1,234.56 #tag @user http://a.b/c?d=e&f",
+    "a [CLS] b [MASK]c [PAD] <mask> d</s>",
     "",
     " \u3000\u00a0 ",
 ]
+BASIC = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+Files = dict[str, Any]
+Maker = Callable[[Files], Path]
 
 
 @pytest.fixture
@@ -34,163 +44,402 @@ def vocab(shared: Path) -> Path:
     return shared / "data" / "vocab"
 
 
-def _assert_same_as_transformers(tokenizer: Tokenizer, folder: Path) -> None:
-    theirs = AutoTokenizer.from_pretrained(folder)
-    assert len(theirs) == tokenizer.vocab_size
-    assert theirs.model_max_length == 512
-    for text in TRICKY:
-        assert tokenizer.backend.encode(text).ids == theirs(text, truncation=False).input_ids, text
-    pair = tokenizer.backend.encode("one two", "three")
-    encoded = theirs("one two", "three", return_token_type_ids=True)
-    assert (pair.ids, pair.type_ids) == (encoded.input_ids, encoded.token_type_ids)
-    ids = [theirs.pad_token_id, theirs.unk_token_id, theirs.cls_token_id, theirs.sep_token_id, theirs.mask_token_id]
-    assert tokenizer.special_ids == tuple(sorted(ids))
-    assert tokenizer.mask_id == theirs.mask_token_id
+@pytest.fixture
+def folder(tmp_path: Path) -> Maker:
+    """A function {name: text, JSON or path of a file} -> the folder that holds these files."""
+
+    def make(files: Files) -> Path:
+        _write(tmp_path / "model", files)
+        return tmp_path / "model"
+
+    return make
+
+
+def _write(folder: Path, files: Files) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        if isinstance(content, Path):
+            shutil.copy(content, folder / name)
+        else:
+            (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def _assert_same_as_transformers(tokenizer: Tokenizer, folder: Path, texts: list[str] = TRICKY) -> None:
+    reference = AutoTokenizer.from_pretrained(folder)
+    assert {*tokenizer.tokens()} - {""} == {*reference.get_vocab()} - {""}
+    for text in texts:
+        expected = reference(text, truncation=False).input_ids
+        assert tokenizer.backend.encode(text).ids == expected, text
+        ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+        assert tokenizer.bracket(ids)[0] == expected
+    assert tokenizer.num_special() == reference.num_special_tokens_to_add(pair=False)
+    assert tokenizer.num_special(pair=True) == reference.num_special_tokens_to_add(pair=True)
+    first, second = (tokenizer.backend.encode(text, add_special_tokens=False).ids for text in ("one two", "three"))
+    pair = reference("one two", "three", return_token_type_ids=True)
+    assert tokenizer.bracket(first, second) == (pair.input_ids, pair.token_type_ids)
+    one = reference("one two", return_token_type_ids=True)
+    assert tokenizer.bracket(first) == (one.input_ids, one.token_type_ids)
+    for role in ("pad", "unk", "cls", "sep", "mask"):
+        assert getattr(reference, f"{role}_token_id") in (None, getattr(tokenizer, f"{role}_id"))
+
+
+def _assert_saved_as_loaded(tokenizer: Tokenizer, folder: Path, texts: list[str] = TRICKY) -> None:
+    save_tokenizer(folder, tokenizer, max_length=77)
+    assert load_tokenizer(folder).sha256 == tokenizer.sha256
+    _assert_same_as_transformers(tokenizer, folder, texts)
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
+
+
+# Real vocabularies
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("name", ["uncased", "cased"])
+def test_a_bare_vocabulary(vocab: Path, tmp_path: Path, family: str, name: str) -> None:
+    path = vocab / f"bert-base-{name}-vocab.txt"
+    tokenizer = load_tokenizer(path)
+    assert ("hello" in tokenizer.backend.encode("Hello").tokens) == (name == "uncased")
+    save_tokenizer(tmp_path, tokenizer, family=family)
+    _assert_same_as_transformers(tokenizer, tmp_path)
+    assert ("token_type_ids" in AutoTokenizer.from_pretrained(tmp_path)("a")) == (family == "bert")
+    assert (tmp_path / "vocab.txt").read_bytes().rstrip() == path.read_bytes().rstrip()
+    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
 
 
 def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(minilm)
+    assert (tokenizer.vocab_size, tokenizer.special_ids) == (30522, (0, 100, 101, 102, 103))
     _assert_same_as_transformers(tokenizer, minilm)
-    assert (tokenizer.vocab_size, tokenizer.lowercase) == (30522, True)
-    assert tokenizer.special_ids == (0, 100, 101, 102, 103)
-    save_tokenizer(tmp_path, tokenizer)
-    _assert_same_as_transformers(tokenizer, tmp_path)
-    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
-
-
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
-@pytest.mark.parametrize(("name", "lowercase"), [("uncased", True), ("cased", False)])
-def test_saved_from_a_bare_vocabulary(vocab: Path, tmp_path: Path, family: str, name: str, lowercase: bool) -> None:
-    tokenizer = load_tokenizer(vocab / f"bert-base-{name}-vocab.txt")
-    assert tokenizer.lowercase == lowercase
-    save_tokenizer(tmp_path, tokenizer, family=family)
-    _assert_same_as_transformers(tokenizer, tmp_path)
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    assert ("token_type_ids" in theirs("a")) == (family == "bert")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "vocab.txt",
-    }
-    assert (tmp_path / "vocab.txt").read_bytes().rstrip() == (
-        vocab / f"bert-base-{name}-vocab.txt"
-    ).read_bytes().rstrip()
-    again = load_tokenizer(tmp_path)
-    assert (again.sha256, again.lowercase) == (tokenizer.sha256, lowercase)
-    for text in TRICKY:
-        assert again.backend.encode(text).ids == tokenizer.backend.encode(text).ids
+    _assert_saved_as_loaded(tokenizer, tmp_path)
 
 
 def test_vocabulary_and_json_of_one_model_are_the_same(vocab: Path) -> None:
+    """This tokenizer.json cuts and pads to 128 tokens."""
     bare = load_tokenizer(vocab / "bert-base-uncased-vocab.txt")
     full = load_tokenizer(vocab / "bert-base-uncased-tokenizer.json")
     assert bare.sha256 == full.sha256
-    for text in TRICKY:
-        assert bare.backend.encode(text).ids == full.backend.encode(text).ids
+    assert full.backend.encode("word " * 300).ids == bare.backend.encode("word " * 300).ids
+    assert len(full.backend.encode("word").ids) == 3
 
 
-def test_truncation_and_padding_of_the_file_are_off(vocab: Path) -> None:
-    """This tokenizer.json cuts and pads to 128 tokens."""
-    assert json.loads((vocab / "bert-base-uncased-tokenizer.json").read_text())["truncation"]["max_length"] == 128
-    tokenizer = load_tokenizer(vocab / "bert-base-uncased-tokenizer.json")
-    assert len(tokenizer.backend.encode("word " * 300).ids) == 302
-    assert len(tokenizer.backend.encode("word").ids) == 3
-
-
-def test_special_tokens_in_text_are_characters(vocab: Path) -> None:
-    tokenizer = load_tokenizer(vocab / "bert-base-uncased-vocab.txt")
-    ids = tokenizer.backend.encode("a [CLS] b [MASK] [PAD]", add_special_tokens=False).ids
-    assert not set(ids) & set(tokenizer.special_ids)
-
-
-def test_only_vocab_txt_in_a_folder(vocab: Path, tmp_path: Path) -> None:
-    shutil.copy(vocab / "bert-base-uncased-vocab.txt", tmp_path / "vocab.txt")
-    assert load_tokenizer(tmp_path).lowercase
-    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    cased = load_tokenizer(tmp_path)
-    assert not cased.lowercase
-    assert cased.backend.encode("A").ids[1] == cased.unk_id
-    assert load_tokenizer(tmp_path, lowercase=True).lowercase
-
-
-@pytest.mark.parametrize("settings", [{"do_lower_case": False}, {"do_lower_case": True, "strip_accents": False}])
-def test_settings_win_over_tokenizer_json_as_in_transformers(
-    minilm: Path, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    shutil.copy(minilm / "tokenizer.json", tmp_path)
-    raw = {"tokenizer_class": "BertTokenizer", "model_max_length": 512} | settings
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(raw))
-    tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.lowercase == settings["do_lower_case"]
-    _assert_same_as_transformers(tokenizer, tmp_path)
-    assert tokenizer.sha256 != load_tokenizer(minilm).sha256
-    save_tokenizer(tmp_path / "saved", tokenizer)
+@pytest.mark.parametrize("config", [{}, {"config.json": {"model_type": "roberta"}}])
+def test_roberta(vocab: Path, tmp_path: Path, folder: Maker, config: Files) -> None:
+    files = {"vocab.json": vocab / "roberta-base-vocab.json", "merges.txt": vocab / "roberta-base-merges.txt"}
+    tokenizer = load_tokenizer(folder(files | config))
+    assert tokenizer.special_ids == (0, 1, 2, 3, 50264)
+    if config:
+        _assert_same_as_transformers(tokenizer, folder(files | config))
+    assert tokenizer.bracket([5], [6, 7]) == ([0, 5, 2, 2, 6, 7, 2], [0] * 7)
+    save_tokenizer(tmp_path / "saved", tokenizer, family="roberta")
     _assert_same_as_transformers(tokenizer, tmp_path / "saved")
-
-
-def test_a_pipeline_that_is_not_berts_own(tmp_path: Path) -> None:
-    """Saved so that transformers takes it as it stands instead of building its own."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "é", "##b", "-"]
-    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.lowercase
-    assert tokenizer.backend.encode("AB É a-").ids == [2, 5, 7, 6, 1, 3]
-    save_tokenizer(tmp_path / "saved", tokenizer)
-    theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert theirs("AB É a-").input_ids == [2, 5, 7, 6, 1, 3]
     assert load_tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256
 
 
-def test_identity_depends_on_vocabulary_and_case(vocab: Path, tmp_path: Path) -> None:
-    path = vocab / "bert-base-uncased-vocab.txt"
-    one = load_tokenizer(path)
-    assert one.sha256 == load_tokenizer(path).sha256
-    assert one.sha256 != load_tokenizer(path, lowercase=False).sha256
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    lines[2000], lines[2001] = lines[2001], lines[2000]
-    (tmp_path / "vocab.txt").write_text("".join(lines), encoding="utf-8")
-    assert one.sha256 != load_tokenizer(tmp_path).sha256
+# Every layout that transformers writes, or has written
+
+PIECES = [
+    *(
+        *BASIC,
+        "a",
+        "b",
+        "e",
+        "é",
+        "E",
+        "É",
+        "ß",
+        "The",
+        "the",
+        "COVID",
+        "中",
+        "文",
+        "中文",
+        "river",
+        "straße",
+        "!",
+        "'",
+    ),
+    *("##a", "##b", "##e", "##é", "##E", "##s", "##中", "##文", "##ver", "ri", "##iver", "1", "##1", "x", "##x", "["),
+]
+ADDED = {"[e1]": len(PIECES), "New York": len(PIECES) + 1, "été": len(PIECES) + 2}
+SPECIALS = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), BASIC, strict=True))
 
 
-BASIC = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+def _legacy(name: str, switches: Files) -> Files:
+    """A layout of transformers 2 to 4."""
+    decoder = {
+        str(number): {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": True}
+        for token, number in ADDED.items()
+    }
+    config = {"tokenizer_class": name} | switches
+    return {
+        f"{name}, vocab.txt only": {"tokenizer_config.json": config},
+        f"{name}, special_tokens_map.json": {"tokenizer_config.json": config, "special_tokens_map.json": SPECIALS},
+        f"{name}, added_tokens.json": {"tokenizer_config.json": config | SPECIALS, "added_tokens.json": ADDED},
+        f"{name}, added_tokens_decoder": {"tokenizer_config.json": config | {"added_tokens_decoder": decoder}},
+        f"{name}, additional special tokens": {
+            "tokenizer_config.json": config | {"additional_special_tokens": ["[e1]", "The"]}
+        },
+    }
+
+
+def _layouts() -> dict[str, Any]:
+    """{name: files, or the tokenizer of transformers that writes them}."""
+    found: dict[str, Any] = {}
+    text = "\n".join(PIECES) + "\n"
+    for lower, accents, chinese in itertools.product((True, False), (None, True, False), (True, False)):
+        switches = {"do_lower_case": lower, "strip_accents": accents, "tokenize_chinese_chars": chinese}
+        label = ", ".join(f"{name}={value}" for name, value in switches.items())
+        for name in ("BertTokenizer", "DistilBertTokenizer"):
+            for layout, files in _legacy(name, switches).items():
+                found[f"{layout}, {label}"] = {"vocab.txt": text} | files
+            words = {token: number for number, token in enumerate(PIECES)}
+            written = getattr(transformers, name)(vocab=words, **switches)
+            written.add_tokens([transformers.AddedToken("New York"), transformers.AddedToken("été", lstrip=True)])
+            found[f"{name}, tokenizer.json, {label}"] = written
+    for model in ("bert", "distilbert"):
+        found[f"config.json of a {model}"] = {"vocab.txt": text, "config.json": {"model_type": model}}
+    return found
+
+
+LAYOUTS = _layouts()
+TEXTS = st.lists(
+    st.sampled_from([*PIECES, *ADDED, "été", "e\u0301", "É", " ", "\t", "\u3000", "\u200b", "\x07", "THE", "İ"])
+    | st.text(max_size=6)
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Tokenizer, Any, Tokenizer, Any]]:
+    """A function (name of a layout) -> what we and transformers make of it, and of what we saved of it."""
+
+    def load(name: str) -> tuple[Tokenizer, Any, Tokenizer, Any]:
+        place, saved = tmp_path_factory.mktemp("layout"), tmp_path_factory.mktemp("saved")
+        if isinstance(LAYOUTS[name], dict):
+            _write(place, LAYOUTS[name])
+        else:
+            LAYOUTS[name].save_pretrained(place)
+        tokenizer = load_tokenizer(place)
+        save_tokenizer(saved, tokenizer)
+        reference = AutoTokenizer.from_pretrained(place)
+        return tokenizer, reference, load_tokenizer(saved), AutoTokenizer.from_pretrained(saved)
+
+    return load
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout(name: str, loaded: Callable[..., Any]) -> None:
+    tokenizer, reference, again, reference_again = loaded(name)
+    assert again.sha256 == tokenizer.sha256
+    assert len(reference) == len(reference_again) == len({*tokenizer.tokens()})
+
+    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(TEXTS, min_size=5, max_size=5))
+    def same(texts: list[str]) -> None:
+        for text in texts:
+            expected = reference(text).input_ids
+            assert tokenizer.backend.encode(text).ids == expected
+            assert again.backend.encode(text).ids == expected
+            assert reference_again(text).input_ids == expected
+
+    same()
+
+
+# What was misread
+
+
+def _tokens(path: Path, text: str) -> list[str]:
+    return load_tokenizer(path).backend.encode(text).tokens
+
+
+def test_a_science_vocabulary_with_capitals_is_lower_casing(vocab: Path, folder: Maker) -> None:
+    text = (vocab / "bert-base-uncased-vocab.txt").read_text(encoding="utf-8").replace("[unused1]\n", "COVID\n")
+    words = ["[CLS]", "the", "protein", "kinase", "in", "mice", "[SEP]"]
+    for config in ({}, {"config.json": {"model_type": "bert"}}):
+        path = folder({"vocab.txt": text, **config})
+        assert _tokens(path, "The Protein Kinase in Mice") == words
+    _assert_same_as_transformers(load_tokenizer(path), path)
+
+
+@pytest.mark.parametrize("kind", ["added_tokens.json", "added_tokens_decoder"])
+def test_added_tokens_are_kept(vocab: Path, folder: Maker, tmp_path: Path, kind: str) -> None:
+    added = {"[e1]": 30522, "[/e1]": 30523}
+    config: Files = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
+    files: Files = {"vocab.txt": vocab / "bert-base-uncased-vocab.txt"}
+    if kind == "added_tokens.json":
+        files[kind] = added
+    else:
+        config[kind] = {str(number): {"content": token} for token, number in added.items()}
+    tokenizer = load_tokenizer(folder(files | {"tokenizer_config.json": config}))
+    assert tokenizer.vocab_size == 30524
+    ids = [101, 30522, 3419, 30523, 2165, 2009, 102]
+    assert tokenizer.backend.encode("[e1] tom [/e1] took it").ids == ids
+    _assert_saved_as_loaded(tokenizer, tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved")
+    assert (again.vocab_size, again.backend.encode("[e1] tom [/e1] took it").ids) == (30524, ids)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "named"),
+    "config",
     [
-        ([*BASIC[:4], "a", "b"], r"\[MASK\]"),
-        (BASIC, "only 5 tokens"),
-        ([*BASIC, "a", "b", "a"], "'a' is on two lines"),
+        {
+            "tokenizer_class": "BertJapaneseTokenizer",
+            "word_tokenizer_type": "basic",
+            "subword_tokenizer_type": "character",
+        },
+        {"tokenizer_class": "KoBertTokenizer"},
+        {"tokenizer_class": "BertModel"},
+        {"auto_map": {"AutoTokenizer": ["tokenization_mine.MineTokenizer", None]}},
     ],
 )
-def test_bad_vocabularies(tmp_path: Path, tokens: list[str], named: str) -> None:
-    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
-    with pytest.raises(UserError, match=named):
-        load_tokenizer(tmp_path)
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", None])
+def test_classes_without_a_fast_back_end_are_refused_by_name(
+    folder: Maker, config: Files, model_type: str | None
+) -> None:
+    files: Files = {"vocab.txt": "\n".join(PIECES), "tokenizer_config.json": config}
+    if model_type:
+        files["config.json"] = {"model_type": model_type}
+    with pytest.raises(UserError, match=config.get("tokenizer_class", "MineTokenizer")):
+        load_tokenizer(folder(files))
 
 
-def test_gaps_other_models_and_damage(tmp_path: Path, vocab: Path) -> None:
-    path = tmp_path / "tokenizer.json"
+def test_a_class_named_in_config_json(folder: Maker) -> None:
+    files: Files = {"vocab.txt": "\n".join(PIECES), "config.json": {"tokenizer_class": "BertJapaneseTokenizer"}}
+    with pytest.raises(UserError, match="BertJapaneseTokenizer"):
+        load_tokenizer(folder(files))
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "KoBertTokenizer", "TokenizersBackend"])
+def test_a_tokenizer_json_wins_over_switches_of_a_class_that_has_none(folder: Maker, vocab: Path, name: str) -> None:
+    config = {"tokenizer_class": name, "do_lower_case": False}
+    files: Files = {
+        "tokenizer.json": vocab / "bert-base-uncased-tokenizer.json",
+        "tokenizer_config.json": config | SPECIALS,
+    }
+    assert _tokens(folder(files), "Hello World") == ["[CLS]", "hello", "world", "[SEP]"]
+    _assert_same_as_transformers(load_tokenizer(folder(files)), folder(files))
+
+
+@pytest.mark.parametrize("switches", [{"do_lower_case": False}, {"do_lower_case": True, "strip_accents": False}])
+def test_switches_win_over_the_tokenizer_json_of_berts_class(
+    folder: Maker, minilm: Path, tmp_path: Path, switches: Files
+) -> None:
+    config = {"tokenizer_class": "BertTokenizer"} | switches
+    path = folder({"tokenizer.json": minilm / "tokenizer.json", "tokenizer_config.json": config})
+    tokenizer = load_tokenizer(path)
+    _assert_same_as_transformers(tokenizer, path)
+    assert tokenizer.sha256 != load_tokenizer(minilm).sha256
+    _assert_saved_as_loaded(tokenizer, tmp_path / "saved")
+
+
+def test_a_token_on_two_lines_has_the_last_lines_id(folder: Maker, tmp_path: Path) -> None:
+    path = folder({"vocab.txt": "\n".join([*BASIC, "a", "b", "a", "c"]), "config.json": {"model_type": "bert"}})
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.backend.encode("a b c").ids == [2, 7, 6, 8, 3]
+    assert (tokenizer.vocab_size, tokenizer.tokens()[5:]) == (9, ["", "b", "a", "c"])
+    _assert_same_as_transformers(tokenizer, path)
+    _assert_saved_as_loaded(tokenizer, tmp_path / "saved")
+
+
+def test_a_missing_special_token_is_added_as_in_transformers(folder: Maker) -> None:
+    path = folder({"vocab.txt": "\n".join([*BASIC[:4], "a", "b"]), "config.json": {"model_type": "bert"}})
+    assert load_tokenizer(path).mask_id == AutoTokenizer.from_pretrained(path).mask_token_id == 6
+
+
+def _word_level(post_processor: bool) -> str:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = [*BASIC, "a", "é", "##b", "-"]
+    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    if post_processor:
+        backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # type: ignore[assignment]
+    return backend.to_str()
+
+
+def test_a_pipeline_that_is_not_berts_own(folder: Maker, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(folder({"tokenizer.json": _word_level(post_processor=True)}))
+    assert tokenizer.backend.encode("AB É a-").ids == [2, 5, 7, 6, 1, 3]
+    _assert_saved_as_loaded(tokenizer, tmp_path / "saved")
+
+
+def test_a_tokenizer_that_adds_no_special_tokens_is_refused(folder: Maker) -> None:
+    with pytest.raises(UserError, match="post_processor"):
+        load_tokenizer(folder({"tokenizer.json": _word_level(post_processor=False)}))
+
+
+def test_bracketing_by_a_post_processor_of_its_own(vocab: Path, folder: Maker) -> None:
     raw = json.loads((vocab / "bert-base-uncased-tokenizer.json").read_text())
-    raw["model"]["vocab"]["gap"] = 40000
-    path.write_text(json.dumps(raw))
-    with pytest.raises(UserError, match="without gap"):
-        load_tokenizer(tmp_path)
-    path.write_text(json.dumps({**raw, "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}))
-    with pytest.raises(UserError, match="WordLevel"):
-        load_tokenizer(tmp_path)
-    path.write_text("{}")
-    with pytest.raises(UserError, match=r"not a tokenizer\.json"):
-        load_tokenizer(tmp_path)
-    path.unlink()
-    with pytest.raises(UserError, match="no tokenizer"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe")
+    special = {token: {"id": token, "ids": [101 + n], "tokens": [token]} for n, token in enumerate(("[CLS]", "[SEP]"))}
+    cls, sep = ({"SpecialToken": {"id": token, "type_id": 0}} for token in special)
+    first, second = ({"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB"))
+    raw["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [cls, first, sep],
+        "pair": [cls, first, sep, cls, second, sep],
+        "special_tokens": special,
+    }
+    path = folder({"tokenizer.json": raw})
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.bracket([7], [8, 9]) == ([101, 7, 102, 101, 8, 9, 102], [0, 0, 0, 0, 1, 1, 0])
+    _assert_same_as_transformers(tokenizer, path)
+
+
+def test_identity_depends_on_all_that_decides_ids(vocab: Path, folder: Maker) -> None:
+    base = (vocab / "bert-base-uncased-vocab.txt").read_text(encoding="utf-8")
+    swapped = base.replace("\nthe\nof\n", "\nof\nthe\n")
+    assert swapped != base
+    config = {"tokenizer_class": "BertTokenizer"}
+    variants: list[Files] = [
+        {"vocab.txt": base},
+        {"vocab.txt": swapped},
+        *({"vocab.txt": base, "tokenizer_config.json": config | change} for change in (
+            {"do_lower_case": False},
+            {"strip_accents": False},
+            {"tokenize_chinese_chars": False},
+            {"additional_special_tokens": ["the"]},
+            {"split_special_tokens": True},
+            {"cls_token": "[unused5]"},
+        )),
+    ]  # fmt: skip
+    found = [load_tokenizer(folder(files)).sha256 for files in variants]
+    assert len(set(found)) == len(found)
+    same = [{"vocab.txt": base, "tokenizer_config.json": config | {"strip_accents": value}} for value in (True, None)]
+    assert {load_tokenizer(folder(files)).sha256 for files in same} == {found[0]}
+
+
+def test_a_tokenizer_is_a_value_of_its_own(vocab: Path) -> None:
+    one = load_tokenizer(vocab / "bert-base-uncased-vocab.txt")
+    assert one != load_tokenizer(vocab / "bert-base-uncased-vocab.txt")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.pad_id = 3  # type: ignore[misc]
+
+
+# Refusals
+
+
+def test_damage(folder: Maker, vocab: Path) -> None:
+    raw = json.loads((vocab / "bert-base-uncased-tokenizer.json").read_text())
+    raw["model"]["vocab"]["gap"] = 40_000
+    assert load_tokenizer(folder({"tokenizer.json": raw})).vocab_size == 40_001
+    refused: list[tuple[Files, str]] = [
+        ({"tokenizer.json": "{}"}, "tokenizer.json"),
+        ({"tokenizer.json": {**raw, "model": {"type": "Nope", "vocab": {"a": 0}}}}, "model"),
+        ({"tokenizer.json": {**raw, "model": raw["model"] | {"dropout": 0.5}}}, "dropout"),
+        ({"config.json": {}}, "no tokenizer"),
+        ({"vocab.txt": "\n".join(BASIC)}, "5 tokens"),
+        ({"vocab.txt": "", "config.json": {"model_type": "bert"}}, "5 tokens"),
+        ({"vocab.txt": "\n".join(PIECES), "tokenizer_config.json": {"vocab": "/etc/passwd"}}, "vocab"),
+        ({"vocab.txt": "\n".join(PIECES), "tokenizer_config.json": {"init_inputs": ["/etc/passwd"]}}, "init_inputs"),
+        ({"vocab.txt": "\n".join(PIECES), "tokenizer_config.json": "[]"}, "tokenizer_config.json"),
+        ({"vocab.txt": "\n".join(PIECES), "tokenizer_config.json": {"cls_token": "[SEP]"}}, "share"),
+        ({"vocab.txt": "\n".join(PIECES), "added_tokens.json": {"x y": "one"}}, "added_tokens"),
+    ]
+    for files, named in refused:
+        with pytest.raises(UserError, match=named):
+            load_tokenizer(folder(files))
+    path = folder({})
+    (path / "vocab.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="UTF-8"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(path)

@@ -51,7 +51,6 @@ def test_text_of_its_letters_is_taken_apart_without_loss(lowercase: bool) -> Non
     encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     assert tokenizer.unk_id not in encoding.ids
     assert "".join(token.removeprefix("##") for token in encoding.tokens) == text.replace(" ", "")
-    assert tokenizer.lowercase is lowercase
 
 
 def test_case_and_accents_fold_as_in_bert_uncased() -> None:
