@@ -29,18 +29,18 @@ from interleaved import (
     environment,
     finish,
     footer,
+    interleave,
     noise_lines,
     output_file,
     positive,
     require_cpp,
     start,
-    take_turns,
     tell,
 )
 
 from distil_jax.benchmark.process import Worker
 from distil_jax.errors import FaultError, UserError, one_line
-from distil_jax.evaluation.report import markdown
+from distil_jax.tables import markdown
 from distil_jax.tasks.inference import LENGTHS_ALONE
 
 OURS = "jax"
@@ -132,8 +132,8 @@ def _time(arguments: argparse.Namespace, model: str, setting: str, folder: Path,
             side: stack.enter_context(open_side(arguments, side, model, setting, folder)) for side in arguments.sides
         }
         worst = check_scores(workers)
-        single = take_turns(workers, arguments.rounds, {"what": "single"})
-        large = take_turns(workers, arguments.rounds, {"what": "large"})
+        single = interleave(workers, arguments.rounds, {"what": "single"})
+        large = interleave(workers, arguments.rounds, {"what": "large"})
         peaks = {side: worker.ask("memory")["peak_bytes"] for side, worker in workers.items()}
     found["notes"].append(f"{model}, {setting}: scores differ by {worst:.1e} at most")
     for what, timings in (("one by one", single), ("large batch", large)):

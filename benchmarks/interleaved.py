@@ -104,7 +104,7 @@ def run_inside(script: str, argv: Sequence[str] | None, device: str = "cpu", **s
     return subprocess.run(command, env=env, check=False).returncode
 
 
-def take_turns(workers: Mapping[str, Worker], rounds: int, request: Mapping[str, Any]) -> dict[str, Timing]:
+def interleave(workers: Mapping[str, Worker], rounds: int, request: Mapping[str, Any]) -> dict[str, Timing]:
     """Ask every worker for a round, `in_turns`."""
 
     def asking(worker: Worker) -> Callable[[], float]:

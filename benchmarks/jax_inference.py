@@ -41,6 +41,7 @@ class Side:
         """Load a model and compile it for every length of the rows [count, at most L] in the file."""
         pin(request["cores"])
         encoder, params, head, *_ = read_task_model(request["model"], "sequence")
+        assert head is not None
         devices = make_devices("shard_map", 1)
         self._compute = make_network(devices, encoder, head, params)
         self._rows = [row[row > 0] for row in np.load(request["rows"])["ids"]]

@@ -21,9 +21,9 @@ from interleaved import INSIDE, command_line, ended, finish, footer, output_file
 
 from distil_jax.benchmark.machine import describe_machine
 from distil_jax.benchmark.step import memory_plan
-from distil_jax.evaluation.report import markdown
 from distil_jax.objectives.vocabulary import chunk_size, fused_vocabulary_loss, plain_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
+from distil_jax.tables import markdown
 
 FORMS: dict[str, Callable[..., Any]] = {"plain": plain_vocabulary_loss, "fused": fused_vocabulary_loss}
 TERMS = ("ce", "mlm")

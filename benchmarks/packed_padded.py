@@ -21,7 +21,7 @@ from interleaved import command_line, ended, finish, footer, output_file, positi
 
 from distil_jax.benchmark.run import run_benchmark
 from distil_jax.config import BenchmarkArguments, Config, config_to_toml, load_config, with_overrides
-from distil_jax.evaluation.report import markdown
+from distil_jax.tables import markdown
 
 FORMS = {"packed": True, "padded": False}
 

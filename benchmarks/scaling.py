@@ -130,7 +130,7 @@ def traffic(size: str) -> dict[str, Any]:
 
 def report_markdown(report: dict[str, Any]) -> str:
     """Everything as Markdown tables."""
-    from distil_jax.evaluation.report import markdown
+    from distil_jax.tables import markdown
 
     line, parts = report["tokens"], []
     points = [[f"{p['tokens']:,}", f"{1000 * p['seconds']:.4g}", f"{100 * p['spread']:.1f}"] for p in line["points"]]

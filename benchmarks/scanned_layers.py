@@ -34,9 +34,9 @@ from interleaved import (
 from distil_jax.benchmark.machine import describe_machine
 from distil_jax.benchmark.step import memory_plan
 from distil_jax.errors import FaultError
-from distil_jax.evaluation.report import markdown
 from distil_jax.models import EncoderConfig
 from distil_jax.models.encoder import EncoderLayer
+from distil_jax.tables import markdown
 
 FORMS = ("unrolled", "scanned")
 Layers = list[dict[str, Any]]

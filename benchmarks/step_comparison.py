@@ -32,19 +32,19 @@ from interleaved import (
     environment,
     finish,
     footer,
+    interleave,
     noise_lines,
     output_file,
     positive,
     require_cpp,
     start,
-    take_turns,
     tell,
 )
 
 from distil_jax.benchmark.process import Worker
 from distil_jax.benchmark.timing import Timing, summarise
 from distil_jax.errors import FaultError
-from distil_jax.evaluation.report import markdown
+from distil_jax.tables import markdown
 
 OURS = "jax"
 SIDES = ("eager", "compile", "chunked", "compile-chunked")  # of PyTorch
@@ -238,7 +238,7 @@ def _turns(
     """Ours and one side by turns: the timings of both, the side's row."""
     with open_side(arguments, side, *place) as worker:
         ready = worker.ask("warm_up")["seconds"]
-        timings = take_turns({OURS: ours, side: worker}, arguments.rounds, {"steps": arguments.steps})
+        timings = interleave({OURS: ours, side: worker}, arguments.rounds, {"steps": arguments.steps})
         peak, its = (one.ask("memory")["peak_bytes"] for one in (ours, worker))
     ratios = {"speedup": timings[side].median / timings[OURS].median, "memory_share": peak / its}
     return timings, {**_measured(timings[side], tokens, its, ready), **ratios}

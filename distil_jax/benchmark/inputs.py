@@ -1,7 +1,6 @@
-"""The run that is measured: the real models and data where they are on this machine, made-up ones of the same shapes
-where they are not.
+"""The run that is measured: real models and data where this machine has them, else synthetic ones like them.
 
-Nothing is downloaded. What was made up is said in the notes.
+Nothing is downloaded. The notes say what is synthetic.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from distil_jax.benchmark.plan import USUAL_TASK, Stage
 from distil_jax.benchmark.synthetic import (
     PAD,
     Params,
-    made_up_task,
-    made_up_tokenizer,
     random_params,
     synthetic_corpus,
+    synthetic_task,
+    synthetic_tokenizer,
 )
 from distil_jax.config import Config, with_overrides
 from distil_jax.data.corpus import Corpus, open_corpus
@@ -37,8 +36,8 @@ from distil_jax.training.stages import distillation_learner, make_job, pretraini
 STEPS = 100_000  # of the learning-rate schedule: more than are ever measured
 
 
-class Inputs(NamedTuple):
-    """A run ready to be measured, its encoders, and what was made up."""
+class MeasuredRun(NamedTuple):
+    """A run ready to be measured, its encoders, and notes on what is synthetic."""
 
     job: RunSpec
     student: EncoderConfig
@@ -46,20 +45,20 @@ class Inputs(NamedTuple):
     notes: tuple[str, ...]
 
 
-def make_inputs(config: Config, stage: Stage, vocabulary: int) -> Inputs:
+def make_inputs(config: Config, stage: Stage, vocabulary: int) -> MeasuredRun:
     """The run that `config` describes.
 
     Args:
-        config: a configuration; paths in it may lead nowhere.
+        config: a configuration; its paths need not exist.
         stage: which step.
-        vocabulary: tokens of a made-up model or corpus.
+        vocabulary: tokens of a synthetic model or corpus.
     """
-    # A run has to have a name; nothing is written there.
+    # A run needs a folder's name; nothing is written there.
     config = with_overrides(config, {"run.output": config.run.output or "benchmark"})
     return _finetuning(config, vocabulary) if stage == "finetune" else _on_text(config, stage, vocabulary)
 
 
-def _on_text(config: Config, stage: Stage, vocabulary: int) -> Inputs:
+def _on_text(config: Config, stage: Stage, vocabulary: int) -> MeasuredRun:
     source, name = (
         (config.teacher.path, "teacher.path") if stage == "distill" else (config.model.initial, "model.initial")
     )
@@ -71,7 +70,7 @@ def _on_text(config: Config, stage: Stage, vocabulary: int) -> Inputs:
         corpus = None
     if corpus is None:
         corpus = synthetic_corpus(config, encoder.vocab_size)
-        notes.append(f"made-up rows of {corpus.sequence_length} tokens, {corpus.fill:.1%} filled")
+        notes.append(f"synthetic rows of {corpus.sequence_length} tokens, {corpus.fill:.1%} filled")
     if corpus.sequence_length > encoder.max_length:
         raise UserError(
             f"rows of {corpus.sequence_length} tokens, but {name} has {encoder.max_length} positions; lower --lengths"
@@ -81,7 +80,7 @@ def _on_text(config: Config, stage: Stage, vocabulary: int) -> Inputs:
     else:
         learner = pretraining_learner(config, encoder, params)
     job = make_job(config, learner, (corpus, None), {}, STEPS)
-    return Inputs(job, learner.encoder, learner.teacher, tuple(notes))
+    return MeasuredRun(job, learner.encoder, learner.teacher, tuple(notes))
 
 
 def _real_corpus(config: Config) -> Corpus | None:
@@ -96,8 +95,9 @@ def _real_corpus(config: Config) -> Corpus | None:
 def _model_or_random(
     config: Config, source: str, name: str, vocabulary: int, notes: list[str]
 ) -> tuple[EncoderConfig, Params]:
-    """The model in the folder `source`; random weights of its sizes where it holds a config.json alone, of those in
-    the section [model] where there is no such folder.
+    """The model in the folder `source`.
+
+    Without weights there: random weights of the sizes in its config.json, or without that of those in [model].
     """
     folder = Path(source).expanduser()
     if _has_weights(source):
@@ -124,14 +124,14 @@ def _has_weights(source: str) -> bool:
     return bool(source) and any((Path(source).expanduser() / file).is_file() for file in WEIGHT_FILES)
 
 
-def _finetuning(config: Config, vocabulary: int) -> Inputs:
+def _finetuning(config: Config, vocabulary: int) -> MeasuredRun:
     if not config.task.name:
         config = with_overrides(config, {"task.name": USUAL_TASK})
     notes: list[str] = []
     source, given = config.model.initial, {"model.initial": config.model.initial, "teacher.path": config.teacher.path}
     missing = [f"{name} = {path}" for name, path in given.items() if path and not _has_weights(path)]
     real = bool(source) and not missing
-    tokenizer = load_tokenizer(source) if real else made_up_tokenizer(vocabulary)
+    tokenizer = load_tokenizer(source) if real else synthetic_tokenizer(vocabulary)
     data = _task_data(config, tokenizer, notes)
     train = encode_examples(tokenizer, data.spec.kind, data.train, config.task, training=True)
     if real:
@@ -143,20 +143,20 @@ def _finetuning(config: Config, vocabulary: int) -> Inputs:
         notes.append(f"{where}random weights ({encoder.num_layers} layers, width {encoder.hidden_size})")
     job = make_task_job(config, data, learner, train, {}, {})
     teacher = None if learner.teacher is None else learner.teacher[0]
-    return Inputs(job, learner.encoder, teacher, tuple(notes))
+    return MeasuredRun(job, learner.encoder, teacher, tuple(notes))
 
 
 def _task_data(config: Config, tokenizer: Tokenizer, notes: list[str]) -> TaskData:
-    """The examples in task.source or task.train where that is on this machine, else made-up ones like them."""
+    """The examples in task.source or task.train where that is on this machine, else synthetic ones like them."""
     if any(place and Path(place).exists() for place in (config.task.source, config.task.train)):
         return load_task(config.task, config.run.seed)
-    data = made_up_task(task_spec(config.task.name), tokenizer)
-    notes.append(f"{len(data.train)} made-up examples of a task like {data.spec.title}")
+    data = synthetic_task(task_spec(config.task.name), tokenizer)
+    notes.append(f"{len(data.train)} synthetic examples of a task like {data.spec.title}")
     return data
 
 
 def _random_learner(encoder: EncoderConfig, tokenizer: Tokenizer, data: TaskData, *, with_teacher: bool) -> Learner:
-    """Random weights with a head for the task; a teacher that is wanted has the same sizes."""
+    """Random weights with a head for the task. A teacher has the same sizes."""
     spec = data.spec
     head = task_head(encoder, None, spec.kind, data.labels, spec.problem if spec.kind == "sequence" else "")
     encoder = dataclasses.replace(encoder, pooler=head.needs_pooler)

@@ -1,4 +1,4 @@
-"""What a machine can do, measured on the spot, and how to name it in a table."""
+"""Peak speed, bandwidth and memory of this machine, and its description for a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.benchmark.process import peak_memory
-from distil_jax.runs import versions
+from distil_jax.runs import processor_name, versions
 
 _MATRIX_ROWS = {"cpu": 1536}  # of the square matrices that the peak is measured with; accelerators take 8192
 _MEGABYTES = {"cpu": 128}  # of the array that the bandwidth is measured with; accelerators take 1024
@@ -21,11 +21,11 @@ _SHOWN_SETTINGS = ("MALLOC_", "LD_PRELOAD", "XLA_FLAGS", "JAX_PLATFORMS", "JAX_N
 
 
 def best_seconds(function: Callable[[], Any], *, at_least: int = 3, seconds: float = 0.5) -> float:
-    """The fastest of repeated calls, after one that is not counted: what a machine can do, not what it does on average.
+    """Seconds of the fastest of repeated calls, after one that does not count.
 
     Args:
-        function: returns arrays, which are waited for.
-        at_least: calls, however long they take.
+        function: returns arrays; the clock stops when they are ready.
+        at_least: fewest calls.
         seconds: calls are repeated for about as long.
     """
     jax.block_until_ready(function())
@@ -50,7 +50,7 @@ def matmul_peak(dtype: str) -> float:
 
 
 def memory_bandwidth() -> float:
-    """Bytes a second that one device reads and writes together, when it multiplies a long array by a number."""
+    """Bytes a second that one device reads and writes while it multiplies a long array by a number."""
     megabytes = _MEGABYTES.get(jax.default_backend(), 1024)
     values = jnp.ones((megabytes << 18,), jnp.float32)
     scale = jax.jit(lambda x: x * 1.0001, donate_argnums=0)
@@ -64,14 +64,15 @@ def memory_bandwidth() -> float:
 
 
 def peak_bytes(devices: list[Any]) -> int:
-    """Most bytes held at once: on the fullest accelerator, or on CPU by this process."""
+    """Peak bytes of the fullest accelerator, or on CPU of this process."""
     stats = [device.memory_stats() or {} for device in devices]
     return max((int(stat.get("peak_bytes_in_use", 0)) for stat in stats), default=0) or peak_memory()
 
 
 def memory_limit(devices: list[Any], count: int) -> int:
-    """Bytes that arrays may take on a device: those of the smallest accelerator, or on CPU four fifths of the memory
-    that is free now, which `count` devices share.
+    """Bytes that arrays may take on a device.
+
+    The limit of the smallest accelerator, or on CPU four fifths of the free memory, shared by `count` devices.
     """
     limits = [int((device.memory_stats() or {}).get("bytes_limit", 0)) for device in devices]
     if limits and min(limits):
@@ -98,15 +99,3 @@ def describe_machine() -> dict[str, Any]:
         "versions": versions("torch"),
         "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_SHOWN_SETTINGS)},
     }
-
-
-def processor_name() -> str:
-    """Of the first core, with its family, which tells processors apart that a cloud gives one name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in lines[:30] if ":" in line)
-    known = {name.strip(): value.strip() for name, value in fields.items()}
-    name = known.get("model name", platform.machine())
-    return f"{name} (family {known['cpu family']})" if "cpu family" in known else name

@@ -27,7 +27,7 @@ class Cell:
     config: Config
 
 
-# name -> settings by "section.key". A setting that this version lacks, or that the hardware does, is left out of `all`.
+# name -> settings by "section.key". `all` leaves out settings that this version or the hardware lacks.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"objective.vocabulary": "plain"},
     "fused": {"objective.vocabulary": "fused"},
@@ -81,7 +81,7 @@ def cells(config: Config, stage: Stage, arguments: BenchmarkArguments, platform:
     """
     found = []
     for length in arguments.lengths or (_length(config, stage),):
-        # What a kind of task has besides a length, such as windows, fits the one that is configured.
+        # Other settings of a task, such as windows, fit the configured length.
         unchanged = stage == "finetune" and not arguments.lengths
         base = config if unchanged else _with_length(config, stage, length)
         for name, changes in _chosen(arguments.variants, stage, platform).items():
@@ -104,12 +104,12 @@ def _length(config: Config, stage: Stage) -> int:
 
 
 def _with_length(config: Config, stage: Stage, length: int) -> Config:
-    """`config` with rows of `length` tokens, and room for them in a model made up."""
-    room = {"model.max_position_embeddings": max(length, config.model.max_position_embeddings)}
+    """`config` with rows of `length` tokens, and as many positions in a synthetic model."""
+    positions = {"model.max_position_embeddings": max(length, config.model.max_position_embeddings)}
     if stage == "finetune":
-        return with_overrides(config, {"task.max_length": length, **room})
+        return with_overrides(config, {"task.max_length": length, **positions})
     shortest = min(config.corpus.min_tokens, length)
-    return with_overrides(config, {"corpus.sequence_length": length, "corpus.min_tokens": shortest, **room})
+    return with_overrides(config, {"corpus.sequence_length": length, "corpus.min_tokens": shortest, **positions})
 
 
 def _chosen(names: Sequence[str], stage: Stage, platform: str) -> dict[str, Mapping[str, Any]]:

@@ -1,7 +1,7 @@
-"""Processes that measure when they are told to, so that two systems can take turns on one machine.
+"""Processes that measure on request, so that two systems can be measured interleaved on one machine.
 
-A worker answers requests, a JSON line each on standard input, with a JSON line each on standard output; whatever else
-it prints goes to standard error. Between requests it waits and computes nothing.
+A worker reads requests from standard input and writes replies to standard output, a JSON line each. All other output
+goes to standard error. Between requests it waits and computes nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from distil_jax.errors import FaultError, UserError, one_line
 
-Answer = dict[str, Any]
-_TAIL = 600  # characters of what a dead worker said last
+Reply = dict[str, Any]
+_TAIL = 600  # characters of a dead worker's last output
 
 
 class Worker:
@@ -44,12 +44,12 @@ class Worker:
             env=dict(os.environ if environment is None else environment),
         )
 
-    def ask(self, do: str, **arguments: Any) -> Answer:
-        """Have it do something, and wait for the answer.
+    def ask(self, do: str, **arguments: Any) -> Reply:
+        """Send a request and wait for the reply.
 
         Raises:
-            UserError: it found a mistake of the user's.
-            FaultError: it died or failed; the message has its last words. `killed` tells a kill from a failure.
+            UserError: the worker found a mistake of the user's.
+            FaultError: it died or failed; the message has its last output. `WorkerDiedError.killed` tells a kill.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -58,7 +58,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
-            raise WorkerDiedError(self.name, status, self._last_words())
+            raise WorkerDiedError(self.name, status, self._last_output())
         answer = json.loads(line)
         if "mistake" in answer:
             raise UserError(answer["mistake"])
@@ -66,7 +66,7 @@ class Worker:
             raise FaultError(f"{self.name}: {answer['failure']}")
         return answer
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         self._errors.flush()
         self._errors.seek(0)
         lines = [line for line in self._errors.read().strip().splitlines() if line.strip()]
@@ -95,21 +95,21 @@ class Worker:
 class WorkerDiedError(FaultError):
     """A worker ended without an answer; `killed` where the system did it, as it does when memory runs out."""
 
-    def __init__(self, name: str, status: int, words: str) -> None:
-        super().__init__(f"{name}: its process ended with status {status}: {words or 'it said nothing'}")
+    def __init__(self, name: str, status: int, output: str) -> None:
+        super().__init__(f"{name}: its process ended with status {status}: {output or 'it printed nothing'}")
         self.killed = status in (-9, 137)
 
 
-def serve(handlers: Mapping[str, Callable[..., Answer]]) -> None:
-    """Answer requests until standard input ends: `{"do": name, **arguments}` calls handlers[name](**arguments)."""
-    with _own_output() as output:
+def serve(handlers: Mapping[str, Callable[..., Reply]]) -> None:
+    """Reply requests until standard input ends: `{"do": name, **arguments}` calls handlers[name](**arguments)."""
+    with _reply_stream() as output:
         for line in sys.stdin:
             request = json.loads(line)
             try:
                 answer = handlers[request.pop("do")](**request)
             except UserError as mistake:
                 answer = {"mistake": str(mistake)}
-            except Exception as error:  # told to the process that asked, which decides
+            except Exception as error:  # the process that asked decides
                 import traceback
 
                 traceback.print_exc()
@@ -119,8 +119,8 @@ def serve(handlers: Mapping[str, Callable[..., Answer]]) -> None:
 
 
 @contextlib.contextmanager
-def _own_output() -> Iterator[Any]:
-    """Standard output for answers alone: what libraries print goes to standard error."""
+def _reply_stream() -> Iterator[Any]:
+    """Standard output for replies alone; what libraries print goes to standard error."""
     own = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with own:
@@ -128,13 +128,13 @@ def _own_output() -> Iterator[Any]:
 
 
 def pin(cores: Sequence[int]) -> None:
-    """Let this process (and the threads it will start) run on these cores only; none: wherever it likes."""
+    """Let this process (and the threads it will start) run on these cores only; on all where none are given."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(cores))
 
 
 def peak_memory() -> int:
-    """Bytes of memory that this process has held at once, at most.
+    """Peak of this process's resident memory, bytes.
 
     getrusage would also count the process that started this one, at the moment of the fork.
     """

@@ -1,4 +1,4 @@
-"""What was measured as tables for people, and in files."""
+"""The report of a benchmark as Markdown, and its files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from distil_jax.benchmark.timing import Timing, noise_note
 from distil_jax.errors import UserError
-from distil_jax.evaluation.report import markdown
 from distil_jax.runs import write_atomically
+from distil_jax.tables import markdown
 
 _INPUT_RATIO = 3.0  # times as fast as the step that the input has to be
 _HEADER = (
     *("variant", "rows", "ms/step", "± %", "tokens/s", "MFU %", "of measured %", "peak GiB"),
-    *("compile s", "first step s", "cached s", "input x", "predicted x", "brought x"),
+    *("compile s", "first step s", "cached s", "input x", "predicted x", "speedup x"),
 )
 
 
 def benchmark_markdown(report: Mapping[str, Any]) -> str:
-    """The report of `run_benchmark` as Markdown: a table for each length, what to know, machine and command."""
+    """The report of `run_benchmark` as Markdown: a table for each length, notes, machine and command."""
     lengths = list(dict.fromkeys(row["length"] for row in report["rows"]))
     parts = []
     for length in lengths:
@@ -49,8 +49,8 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         f"{row['first_step_seconds']:.1f}",
         "-" if cached is None else f"{cached:.1f}",
         f"{row['input_ratio']:,.1f}",
-        f"{row['predicted']:.2f}",
-        f"{row['brought']:.2f}",
+        f"{row['predicted_speedup']:.2f}",
+        f"{row['speedup']:.2f}",
     ]
 
 
@@ -74,7 +74,7 @@ def _explanations(report: Mapping[str, Any]) -> list[str]:
         "first step: from starting the process, without and with the programs in the compilation cache; input: the "
         "input alone against the step",
         "predicted: operations over the measured peak plus bytes over the measured bandwidth, nothing overlapping; "
-        "brought: tokens a second; both against the table's first row that fits",
+        "speedup: tokens a second; both against the table's first row that fits",
     ]
 
 
@@ -92,7 +92,7 @@ def _operations(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def machine_lines(machine: Mapping[str, Any]) -> str:
-    """What `machine.describe_machine` found, as lines of Markdown."""
+    """What `describe_machine` found, as lines of Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     settings = " ".join(f"{name}={value}" for name, value in machine["settings"].items())
     return "\n".join(
@@ -106,7 +106,7 @@ def machine_lines(machine: Mapping[str, Any]) -> str:
 
 
 def notes_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader has to know: noise, slow input, what did not fit, what was made up."""
+    """Notes for the reader: noise, slow input, what did not fit, what is synthetic."""
     found = []
     for row in rows:
         name = f"{row['variant']}, {row['length']} tokens"
@@ -120,7 +120,7 @@ def notes_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["input_ratio"] < _INPUT_RATIO:
             found.append(
                 f"{name}: the input is only {row['input_ratio']:.1f} times as fast as the step; {_INPUT_RATIO:g} is "
-                "wanted, so that it never waits"
+                "wanted, so that the step never waits"
             )
         found += row["notes"]
     return list(dict.fromkeys(note for note in found if note))
@@ -132,7 +132,7 @@ def benchmark_paths(output: str) -> tuple[Path, Path]:
 
 
 def write_benchmark(output: str, report: Mapping[str, Any]) -> None:
-    """Write FILE.md and FILE.json, which `require_writable` has been asked for."""
+    """Write FILE.md and FILE.json, which `require_writable` has checked."""
     table, numbers = benchmark_paths(output)
     try:
         write_atomically(table, benchmark_markdown(report) + "\n")

@@ -1,7 +1,7 @@
-"""What a variant should bring, from counting: operations of the matrix products, bytes that pass through memory.
+"""The speedup that a variant should have, from operations of matrix products and bytes that pass through memory.
 
-The model is deliberately plain: seconds = operations / peak + bytes / bandwidth. Whatever a compiler fuses, overlaps or
-keeps in caches makes it wrong, and the difference between what was predicted and what was measured shows that.
+The model is deliberately plain: seconds = operations / peak + bytes / bandwidth. Fusion, overlap and caches make it
+wrong; the difference between prediction and measurement shows them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ _OPTIMIZER_PASSES = 7.0  # reads parameter, gradient, two moments; writes parame
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """Of one step: operations of the model's formula, those done besides (rematerialisation), bytes moved.
+class Roofline:
+    """The counts of one step.
 
-    `fill` is the share of the positions that hold real tokens, 0 to 1.
+    Attributes:
+        flops: operations of the model's formula.
+        extra_flops: operations besides (rematerialisation).
+        bytes_moved: through memory.
+        fill: share of the positions that hold real tokens, 0 to 1.
     """
 
     flops: float
@@ -38,7 +42,7 @@ class Work:
     fill: float
 
 
-def work_of_step(
+def roofline_of_step(
     config: Config,
     student: EncoderConfig,
     teacher: EncoderConfig | None,
@@ -50,8 +54,8 @@ def work_of_step(
     parameters: tuple[int, int],
     fill: float,
     accelerator: bool,
-) -> Work:
-    """The work of one step of a device.
+) -> Roofline:
+    """The counts of one step of a device.
 
     Args:
         config: its settings.
@@ -63,7 +67,7 @@ def work_of_step(
         vocabulary_positions: positions that go through the vocabulary; 0 in fine-tuning.
         parameters: of student and teacher.
         fill: share of the positions that is real.
-        accelerator: whether `auto` picks a kernel that never writes the scores of attention.
+        accelerator: whether attention = auto picks a kernel that writes no scores.
     """
     width = 2.0 if config.training.compute_dtype == "bfloat16" else 4.0
     remat = config.training.remat != "none"
@@ -71,7 +75,7 @@ def work_of_step(
     written = attention == "xla" or (attention == "auto" and not (accelerator and width == 2.0))
 
     def kept(encoder: EncoderConfig, *, learns: bool) -> float:
-        """Bytes of the layers' activations; dropout needs the scores written out whatever the kernel."""
+        """Bytes of the layers' activations; with dropout every kernel writes the scores."""
         wide = _MADE_WIDE * encoder.hidden_size
         scores = written or (learns and encoder.attention_dropout > 0)
         pairs = _MADE_SCORES * encoder.num_heads * length if scores else 0.0
@@ -85,22 +89,22 @@ def work_of_step(
     moved += share * _LOGIT_PASSES[config.objective.vocabulary] * logits
     moved += 4.0 * _OPTIMIZER_PASSES * parameters[0] + width * (3 * parameters[0] + parameters[1])
     extra = encoder_flops(student, length) * positions if remat else 0.0
-    return Work(flops, extra, moved, fill)
+    return Roofline(flops, extra, moved, fill)
 
 
 def predicted_seconds(work: Mapping[str, Any], flops_per_second: float, bytes_per_second: float) -> float:
-    """Seconds of a step with that `Work` (as a mapping), nothing overlapping."""
+    """Seconds of a step with these counts, `Roofline` (as a mapping), nothing overlapping."""
     return (work["flops"] + work["extra_flops"]) / flops_per_second + work["bytes_moved"] / bytes_per_second
 
 
-def predicted_gain(row: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
-    """How many times as many real tokens a second `row` should compute as `reference`; both as the worker gives them.
+def predicted_speedup(row: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
+    """Predicted ratio of real tokens a second, `row` over `reference`; both as the worker gives them.
 
-    Each is taken with the peak of the type that it computes in.
+    Each counts with the peak of its compute type.
     """
 
     def speed(one: Mapping[str, Any]) -> float:
-        work = one["work"]
+        work = one["roofline"]
         return one["positions"] * work["fill"] / predicted_seconds(work, one["peak_measured"], one["bandwidth"])
 
     return speed(row) / speed(reference)

@@ -13,37 +13,36 @@ from typing import Any
 from distil_jax.benchmark.plan import Cell, Stage, cells, with_rows
 from distil_jax.benchmark.process import Worker, WorkerDiedError
 from distil_jax.benchmark.report import notes_on
-from distil_jax.benchmark.roofline import predicted_gain
+from distil_jax.benchmark.roofline import predicted_speedup
 from distil_jax.config import BenchmarkArguments, Config, config_to_toml
 from distil_jax.errors import FaultError, UserError
 from distil_jax.runs.startup import CACHE_FOLDER, cpu_environment
 
 Say = Callable[[str], None]
-Report = dict[str, Any]
 _WORKER = "distil_jax.benchmark.worker"
 _PROBES = (2, 4)  # rows that memory is planned for, to see how it grows
-_ROOM = 0.95  # of the memory that the first try is made with
+_MARGIN = 0.95  # of the memory, for the first try
 _PLANS = 3  # batches planned besides those
 _TRIES = 4  # batches tried, each a tenth smaller
 
 
 def run_benchmark(
     config: Config, stage: Stage, arguments: BenchmarkArguments, *, command: str = "", say: Say = lambda _: None
-) -> Report:
+) -> dict[str, Any]:
     """Measure every variant and length.
 
     Args:
         config: the configuration.
         stage: from `stage_of`.
         arguments: what to measure.
-        command: how it was called, for the report.
-        say: takes a line on how far it is.
+        command: what the user typed, for the report.
+        say: takes a line of progress.
 
     Returns:
-        {"command", "stage", "machine", "rows": [...], "notes": [...]}; a row has what `worker.measure` gives,
-        "variant", "length", "batch_size", "micro_batch_size", and "predicted" and "brought" against the first variant
-        of its length. A variant that does not fit has "fits": False and nothing measured, one that failed where others
-        did not "failed", the reason, as well.
+        {"command", "stage", "machine", "rows": [...], "notes": [...]}. A row has the results of `worker.measure`,
+        "variant", "length", "batch_size", "micro_batch_size", and against the first variant of its length
+        "predicted_speedup" and "speedup". A variant that does not fit has "fits": False and no measurements; one that
+        failed alone has its reason in "failed" as well.
 
     Raises:
         UserError: a setting is wrong. FaultError: a process failed; both only where nothing at all could be measured.
@@ -59,7 +58,7 @@ def run_benchmark(
             try:
                 rows.append(_measure(cell, arguments, limit, cache))
             except (UserError, FaultError) as error:
-                # An hour of others' measurements is not lost for one that this hardware cannot do.
+                # The measurements of other variants are kept.
                 say(f"{cell.variant}, rows of {cell.length} tokens: failed: {error}")
                 errors.append(error)
                 rows.append(_row(cell, cell.config) | {"fits": False, "failed": str(error)})
@@ -76,7 +75,7 @@ def run_benchmark(
 
 
 def _worker(name: str, config: Config, cache: str) -> Worker:
-    """A fresh process with the settings that training would run with, and a cache of programs of its own."""
+    """A fresh process with the environment of training and its own cache of programs."""
     environment = {**os.environ, CACHE_FOLDER: cache, **cpu_environment(os.environ, config.run.platform)}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     return Worker(name, [sys.executable, "-m", _WORKER], environment)
@@ -122,16 +121,16 @@ def _measured_once(config: Config, cell: Cell, arguments: BenchmarkArguments, ca
             with _worker(cell.variant, config, cache) as worker:
                 again = worker.ask("first_step", **request, spawned=spawned)
             found["cached_first_step_seconds"] = again.get("first_step_seconds")
-        except FaultError as fault:  # what was measured before is kept
-            found["notes"].append(f"{cell.variant}, {cell.length} tokens: could not be started once more: {fault}")
+        except FaultError as fault:
+            found["notes"].append(f"{cell.variant}, {cell.length} tokens: the second start failed: {fault}")
     return found
 
 
 def _filled(cell: Cell, arguments: BenchmarkArguments, limit: int, cache: str) -> Config:
-    """The configuration with the largest batch that should fit, by the compiler's plans; running it shows that it does.
+    """The configuration with the largest batch that should fit, by the compiler's plans.
 
-    Memory grows with the rows nearly in a straight line: two small batches give it, and the plan of the batch found on
-    it corrects it.
+    Memory grows almost linearly with the rows. Two small batches give the line; the plan of the batch found on it
+    corrects the line.
     """
     request = {"config": config_to_toml(cell.config), "stage": cell.stage, "vocabulary": arguments.vocabulary}
     planned: dict[int, int] = {}
@@ -143,7 +142,7 @@ def _filled(cell: Cell, arguments: BenchmarkArguments, limit: int, cache: str) -
                 break
             devices = found["devices"]
             planned |= {int(rows): size for rows, size in found["planned"].items()}
-            rows = largest_batch(dict(sorted(planned.items())[-2:]), _ROOM * limit)
+            rows = largest_batch(dict(sorted(planned.items())[-2:]), _MARGIN * limit)
             asked = [rows] if rows >= 1 and rows not in planned else []
     fitting = [rows for rows, size in planned.items() if size <= limit]
     if not fitting:
@@ -172,10 +171,10 @@ def _smaller(config: Config) -> Config:
 
 
 def _compare(rows: list[dict[str, Any]]) -> None:
-    """Add what each variant brought, and was predicted to, against the first that fits of its length."""
+    """Add measured and predicted speedups against the first variant of the same length that fits."""
     for row in rows:
         first = next((one for one in rows if one["length"] == row["length"] and one["fits"]), None)
         if first is None or not row["fits"]:
             continue
-        row["predicted"] = predicted_gain(row, first)
-        row["brought"] = row["tokens_per_second"] / first["tokens_per_second"]
+        row["predicted_speedup"] = predicted_speedup(row, first)
+        row["speedup"] = row["tokens_per_second"] / first["tokens_per_second"]

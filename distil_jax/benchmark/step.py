@@ -1,4 +1,4 @@
-"""A run's step, compiled and taken outside of the training loop, so that nothing but the step is measured."""
+"""A run's step, compiled and called outside of the training loop, so that nothing else is measured."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Step:
 
     @property
     def planned_bytes(self) -> int:
-        """Bytes that the largest of the programs takes on a device, by the compiler's own account."""
+        """Bytes of a device that the largest program takes, by the compiler's plan."""
         return max((sum(memory_plan(program).values()) for program in self.stepper.programs.values()), default=0)
 
 

@@ -1,4 +1,4 @@
-"""Weights, rows, examples and a vocabulary of the shapes that real ones have, for machines that have none."""
+"""Synthetic weights, rows, examples and a vocabulary in the shapes of real ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Params = dict[str, Any]
 
 
 def random_params(module: Any, spread: float, seed: int = 0) -> Params:
-    """Weights such as training starts from, drawn by NumPy, so that nothing is compiled for them.
+    """Weights such as training starts from. NumPy draws them, so nothing is compiled.
 
     Args:
         module: has the parameters; called on ids [1, 8].
@@ -58,9 +58,9 @@ def random_params(module: Any, spread: float, seed: int = 0) -> Params:
 
 
 def synthetic_corpus(config: Config, vocabulary: int, rows: int = 0) -> Corpus:
-    """Rows of made-up sequences as long as lines of Wikipedia, of tokens as frequent as words, in memory.
+    """A corpus in memory: sequences as long as lines of Wikipedia, tokens as frequent as words.
 
-    Packed or one a row, as corpus.pack says. At least `rows` rows, or two batches.
+    Rows are packed as corpus.pack says. At least `rows` rows, or two batches.
     """
     length, wanted = config.corpus.sequence_length, rows or max(2 * config.training.batch_size, 64)
     generator = np.random.default_rng(0)
@@ -84,12 +84,12 @@ def synthetic_corpus(config: Config, vocabulary: int, rows: int = 0) -> Corpus:
 
 
 def corpus_of_rows(ids: np.ndarray, vocabulary: int, sequences: int, packed: bool) -> Corpus:
-    """Token ids [N, L] as a corpus in memory, with the special tokens of the made-up vocabulary."""
+    """Token ids [N, L] as a corpus in memory, with the special tokens of the synthetic vocabulary."""
     real = int((ids != PAD).sum())
     counts = np.bincount(ids.reshape(-1), minlength=vocabulary)
     counts[PAD] = 0
     return Corpus(
-        folder=Path("made-up"),
+        folder=Path("synthetic"),
         sequence_length=ids.shape[1],
         packed=packed,
         num_rows=len(ids),
@@ -111,7 +111,7 @@ def corpus_of_rows(ids: np.ndarray, vocabulary: int, sequences: int, packed: boo
     )
 
 
-def made_up_tokenizer(vocabulary: int) -> Tokenizer:
+def synthetic_tokenizer(vocabulary: int) -> Tokenizer:
     """A WordPiece tokenizer of the special tokens and words "w5", "w6", ..."""
     words = (f"w{number}" for number in range(len(_SPECIALS), vocabulary))
     with tempfile.TemporaryDirectory() as folder:
@@ -120,8 +120,8 @@ def made_up_tokenizer(vocabulary: int) -> Tokenizer:
         return load_tokenizer(path)
 
 
-def made_up_task(spec: TaskSpec, tokenizer: Tokenizer, examples: int = _EXAMPLES) -> TaskData:
-    """Examples with the shape of the task's, of words that are a token each."""
+def synthetic_task(spec: TaskSpec, tokenizer: Tokenizer, examples: int = _EXAMPLES) -> TaskData:
+    """Examples in the shape of the task's, of words of one token each."""
     words = [token for token in tokenizer.tokens() if token.isalnum()]
     generator = np.random.default_rng(0)
     labels = spec.labels or (("no", "yes") if spec.problem.endswith("classification") or spec.kind == "token" else ())

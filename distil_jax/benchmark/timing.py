@@ -1,4 +1,4 @@
-"""Times of repeated rounds, and whether they can be trusted."""
+"""Times of repeated rounds, and how noisy they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: builds a run's step, times it, and says what it needed.
+"""One measurement in its own process: builds a run's step, times it, and reports its memory.
 
 Started by `run`, with requests as `process.serve` takes them.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.benchmark.inputs import Inputs, make_inputs
+from distil_jax.benchmark.inputs import MeasuredRun, make_inputs
 from distil_jax.benchmark.machine import (
     describe_machine,
     matmul_peak,
@@ -22,8 +22,8 @@ from distil_jax.benchmark.machine import (
     peak_bytes,
 )
 from distil_jax.benchmark.plan import Stage, with_rows
-from distil_jax.benchmark.process import Answer, serve
-from distil_jax.benchmark.roofline import Work, work_of_step
+from distil_jax.benchmark.process import Reply, serve
+from distil_jax.benchmark.roofline import Roofline, roofline_of_step
 from distil_jax.benchmark.step import Step
 from distil_jax.benchmark.timing import summarise
 from distil_jax.config import Config, config_from_toml
@@ -48,13 +48,13 @@ def _start(text: str) -> Config:
     return config
 
 
-def machine(config: str) -> Answer:
-    """What the machine is, and the memory that a batch may fill, on each of the devices that the run would have."""
+def machine(config: str) -> Reply:
+    """The machine's description, and the bytes that a batch may fill on each of the run's devices."""
     count = _start(config).parallel.devices or len(jax.devices())
     return {"machine": describe_machine(), "memory_limit": memory_limit(jax.local_devices(), count)}
 
 
-def first_step(config: str, stage: Stage, vocabulary: int, spawned: float) -> Answer:
+def first_step(config: str, stage: Stage, vocabulary: int, spawned: float) -> Reply:
     """Seconds from `spawned` (time.time() of the process that started this one) to the end of the first step."""
     settings = _start(config)
     step = Step(make_inputs(settings, stage, vocabulary).job)
@@ -62,7 +62,7 @@ def first_step(config: str, stage: Stage, vocabulary: int, spawned: float) -> An
     return {"first_step_seconds": time.time() - spawned, "compile_seconds": step.stepper.compile_seconds}
 
 
-def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> Answer:
+def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> Reply:
     """Bytes that the compiler plans for the step with each of these numbers of rows per device; runs nothing."""
     settings = _start(config)
     devices = settings.parallel.devices or len(jax.devices())
@@ -70,14 +70,14 @@ def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> 
     for number in rows:
         changed = with_rows(settings, number, devices)
         step = Step(make_inputs(changed, stage, vocabulary).job)
-        # Fine-tuning's batches are padded to different lengths, in random order.
+        # Fine-tuning's batches have different lengths, in random order.
         step.program(max(step.batches(_PLANNED_BATCHES), key=lambda rows: _ids(rows).size))
         found[str(number)] = step.planned_bytes
     return {"planned": found, "devices": devices}
 
 
-def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats: int, steps: int) -> Answer:
-    """Everything about one variant: see the keys of what it returns. Times are seconds, sizes bytes.
+def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats: int, steps: int) -> Reply:
+    """Everything measured of one variant, by name. Times are seconds, sizes bytes.
 
     Every round takes the same batches, so that rounds differ by noise alone.
     """
@@ -85,7 +85,7 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
     inputs = make_inputs(settings, stage, vocabulary)
     step = Step(inputs.job)
     first = step.run(step.batches(1))[0]
-    found: Answer = {
+    found: Reply = {
         "first_step_seconds": time.time() - spawned,
         "first_loss": float(first["loss"]),
         "notes": list(inputs.notes),
@@ -99,7 +99,7 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
         rounds.append((time.perf_counter() - start) / len(batches))
     timing = summarise(rounds)
     found |= dataclasses.asdict(timing) | {"noisy": timing.noisy, "steps": len(batches)}
-    # Before anything else is computed here that would need memory.
+    # Before anything else here needs memory.
     found |= {"peak_bytes": peak_bytes(step.devices.local), "planned_bytes": step.planned_bytes}
     found |= {"compile_seconds": step.stepper.compile_seconds, "programs": len(step.stepper.programs)}
     positions = sum(_ids(rows).size for rows in batches) / len(batches)
@@ -109,7 +109,7 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
     found |= _rates(inputs, step.devices, timing.median, tokens, positions, rows)
     found |= _input_rate(step, timing.median)
     length = sum(_ids(rows).shape[-1] for rows in batches) / len(batches)
-    found["work"] = dataclasses.asdict(_work(inputs, tokens, positions, round(length), step.devices))
+    found["roofline"] = dataclasses.asdict(_roofline(inputs, tokens, positions, round(length), step.devices))
     return found
 
 
@@ -132,8 +132,10 @@ def _loss_terms(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if name.startswith("loss")}
 
 
-def _rates(inputs: Inputs, devices: Devices, seconds: float, tokens: float, positions: float, rows: float) -> Answer:
-    """Speeds, and the share of the peak: of the data sheet's, where it is known, and of the one measured here."""
+def _rates(
+    inputs: MeasuredRun, devices: Devices, seconds: float, tokens: float, positions: float, rows: float
+) -> Reply:
+    """Speeds and shares of the peak: the data sheet's, where known, and the one measured here."""
     dtype = inputs.job.config.training.compute_dtype
     known = peak_flops(devices.local[0].device_kind, dtype)
     count = 1 if devices.local[0].platform == "cpu" else devices.count  # devices of one CPU share its cores
@@ -153,10 +155,10 @@ def _rates(inputs: Inputs, devices: Devices, seconds: float, tokens: float, posi
     }
 
 
-def _input_rate(step: Step, step_seconds: float) -> Answer:
-    """Batches a second that the input delivers by itself, and how many times as fast as the step that is."""
+def _input_rate(step: Step, step_seconds: float) -> Reply:
+    """Seconds of the input alone a batch, and the ratio of the step's seconds to them."""
     stream = step.job.make_batches(range(_INPUT_BATCHES + 8), step.devices)
-    for _ in range(8):  # what is read ahead at the start
+    for _ in range(8):  # batches read ahead at the start
         next(stream)
     start = time.perf_counter()
     for _ in range(_INPUT_BATCHES):
@@ -165,14 +167,14 @@ def _input_rate(step: Step, step_seconds: float) -> Answer:
     return {"input_seconds": seconds, "input_ratio": step_seconds / seconds}
 
 
-def _work(inputs: Inputs, tokens: float, positions: float, length: int, devices: Devices) -> Work:
+def _roofline(inputs: MeasuredRun, tokens: float, positions: float, length: int, devices: Devices) -> Roofline:
     job, config = inputs.job, inputs.job.config
     text = "mlm_head" in job.trainable
     objective = config.objective
     everywhere = inputs.teacher is not None and (needs_all_logits(objective) or is_causal(objective))
     share = (1.0 if everywhere else config.masking.probability) if text else 0.0
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (job.params, job.constants[0] or {})]
-    return work_of_step(
+    return roofline_of_step(
         config,
         inputs.student,
         inputs.teacher,
@@ -186,10 +188,10 @@ def _work(inputs: Inputs, tokens: float, positions: float, length: int, devices:
     )
 
 
-def guarded(function: Callable[..., Answer]) -> Callable[..., Answer]:
+def guarded(function: Callable[..., Reply]) -> Callable[..., Reply]:
     """`function`, which answers {"fits": False} where the device has not enough memory."""
 
-    def call(**arguments: Any) -> Answer:
+    def call(**arguments: Any) -> Reply:
         try:
             return {"fits": True, **function(**arguments)}
         except UserError:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.errors import UserError
-from distil_jax.evaluation.report import folder_labels, markdown
+from distil_jax.evaluation.report import folder_labels
 from distil_jax.evaluation.study_report import NOTHING, Report, percent, read_report
+from distil_jax.tables import markdown
 
 
 def compare_studies(folders: Sequence[Path]) -> dict[str, Any]:

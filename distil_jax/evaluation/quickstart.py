@@ -17,11 +17,12 @@ from distil_jax.data.corpus.vocabulary import train_wordpiece
 from distil_jax.errors import UserError
 from distil_jax.evaluation.heldout import LanguageModel, evaluate_model, fill_mask, load_language_model
 from distil_jax.evaluation.python_text import write_python_text
-from distil_jax.evaluation.report import markdown, measures_table
+from distil_jax.evaluation.report import measures_table
 from distil_jax.export import export
 from distil_jax.export.latency import encoder_latency
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.runs import PrepareDisplay, write_atomically
+from distil_jax.tables import markdown
 from distil_jax.training.stages import distill, pretrain
 
 VOCABULARY = 4096

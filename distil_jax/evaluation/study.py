@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 
-from distil_jax.benchmark.machine import processor_name
 from distil_jax.config import Config, TaskSettings, config_to_toml
 from distil_jax.errors import UserError
 from distil_jax.evaluation.server_files import FOLDER, wants_server_files, write_server_files
@@ -45,6 +44,7 @@ from distil_jax.runs import (
     check_run_folder,
     first_process_in,
     lock_folder,
+    processor_name,
     read_starts,
     record_start,
     versions,

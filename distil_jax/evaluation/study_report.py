@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.errors import UserError
-from distil_jax.evaluation.report import markdown
 from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan
 from distil_jax.runs import write_atomically
+from distil_jax.tables import markdown
 from distil_jax.tasks.examples import TaskSpec
 from distil_jax.tasks.finetune import RESULT_FILE
 from distil_jax.tasks.inference import SCORE

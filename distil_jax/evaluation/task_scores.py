@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from distil_jax.config import Config, TaskSettings, require
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
-from distil_jax.evaluation.report import markdown
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
 from distil_jax.export.prediction_settings import QUESTION_FIELDS
 from distil_jax.export.predictor import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
 from distil_jax.models import TaskHead, TaskModel
 from distil_jax.runs import Watchdog, fingerprint, first_process_in, unfinished, write_atomically
+from distil_jax.tables import markdown
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import TaskData, TaskSpec

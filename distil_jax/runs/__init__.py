@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from distil_jax.runs.lock import check_owner, lock_folder
     from distil_jax.runs.log_filters import filter_storage_logs
-    from distil_jax.runs.manifest import MANIFEST_FILE, read_starts, record_start, versions
+    from distil_jax.runs.manifest import MANIFEST_FILE, processor_name, read_starts, record_start, versions
     from distil_jax.runs.metrics_log import METRICS_FILE, MetricsWriter, read_metrics
     from distil_jax.runs.preemption import NOTHING_NEW
     from distil_jax.runs.progress import PrepareDisplay, Progress
@@ -60,6 +60,7 @@ __all__ = [
     "keep_tokenizer",
     "lock_folder",
     "open_run_folder",
+    "processor_name",
     "read_all",
     "read_config",
     "read_inputs",

@@ -109,3 +109,15 @@ def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
     return done.stdout
+
+
+def processor_name() -> str:
+    """Name and family of the first core. The family distinguishes processors that a cloud gives one name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in lines[:30] if ":" in line)
+    known = {name.strip(): value.strip() for name, value in fields.items()}
+    name = known.get("model name", platform.machine())
+    return f"{name} (family {known['cpu family']})" if "cpu family" in known else name

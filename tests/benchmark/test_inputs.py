@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distil_jax.benchmark.inputs import make_inputs
-from distil_jax.benchmark.synthetic import made_up_tokenizer, random_params, synthetic_corpus
+from distil_jax.benchmark.synthetic import random_params, synthetic_corpus, synthetic_tokenizer
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.data.corpus.sequences import sequence_numbers
 from distil_jax.errors import UserError
@@ -18,7 +18,7 @@ from distil_jax.training.parallel import make_devices
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_made_up_rows_are_like_prepared_ones(tiny: dict[str, Any], pack: bool) -> None:
+def test_synthetic_rows_are_like_prepared_ones(tiny: dict[str, Any], pack: bool) -> None:
     config = with_overrides(Config(), {**tiny, "corpus.pack": pack})
     corpus = synthetic_corpus(config, 100)
     ids = corpus.row_range(0, corpus.num_rows)
@@ -59,12 +59,12 @@ def test_what_is_on_the_machine_is_used(tiny_world: Path) -> None:
     assert rows.shape == (8, 24)
 
 
-def test_what_is_not_there_is_made_up_and_said(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_what_is_not_there_is_synthetic_and_noted(tiny: dict[str, Any], tmp_path: Path) -> None:
     config = with_overrides(Config(), {**tiny, "teacher.path": str(tmp_path / "gone"), "corpus.folder": "nowhere"})
     inputs = make_inputs(config, "distill", 60)
     assert inputs.teacher is not None and inputs.teacher.num_layers == 2 and inputs.student.num_layers == 1
     assert inputs.student.vocab_size == 60
-    assert "gone is not on this machine" in inputs.notes[0] and "made-up rows of 32 tokens" in inputs.notes[1]
+    assert "gone is not on this machine" in inputs.notes[0] and "synthetic rows of 32 tokens" in inputs.notes[1]
 
 
 def test_a_folder_with_sizes_alone_gives_random_weights(tiny: dict[str, Any], model_folder: Callable[..., str]) -> None:
@@ -91,7 +91,7 @@ def test_a_frozen_encoder_is_not_trained(tiny: dict[str, Any], model_folder: Cal
 
 @pytest.mark.parametrize("task", ["mrpc", "sst2", "stsb", "wnut17", "squad", "swag"])
 @pytest.mark.parametrize("teacher", ["", "gone"])
-def test_every_kind_of_task_is_made_up(tiny: dict[str, Any], task: str, teacher: str) -> None:
+def test_every_kind_of_task_has_synthetic_examples(tiny: dict[str, Any], task: str, teacher: str) -> None:
     changes = {**tiny, "task.name": task, "task.max_length": 64, "task.doc_stride": 16, "task.max_question_length": 16}
     config = with_overrides(load_config("finetune"), {**changes, "teacher.path": teacher})
     inputs = make_inputs(config, "finetune", 60)
@@ -99,10 +99,10 @@ def test_every_kind_of_task_is_made_up(tiny: dict[str, Any], task: str, teacher:
     assert batch["ids"].shape[0] == 8 and batch["ids"].shape[-1] <= 64
     assert batch["ids"].max() < 60 and float(batch["weights"].sum()) == pytest.approx(1.0, rel=1e-5)
     assert (inputs.teacher is not None) == bool(teacher)
-    assert any("made-up examples" in note for note in inputs.notes)
+    assert any("synthetic examples" in note for note in inputs.notes)
 
 
-def test_a_teacher_of_a_task_that_is_not_here_is_made_up_with_its_student(
+def test_a_teacher_of_a_task_that_is_not_here_is_synthetic_like_its_student(
     tiny: dict[str, Any], model_folder: Callable[..., str]
 ) -> None:
     changes = {**tiny, "task.name": "mrpc", "task.max_length": 64, "teacher.path": "gone/teacher"}
@@ -112,7 +112,7 @@ def test_a_teacher_of_a_task_that_is_not_here_is_made_up_with_its_student(
     assert any("not on this machine: teacher.path = gone/teacher; random weights" in note for note in inputs.notes)
 
 
-def test_a_made_up_word_is_one_token() -> None:
-    tokenizer = made_up_tokenizer(40)
+def test_a_synthetic_word_is_one_token() -> None:
+    tokenizer = synthetic_tokenizer(40)
     assert tokenizer.vocab_size == 40
     assert tokenizer.backend.encode("w7 w39", add_special_tokens=False).ids == [7, 39]

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from distil_jax.benchmark.roofline import Work, predicted_gain, work_of_step
+from distil_jax.benchmark.roofline import Roofline, predicted_speedup, roofline_of_step
 from distil_jax.config import Config, with_overrides
 from distil_jax.models import EncoderConfig
 from distil_jax.training.flops import encoder_flops
@@ -13,8 +13,8 @@ BASE = EncoderConfig("bert", 30_522, 768, 12, 12, 3072)
 STUDENT = dataclasses.replace(BASE, num_layers=6)
 
 
-def work(config: Config, accelerator: bool = True, student: EncoderConfig = STUDENT) -> Work:
-    return work_of_step(
+def work(config: Config, accelerator: bool = True, student: EncoderConfig = STUDENT) -> Roofline:
+    return roofline_of_step(
         config,
         student,
         BASE,
@@ -28,7 +28,7 @@ def work(config: Config, accelerator: bool = True, student: EncoderConfig = STUD
     )
 
 
-def test_what_changes_the_counted_work() -> None:
+def test_what_changes_the_counted_roofline() -> None:
     half = with_overrides(Config(), {"training.compute_dtype": "bfloat16"})
     written = with_overrides(half, {"training.attention": "xla"})
     assert work(half).bytes_moved < work(Config()).bytes_moved
@@ -44,10 +44,10 @@ def test_what_changes_the_counted_work() -> None:
 
 def test_a_prediction_is_operations_over_peak_plus_bytes_over_bandwidth() -> None:
     row = {"positions": 100, "peak_measured": 10.0, "bandwidth": 5.0}
-    one = {**row, "work": {"flops": 20.0, "extra_flops": 0.0, "bytes_moved": 10.0, "fill": 0.5}}
-    other = {**row, "work": {"flops": 20.0, "extra_flops": 20.0, "bytes_moved": 20.0, "fill": 1.0}}
-    assert predicted_gain(one, one) == 1.0
-    assert predicted_gain(other, one) == pytest.approx((100 * 1.0 / 8.0) / (100 * 0.5 / 4.0))
+    one = {**row, "roofline": {"flops": 20.0, "extra_flops": 0.0, "bytes_moved": 10.0, "fill": 0.5}}
+    other = {**row, "roofline": {"flops": 20.0, "extra_flops": 20.0, "bytes_moved": 20.0, "fill": 1.0}}
+    assert predicted_speedup(one, one) == 1.0
+    assert predicted_speedup(other, one) == pytest.approx((100 * 1.0 / 8.0) / (100 * 0.5 / 4.0))
 
 
 def test_rematerialisation_is_another_forward_pass() -> None:

@@ -13,7 +13,7 @@ from distil_jax.benchmark import run, worker
 from distil_jax.benchmark.inputs import make_inputs
 from distil_jax.benchmark.process import WorkerDiedError
 from distil_jax.benchmark.report import benchmark_markdown, write_benchmark
-from distil_jax.benchmark.roofline import Work
+from distil_jax.benchmark.roofline import Roofline
 from distil_jax.benchmark.run import largest_batch, run_benchmark
 from distil_jax.cli import main
 from distil_jax.cli.benchmark import split_arguments
@@ -21,7 +21,7 @@ from distil_jax.config import BenchmarkArguments, Config, config_from_toml, conf
 from distil_jax.errors import FaultError, UserError
 from distil_jax.training.flops import distillation_flops
 
-WORK = Work(flops=1.0, extra_flops=0.0, bytes_moved=1.0, fill=1.0)
+WORK = Roofline(flops=1.0, extra_flops=0.0, bytes_moved=1.0, fill=1.0)
 QUICK = BenchmarkArguments(repeats=2, steps=1, warm_start=False, vocabulary=60)
 
 
@@ -55,7 +55,7 @@ class Inside:
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch, program_cache: Path) -> type[Inside]:
-    """Benchmarks without processes, on programs that the session keeps; the machine's peaks are made up."""
+    """Benchmarks without processes, on programs that the session keeps; the machine's peaks are invented."""
     monkeypatch.setattr(run, "_worker", Inside)
     monkeypatch.setattr(worker, "matmul_peak", lambda dtype: 1e12 if dtype == "float32" else 2e12)
     monkeypatch.setattr(worker, "memory_bandwidth", lambda: 1e11)
@@ -67,7 +67,7 @@ def inside(monkeypatch: pytest.MonkeyPatch, program_cache: Path) -> type[Inside]
 
 def measured(report: dict[str, Any]) -> dict[str, Any]:
     """What the worker answered for the first row."""
-    added = {"variant", "length", "batch_size", "micro_batch_size", "compute_dtype", "predicted", "brought"}
+    added = {"variant", "length", "batch_size", "micro_batch_size", "compute_dtype", "predicted_speedup", "speedup"}
     return {name: value for name, value in report["rows"][0].items() if name not in added}
 
 
@@ -85,10 +85,12 @@ def report(tiny: dict[str, Any], program_cache: Path) -> dict[str, Any]:
 def test_variants_are_compared_with_the_first(report: dict[str, Any]) -> None:
     packed, padded = report["rows"]
     assert [row["variant"] for row in report["rows"]] == ["packed", "padded"]
-    assert (packed["brought"], packed["predicted"]) == (1.0, 1.0)
-    assert padded["brought"] == pytest.approx(padded["tokens_per_second"] / packed["tokens_per_second"])
+    assert (packed["speedup"], packed["predicted_speedup"]) == (1.0, 1.0)
+    assert padded["speedup"] == pytest.approx(padded["tokens_per_second"] / packed["tokens_per_second"])
     # The same work on rows that are less full.
-    assert padded["predicted"] == pytest.approx(padded["work"]["fill"] / packed["work"]["fill"], rel=1e-6)
+    assert padded["predicted_speedup"] == pytest.approx(
+        padded["roofline"]["fill"] / packed["roofline"]["fill"], rel=1e-6
+    )
     assert packed["positions"] == padded["positions"] == 8 * 32
     assert padded["tokens"] < packed["tokens"] <= packed["positions"]
 
@@ -103,7 +105,7 @@ def test_speed_utilisation_and_memory_follow_from_what_was_measured(report: dict
         assert row["first_step_seconds"] > row["compile_seconds"] > 0
 
 
-def test_noise_slow_input_and_what_was_made_up_are_said(report: dict[str, Any]) -> None:
+def test_noise_slow_input_and_what_is_synthetic_are_noted(report: dict[str, Any]) -> None:
     for row in report["rows"]:
         assert row["noisy"] == (row["spread"] > 0.05)
         name = f"{row['variant']}, 32 tokens"
@@ -111,7 +113,7 @@ def test_noise_slow_input_and_what_was_made_up_are_said(report: dict[str, Any]) 
         slow = any(note.startswith(f"{name}: the input is only") for note in report["notes"])
         assert slow == (row["input_ratio"] < 3)
     text = benchmark_markdown(report)
-    assert "distill, rows of 32 tokens" in text and "- command: the command" in text and "made-up rows" in text
+    assert "distill, rows of 32 tokens" in text and "- command: the command" in text and "synthetic rows" in text
 
 
 def test_operations_a_token_are_told_of_every_variant_where_they_differ(report: dict[str, Any]) -> None:
@@ -220,7 +222,7 @@ def test_a_variant_that_fails_does_not_lose_the_others(tiny: dict[str, Any], ins
     given = dataclasses.replace(QUICK, variants=("attention-splash", "attention-xla"))
     found = run_benchmark(with_overrides(Config(), tiny), "distill", given)
     assert [row.get("failed") for row in found["rows"]] == ["no TPU here", None]
-    assert found["rows"][1]["brought"] == 1.0
+    assert found["rows"][1]["speedup"] == 1.0
     assert "attention-splash, 32 tokens: failed: no TPU here" in benchmark_markdown(found)
     with pytest.raises(UserError, match="no TPU here"):
         run_benchmark(
@@ -362,7 +364,7 @@ def test_a_second_start_that_fails_keeps_what_was_measured(
     inside.canned |= {"measure": measured(report), "first_step": dies}
     found = run_benchmark(with_overrides(Config(), tiny), "distill", dataclasses.replace(QUICK, warm_start=True))
     assert found["rows"][0]["fits"] and "cached_first_step_seconds" not in found["rows"][0]
-    assert any("could not be started once more: configured: its process ended" in note for note in found["notes"])
+    assert any("configured: its process ended" in note for note in found["notes"])
 
 
 def test_the_machine_is_the_one_that_the_run_would_have() -> None:
@@ -378,7 +380,7 @@ def test_the_machine_is_the_one_that_the_run_would_have() -> None:
 @pytest.mark.usefixtures("inside")
 def test_choices_are_counted_as_rows_of_their_own_length(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    monkeypatch.setattr(worker, "work_of_step", lambda *_, **given: counted.append(given) or WORK)
+    monkeypatch.setattr(worker, "roofline_of_step", lambda *_, **given: counted.append(given) or WORK)
     config = with_overrides(load_config("finetune"), {**tiny, "task.name": "swag", "finetune.buckets": (24,)})
     run_benchmark(config, "finetune", dataclasses.replace(QUICK, lengths=(24,)))
     (given,) = counted

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from distil_jax.evaluation.report import COLUMNS, markdown, measures_table
+from distil_jax.evaluation.report import COLUMNS, measures_table
+from distil_jax.tables import markdown
 
 
 def cells(line: str) -> list[str]:
