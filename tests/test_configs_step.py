@@ -54,7 +54,7 @@ def test_takes_a_step(name: str, tiny_world: Path, model_folder: Callable[..., s
     assert np.isfinite(list(row["metrics"].values())).all()
     terms = {"loss_mlm"} | ({"loss_ce", "loss_cos"} if config.teacher.path else set())
     assert {key for key in row["metrics"] if key.startswith("loss_")} == terms
-    assert set(outcome.evaluations) == {"0", "1"}
+    assert set(outcome.evaluations) == {0, 1}
     layers = [key for key in outcome.state.params["encoder"] if key.startswith("layer_")]
     assert len(layers) == (len(config.student.layers) if config.teacher.path else 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.tree.map(np.asarray, outcome.state.params)))

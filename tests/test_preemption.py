@@ -82,7 +82,6 @@ def assert_ends_like(whole_run: Any, config: Config, step: int | None, *before: 
     for number in expected.all_steps():
         states = [kept.restore(number, whole_run.outcome.state) for kept in (found, expected)]
         jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(np.asarray, state) for state in states))
-        assert found.metadata(number)["evaluations"] == expected.metadata(number)["evaluations"]
 
 
 def preempted_at(launch: Launch, tiny_config: Any, folder: Path, hold: Hold) -> tuple[Config, int | None]:

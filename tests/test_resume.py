@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import pytest
 
 from distil_jax.cli import main, runs
 from distil_jax.config import Config, config_to_toml, with_overrides
+from distil_jax.errors import UserError
+from distil_jax.export import read_run
 from distil_jax.runs import CONFIG_FILE, MANIFEST_FILE, STUDY_FILE, read_config, read_metrics, read_starts
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
@@ -118,3 +121,44 @@ def test_what_cannot_be_resumed(stopped: Path, tmp_path: Path, capsys: pytest.Ca
     (tmp_path / CONFIG_FILE).write_bytes(b"\xff\xfe")
     (tmp_path / MANIFEST_FILE).write_text('{"starts": [{"stage": "distill"}]}')
     assert str(tmp_path / CONFIG_FILE) in refused(capsys, tmp_path)
+
+
+def as_format_2(folder: Path) -> None:
+    """Makes a run what an earlier version would have left: copies in every checkpoint's metadata, no model.json."""
+    contents = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").unlink()
+    for step in (folder / "checkpoints").iterdir():
+        metadata = json.loads((step / "metadata" / "metadata").read_text())
+        old = {"format": 2, "model": contents["model"], "evaluations": {}, "steps": metadata["steps"]}
+        (step / "metadata" / "metadata").write_text(json.dumps(old))
+        hashes = json.loads((step / "hashes" / "metadata").read_text())
+        hashes["metadata"]["metadata"] = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+        (step / "hashes" / "metadata").write_text(json.dumps(hashes))
+
+
+def test_a_run_of_an_older_version_is_refused_or_migrated(
+    stopped: Path, whole_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, run in (("stopped", stopped), ("whole", whole_run.folder)):
+        folder = tmp_path / name
+        shutil.copytree(run, folder)
+        as_format_2(folder)
+        with pytest.raises(UserError, match=f"model.json: missing.*resume {folder}.*migrate"):
+            read_run(folder)
+        assert "checkpoint.migrate = true" in refused(capsys, folder)
+        assert main(["resume", str(folder), "--checkpoint.migrate"]) == 0
+        capsys.readouterr()
+        assert_same(folder, whole_run)
+        trained = read_run(folder)
+        assert trained.step == 12
+        assert trained.metadata["evaluations"] == whole_run.outcome.evaluations
+
+
+def test_reading_a_run_refuses_settings_that_were_changed(whole_run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run.folder, folder)
+    config = (folder / CONFIG_FILE).read_text()
+    assert "temperature = 2.0" in config
+    (folder / CONFIG_FILE).write_text(config.replace("temperature = 2.0", "temperature = 3.0", 1))
+    with pytest.raises(UserError, match=f"{folder / CONFIG_FILE}.*SHA-256"):
+        read_run(folder)

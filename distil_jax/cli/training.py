@@ -149,7 +149,7 @@ def _summary(config: Config, outcome: Any) -> str:
     state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
     measures = ", ".join(
         f"{name} {_shown(value)}"
-        for name, value in outcome.evaluations.get(str(outcome.step), {}).items()
+        for name, value in outcome.evaluations.get(outcome.step, {}).items()
         if name != "predictions"
     )
     return (

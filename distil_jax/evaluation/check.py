@@ -5,6 +5,7 @@ Nothing is written, moved or mended.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,11 +22,15 @@ from distil_jax.runs import (
     INPUTS_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
+    MODEL_FILE,
     STUDY_FILE,
     TOKENIZER_FOLDER,
+    model_sha256,
     read_config,
     read_inputs,
+    read_model_file,
     read_starts,
+    tokenizer_flaws,
 )
 from distil_jax.tasks.finetune import RESULT_FILE
 from distil_jax.training.checkpoint import CORRUPT, Checkpoints
@@ -147,6 +152,19 @@ def _inputs(folder: Path) -> str:
     return "whole" if starts else "readable"
 
 
+def _model_file(folder: Path, named: set[str | None]) -> str:
+    if named - {model_sha256(read_model_file(folder))}:
+        raise UserError("not what the checkpoints say (its SHA-256 differs)")
+    return "whole"
+
+
+def _tokenizer(folder: Path, top: Path) -> Iterator[Item]:
+    with contextlib.suppress(UserError):  # said of model.json itself
+        for name, flaw in tokenizer_flaws(folder, read_model_file(folder)).items():
+            path = _name(folder / TOKENIZER_FOLDER / name, top)
+            yield Item(path, f"damaged: {flaw}" if flaw else "whole", damaged=bool(flaw))
+
+
 def _manifest(folder: Path) -> str:
     number = len(read_starts(folder))
     if not number:
@@ -174,28 +192,22 @@ def _checkpoints(folder: Path, top: Path) -> Iterator[Item]:
     steps = [] if checkpoints is None else checkpoints.all_steps()
     if not steps:
         yield Item(_name(place, top), "none")
-    texts: dict[str, str] = {}
+    named: set[str | None] = set()  # SHA-256 of model.json, as checkpoints have it; None in older formats
     for step in steps:
         assert checkpoints is not None
         item = _outcome(_name(place / str(step), top), lambda step=step: _verified(checkpoints, step))
         if item.damaged and not (place / str(step)).is_dir():
             continue  # a run that is under way has dropped it meanwhile
-        if not item.damaged:
-            texts = checkpoints.metadata(step).get("tokenizer", {})
         yield item
-    for name, text in texts.items():
-        path = folder / TOKENIZER_FOLDER / name
-        yield _outcome(_name(path, top), lambda path=path, text=text: _same(path, text))
+        if not item.damaged:
+            named.add(checkpoints.metadata(step).get("model_file"))
+    if named - {None} or (folder / MODEL_FILE).is_file():
+        yield _outcome(_name(folder / MODEL_FILE, top), lambda: _model_file(folder, named - {None}))
+        yield from _tokenizer(folder, top)
     for aside in sorted(place.glob(f"{CORRUPT}/*")):
         yield Item(_name(aside, top), "was found damaged and put aside earlier")
 
 
 def _verified(checkpoints: Checkpoints, step: int) -> str:
     checkpoints.verify(step)
-    return "whole"
-
-
-def _same(path: Path, text: str) -> str:
-    if path.read_bytes() != text.encode():
-        raise UserError("not what the newest checkpoint holds")
     return "whole"

@@ -22,7 +22,7 @@ _MEASURES = {
 def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, Any], step: int, name: str) -> str:
     """README.md of a model folder: teacher, data, steps, losses, measured numbers, how to use it."""
     auto, corpus = "AutoModelForMaskedLM", metadata["corpus"]
-    length = corpus.get("sequence_length", config.corpus.sequence_length)  # older checkpoints don't have it
+    length = corpus["sequence_length"]
     return "\n".join(
         [
             "---",
@@ -100,12 +100,12 @@ def _losses(config: Config, description: Mapping[str, Any]) -> str:
     return f"loss: {terms}{'; ' if details else ''}{', '.join(details)}"
 
 
-def _table(evaluations: Mapping[str, Mapping[str, float]], step: int) -> list[str]:
+def _table(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[str]:
     """Held-out measures at the start and at `step`, or the newest before it."""
-    done = sorted(int(number) for number in evaluations if int(number) <= step)
+    done = sorted(number for number in evaluations if number <= step)
     if not done:
         return []
-    first, last = evaluations[str(done[0])], evaluations[str(done[-1])]
+    first, last = evaluations[done[0]], evaluations[done[-1]]
     rows = [f"| {text} | {first[name]:.4f} | {last[name]:.4f} |" for name, text in _MEASURES.items() if name in last]
     return [
         "## Held-out measures",

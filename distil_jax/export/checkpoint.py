@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distil_jax.config import config_from_toml
+from distil_jax.config import Config
 from distil_jax.errors import FaultError, UserError
 from distil_jax.export.card import model_card
 from distil_jax.export.prediction_settings import answer_options, to_config_json
 from distil_jax.export.task_card import task_card
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM, TaskHead, TaskModel
-from distil_jax.runs import read_config
+from distil_jax.runs import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    TOKENIZER_FOLDER,
+    file_sha256,
+    model_sha256,
+    read_config,
+    read_evaluations,
+    read_model_file,
+    read_starts,
+    tokenizer_flaws,
+)
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.integrity import DamagedError
 from distil_jax.training.selection import Selection
@@ -27,16 +37,24 @@ from distil_jax.training.selection import Selection
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A checkpoint, ready to use: sizes, parameters (NumPy float32), tokenizer, and what was saved beside them.
+    """A checkpoint, ready to use.
 
-    `head` is a fine-tuned model's, whose parameters are {"encoder", "task_head"}; None: a masked language model.
-    `metadata["evaluations"]` holds those of the whole run, later ones than `step` too.
+    Attributes:
+        step: of the checkpoint.
+        encoder: sizes.
+        params: NumPy float32; {"encoder", "task_head"} of a fine-tuned model.
+        tokenizer: of the model.
+        config: settings of the run.
+        metadata: the run's model.json, "steps" (planned, when this was saved) and "evaluations", the held-out measures
+            of the whole run by step, later ones than `step` too.
+        head: a fine-tuned model's; None: a masked language model.
     """
 
     step: int
     encoder: EncoderConfig
     params: dict[str, Any]
     tokenizer: Tokenizer
+    config: Config
     metadata: Mapping[str, Any]
     head: TaskHead | None = None
 
@@ -44,10 +62,10 @@ class Trained:
 def read_run(folder: Path, step: int | None = None) -> Trained:
     """The checkpoint of a run that is its result, or that of `step`.
 
-    A fine-tuning run that keeps its best model gives the best one so far, any other the newest.
+    The result of a fine-tuning run that keeps its best model is the best one so far, of any other run the newest.
 
     Raises:
-        UserError: no run, no checkpoint, or not that one.
+        UserError: no run, no checkpoint, or not that one; a file of the run is missing or damaged.
         FaultError: the checkpoint is damaged.
     """
     try:
@@ -59,28 +77,46 @@ def read_run(folder: Path, step: int | None = None) -> Trained:
 
 
 def _read(folder: Path, step: int | None) -> Trained:
-    read_config(folder)
+    config = read_config(folder)
     _check_dropped(folder)
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     steps = checkpoints.all_steps()
     if not steps:
         raise UserError(f"{folder}: the run has no checkpoint yet")
-    newest = checkpoints.metadata(steps[-1])
-    chosen = _result_step(newest, steps[-1]) if step is None else step
+    record, evaluations = read_model_file(folder), read_evaluations(folder, steps[-1])
+    best = Selection(record["selection"]).best_step(evaluations) if record.get("selection") else None
+    chosen = step if step is not None else steps[-1] if best is None else best
     if chosen not in steps:
-        best = " (the best one)" if step is None else ""
-        raise UserError(f"{folder}: no checkpoint of step {chosen}{best}; there are {', '.join(map(str, steps))}")
-    metadata = {**checkpoints.metadata(chosen), "evaluations": newest["evaluations"]}
-    encoder = EncoderConfig(**metadata["model"])
-    head = TaskHead(**metadata["head"]) if metadata.get("head") else None
+        which = " (the best one)" if step is None else ""
+        raise UserError(f"{folder}: no checkpoint of step {chosen}{which}; there are {', '.join(map(str, steps))}")
+    metadata = checkpoints.metadata(chosen)
+    _check_files(folder, record, metadata)
+    encoder = EncoderConfig(**record["model"])
+    head = TaskHead(**record["head"]) if record.get("head") else None
     module = MaskedLM(encoder) if head is None else TaskModel(encoder, head)
-    params = checkpoints.params(chosen, _shapes(module))
-    tokenizer = _tokenizer(metadata["tokenizer"])
-    return Trained(chosen, encoder, jax.tree.map(np.asarray, params), tokenizer, metadata, head)
+    params = jax.tree.map(np.asarray, checkpoints.params(chosen, _shapes(module)))
+    about = {**record, "steps": metadata["steps"], "evaluations": evaluations}
+    return Trained(chosen, encoder, params, load_tokenizer(folder / TOKENIZER_FOLDER), config, about, head)
+
+
+def _check_files(folder: Path, record: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Raise UserError for a file of the run's folder that is not what its hash in a checkpoint or the manifest says."""
+    if metadata.get("model_file", model_sha256(record)) != model_sha256(record):
+        raise UserError(f"{folder / MODEL_FILE}: of another run than the checkpoint; bring back a copy")
+    for name, flaw in tokenizer_flaws(folder, record).items():
+        if flaw:
+            raise UserError(
+                f"{folder / TOKENIZER_FOLDER / name}: {flaw}; bring back a copy, or `distil-jax resume {folder}` "
+                "writes it again"
+            )
+    # Each start of the run writes its own; some settings may differ from those of the checkpoint.
+    known = {metadata.get("config"), *(start.get("config_sha256") for start in read_starts(folder))} - {None}
+    if known and file_sha256(folder / CONFIG_FILE) not in known:
+        raise UserError(f"{folder / CONFIG_FILE}: was changed (its SHA-256 differs); bring back a copy")
 
 
 def _check_dropped(folder: Path) -> None:
-    """Raises UserError for a run of a study whose checkpoints were dropped, as it is not the best one."""
+    """Raise UserError for a run of a study whose checkpoints were dropped, as it is not the best one."""
     from distil_jax.tasks.finetune import RESULT_FILE
 
     if (folder / RESULT_FILE).is_file() and not (folder / "checkpoints").exists():
@@ -90,24 +126,11 @@ def _check_dropped(folder: Path) -> None:
         )
 
 
-def _result_step(metadata: Mapping[str, Any], newest: int) -> int:
-    measure = metadata.get("selection")
-    best = Selection(measure).best_step(metadata["evaluations"]) if measure else None
-    return newest if best is None else best
-
-
 def _shapes(module: MaskedLM | TaskModel) -> Any:
     """The tree of a model's parameters without their values, to be placed on one device of this process."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-
-
-def _tokenizer(texts: Mapping[str, str]) -> Tokenizer:
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, text in texts.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8")
-        return load_tokenizer(temporary)
 
 
 def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool = False, name: str = "") -> Trained:
@@ -134,7 +157,7 @@ def save_trained(trained: Trained, output: Path, *, overwrite: bool = False, nam
     Raises:
         UserError: as `save_pretrained`.
     """
-    config = config_from_toml(trained.metadata["config"], f"{output}: checkpoint {trained.step}")
+    config = trained.config
     extra: dict[str, Any] = {}
     if trained.head is not None:
         options = answer_options(config.task, trained.metadata["description"])

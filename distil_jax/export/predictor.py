@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.config import TaskSettings, config_from_toml
+from distil_jax.config import TaskSettings
 from distil_jax.data.rows import Faults, Row
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
@@ -106,7 +106,7 @@ def _of_run(folder: Path, step: int | None, max_length: int) -> ReadyModel:
     trained = read_run(folder, step)
     if trained.head is None:
         raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
-    settings = config_from_toml(trained.metadata["config"], f"{folder}: checkpoint {trained.step}").task
+    settings = trained.config.task
     return ReadyModel(
         trained.encoder,
         trained.head,

@@ -50,7 +50,7 @@ def task_card(
             f"seed {config.run.seed}",
             f"- loss: {_losses(config)}",
             "",
-            *_measures(metadata["evaluations"].get(str(step), {})),
+            *_measures(metadata["evaluations"].get(step, {})),
             "## Use",
             "",
             "```python",

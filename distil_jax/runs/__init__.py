@@ -11,15 +11,14 @@ from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from distil_jax.runs.coordination import all_agree, broadcast, first_process_in, is_distributed, read_all
-    from distil_jax.runs.files import require_writable, unfinished, write_atomically
+    from distil_jax.runs.files import file_sha256, json_sha256, require_writable, unfinished, write_atomically
     from distil_jax.runs.folder import (
         CONFIG_FILE,
         INPUTS_FILE,
         STUDY_FILE,
-        TOKENIZER_FOLDER,
         check_run_folder,
+        config_sha256,
         fingerprint,
-        keep_tokenizer,
         open_run_folder,
         read_config,
         read_inputs,
@@ -27,7 +26,15 @@ if TYPE_CHECKING:
     from distil_jax.runs.lock import check_owner, lock_folder
     from distil_jax.runs.log_filters import filter_storage_logs
     from distil_jax.runs.manifest import MANIFEST_FILE, processor_name, read_starts, record_start, versions
-    from distil_jax.runs.metrics_log import METRICS_FILE, MetricsWriter, read_metrics
+    from distil_jax.runs.metrics_log import EVALUATION, METRICS_FILE, MetricsWriter, read_evaluations, read_metrics
+    from distil_jax.runs.model_file import (
+        MODEL_FILE,
+        TOKENIZER_FOLDER,
+        keep_model_file,
+        model_sha256,
+        read_model_file,
+        tokenizer_flaws,
+    )
     from distil_jax.runs.preemption import NOTHING_NEW
     from distil_jax.runs.progress import PrepareDisplay, Progress
     from distil_jax.runs.save_clock import SaveClock, is_due
@@ -37,9 +44,11 @@ else:
 
 __all__ = [
     "CONFIG_FILE",
+    "EVALUATION",
     "INPUTS_FILE",
     "MANIFEST_FILE",
     "METRICS_FILE",
+    "MODEL_FILE",
     "NOTHING_NEW",
     "STUDY_FILE",
     "TOKENIZER_FOLDER",
@@ -52,22 +61,29 @@ __all__ = [
     "broadcast",
     "check_owner",
     "check_run_folder",
+    "config_sha256",
+    "file_sha256",
     "filter_storage_logs",
     "fingerprint",
     "first_process_in",
     "is_distributed",
     "is_due",
-    "keep_tokenizer",
+    "json_sha256",
+    "keep_model_file",
     "lock_folder",
+    "model_sha256",
     "open_run_folder",
     "processor_name",
     "read_all",
     "read_config",
+    "read_evaluations",
     "read_inputs",
     "read_metrics",
+    "read_model_file",
     "read_starts",
     "record_start",
     "require_writable",
+    "tokenizer_flaws",
     "unfinished",
     "versions",
     "write_atomically",

@@ -1,12 +1,15 @@
-"""Text files that are written whole or not at all."""
+"""Text files that are written whole or not at all, and hashes of files and JSON values."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from distil_jax.errors import UserError, naming
 
@@ -46,3 +49,14 @@ def require_writable(flag: str, *paths: Path) -> None:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         except OSError as error:
             raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another file") from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys and the white space in its file."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

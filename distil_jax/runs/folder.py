@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distil_jax.config import Config, config_from_toml, config_to_toml, differences, run_identity
 from distil_jax.errors import UserError, one_line
@@ -15,13 +15,9 @@ from distil_jax.runs.files import write_atomically
 from distil_jax.runs.lock import LOCK_FILE, lock_folder
 from distil_jax.runs.manifest import record_start
 
-if TYPE_CHECKING:
-    from distil_jax.hf import Tokenizer
-
 CONFIG_FILE = "config.toml"
 INPUTS_FILE = "inputs.json"
 STUDY_FILE = "study.toml"  # in a folder of several runs: the configuration that made them
-TOKENIZER_FOLDER = "tokenizer"
 # What a run that was killed at its very start may have left: CONFIG_FILE comes last.
 _BEFORE_CONFIG = {LOCK_FILE, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
 _BESIDE_CONFIG = (LOCK_FILE, INPUTS_FILE, "checkpoints")
@@ -43,6 +39,11 @@ def read_config(folder: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged ({one_line(error)}); bring back a copy of it") from None
     return config_from_toml(text, str(path))
+
+
+def config_sha256(config: Config) -> str:
+    """SHA-256 of the config.toml that a run of these settings has."""
+    return hashlib.sha256(config_to_toml(config).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -115,15 +116,6 @@ def read_inputs(folder: Path) -> dict[str, str]:
             f"{path}: damaged ({one_line(error)}); bring back a copy, or delete it if the run's data are as they were"
         ) from None
     return inputs
-
-
-def keep_tokenizer(folder: Path, tokenizer: Tokenizer, family: str) -> dict[str, str]:
-    """Write a run's tokenizer into its folder; the files' texts by name, for its checkpoints."""
-    from distil_jax.hf import save_tokenizer
-
-    save_tokenizer(folder / TOKENIZER_FOLDER, tokenizer, family=family)
-    files = sorted((folder / TOKENIZER_FOLDER).iterdir())
-    return {file.name: file.read_text(encoding="utf-8") for file in files}
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from distil_jax.errors import UserError, naming
+from distil_jax.runs.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+EVALUATION = "validation"  # the kind of rows with held-out measures
 
 
 class _Pending(NamedTuple):
@@ -35,10 +37,8 @@ class MetricsWriter:
     computed: a row is converted when the next one arrives, so that writing never makes the device wait. A value that is
     not finite becomes null.
 
-    Where storage takes nothing more, OSError names the file.
-
     Call `flush` before a checkpoint of the same step is saved: then a run that is killed and resumed ends with the same
-    rows as one that was not.
+    rows as one that was not. An OSError of a full disk names the file.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class MetricsWriter:
         folder: Path,
         *,
         restored_step: int | None = None,
-        pending: str = "",
         tensorboard: bool = True,
         enabled: bool = True,
     ) -> None:
@@ -54,9 +53,8 @@ class MetricsWriter:
 
         Args:
             folder: folder of the run.
-            restored_step: step of the checkpoint the run goes on from, whose later rows are dropped, since they will be
-                written again; None: a run from the start, which drops all.
-            pending: the kind of rows of that very step that will be written again; "": none.
+            restored_step: step of the checkpoint that the run continues from. Later rows are dropped: they will be
+                written again. None: a run from the start, which drops all.
             tensorboard: write event files too, into `folder`/tensorboard.
             enabled: false in all processes but the first: nothing is written.
 
@@ -72,7 +70,7 @@ class MetricsWriter:
         path = folder / METRICS_FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _drop_rows_after(path, -1 if restored_step is None else restored_step, pending)
+            _drop_rows_after(path, -1 if restored_step is None else restored_step)
             self._file = path.open("a", encoding="utf-8")
             if tensorboard:
                 first = 0 if restored_step is None else restored_step + 1
@@ -188,6 +186,15 @@ def read_metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     return [row for _, row in _rows(path) if kind is None or row["kind"] == kind]
 
 
+def read_evaluations(folder: Path, last: int) -> dict[int, dict[str, float]]:
+    """The held-out measures of a run by step, up to step `last`; one that is not finite is NaN."""
+    return {
+        row["step"]: {name: math.nan if value is None else value for name, value in row["metrics"].items()}
+        for row in read_metrics(folder, EVALUATION)
+        if row["step"] <= last
+    }
+
+
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -198,16 +205,9 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield line, row
 
 
-def _drop_rows_after(path: Path, step: int, pending: str) -> None:
-    """Keep the rows up to those of `step`, without those of `step` of the kind `pending`."""
-    if not path.is_file():
-        return
-    rows = ((line, row) for line, row in _rows(path) if row["step"] <= step)
-    kept = "".join(f"{line}\n" for line, row in rows if (row["step"], row["kind"]) != (step, pending))
-    if kept.encode() != path.read_bytes():
-        new = path.with_suffix(".new")
-        new.write_text(kept, encoding="utf-8")
-        new.replace(path)
+def _drop_rows_after(path: Path, step: int) -> None:
+    if path.is_file():
+        write_atomically(path, "".join(f"{line}\n" for line, row in _rows(path) if row["step"] <= step))
 
 
 def _number(value: Any) -> int | float | None:

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distil_jax.config import Config, Evaluation, config_to_toml, require
+from distil_jax.config import Config, Evaluation, require
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
-from distil_jax.runs import Watchdog, fingerprint, first_process_in, keep_tokenizer, open_run_folder, write_atomically
+from distil_jax.runs import Watchdog, fingerprint, first_process_in, keep_model_file, open_run_folder, write_atomically
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
 from distil_jax.tasks.class_weights import chosen_weights
@@ -94,11 +94,12 @@ def _finetune(config: Config, data: TaskData | None, watch: Watchdog) -> FineTun
     told = (f"{name}: {note}" for name, encoded in sets.items() for note in encoded.notes)
     notes = (*data.notes, *learner.notes, *told)
     with first_process_in(partial(open_run_folder, folder, config, inputs, "finetune")):
-        texts = keep_tokenizer(folder, learner.tokenizer, learner.encoder.family) if main else {}
+        facts = _model_facts(config, data, learner)
+        model_file = keep_model_file(folder, facts, learner.tokenizer, learner.encoder.family)
         started = time.monotonic()
-        job = make_job(config, data, learner, train, held_out, texts)
+        job = make_job(config, data, learner, train, held_out, model_file)
         outcome = run_training(job, devices, watch)
-        measures = outcome.evaluations.get(str(outcome.best_step), {})
+        measures = outcome.evaluations.get(outcome.best_step, {})
         kept = outcome.resumed_from == outcome.step and (folder / RESULT_FILE).is_file()
         if main and (not kept or wants_tests(folder)):
             seconds = None if kept else time.monotonic() - started
@@ -133,7 +134,7 @@ def make_job(
     learner: Learner,
     train: Encoded,
     held_out: Mapping[str, Encoded],
-    tokenizer_texts: Mapping[str, str],
+    model_file: Mapping[str, Any],
 ) -> RunSpec:
     """The run that trains `learner` on `train` and is measured on `held_out`.
 
@@ -143,7 +144,7 @@ def make_job(
         learner: the models.
         train: encoded examples.
         held_out: encoded examples by the name of their set; empty: nothing is measured.
-        tokenizer_texts: the tokenizer's files by name, which checkpoints carry.
+        model_file: the contents of the run's model.json.
 
     Raises:
         UserError: finetune.metric is not measured here.
@@ -155,20 +156,11 @@ def make_job(
     setup = TaskSetup(Models(model, teacher), config.finetune, config.training.micro_batch_size, trainable)
     per_epoch, steps = steps_per_epoch(len(train), config.training.batch_size), _steps(config, train)
     measures = _measure_names(data)
-    selection = Selection(config.finetune.metric or SCORE, config.finetune.patience)
+    selection = Selection(_measure(config), config.finetune.patience)
     if selection.measure not in measures:
         raise UserError(
             f"finetune.metric = {selection.measure!r}: not measured here; choose from {', '.join(measures)}"
         )
-    metadata = {
-        "config": config_to_toml(config),
-        "model": dataclasses.asdict(learner.encoder),
-        "head": dataclasses.asdict(learner.head),
-        "tokenizer": dict(tokenizer_texts),
-        "description": _description(config, data),
-        "selection": selection.measure if config.finetune.keep == "best" else "",
-        "steps": steps,
-    }
     return RunSpec(
         config=config,
         folder=Path(config.run.output),
@@ -180,12 +172,27 @@ def make_job(
         make_batches=partial(_batches, config, data, learner, train),
         batch_rows=lambda step: _plan(config, learner, train)(step)[1],
         make_evaluator=partial(_evaluator, config, data, model, held_out),
-        metadata=metadata,
+        model_file=model_file,
         flops_per_token=_flops_per_token(learner, float(train.lengths.mean()), config.model.freeze_encoder),
         evaluate_every=_evaluate_every(config, per_epoch, steps),
         evaluate_start=False,
         selection=selection if held_out and config.finetune.keep == "best" else None,
     )
+
+
+def _model_facts(config: Config, data: TaskData, learner: Learner) -> dict[str, Any]:
+    """What model.json says of the run, so that its checkpoints can be used without its inputs."""
+    return {
+        "model": dataclasses.asdict(learner.encoder),
+        "head": dataclasses.asdict(learner.head),
+        "description": _description(config, data),
+        "selection": _measure(config) if config.finetune.keep == "best" else "",
+    }
+
+
+def _measure(config: Config) -> str:
+    """What the best evaluation is chosen by."""
+    return config.finetune.metric or SCORE
 
 
 def _description(config: Config, data: TaskData) -> dict[str, Any]:

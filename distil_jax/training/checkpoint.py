@@ -1,7 +1,7 @@
-"""Checkpoints of a run; the only module that knows Orbax.
+"""Checkpoints of a run: the train state, every leaf with its hash. The only module that imports Orbax.
 
-A checkpoint holds the train state and everything needed to use it without the run's inputs: the configuration, the
-model's sizes and the tokenizer.
+What a checkpoint is one of (sizes, tokenizer, settings) and what was measured stand in the run's folder, in model.json,
+config.toml and metrics.jsonl; a checkpoint's metadata holds the hashes of the first two.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
 from distil_jax.errors import FaultError, UserError, naming, one_line, storage_reason
-from distil_jax.runs import all_agree, filter_storage_logs
+from distil_jax.runs import all_agree, filter_storage_logs, json_sha256
 from distil_jax.training.diagnosis import unreadable_part
-from distil_jax.training.integrity import DamagedError, as_stored, fitted, json_hash, leaf_hashes, refuse_damage
+from distil_jax.training.integrity import DamagedError, as_stored, fitted, leaf_hashes, refuse_damage
 from distil_jax.training.step import TrainState
 
 filter_storage_logs()
 
-# 1: leaves under Python's own spelling of their paths; 2: under dotted ones, every field of the state.
-FORMAT = 2
+# 1: leaves under Python's own spelling of their paths; 2: under dotted ones; 3: metadata names the files of the run's
+# folder by their hashes, where it held copies of them.
+FORMAT = 3
 TRASH = "trash"
 CORRUPT = "corrupt"
-SUPERSEDED = "superseded"  # checkpoints that are being saved again
 _LOG = logging.getLogger("distil_jax")
 
 
@@ -61,7 +61,7 @@ class Checkpoints:
             folder: absolute or relative path; made if missing, unless `read_only`.
             keep: how many of the newest are kept; None keeps all.
             read_only: never write or clean up.
-            migrate: take states of older formats and of other floating-point types too.
+            migrate: accept states of older formats and of other floating-point types too.
 
         Raises:
             UserError: there is no such folder, or it cannot be written.
@@ -84,8 +84,6 @@ class Checkpoints:
         self._trash = None if read_only or jax.process_index() else folder / TRASH
         self._empty_trash()
         try:
-            if self._trash is not None:
-                self._bring_back()
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
@@ -99,18 +97,21 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, metadata: dict[str, Any], *, best: int | None = None) -> None:
-        """Start saving `state` under its step; the writing goes on in the background.
+        """Start saving `state` under its step, in the background; a step that is saved already stays as it is.
 
-        `best` is a step that is kept however many newer ones there are.
+        Args:
+            state: what is saved.
+            metadata: JSON values that are saved with it.
+            best: a step that is kept however many newer ones there are.
 
         Raises:
             FaultError: the save before this one failed, or this one cannot begin; those before are whole.
         """
         step = int(state.step)
         self._kept.best = best
-        if step == self.latest_step():  # Orbax would decline it without a word
+        if step == self.latest_step():  # Orbax would decline it silently
             return
-        metadata, optimizer = {**metadata, "format": FORMAT}, _beside_params(state)
+        metadata, optimizer = {**metadata, "format": FORMAT}, _without_params(state)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(optimizer),
@@ -119,7 +120,7 @@ class Checkpoints:
                 {
                     "params": leaf_hashes(state.params),
                     "optimizer": leaf_hashes(optimizer),
-                    "metadata": {"metadata": json_hash(metadata)},
+                    "metadata": {"metadata": json_sha256(metadata)},
                 }
             ),
         )
@@ -129,41 +130,18 @@ class Checkpoints:
         with self._faults():
             self._manager.save(step, args=items)
 
-    def replace(self, state: TrainState, metadata: dict[str, Any], *, best: int | None = None) -> None:
-        """Save `state` under a step that is there already, with other metadata; at any moment one of both is there."""
-        self._wait()
-        step, self._saved = int(state.step), None
-        if jax.process_index() == 0:
-            with self._faults():
-                (self._folder / SUPERSEDED).mkdir(exist_ok=True)
-                (self._folder / str(step)).rename(self._folder / SUPERSEDED / str(step))
-        all_agree(True)  # nobody looks again before it is gone
-        self._manager.reload()
-        self.save(state, metadata, best=best)
-        self._wait()
-        if self._trash is not None:
-            self._bring_back()
-
-    def _bring_back(self) -> None:
-        """Drop the checkpoints that were saved again; one that was not, as the process was killed, takes its place."""
-        for old in [*self._folder.glob(f"{SUPERSEDED}/*")]:
-            if (self._folder / old.name).is_dir():
-                shutil.rmtree(old)
-            else:
-                old.rename(self._folder / old.name)
-
     def _wait(self) -> None:
-        """Wait for the save that is under way, and see that it is there: Orbax makes a deleted folder anew."""
+        """Wait for the save that is under way, and check that it is there: Orbax makes a deleted folder again."""
         with self._faults():
             self._manager.wait_until_finished()
         if self._saved is not None and jax.process_index() == 0:
-            there = self._folder / str(self._saved)
-            if not there.is_dir():
-                raise FaultError(f"{there}: the checkpoint was taken away from under the run, and what else was there")
+            saved = self._folder / str(self._saved)
+            if not saved.is_dir():
+                raise FaultError(f"{saved}: the checkpoint was deleted or moved during the run, and all others too")
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
-        """Says in one line what storage does not take."""
+        """Raises errors of the storage as FaultError."""
         try:
             with naming(self._folder):
                 yield
@@ -176,40 +154,40 @@ class Checkpoints:
     def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """State and metadata of the newest whole checkpoint, None where there is none at all.
 
-        DamagedError ones are said to be so in a line of the log and moved to `corrupt/`, all processes agreeing.
+        A damaged one is moved to `corrupt/`, which a line of the log says; all processes agree on it.
 
         Raises:
-            FaultError: there are checkpoints, but none is whole; starting anew would lose the run without a word.
+            FaultError: there are checkpoints, but none is whole; a start from step 0 would lose the run silently.
             UserError: it is whole, but of another format, or of other shapes or types than `like`.
         """
         bad: list[str] = []
         while (step := self.latest_step()) is not None:
-            state, metadata, complaint = like, {}, ""
+            state, metadata, reason = like, {}, ""
             try:
                 state, metadata = self._restore(step, like)
             except DamagedError as damage:
-                complaint = str(damage)
-            if all_agree(not complaint):
+                reason = str(damage)
+            if all_agree(not reason):
                 return state, metadata
-            bad.append(complaint or f"step {step}: damaged for another process")
+            bad.append(reason or f"step {step}: damaged for another process")
             self._put_aside(step, bad[-1])
-        # The same command, given again, must not start anew either.
+        # The same command, given again, must not start from step 0 either.
         bad = bad or [f"step {entry.name}" for entry in sorted((self._folder / CORRUPT).glob("*"))]
         if bad:
             raise FaultError(
                 f"{self._folder}: no checkpoint is whole ({'; '.join(bad)}); all are in {CORRUPT}/. Bring back a copy "
-                "or start anew in another folder"
+                "or start again in another folder"
             )
         return None
 
-    def _put_aside(self, step: int, complaint: str) -> None:
+    def _put_aside(self, step: int, reason: str) -> None:
         if jax.process_index() == 0:
             target = self._folder / CORRUPT / str(step)
             target.parent.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             (self._folder / str(step)).rename(target)
-        _LOG.warning("%s: %s; moved to %s/, going back to the one before", self._folder, complaint, CORRUPT)
-        all_agree(True)  # nobody looks again before it is gone
+        _LOG.warning("%s: %s; moved to %s/, going back to the one before", self._folder, reason, CORRUPT)
+        all_agree(True)  # no process looks again before it is gone
         self._manager.reload()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -222,14 +200,14 @@ class Checkpoints:
         return self._restore(step, like)[0]
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        trees = {"params": like.params, "optimizer": _beside_params(like)}
+        trees = {"params": like.params, "optimizer": _without_params(like)}
         found = self._read(step, trees)
         number = _format(step, found["metadata"])
         older = number < FORMAT
         if older and not self._migrate:
             raise UserError(
                 f"{self._folder}: checkpoint step {step} is of format {number}, this program writes format {FORMAT}; "
-                "checkpoint.migrate = true takes it over"
+                "checkpoint.migrate = true reads it"
             )
         state = {
             name: fitted(step, found[name], tree, cast=self._migrate, fill=older and name == "optimizer")
@@ -240,7 +218,7 @@ class Checkpoints:
         return TrainState(params=state["params"], **state["optimizer"]), found["metadata"]
 
     def params(self, step: int, like: Any) -> dict[str, Any]:
-        """Only the parameters of `step`, in any format, since they are alike in all.
+        """Only the parameters of `step`, in any format: they are the same in all.
 
         Args:
             step: which.
@@ -255,7 +233,7 @@ class Checkpoints:
         return fitted(step, found["params"], like, cast=self._migrate, fill=False)
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What was saved beside the state of `step`. Raises `DamagedError`."""
+        """What was saved with the state of `step`. Raises `DamagedError`."""
         return self._read(step, {})["metadata"]
 
     def verify(self, step: int) -> None:
@@ -263,7 +241,7 @@ class Checkpoints:
         self._read(step, {"params": {}, "optimizer": {}})
 
     def _read(self, step: int, trees: dict[str, Any]) -> Any:
-        """Metadata and items of a checkpoint, placed like `trees`, as their hashes say they were saved."""
+        """Metadata and items of a checkpoint, placed like `trees`, checked against their hashes."""
         folder, handler = self._manager.directory / str(step), ocp.StandardCheckpointHandler()
         try:
             items = {
@@ -274,30 +252,30 @@ class Checkpoints:
             found = self._manager.restore(step, args=ocp.args.Composite(**items, **texts))
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
-        except Exception as error:  # the library raises what the bytes it met made it raise
+        except Exception as error:  # of any kind: the library fails on whatever the damaged bytes say
             part, reason = unreadable_part(Path(folder)) or ("", error)
             named = f"{part} " if part else ""
             raise DamagedError(f"step {step}: {named}cannot be read ({one_line(reason, 150)})") from error
         hashes = found["hashes"] if isinstance(found["hashes"], dict) else {}
         for name in (*items, "metadata"):
             value = found[name]
-            mine = {name: json_hash(value)} if name == "metadata" else leaf_hashes(value)
-            refuse_damage(step, hashes.get(name), mine)
+            actual = {name: json_sha256(value)} if name == "metadata" else leaf_hashes(value)
+            refuse_damage(step, hashes.get(name), actual)
         return found
 
     def close(self) -> None:
-        """Wait until everything is on disk. Raises FaultError where that does not come about."""
+        """Wait until everything is on disk. Raises FaultError where it cannot be written."""
         self._wait()
         self._manager.close()
         self._empty_trash()
 
     def _empty_trash(self) -> None:
-        # Orbax only moves there what is not kept any longer.
+        # Orbax only moves old checkpoints there.
         if self._trash is not None:
             shutil.rmtree(self._trash, ignore_errors=True)
 
 
-def _beside_params(state: TrainState) -> dict[str, Any]:
+def _without_params(state: TrainState) -> dict[str, Any]:
     fields = (field.name for field in dataclasses.fields(state))
     return {name: getattr(state, name) for name in fields if name != "params"}
 

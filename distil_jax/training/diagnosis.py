@@ -1,4 +1,4 @@
-"""Which part of a checkpoint cannot be read; the library that failed to read it says that of few."""
+"""Which part of a checkpoint cannot be read; Orbax seldom names it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIDE_FILES = ("_METADATA", "_sharding", "array_metadatas/process_0")
 
 
 def unreadable_part(folder: Path) -> tuple[str, Exception] | None:
-    """The first file or leaf of the checkpoint in `folder` that cannot be read, with the reason; None: each can."""
+    """The first file or leaf of the checkpoint in `folder` that cannot be read, with the reason; None: all can."""
     texts: dict[str, Any] = {}
     for name in TEXTS:
         try:

@@ -1,12 +1,11 @@
-"""What a tree of arrays is made of, as hashes: storage may give back other bytes than it was given.
+"""Hashes of the leaves of a tree of arrays, since storage may return other bytes than were written.
 
-Leaves go by dotted paths, "encoder.layer_0.attention.query.kernel", whether the tree is one of classes or of dicts.
+Leaves are named by dotted paths, "encoder.layer_0.attention.query.kernel", in trees of classes and of dicts alike.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from distil_jax.errors import UserError
 
 
 class DamagedError(Exception):
-    """A checkpoint that does not give back what was saved; the message says of which step, and what differs."""
+    """A checkpoint that is not what was saved; the message names the step and what differs."""
 
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:
@@ -42,13 +41,8 @@ def _array_hash(values: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def json_hash(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys and the white space in its file."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def refuse_damage(step: int, expected: Any, found: Mapping[str, str]) -> None:
-    """`DamagedError` where the hashes of what was read are not those of what was saved, naming the first such leaf."""
+    """Raise `DamagedError`, naming the first leaf, where the hashes of what was read are not those that were saved."""
     if not isinstance(expected, Mapping):
         raise DamagedError(f"step {step}: has no hashes of its contents")
     expected = {dotted(name): value for name, value in expected.items()}
@@ -58,12 +52,12 @@ def refuse_damage(step: int, expected: Any, found: Mapping[str, str]) -> None:
 
 
 def dotted(name: str) -> str:
-    """Checkpoints of format 1 have names such as "['opt_state'][0].mu['encoder']"."""
+    """The dotted form of a leaf's name; in format 1 it is "['opt_state'][0].mu['encoder']"."""
     return ".".join(filter(None, re.split(r"\['|'\]|[\[\].]+", name))) if name.startswith("[") else name
 
 
 def as_stored(like: Any, stored: Any) -> Any:
-    """What to read: the shapes and types of `stored`, placed like `like`, in the structure of `like` where it is that.
+    """What to read: the shapes and types of `stored`, placed like `like`; in the structure of `like` if leaves match.
 
     Args:
         like: a tree of arrays or of ShapeDtypeStructs.
@@ -84,22 +78,22 @@ def as_stored(like: Any, stored: Any) -> Any:
 
 
 def fitted(step: int, found: Any, like: Any, *, cast: bool, fill: bool) -> Any:
-    """What was read of a checkpoint, in the structure, shapes and types of `like`.
+    """What was read of a checkpoint in the structure, shapes and types of `like`.
 
     Args:
         step: of the checkpoint, for messages.
         found: a tree of arrays.
         like: a tree of arrays or of ShapeDtypeStructs.
-        cast: round floats that were saved in another type.
+        cast: convert floats that were saved in another type.
         fill: take leaves that `found` lacks from `like`.
 
     Raises:
-        UserError: they do not fit each other; the first leaf that does not is named, with both sides.
+        UserError: they do not match; the message names the first leaf, its shape and type, and what `like` has.
     """
     there, wanted = leaves_by_name(found), leaves_by_name(like)
     for name in there:
         if name not in wanted:
-            raise UserError(f"checkpoint step {step}: {name} is {_kind(there[name])}, the model has no such thing")
+            raise UserError(f"checkpoint step {step}: {name} is {_kind(there[name])}, the model has no such leaf")
 
     def fit(path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator=".")

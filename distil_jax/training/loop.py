@@ -8,9 +8,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import optax
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, one_line
 from distil_jax.runs import (
+    EVALUATION,
     NOTHING_NEW,
     MetricsWriter,
     Progress,
@@ -28,9 +30,12 @@ from distil_jax.runs import (
     Watchdog,
     broadcast,
     check_owner,
+    config_sha256,
     is_distributed,
     is_due,
+    model_sha256,
     read_all,
+    read_evaluations,
     read_metrics,
 )
 from distil_jax.training.checkpoint import Checkpoints
@@ -45,7 +50,7 @@ from distil_jax.training.step import Metrics, Params, TrainState, init_state
 _LOG = logging.getLogger("distil_jax")
 
 Batch = Any  # a tree of arrays [rows, ...]
-Evaluations = dict[str, dict[str, float]]  # measures by step
+Evaluations = dict[int, dict[str, float]]  # held-out measures by step
 TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 Evaluator = Callable[[Params, Any, Callable[[], None]], dict[str, float]]
 
@@ -66,7 +71,7 @@ class RunSpec:
         batch_rows: number of a batch, from 0 -> numbers of the training rows in it, over all processes.
         make_evaluator: devices -> `(params, constants, go) -> measures`, where `go` is called before every batch, or
             None where nothing is held out.
-        metadata: what every checkpoint carries.
+        model_file: the contents of the run's model.json, whose hash every checkpoint has.
         flops_per_token: of one step, for the utilisation.
         evaluate_every: steps between evaluations; 0: at the end only.
         evaluate_start: also before the first step.
@@ -83,7 +88,7 @@ class RunSpec:
     make_batches: Callable[[range, Devices], Iterator[Batch]]
     batch_rows: Callable[[int], np.ndarray]
     make_evaluator: Callable[[Devices], Evaluator | None]
-    metadata: dict[str, Any]
+    model_file: Mapping[str, Any]
     flops_per_token: float
     evaluate_every: int
     evaluate_start: bool = True
@@ -138,21 +143,21 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
     saving = config.checkpoint
     checkpoints = Checkpoints(spec.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
     state = devices.replicate(init_state(spec.params, optimizer, spec.trainable))
-    evaluations: Evaluations = {}
-    start, skips, pending = None, Skips(), False
+    start, skips = None, Skips()
     if (resumed := checkpoints.resume(state)) is not None:
-        state, start, evaluations = resumed[0], int(resumed[0].step), resumed[1]["evaluations"]
+        state, start = resumed[0], int(resumed[0].step)
         skips = Skips(**resumed[1].get("skipped_steps", {}))
-        pending = _evaluation_due(spec, start) and str(start) not in evaluations
     elif jax.process_index() == 0 and (rows := read_metrics(spec.folder, "train")):
-        # As it should be after a kill before the first save; otherwise somebody has taken the checkpoints away.
+        # Expected after a kill before the first save; otherwise the checkpoints were deleted.
         _LOG.warning(
-            "%s: no checkpoint, though metrics go to step %d; training starts anew", spec.folder, rows[-1]["step"]
+            "%s: no checkpoint, though metrics go to step %d; training starts again", spec.folder, rows[-1]["step"]
         )
     evaluator = spec.make_evaluator(devices)
-    pending = pending and evaluator is not None
+    evaluations = _logged_evaluations(spec.folder, start)
+    # A run that was stopped during an evaluation has saved the state before.
+    due = spec.evaluate_start if start is None else _evaluation_due(spec, start) and start not in evaluations
     main = jax.process_index() == 0
-    named, dropped = config.training.attention, spec.metadata["model"]["attention_dropout"]
+    named, dropped = config.training.attention, spec.model_file["model"]["attention_dropout"]
     if main and named not in ("auto", "xla") and dropped > 0:
         _LOG.warning(
             "training.attention = '%s': the model that learns takes 'xla' in its steps, as it drops out a share %g of "
@@ -166,7 +171,6 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
         MetricsWriter(
             spec.folder,
             restored_step=start,
-            pending="validation" if pending else "",
             tensorboard=config.logging.tensorboard,
             enabled=main,
         ) as writer,
@@ -176,16 +180,22 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
     ):
         constants = devices.replicate(spec.constants)
         run = _Run(spec, devices, watch, checkpoints, writer, evaluator, constants, evaluations)
-        if pending or (start is None and spec.evaluate_start):
+        if due:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
-        if pending:
-            run.save(state, skips, again=True)
         if start != spec.steps and not run.exhausted():
             step_logger = StepLogger(run, CompiledStep(devices, spec.make_step(optimizer, schedule)), progress, skips)
             state, skips = _train(run, state, start or 0, step_logger), step_logger.skips
     checkpoints.close()
     last, best = int(state.step), run.best_step()
     return TrainResult(state, last, last if best is None else best, evaluations, start or 0, main, skips.total)
+
+
+def _logged_evaluations(folder: Path, start: int | None) -> Evaluations:
+    """The held-out measures of a resumed run up to its checkpoint, as the first process reads them, in all."""
+    if start is None:
+        return {}
+    found = read_evaluations(folder, start) if jax.process_index() == 0 else {}
+    return {int(step): measures for step, measures in json.loads(broadcast(json.dumps(found))).items()}
 
 
 @contextlib.contextmanager
@@ -218,28 +228,26 @@ class _Run:
         if self.evaluator is not None:
             with self.watch.preemption.interruptible(leave):
                 measures = self.evaluator(state.params, self.constants, self.watch.go)
-            self.evaluations[str(step)] = measures
-            self.writer.write(step, measures, kind="validation")
+            self.evaluations[step] = measures
+            self.writer.write(step, measures, kind=EVALUATION)
 
-    def save(self, state: TrainState, skips: Skips, *, again: bool = False) -> None:
+    def save(self, state: TrainState, skips: Skips) -> None:
         """Save `state`; the metrics up to it are on disk first, so that a resumed log has no gap.
 
-        Args:
-            state: what is saved, unless it is not finite.
-            skips: up to it.
-            again: the same state was saved before it was measured.
+        Raises:
+            NonfiniteError: the state is not finite.
         """
         if jax.process_index() == 0:
             check_owner(self.spec.folder)
         self.writer.flush()
         refuse_nonfinite((state.params, state.opt_state), f"step {int(state.step)}")
         metadata = {
-            **self.spec.metadata,
-            "evaluations": self.evaluations,
+            "model_file": model_sha256(self.spec.model_file),
+            "config": config_sha256(self.spec.config),
+            "steps": self.spec.steps,
             "skipped_steps": dataclasses.asdict(skips),
         }
-        save = self.checkpoints.replace if again else self.checkpoints.save
-        save(state, metadata, best=self.best_step())
+        self.checkpoints.save(state, metadata, best=self.best_step())
         self.watch.stall.alive(f"the save of step {int(state.step)}")
 
     def best_step(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Which evaluation of a run was the best, and when to stop waiting for a better one."""
+"""Which evaluation of a run is the best, and when to stop early."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-Evaluations = Mapping[str, Mapping[str, float]]
+Evaluations = Mapping[int, Mapping[str, float]]  # held-out measures by step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Selection:
         return max(scores, key=lambda step: (scores[step], -step)) if scores else None
 
     def exhausted(self, evaluations: Evaluations) -> bool:
-        """Whether the last `patience` evaluations brought nothing better than one before them."""
+        """Whether none of the last `patience` evaluations is better than the best one before them."""
         best = self.best_step(evaluations)
         if not self.patience or best is None:
             return False
-        return sum(step > best for step in self._scores(evaluations)) >= self.patience
+        return sum(step > best for step in evaluations) >= self.patience
 
     def _scores(self, evaluations: Evaluations) -> dict[int, float]:
-        found = {int(step): measures[self.measure] for step, measures in evaluations.items()}
-        return {step: -math.inf if math.isnan(value) else value for step, value in found.items()}
+        values = {step: measures[self.measure] for step, measures in evaluations.items()}
+        return {step: value if math.isfinite(value) else -math.inf for step, value in values.items()}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distil_jax.config import Config, CorpusSettings, Model, Objective, config_to_toml, require
+from distil_jax.config import Config, CorpusSettings, Model, Objective, require
 from distil_jax.config.fields import shown
 from distil_jax.data.corpus import Corpus, open_corpus
 from distil_jax.data.corpus.batches import batch_rows, stream_order, training_batches
@@ -33,7 +33,7 @@ from distil_jax.objectives import (
     uses_teacher,
 )
 from distil_jax.objectives.vocabulary_kernel import require_device
-from distil_jax.runs import CONFIG_FILE, Watchdog, fingerprint, first_process_in, keep_tokenizer, open_run_folder
+from distil_jax.runs import CONFIG_FILE, Watchdog, fingerprint, first_process_in, keep_model_file, open_run_folder
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.flops import distillation_flops, pretraining_flops
 from distil_jax.training.loop import Evaluator, RunSpec, TrainResult, run_training
@@ -174,18 +174,18 @@ def _train(
     inputs = {**inputs, "corpus.train": train.sha256}
     if validation is not None:
         inputs["corpus.validation"] = validation.sha256
-    folder, main = Path(config.run.output), jax.process_index() == 0
+    folder = Path(config.run.output)
     with first_process_in(partial(open_run_folder, folder, config, inputs, learner.description["stage"])):
-        texts = keep_tokenizer(folder, tokenizer, learner.encoder.family) if main else {}
-        return run_training(make_job(config, learner, corpora, texts, steps), devices, watch)
+        model_file = keep_model_file(folder, _model_facts(learner, train), tokenizer, learner.encoder.family)
+        return run_training(make_job(config, learner, corpora, model_file, steps), devices, watch)
 
 
 def make_job(
-    config: Config, learner: Learner, corpora: tuple[Corpus, Corpus | None], tokenizer: Mapping[str, str], steps: int
+    config: Config, learner: Learner, corpora: tuple[Corpus, Corpus | None], model_file: Mapping[str, Any], steps: int
 ) -> RunSpec:
     """The run of `steps` steps that trains `learner` on `corpora` (train, held out), without looking for mistakes.
 
-    `tokenizer` are the texts of its files by name, which checkpoints carry.
+    `model_file` is the contents of the run's model.json.
     """
     train, validation = corpora
     task = _task(config, learner, train)
@@ -200,7 +200,7 @@ def make_job(
         make_batches=partial(_batches, config, train),
         batch_rows=partial(_batch_rows, config, train),
         make_evaluator=partial(_evaluator, config, task, validation),
-        metadata=_metadata(config, learner, train, tokenizer, steps),
+        model_file=model_file,
         flops_per_token=_flops_per_token(config, learner, train.sequence_length),
         evaluate_every=config.evaluation.every_steps,
     )
@@ -267,14 +267,10 @@ def _constants(config: Config, learner: Learner, corpus: Corpus) -> FrozenInputs
     return FrozenInputs(teacher, masking_log_weights(corpus.token_counts, corpus.special_ids, config.masking.smoothing))
 
 
-def _metadata(
-    config: Config, learner: Learner, corpus: Corpus, tokenizer: Mapping[str, str], steps: int
-) -> dict[str, Any]:
-    """What every checkpoint carries so that it can be used without the run's inputs."""
+def _model_facts(learner: Learner, corpus: Corpus) -> dict[str, Any]:
+    """What model.json says of the run, so that its checkpoints can be used without its inputs."""
     return {
-        "config": config_to_toml(config),
         "model": dataclasses.asdict(learner.encoder),
-        "tokenizer": dict(tokenizer),
         "description": dict(learner.description),
         "corpus": {
             "sources": [_source_name(source) for source in corpus.index["sources"]],
@@ -283,12 +279,11 @@ def _metadata(
             "sha256": corpus.sha256,
             "sequence_length": corpus.sequence_length,
         },
-        "steps": steps,
     }
 
 
 def _source_name(source: Mapping[str, Any]) -> str:
-    """A dataset's name, or a file's without its folder, which is nobody's business in a model card."""
+    """A dataset's name, or a file's without its folder, which does not belong into a model card."""
     return source["name"] if source["kind"] in ("hf", "tfds") else Path(source["name"]).name
 
 

@@ -38,13 +38,13 @@ def flip(path: Path, chance: random.Random) -> None:
 def test_a_whole_run(tiny_run: Path) -> None:
     states = {item.name: item.state for item in check_folder(tiny_run)}
     assert damaged(tiny_run) == []
-    for name in ("config.toml", "inputs.json", "checkpoints/1", "checkpoints/2", "tokenizer/vocab.txt"):
+    for name in ("config.toml", "inputs.json", "checkpoints/1", "checkpoints/2", "model.json", "tokenizer/vocab.txt"):
         assert states[name] == "whole"
     assert states["metrics.jsonl"].startswith("readable: ")
     assert states["manifest.json"] == "readable: 1 start"
 
 
-@pytest.mark.parametrize("name", ["config.toml", "inputs.json", "tokenizer/vocab.txt", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.toml", "inputs.json", "model.json", "tokenizer/vocab.txt"])
 def test_a_damaged_file_of_a_run(name: str, tiny_run: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_run, tmp_path / "run")
     for seed in range(3):

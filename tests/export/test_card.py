@@ -26,7 +26,8 @@ def card(
     metadata = {
         "description": description,
         "steps": 30,
-        "corpus": {"sources": ["books.txt"], "rows": 5000, "tokens": 123456, "sha256": "ab" * 32, **(corpus or {})},
+        "corpus": {"sources": ["books.txt"], "rows": 5000, "tokens": 123456, "sha256": "ab" * 32, "sequence_length": 64}
+        | (corpus or {}),
         "evaluations": evaluations or {},
     }
     settings = {"training.batch_size": 32, "corpus.sequence_length": 64, **(changes or {})}
@@ -48,7 +49,6 @@ def test_it_states_teacher_data_steps_and_losses() -> None:
 
 
 def test_rows_are_as_long_as_those_of_the_corpus() -> None:
-    """Which `prepare` was told; the setting of the run says it of old checkpoints only."""
     assert "rows of up to 128 tokens a step" in card(DISTILLED, corpus={"sequence_length": 128})
 
 
@@ -64,7 +64,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 
 def test_measures_are_those_of_the_exported_step() -> None:
     evaluations = {
-        str(step): {name: value + step for name, value in MEASURES.items()} | {"predictions": 1200.0}
+        step: {name: value + step for name, value in MEASURES.items()} | {"predictions": 1200.0}
         for step in (0, 10, 20, 30)
     }
     text = card(DISTILLED, evaluations, step=25)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distil_jax.config import Config, PredictArguments, TaskSettings, config_to_toml, with_overrides
+from distil_jax.config import Config, PredictArguments, TaskSettings, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.export import load_predictor, predict
 from distil_jax.export.checkpoint import Trained, save_trained
@@ -32,8 +32,8 @@ def exported(task_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., 
         encoder, params, head, *_ = read_task_model(task_folder("answers"), "question")
         config = with_overrides(Config(), {"task.name": task, "run.output": "x", **WINDOWS, **(changes or {})})
         about = {"stage": "finetune", "task": task, "initial": "small", "teacher": "", "examples": 9, **description}
-        metadata = {"config": config_to_toml(config), "description": about, "steps": 1, "evaluations": {"1": {}}}
-        trained = Trained(1, encoder, params, load_tokenizer(task_folder("answers")), metadata, head)
+        metadata = {"description": about, "steps": 1, "evaluations": {1: {}}}
+        trained = Trained(1, encoder, params, load_tokenizer(task_folder("answers")), config, metadata, head)
         save_trained(trained, tmp_path / "model", overwrite=True)
         return tmp_path / "model"
 

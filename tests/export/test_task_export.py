@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,40 +13,70 @@ import numpy as np
 import pytest
 import yaml
 
-from distil_jax.config import Config, config_to_toml, with_overrides
+from distil_jax.config import Config, with_overrides
+from distil_jax.errors import UserError
 from distil_jax.export import export, predict, read_run
 from distil_jax.export.checkpoint import Trained, save_trained
 from distil_jax.export.task_card import task_card
 from distil_jax.hf import load_tokenizer, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.training.checkpoint import Checkpoints
 
 ENCODER = EncoderConfig("distilbert", 1234, 48, 3, 4, 96, 64)
 CLASSES = TaskHead("sequence", labels=("no", "yes"), num_outputs=2, problem="single_label_classification")
 
 
-def test_the_best_step_is_the_result_and_not_the_newest(task_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of the newest checkpoint's evaluations are exchanged, so that each step in turn is the best."""
-    real = Checkpoints.metadata
-    measure = real(Checkpoints(task_run / "checkpoints", read_only=True), 4)["selection"]
-    for best in (1, 2, 3, 4):
-
-        def changed(self: Checkpoints, step: int, best: int = best) -> dict[str, Any]:
-            found = real(self, step)
-            known = {str(n): {measure: float(n == best)} for n in range(1, step + 1)}
-            return {**found, "evaluations": known}
-
-        monkeypatch.setattr(Checkpoints, "metadata", changed)
-        trained = read_run(task_run)
-        assert trained.step == best
-        assert read_run(task_run, 2).step == 2
-        assert set(trained.metadata["evaluations"]) == {"1", "2", "3", "4"}
+@pytest.fixture
+def copied_run(task_run: Path, tmp_path: Path) -> Path:
+    """A copy of `task_run`, of the four steps of which a test may change the measures."""
+    return shutil.copytree(task_run, tmp_path / "run")
 
 
-def test_a_run_that_keeps_the_last_gives_the_newest(task_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Checkpoints.metadata
-    monkeypatch.setattr(Checkpoints, "metadata", lambda self, step: {**real(self, step), "selection": ""})
-    assert read_run(task_run).step == 4
+def with_best(folder: Path, best: int, last: int = 4) -> None:
+    """Write rows of held-out measures by which step `best` is the best of 1 to `last`."""
+    rows = (
+        {"step": step, "kind": "validation", "metrics": {"score": float(step == best)}} for step in range(1, last + 1)
+    )
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.mark.parametrize("best", [1, 2, 3, 4])
+def test_the_best_step_is_the_result_and_not_the_newest(best: int, copied_run: Path) -> None:
+    with_best(copied_run, best)
+    trained = read_run(copied_run)
+    assert trained.step == best
+    assert read_run(copied_run, 2).step == 2
+    assert set(trained.metadata["evaluations"]) == {1, 2, 3, 4}
+
+
+def test_measures_after_the_newest_checkpoint_do_not_count(copied_run: Path) -> None:
+    """A run that was killed between an evaluation and its checkpoint."""
+    with_best(copied_run, 5, last=5)
+    trained = read_run(copied_run)
+    assert trained.step == 1, "the first of equals"
+    assert set(trained.metadata["evaluations"]) == {1, 2, 3, 4}
+
+
+def test_a_run_that_keeps_the_last_gives_the_newest(copied_run: Path) -> None:
+    with_best(copied_run, 2)
+    contents = json.loads((copied_run / "model.json").read_text()) | {"selection": ""}
+    contents["sha256"] = hashlib.sha256(
+        json.dumps({k: v for k, v in contents.items() if k != "sha256"}, sort_keys=True).encode()
+    ).hexdigest()
+    (copied_run / "model.json").write_text(json.dumps(contents))
+    with pytest.raises(UserError, match=r"model\.json"):
+        read_run(copied_run)
+    for step in (copied_run / "checkpoints").iterdir():
+        rename_model_file(step, contents["sha256"])
+    assert read_run(copied_run).step == 4
+
+
+def rename_model_file(checkpoint: Path, sha256: str) -> None:
+    """Write another hash of model.json into a checkpoint, and the hash that follows from it."""
+    metadata = json.loads((checkpoint / "metadata" / "metadata").read_text()) | {"model_file": sha256}
+    (checkpoint / "metadata" / "metadata").write_text(json.dumps(metadata))
+    hashes = json.loads((checkpoint / "hashes" / "metadata").read_text())
+    hashes["metadata"]["metadata"] = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+    (checkpoint / "hashes" / "metadata").write_text(json.dumps(hashes))
 
 
 def test_the_checkpoint_is_restored_with_its_head(task_run: Path, tmp_path: Path) -> None:
@@ -95,12 +127,11 @@ def test_every_kind_of_head_is_exported(task_folder: Callable[..., Path], tmp_pa
     encoder, params, head, *_ = read_task_model(folder, kind)
     config = with_overrides(Config(), {"task.name": task, "task.train": "rows.csv", "run.output": "x"})
     metadata = {
-        "config": config_to_toml(config),
         "description": {"stage": "finetune", "task": task, "initial": "models/small", "teacher": "", "examples": 1200},
         "steps": 20,
-        "evaluations": {"10": {"score": 0.5}},
+        "evaluations": {10: {"score": 0.5}},
     }
-    trained = Trained(10, encoder, params, load_tokenizer(folder), metadata, head)
+    trained = Trained(10, encoder, params, load_tokenizer(folder), config, metadata, head)
     save_trained(trained, tmp_path / "model")
     model, loading = getattr(transformers, auto).from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(loading.values()), loading
@@ -148,7 +179,7 @@ def card(head: TaskHead = CLASSES, changes: dict[str, Any] | None = None, **desc
             **description,
         },
         "steps": 300,
-        "evaluations": {"100": {"score": 0.9, "accuracy": 0.9}, "300": {"score": 0.8, "accuracy": 0.8}},
+        "evaluations": {100: {"score": 0.9, "accuracy": 0.9}, 300: {"score": 0.8, "accuracy": 0.8}},
     }
     return task_card(config, ENCODER, metadata, 100, "small-sst2", head)
 

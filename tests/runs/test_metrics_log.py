@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from distil_jax.errors import UserError
-from distil_jax.runs.metrics_log import MetricsWriter, read_metrics
+from distil_jax.runs.metrics_log import MetricsWriter, read_evaluations, read_metrics
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -179,6 +179,16 @@ def test_read_metrics(tmp_path: Path) -> None:
         file.write('{"step"')
     assert [row["step"] for row in read_metrics(tmp_path, "validation")] == [20, 40]
     assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20, 20, 30, 40, 40]
+
+
+def test_evaluations_up_to_a_step(tmp_path: Path) -> None:
+    run(tmp_path, 10, 40)
+    assert read_evaluations(tmp_path, 40) == {20: {"loss": 0.1}, 40: {"loss": 0.05}}
+    assert read_evaluations(tmp_path, 39) == {20: {"loss": 0.1}}
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(0, {"loss": jnp.float32(jnp.nan), "score": 1 / 3}, "validation")
+    found = read_evaluations(tmp_path, 0)[0]
+    assert found["score"] == 1 / 3 and np.isnan(found["loss"])
 
 
 def test_replicated_arrays_of_several_devices_are_written(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from distil_jax.config import Config, load_config
 from distil_jax.errors import PreemptedError, UserError
 from distil_jax.hf import load_tokenizer, save_pretrained
-from distil_jax.runs import read_metrics
+from distil_jax.runs import read_metrics, read_model_file
 from distil_jax.tasks import finetune as finetune_module
 from distil_jax.tasks.finetune import RESULT_FILE, finetune
 from distil_jax.training import loop
@@ -53,7 +53,7 @@ def test_it_learns_and_says_how_well(trained: tuple[Path, Any, Any]) -> None:
 
 def test_the_chosen_step_is_the_best_and_is_still_there(trained: tuple[Path, Any, Any]) -> None:
     folder, found, _ = trained
-    scores = {int(step): measures["score"] for step, measures in found.outcome.evaluations.items()}
+    scores = {step: measures["score"] for step, measures in found.outcome.evaluations.items()}
     assert sorted(scores) == [5, 10, 15, 20, 25, 30]
     assert found.outcome.best_step == min(step for step in scores if scores[step] == max(scores.values()))
     assert found.outcome.best_step in Checkpoints(folder / "checkpoints", read_only=True).all_steps()
@@ -117,17 +117,14 @@ def test_a_preempted_run_ends_with_the_same_bits(
     ]
     assert rows[0] == rows[1]
     assert again.outcome.evaluations == found.outcome.evaluations
-    kept = [Checkpoints(run / "checkpoints", read_only=True) for run in (tmp_path / "run", folder)]
-    assert again.outcome.resumed_from in kept[0].all_steps()
-    for step in kept[1].all_steps()[1:]:  # one more is there, for which the oldest may have gone
-        assert kept[0].metadata(step)["evaluations"] == kept[1].metadata(step)["evaluations"]
+    assert again.outcome.resumed_from in Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).all_steps()
 
 
 def test_a_small_task_is_measured_every_epoch_whatever_suits_long_runs(task_config: TaskConfig, tmp_path: Path) -> None:
     long = finetune(task_config("classification", tmp_path / "long", {"evaluation.every_steps": 1000}))
-    assert sorted(map(int, long.outcome.evaluations)) == [5, 10]
+    assert sorted(long.outcome.evaluations) == [5, 10]
     given = finetune(task_config("classification", tmp_path / "given", {"evaluation.every_steps": 4}))
-    assert sorted(map(int, given.outcome.evaluations)) == [4, 8, 10]
+    assert sorted(given.outcome.evaluations) == [4, 8, 10]
 
 
 def test_patience_ends_a_run_that_gets_no_better(task_config: TaskConfig, tmp_path: Path) -> None:
@@ -146,8 +143,7 @@ def test_every_kind_learns_from_labels_and_from_a_teacher(task_config: TaskConfi
     first = finetune(task_config(kind, tmp_path / "teacher", {"training.epochs": 3}))
     assert losses(tmp_path / "teacher")[-1] < losses(tmp_path / "teacher")[0]
     assert first.measures["score"] == max(row["score"] for row in first.outcome.evaluations.values())
-    metadata = Checkpoints(tmp_path / "teacher" / "checkpoints", read_only=True).metadata(first.outcome.step)
-    export(tmp_path / "teacher", metadata, first.outcome.state.params)
+    export(tmp_path / "teacher", first.outcome.state.params)
     changes = {"teacher.path": str(tmp_path / "teacher" / "hf"), "finetune.alpha_cos": 0.1, "training.epochs": 1}
     finetune(task_config(kind, tmp_path / "student", changes))
     rows = [row["metrics"] for row in read_metrics(tmp_path / "student", "train")]
@@ -156,11 +152,12 @@ def test_every_kind_learns_from_labels_and_from_a_teacher(task_config: TaskConfi
     np.testing.assert_allclose([row["loss"] for row in rows], total, rtol=1e-5)
 
 
-def export(run: Path, metadata: dict[str, Any], params: Any) -> None:
+def export(run: Path, params: Any) -> None:
     """A run's last state as a model folder."""
     from distil_jax.models import EncoderConfig, TaskHead
 
-    head, config = TaskHead(**metadata["head"]), EncoderConfig(**metadata["model"])
+    contents = read_model_file(run)
+    head, config = TaskHead(**contents["head"]), EncoderConfig(**contents["model"])
     values = jax.tree.map(np.asarray, params)
     save_pretrained(run / "hf", config, values, head=head, tokenizer=load_tokenizer(run / "tokenizer"))
 

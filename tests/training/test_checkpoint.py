@@ -18,7 +18,7 @@ from distil_jax.training.optimizer import make_optimizer
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.step import TrainState, init_state
 
-METADATA = {"model": {"family": "bert", "num_layers": 2}, "tokenizer": {"vocab.txt": "a\nß\n"}, "steps": 30}
+METADATA = {"model_file": "ab" * 32, "note": "ß\n", "steps": 30}
 
 
 def make_state(step: int, seed: int = 0) -> TrainState:

@@ -33,7 +33,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "checkpoints"
     checkpoints = Checkpoints(folder, keep=2)
     for step in (1, 2):
-        checkpoints.save(state_of(step), {"evaluations": {}, "at": step})
+        checkpoints.save(state_of(step), {"steps": 9, "at": step})
     checkpoints.close()
     return folder
 
@@ -49,7 +49,7 @@ def check_resumed(folder: Path, what: str) -> bool:
     state, metadata = found
     step = int(state.step)
     assert step in (1, 2), what
-    assert metadata == {"evaluations": {}, "at": step, "format": FORMAT}, what
+    assert metadata == {"steps": 9, "at": step, "format": FORMAT}, what
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(state_of(step)), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=what)
     assert (folder / CORRUPT / "2").is_dir() == (step == 1), what

@@ -80,7 +80,7 @@ def test_pretraining_the_head_of_a_frozen_encoder(
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert len(moments) == 2 * len(jax.tree.leaves(state.params["mlm_head"]))
     assert all(np.any(moment) for moment in moments)
-    assert outcome.evaluations["3"]["mlm_loss"] < outcome.evaluations["0"]["mlm_loss"]
+    assert outcome.evaluations[3]["mlm_loss"] < outcome.evaluations[0]["mlm_loss"]
     assert metadata(tmp_path / "run", 3)["description"]["frozen_encoder"] is True
 
 
@@ -97,7 +97,7 @@ def test_a_student_starts_from_its_teachers_layers_and_moves(whole_run: Any, tin
     tokenizer = load_tokenizer(tiny_world / "tokenizer")
     assert load_tokenizer(whole_run.folder / "tokenizer").sha256 == tokenizer.sha256
     evaluations = whole_run.outcome.evaluations
-    assert evaluations["12"]["kl"] < evaluations["0"]["kl"], "nearer to its teacher than at the start"
+    assert evaluations[12]["kl"] < evaluations[0]["kl"], "nearer to its teacher than at the start"
 
 
 def test_a_student_without_its_teachers_losses_is_still_compared_with_it(
@@ -108,7 +108,7 @@ def test_a_student_without_its_teachers_losses_is_still_compared_with_it(
     (row,) = read_metrics(tmp_path / "run", "train")
     assert {name for name in row["metrics"] if name.startswith("loss")} == {"loss", "loss_mlm"}
     assert row["metrics"]["loss"] == pytest.approx(row["metrics"]["loss_mlm"])
-    assert outcome.evaluations["1"]["kl"] > 0
+    assert outcome.evaluations[1]["kl"] > 0
 
 
 # Mistakes

@@ -1,6 +1,7 @@
-"""Writes format1.zip, a checkpoint as the first version of this program wrote it: python make_format1.py
+"""Writes format1.zip and format2.zip, checkpoints as earlier versions wrote them: python make_formats.py
 
-Its hashes go by Python's own spelling of paths ("['opt_state'][0].mu['w']"); format 2 has dotted ones.
+Hashes of format 1 go by Python's own spelling of paths ("['opt_state'][0].mu['w']"), those of format 2 by dotted ones.
+Both have copies of the tokenizer and of the evaluations in their metadata.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ def params() -> dict[str, Any]:
     }
 
 
-def leaf_hashes(tree: Any) -> dict[str, str]:
+def leaf_hashes(tree: Any, *, dotted: bool) -> dict[str, str]:
     """SHA-256 over type, shape and bytes of every leaf."""
+    spelling = {"simple": True, "separator": "."} if dotted else {}
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         values = np.asarray(leaf)
         digest = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
         digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).tobytes())
-        found[jax.tree_util.keystr(path)] = digest.hexdigest()
+        found[jax.tree_util.keystr(path, **spelling)] = digest.hexdigest()
     return found
 
 
-def write(folder: Path) -> None:
-    """Write the checkpoint into `folder`."""
+def write(folder: Path, number: int) -> None:
+    """Write the checkpoint of format `number` into `folder`."""
     optimizer = {"step": np.int32(STEP), "opt_state": optax.adam(1e-3).init(params())}
-    metadata = {"format": 1, "evaluations": {"0": {"mlm_loss": 4.5}}, "tokenizer": {"vocab.txt": "a\nß\n"}}
+    metadata = {"format": number, "evaluations": {"0": {"mlm_loss": 4.5}}, "tokenizer": {"vocab.txt": "a\nß\n"}}
     hashes = {
-        "params": leaf_hashes(params()),
-        "optimizer": leaf_hashes(optimizer),
+        "params": leaf_hashes(params(), dotted=number > 1),
+        "optimizer": leaf_hashes(optimizer, dotted=number > 1),
         "metadata": {"metadata": hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()},
     }
     with ocp.CheckpointManager(folder) as manager:
@@ -61,6 +63,7 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        write(Path(temporary) / "checkpoints")
-        shutil.make_archive(str(HERE / "format1"), "zip", temporary, "checkpoints")
+    for number in (1, 2):
+        with tempfile.TemporaryDirectory() as temporary:
+            write(Path(temporary) / "checkpoints", number)
+            shutil.make_archive(str(HERE / f"format{number}"), "zip", temporary, "checkpoints")
