@@ -148,7 +148,8 @@ def test_a_run_of_an_older_version_is_refused_or_migrated(
         assert "checkpoint.migrate = true" in refused(capsys, folder)
         assert main(["resume", str(folder), "--checkpoint.migrate"]) == 0
         capsys.readouterr()
-        assert_same(folder, whole_run)
+        if name == "stopped":
+            assert_same(folder, whole_run)
         trained = read_run(folder)
         assert trained.step == 12
         assert trained.metadata["evaluations"] == whole_run.outcome.evaluations
