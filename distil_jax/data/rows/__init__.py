@@ -1,24 +1,62 @@
-"""Rows of any file, pipe or dataset: one reader for corpora, tasks and predictions.
+"""Rows of any file, pipe or dataset: one reader for corpora, tasks and predictions, and one writer.
 
-A row has a place (file and line), a number and values by column. Nothing here needs JAX, and Arrow and `datasets` are
-imported where they are used.
+A row has a place (file and line), a number and values by column. `open_rows` streams rows, `read_table` is a list of
+the stream. Nothing here needs JAX; Arrow and `datasets` are imported where they are used.
 """
 
-from distil_jax.data.rows.files import CHUNK, Compression, RawFile, chunks_of, compression_of, unfolds_too_far
-from distil_jax.data.rows.table import BadRowError, Faults, Row, Table, place_of, repeated, some
+from distil_jax.data.rows.arriving import Arriving
+from distil_jax.data.rows.conll import CONLLU_COLUMNS, TAGS, WORDS
+from distil_jax.data.rows.datasets import Dataset, HubId, is_saved, open_hub, open_objects, open_source, open_tensorflow
+from distil_jax.data.rows.files import Compression, RawFile, compression_of, open_chunks, suffix_of
+from distil_jax.data.rows.json_rows import parse_json
+from distil_jax.data.rows.lines import LINE_LIMIT, batches_of_lines, is_utf8
+from distil_jax.data.rows.options import FORMATS, Format, ReadOptions
+from distil_jax.data.rows.read import ENDINGS, open_rows, read_table
+from distil_jax.data.rows.separated import FIELD_LIMIT
+from distil_jax.data.rows.table import PLAIN, BadRowError, Faults, Row, RowStream, Table, place_of, repeated, some
+from distil_jax.data.rows.write import RowWriter, json_line, open_writer, with_predictions, writable_format, write_rows
 
 __all__ = [
-    "CHUNK",
+    "CONLLU_COLUMNS",
+    "ENDINGS",
+    "FIELD_LIMIT",
+    "FORMATS",
+    "LINE_LIMIT",
+    "PLAIN",
+    "TAGS",
+    "WORDS",
+    "Arriving",
     "BadRowError",
     "Compression",
+    "Dataset",
     "Faults",
+    "Format",
+    "HubId",
     "RawFile",
+    "ReadOptions",
     "Row",
+    "RowStream",
+    "RowWriter",
     "Table",
-    "chunks_of",
+    "batches_of_lines",
     "compression_of",
+    "is_saved",
+    "is_utf8",
+    "json_line",
+    "open_chunks",
+    "open_hub",
+    "open_objects",
+    "open_rows",
+    "open_source",
+    "open_tensorflow",
+    "open_writer",
+    "parse_json",
     "place_of",
+    "read_table",
     "repeated",
     "some",
-    "unfolds_too_far",
+    "suffix_of",
+    "with_predictions",
+    "writable_format",
+    "write_rows",
 ]

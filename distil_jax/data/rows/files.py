@@ -25,6 +25,11 @@ _LARGEST_RATIO = 200
 _SMALL = 64 << 20  # bytes that are taken whatever they were packed to
 
 
+def suffix_of(path: Path) -> str:
+    """The ending that shows the format, in lower case: ".jsonl" of "train.jsonl.xz"."""
+    return Path(path.stem).suffix.lower() if compression_of(path) else path.suffix.lower()
+
+
 def compression_of(path: Path) -> Compression:
     """The compression that a file's ending names, "" for none."""
     return COMPRESSIONS.get(path.suffix.lower(), "")
@@ -39,7 +44,8 @@ class RawFile(io.RawIOBase):
     """A file read once, front to back; counts the bytes on disk and hashes them in passing, to read nothing twice."""
 
     def __init__(self, handle: IO[bytes], path: Path) -> None:
-        self.handle, self.path, self.position, self.digest = handle, path, 0, hashlib.sha256()
+        self.handle, self.path, self.position = handle, path, 0
+        self.digest, self.sha256 = hashlib.sha256(), ""  # the latter once the file was read to its end
 
     @classmethod
     def open(cls, path: Path) -> RawFile:
@@ -67,11 +73,24 @@ class RawFile(io.RawIOBase):
         """Reads what is left and returns the SHA-256 of the whole file."""
         while self.read(CHUNK):
             pass
-        return self.digest.hexdigest()
+        self.sha256 = self.digest.hexdigest()
+        return self.sha256
 
     def close(self) -> None:
         self.handle.close()
         super().close()
+
+
+def open_chunks(path: Path) -> tuple[RawFile, Iterator[bytes]]:
+    """A file, and its unpacked content in chunks; it is hashed and closed where they end. Errors as `chunks_of`."""
+    raw = RawFile.open(path)
+
+    def chunks() -> Iterator[bytes]:
+        with raw:
+            yield from chunks_of(raw, compression_of(path))
+            raw.finish()
+
+    return raw, chunks()
 
 
 def chunks_of(raw: RawFile, compression: Compression) -> Iterator[bytes]:

@@ -1,16 +1,20 @@
-"""What every reader gives: rows by column, with the place each came from; and what is done about a bad one."""
+"""What every reader gives: rows by column with the place each came from, and what is done about a bad one."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
+from distil_jax.data.rows.files import RawFile
 from distil_jax.errors import UserError
+
+# The column of a plain line of text. No string, since a file may call a column anything, even "".
+PLAIN: Final[Any] = object()
 
 
 class BadRowError(Exception):
-    """One row can't be used, and why. Caught where the row's place is known."""
+    """One row cannot be used, and why. Caught where the row's place is known."""
 
 
 class Row(NamedTuple):
@@ -32,9 +36,11 @@ class Table:
         name: file, or dataset and split, as a user would call it.
         columns: names of all columns, those that are not kept included.
         rows: the rows.
-        unit: what `place` counts: "line", "row", "item"; "" where it says so itself.
+        unit: what `place` counts: "line", "row", "item"; "" where the place says so itself.
         classes: names of the classes of columns that hold class numbers, where the dataset knows them.
         flawed: rows that are left out because they were published broken.
+        columns_taken: where a column was found that the file does not name: {"words": "column 2 (FORM)"}.
+        notes: what was recognised in the file, for the user.
     """
 
     name: str
@@ -43,10 +49,59 @@ class Table:
     unit: str = "line"
     classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     flawed: int = 0
+    columns_taken: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def where(self, row: Row) -> str:
         """File and place of a row, for messages."""
         return place_of(self.name, self.unit, row.place)
+
+
+@dataclasses.dataclass
+class RowStream:
+    """Rows that are read as they are asked for.
+
+    Attributes:
+        name, unit, classes, flawed, columns_taken, notes: as of `Table`; they are complete once all rows were read.
+        rows: the rows, once.
+        columns: names of all columns; None: each row has its own (JSON).
+        count: number of rows, 0 where unknown.
+        raw: the file on disk that is read; None: there is none.
+    """
+
+    name: str
+    unit: str = "line"
+    rows: Iterator[Row] = dataclasses.field(default_factory=lambda: iter(()))
+    columns: Sequence[str] | None = None
+    classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    flawed: int = 0
+    columns_taken: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    count: int = 0
+    raw: RawFile | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows
+
+    def where(self, row: Row) -> str:
+        """File and place of a row, for messages."""
+        return place_of(self.name, self.unit, row.place)
+
+    def note(self, text: str) -> None:
+        """Adds a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def table(self, keep: Collection[str] | None = None) -> Table:
+        """All rows in memory, with the columns `keep` (None: all)."""
+        found: dict[str, None] = dict.fromkeys(self.columns or ())
+        rows: list[Row] = []
+        for row in self.rows:
+            if self.columns is None:
+                found.update(dict.fromkeys(row.values))
+            kept = row.values if keep is None else {name: row.values[name] for name in row.values if name in keep}
+            rows.append(row._replace(values=kept))
+        return Table(self.name, [*found], rows, self.unit, self.classes, self.flawed, self.columns_taken, self.notes)
 
 
 def repeated(names: Iterable[str]) -> str | None:
@@ -62,16 +117,24 @@ def place_of(name: str, unit: str, place: int | str) -> str:
 
 @dataclasses.dataclass
 class Faults:
-    """What is done about rows that can't be used: the first one stops everything, or all are left out and counted."""
+    """What is done about rows that cannot be used: the first one stops everything, or all are left out and counted.
+
+    Attributes:
+        skip: such rows are left out.
+        remedy: the option that leaves them out.
+        count: rows left out.
+        first: place and fault of the first of them.
+    """
 
     skip: bool = False
+    remedy: str = 'task.on_error = "skip"'
     count: int = 0
     first: str = ""
 
     def __call__(self, where: str, what: str) -> None:
         """Reports one. Raises UserError unless such rows are left out."""
         if not self.skip:
-            raise UserError(f'{where}: {what}; mend it, or leave such rows out with task.on_error = "skip"')
+            raise UserError(f"{where}: {what}; fix it, or leave such rows out with {self.remedy}")
         self.count += 1
         self.first = self.first or f"{where}: {what}"
 
