@@ -37,6 +37,8 @@ def run_prepare(arguments: list[str]) -> None:
             f"{split}: {corpus.num_tokens:,} tokens, {corpus.num_sequences:,} sequences in {corpus.num_rows:,} rows of "
             f"{corpus.sequence_length} ({corpus.fill:.1%} filled), {corpus.folder}"
         )
+        for note in corpus.notes:
+            print(f"{split}: {note}")
 
 
 def train_command(stage: str) -> Callable[[list[str]], None]:

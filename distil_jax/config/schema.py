@@ -60,7 +60,10 @@ class CorpusSettings(Section):
         8 << 20, "bytes of text tokenised at a time: a shard, the unit of resuming", between(1, 1 << 30)
     )
     workers: int = setting(0, "processes that tokenise; 0: one per core", between(0, 4096), affects_result=False)
-    text_column: str = setting("text", "name of the text column in JSONL, parquet and data sets", NOT_EMPTY)
+    text_column: str = setting("text", "name of the text column in CSV, TSV, JSON, Parquet and datasets", NOT_EMPTY)
+    markup: Literal["keep", "drop"] = setting(
+        "keep", "what to do with the lines <doc ...> and </doc> of WikiExtractor in plain text"
+    )
     on_error: Literal["stop", "skip"] = setting("stop", "what to do with a document that is not readable text")
     max_documents: int = setting(0, "documents taken per split; 0: all", at_least(0))
 

@@ -66,10 +66,17 @@ class TaskSettings(Section):
     train: str = setting("", "own data: CSV, TSV, JSONL, Parquet (or CoNLL, SQuAD JSON) file to train on")
     validation: str = setting("", "own data: file to measure on; empty: a part of the training data is set aside")
     test: str = setting("", "own data: file to predict, labels not needed")
+    separator: str = setting(
+        "",
+        'mark between the columns of CSV and TSV, such as ";" or "tab"; empty: found in the first lines',
+        Check('one character, or "tab"', lambda value: len(value) <= 1 or value == "tab"),
+    )
     id: str = setting("", "name of the column that identifies a row; empty: its number")
-    text: str = setting("text", "name of the text column (prompt of a choice; words of tagging)", NOT_EMPTY)
+    text: str = setting(
+        "text", "name of the text column (prompt of a choice; words of tagging: or a column's number)", NOT_EMPTY
+    )
     pair: str = setting("", "name of the second text column; empty: single texts")
-    label: str = setting("label", "name of the label column", NOT_EMPTY)
+    label: str = setting("label", "name of the label column (tags: or a column's number)", NOT_EMPTY)
     endings: tuple[str, ...] = setting((), "names of the columns of a choice's endings", NO_EMPTY_ITEM)
     labels: tuple[str, ...] = setting((), "names of the classes in order; empty: found in the training data")
     validation_fraction: float = setting(

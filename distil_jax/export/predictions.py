@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TextIO
 
 from distil_jax.config import PredictArguments
-from distil_jax.data.rows import Faults, Row
+from distil_jax.data.rows import PLAIN, Arriving, Faults, Row, json_line
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import faults_of, load_predictor
 from distil_jax.tasks.answers import AnswerOptions
-from distil_jax.tasks.files import rows_of_file
+from distil_jax.tasks.files import rows_to_predict
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import Reading, requests, with_columns
-from distil_jax.tasks.streams import PLAIN, Arriving, json_line, stream_pipe
 
 PIPE = "-"
 
@@ -61,11 +60,10 @@ class Inputs:
         ]
         if self.path and spoken:
             raise UserError(f"--input and {spoken[0]} are both given; give one of the two")
-        if self.path == PIPE:
-            return stream_pipe(sys.stdin.buffer, faults), "standard input", "line"
         if self.path:
-            rows, unit = rows_of_file(Path(self.path).expanduser(), reading, faults, labels)
-            return rows, self.path, unit
+            source = sys.stdin.buffer if self.path == PIPE else Path(self.path)
+            stream = rows_to_predict(source, reading, faults, labels)
+            return stream, stream.name, stream.unit
         self._check(reading, spoken)
         return self._spoken_rows(reading), "the command line", "row"
 

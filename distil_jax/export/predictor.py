@@ -19,7 +19,7 @@ from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import Kind
 from distil_jax.tasks.predict import Predictor, Tally
-from distil_jax.tasks.requests import Reading, RowFaults, reading_of, requests, usual_reading
+from distil_jax.tasks.requests import Reading, reading_of, requests, usual_reading
 
 _MOST_TOKENS = 512  # of a row where a model could take more and nobody has said how many
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
@@ -182,4 +182,4 @@ def faults_of(on_error: str) -> Faults:
     """What "stop" and "skip" mean. Raises UserError for anything else."""
     if on_error not in ("stop", "skip"):
         raise UserError(f"on_error = {on_error!r}: must be stop or skip")
-    return RowFaults(skip=on_error == "skip")
+    return Faults(on_error == "skip", "--on-error skip")

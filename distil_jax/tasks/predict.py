@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import Arriving
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
 from distil_jax.models import EncoderConfig, TaskHead
@@ -24,7 +25,6 @@ from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import ChoiceExample, Example, QuestionExample, SequenceExample, TokenExample
 from distil_jax.tasks.inference import LENGTHS, logits_of_rows, make_network, usual_length, usual_rows
 from distil_jax.tasks.requests import Reading
-from distil_jax.tasks.streams import Arriving
 from distil_jax.training.parallel import make_devices
 
 Request = tuple[Any, Example]

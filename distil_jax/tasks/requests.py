@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import BadRowError, Faults, Row, place_of, some
-from distil_jax.errors import UserError
+from distil_jax.data.rows import FIELD_LIMIT, PLAIN, BadRowError, Faults, Row, place_of, some
 from distil_jax.tasks.data.convert import listed_endings
 from distil_jax.tasks.data.gather import own_columns
 from distil_jax.tasks.data.official import OFFICIAL, Columns
-from distil_jax.tasks.data.tabular import FIELD_LIMIT
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
-from distil_jax.tasks.streams import PLAIN
 
 _TEXT, _PAIR, _ENDINGS = "--text-column", "--pair-column", "--endings-columns"  # of the command, for messages
 _USUAL_PAIR = ("pair", "text_pair")
@@ -77,16 +74,6 @@ def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tupl
     )
     named_pair = bool(pair) and reading.kind in ("sequence", "choice")
     return dataclasses.replace(reading, columns=columns, pairs=True if named_pair else reading.pairs)
-
-
-class RowFaults(Faults):
-    """What is done about rows that can't be predicted, in the words of `predict`."""
-
-    def __call__(self, where: str, what: str) -> None:
-        """Counts a row that is left out. Raises UserError where none may be."""
-        if not self.skip:
-            raise UserError(f"{where}: {what}; mend it, or leave such rows out with --on-error skip")
-        super().__call__(where, what)
 
 
 def requests(

@@ -16,7 +16,7 @@ from distil_jax.data.rows import Faults
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import Example, TokenExample
-from distil_jax.tasks.files import rows_of_file
+from distil_jax.tasks.files import rows_to_predict
 from distil_jax.tasks.requests import reading_of, requests, usual_reading
 
 CONLL = "-DOCSTART- -X- O\n\nAda NNP B-PER\nsat VBD O\n\nin IN O\nParis NNP B-LOC\n"
@@ -27,8 +27,8 @@ def read(
     path: Path, kind: Any, faults: Faults | None = None, labels: tuple[str, ...] = ()
 ) -> list[tuple[Any, Example]]:
     faults, reading = faults or Faults(), usual_reading(kind)
-    rows, unit = rows_of_file(path, reading, faults, labels)
-    return list(requests(rows, reading, faults, str(path), unit))
+    rows = rows_to_predict(path, reading, faults, labels)
+    return list(requests(rows, reading, faults, rows.name, rows.unit))
 
 
 def words(path: Path, labels: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -131,8 +131,8 @@ def test_arrays_and_parquet(tmp_path: Path) -> None:
 def test_columns_of_the_run_come_first(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"review": ["a"], "text": ["b"]}), tmp_path / "a.parquet")
     reading = reading_of(TaskSettings(name="classification", text="review"), "sequence")
-    rows, unit = rows_of_file(tmp_path / "a.parquet", reading, Faults())
-    ((_, example),) = requests(rows, reading, Faults(), "a", unit)
+    rows = rows_to_predict(tmp_path / "a.parquet", reading, Faults())
+    ((_, example),) = requests(rows, reading, Faults(), "a", rows.unit)
     assert example.text == "a"  # type: ignore[union-attr]
 
 
@@ -142,8 +142,8 @@ def test_published_tables_without_header(tmp_path: Path) -> None:
     reading = reading_of(TaskSettings(name="cola"), "sequence")
 
     def texts(name: str) -> list[str]:
-        rows, unit = rows_of_file(tmp_path / name, reading, Faults())
-        return [example.text for _, example in requests(rows, reading, Faults(), name, unit)]  # type: ignore[union-attr]
+        rows = rows_to_predict(tmp_path / name, reading, Faults())
+        return [example.text for _, example in requests(rows, reading, Faults(), name, rows.unit)]  # type: ignore[union-attr]
 
     assert texts("dev.tsv") == ["The cat sat.", "Sat cat the."]
     assert texts("test.tsv") == ["The cat sat."]

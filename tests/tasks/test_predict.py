@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import Arriving
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
@@ -21,7 +22,6 @@ from distil_jax.tasks.encode import Encoded
 from distil_jax.tasks.examples import QuestionExample, SequenceExample
 from distil_jax.tasks.predict import Predictor, Tally
 from distil_jax.tasks.requests import usual_reading
-from distil_jax.tasks.streams import Arriving
 
 HEAD = TaskHead("sequence", labels=("a", "b"), num_outputs=2)
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import BadRowError, Row
+from distil_jax.data.rows import PLAIN, BadRowError, Faults, Row
 from distil_jax.errors import UserError
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
-from distil_jax.tasks.requests import RowFaults, reading_of, request, requests, usual_reading, with_columns
-from distil_jax.tasks.streams import PLAIN
+from distil_jax.tasks.requests import reading_of, request, requests, usual_reading, with_columns
 
 
 @pytest.mark.parametrize(
@@ -119,9 +118,9 @@ def test_ids_are_the_rows_own_or_their_numbers() -> None:
         Row(5, 2, {"text": ""}),
         Row(6, 3, {"text": "c"}),
     ]
-    faults = RowFaults(skip=True)
+    faults = Faults(skip=True)
     found = requests(rows, usual_reading("sequence"), faults, "a.csv")
     assert [identity for identity, _ in found] == ["x", 1, 3]
     assert (faults.count, faults.first) == (1, "a.csv, line 5: the text is empty")
     with pytest.raises(UserError, match="a.csv, line 5: the text is empty; .* --on-error skip"):
-        list(requests(rows, usual_reading("sequence"), RowFaults(), "a.csv"))
+        list(requests(rows, usual_reading("sequence"), Faults(remedy="--on-error skip"), "a.csv"))

@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from distil_jax.data.corpus.sources import Source
 from distil_jax.data.corpus.tokens import INDEX, Corpus, file_sha256, open_corpus
@@ -47,7 +47,8 @@ class PrepareSettings:
     sequence_length: tokens in a row. pack: several sequences a row (False: one a row, the original's form).
     sequence: a "line" or a whole "document" is a sequence before it is cut to length (the original: a line).
     min_tokens, max_unk_fraction: shorter sequences, and those with this fraction of [UNK] or more, are dropped (the
-    original: 12, 0.5). text_column: the column of JSON Lines, Parquet, hf: and tfds: rows. on_error: "stop" at a bad
+    original: 12, 0.5). text_column: the column of CSV, TSV, JSON, Parquet, hf: and tfds: rows. markup: "keep" or
+    "drop" the lines `<doc ...>` and `</doc>` of WikiExtractor in plain text. on_error: "stop" at a bad
     line or "skip" it. max_documents: stop after so many (None: all). max_line_bytes: a longer line is an error.
     block_bytes: text a shard. workers: processes (0: one a core).
     """
@@ -60,6 +61,7 @@ class PrepareSettings:
     min_tokens: int = 12
     max_unk_fraction: float = 0.5
     text_column: str = "text"
+    markup: Literal["keep", "drop"] = "keep"
     on_error: str = "stop"
     max_documents: int | None = None
     max_line_bytes: int = 64 << 20
@@ -82,6 +84,9 @@ class PrepareSettings:
         for name, wanted, holds in rules:
             if not holds:
                 raise UserError(f"prepare: {name} = {getattr(self, name)!r} must be {wanted}")
+
+
+_DEFAULTS = {field.name: field.default for field in fields(PrepareSettings) if field.default is not MISSING}
 
 
 def make_plan(settings: PrepareSettings, sources: Sequence[Source], tokenizer: TokenizerLike) -> dict[str, Any]:
@@ -153,11 +158,13 @@ def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
     remedy = "give the same settings, or another output folder"
     try:
         old = json.loads((folder / PLAN).read_bytes())
+        # A setting that the folder's version did not have stands at its default.
+        before = {"settings": {**_DEFAULTS, **old["settings"]}, "tokenizer": old["tokenizer"]}
         changes = [
-            f"{name} was {old[part].get(name)!r}, now is {value!r}"
+            f"{name} was {before[part].get(name)!r}, now is {value!r}"
             for part in ("settings", "tokenizer")
             for name, value in plan[part].items()
-            if old[part].get(name) != value
+            if before[part].get(name) != value
         ]
         old_files = [{"name": file["name"], **file} for file in old["files"]]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

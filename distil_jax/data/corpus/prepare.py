@@ -22,7 +22,7 @@ import numpy as np
 from distil_jax.data.corpus.index import COUNTS
 from distil_jax.data.corpus.packing import Recipe, token_dtype
 from distil_jax.data.corpus.plan import PLAN, SPECIAL, PrepareSettings, TokenizerLike, is_finished, locked, make_plan
-from distil_jax.data.corpus.sources import ReadOptions, ReadState, Source, check, documents, resolve
+from distil_jax.data.corpus.sources import ReadState, Source, SourceOptions, check, documents, resolve
 from distil_jax.data.corpus.tokens import INDEX, VERSION, Corpus, canonical, open_corpus, write_file, write_index
 from distil_jax.data.corpus.workers import Block, Job, Result, finish_blocks
 from distil_jax.errors import UserError
@@ -66,7 +66,9 @@ def prepare(settings: PrepareSettings, tokenizer: TokenizerLike, *, progress: Pr
     started = time.monotonic()
     sources = resolve(settings.sources)
     plan = make_plan(settings, sources, tokenizer)
-    options = ReadOptions(settings.text_column, settings.on_error, settings.max_line_bytes, settings.block_bytes)
+    options = SourceOptions(
+        settings.text_column, settings.on_error, settings.markup, settings.max_line_bytes, settings.block_bytes
+    )
     begun = (settings.output / PLAN).exists()
     if not begun:
         check(sources, options)  # before the folder is made: a mistake leaves nothing behind
@@ -88,7 +90,7 @@ def prepare(settings: PrepareSettings, tokenizer: TokenizerLike, *, progress: Pr
 
 
 def _blocks(
-    sources: Sequence[Source], options: ReadOptions, settings: PrepareSettings, state: ReadState
+    sources: Sequence[Source], options: SourceOptions, settings: PrepareSettings, state: ReadState
 ) -> Iterator[Block]:
     """Cuts the documents of all sources into blocks: a block is full when it holds block_bytes."""
     texts: list[bytes] = []
@@ -195,6 +197,17 @@ def _progress_of(corpus: Corpus, elapsed: float) -> PrepareProgress:
     )
 
 
+def _notes(settings: PrepareSettings, state: ReadState) -> list[str]:
+    """What a user should know about the sources."""
+    notes = [*state.notes[:20]]
+    if state.markup_lines:
+        done = "left out" if settings.markup == "drop" else 'kept as text; leave them out with corpus.markup = "drop"'
+        notes.append(f"{state.markup_lines:,} lines <doc ...> and </doc> of WikiExtractor, {done}")
+    if state.bad_lines:
+        notes.append(f"{state.bad_lines:,} lines or rows that cannot be read left out")
+    return notes
+
+
 def _commit(settings: PrepareSettings, sources: Sequence[Source], plan: dict[str, Any], tally: _Tally) -> None:
     """Writes token counts and, last of all, the index; then removes what only an unfinished corpus needs."""
     folder, totals = settings.output, tally.totals
@@ -234,6 +247,8 @@ def _commit(settings: PrepareSettings, sources: Sequence[Source], plan: dict[str
         "token_counts": counts,
         "shards": shards,
     }
+    if notes := _notes(settings, tally.state):
+        index["notes"] = notes
     write_index(folder, index)
     for path in stale:
         path.unlink()

@@ -2,9 +2,9 @@
 
 A source string is one of
 
-- a file, a folder (every text, JSON Lines and Parquet file below it) or a glob (`data/**/*.txt.gz`); `.gz`, `.xz`,
-  `.bz2` and `.zst` are unpacked on the way; `.jsonl`, `.ndjson`, `.json` and `.parquet` hold rows, any other file is
-  plain text;
+- a file, a folder (every text, JSON and Parquet file below it) or a glob (`data/**/*.txt.gz`); `.gz`, `.xz`, `.bz2`
+  and `.zst` are unpacked on the way; `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` and `.parquet` hold rows, of which
+  one column is read; any other file is plain text;
 - `hf:NAME[:CONFIG][@SPLIT]`, a dataset of the Hugging Face hub (or a local dataset folder), streamed;
 - `tfds:NAME[/CONFIG][:VERSION][@SPLIT]`, a TensorFlow dataset (extra `distil_jax[tfds]`).
 
@@ -12,33 +12,45 @@ In plain text a line is a sequence and a blank line ends a document; so does the
 document and its lines are sequences. Everything is UTF-8; whatever is not raises UserError with file and line.
 
 Text is handled as bytes throughout: checking and splitting a megabyte at a time keeps one reading process ahead of
-dozens of tokenising ones. JSON Lines are parsed here and not by `datasets`, which reads a column of date-like strings
-as timestamps and so rewrites the text ("2020-01-01" -> "2020-01-01 00:00:00"), and cannot name or skip a bad line.
+dozens of tokenising ones.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import glob
 import io
-import json
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from distil_jax.data.rows import CHUNK, Compression, RawFile, chunks_of, compression_of
+from distil_jax.data.corpus.tokens import file_sha256
+from distil_jax.data.rows import (
+    ENDINGS,
+    BadRowError,
+    Compression,
+    Faults,
+    ReadOptions,
+    Row,
+    RowStream,
+    batches_of_lines,
+    compression_of,
+    is_utf8,
+    open_chunks,
+    open_rows,
+    open_source,
+    suffix_of,
+)
 from distil_jax.errors import UserError, one_line
 
-ROW_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-TEXT_SUFFIXES = (".txt", ".text")
-BOM = b"\xef\xbb\xbf"
-# Texts, brackets, commas and colons of one JSON line: a line of brackets alone would take thirty times its size.
-_MOST_JSON_PARTS = 1 << 20
-_JSON_PARTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[{,:]', re.DOTALL)
+_ROWS = ("csv", "tsv", "jsonl", "json", "parquet")
+_IN_FOLDERS = (".txt", ".text", ".jsonl", ".ndjson", ".json", ".parquet")
+# WikiExtractor puts every article between such lines.
+_MARKUP = (b"<doc ", b"</doc>")
+_MARK = re.compile(rb"<doc [^>]*>|</doc>")
 
 
 @dataclass(frozen=True)
@@ -46,22 +58,29 @@ class Source:
     """One thing to read: a file (`path`, `size` in bytes on disk) or a dataset (`name` as the user wrote it)."""
 
     name: str
-    kind: str  # "text" | "jsonl" | "parquet" | "hf" | "tfds"
+    kind: str  # "text", "hf", "tfds", or a format of rows
     path: Path | None = None
     compression: Compression = ""
     size: int = 0
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """How to read: the column of rows, what to do with bad lines ("stop" | "skip"), the longest line and document
-    piece, bytes.
+class SourceOptions:
+    """How text is read.
+
+    Attributes:
+        text_column: the column of rows.
+        on_error: "stop" at a bad line or row, or "skip" it.
+        markup: what is done with WikiExtractor's lines `<doc ...>` and `</doc>`.
+        max_line_bytes: bytes of the longest line.
+        piece_bytes: bytes from which on a document is handed on in pieces.
     """
 
-    text_column: str = "text"
-    on_error: str = "stop"
-    max_line_bytes: int = 64 << 20
-    piece_bytes: int = 4 << 20
+    text_column: str
+    on_error: str
+    markup: Literal["keep", "drop"]
+    max_line_bytes: int
+    piece_bytes: int
 
 
 @dataclass
@@ -70,7 +89,9 @@ class ReadState:
 
     bytes_read: int = 0
     bad_lines: int = 0
+    markup_lines: int = 0  # lines of WikiExtractor's markup that were seen
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> digest, once the file was read to its end
+    notes: list[str] = field(default_factory=list)  # what was recognised in files, for the user
 
 
 @dataclass(frozen=True)
@@ -103,32 +124,28 @@ def resolve(sources: Sequence[str]) -> list[Source]:
     return found
 
 
-def check(sources: Sequence[Source], options: ReadOptions) -> None:
+def check(sources: Sequence[Source], options: SourceOptions) -> None:
     """Opens every source and looks at its first text, so that most mistakes show before any work. Raises UserError."""
     for source in sources:
         if source.kind in ("hf", "tfds", "parquet"):
-            _open_rows(source, options)
+            _open_rows(source, options, Faults())
         elif source.size or options.on_error == "stop":
             # One row is enough: a later one may be bad too, but it is found by reading, not by looking twice.
             next(documents(source, options, ReadState()), None)
 
 
-def documents(source: Source, options: ReadOptions, state: ReadState) -> Iterator[Document]:
+def documents(source: Source, options: SourceOptions, state: ReadState) -> Iterator[Document]:
     """Streams the documents of one source, updating `state`. Raises UserError naming file and line."""
     start = state.bytes_read
-    if source.kind == "text":
-        stream = _text_documents(_file_lines(source, options, state), options)
-    elif source.kind == "jsonl":
-        stream = _json_documents(source, options, state)
-    else:
-        stream = _row_documents(source, options, state)
+    faults = Faults(options.on_error == "skip", 'corpus.on_error = "skip"', state.bad_lines)
+    read = _text_documents if source.kind == "text" else _row_documents
     empty = True
-    for document in stream:
+    for document in read(source, options, state, faults):
         empty = False
         yield document
     if empty and options.on_error == "stop":
         raise UserError(f"{source.name}: holds no text; remove it from the sources")
-    state.bytes_read = start + source.size
+    state.bytes_read, state.bad_lines = start + source.size, faults.count
 
 
 def _matching_files(text: str) -> list[Path]:
@@ -140,7 +157,8 @@ def _matching_files(text: str) -> list[Path]:
         names = sorted(p for p in path.rglob("*") if p.is_file() and _is_known(p, path))
         if not names:
             raise UserError(
-                f"{text}: the folder holds no .txt, .jsonl, .json or .parquet file; name the files themselves"
+                f"{text}: the folder holds no .txt, .jsonl, .json or .parquet file; name the files themselves, as in "
+                f"{text}/*.csv"
             )
         return names
     if mode and not stat.S_ISREG(mode):
@@ -158,124 +176,34 @@ def _matching_files(text: str) -> list[Path]:
 def _is_known(path: Path, root: Path) -> bool:
     """Whether a file met in a folder is text: hidden files and unknown endings (README.md, .tsv) are left out."""
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and _suffix(path) in (*TEXT_SUFFIXES, *ROW_SUFFIXES)
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.stem).suffix.lower() if compression_of(path) else path.suffix.lower()
+    return not hidden and suffix_of(path) in _IN_FOLDERS
 
 
 def _file_source(path: Path) -> Source:
-    kind = ROW_SUFFIXES.get(_suffix(path), "text")
+    kind = ENDINGS.get(suffix_of(path), "text")
+    kind = kind if kind in _ROWS else "text"
     if kind == "parquet" and compression_of(path):
         raise UserError(f"{path}: Parquet files are compressed inside; unpack it first")
     return Source(str(path), kind, path, compression_of(path), path.stat().st_size)
 
 
-# Lines of files
+# Documents
 
 
-@dataclass
-class _BadLines:
-    """Raises for a bad line or counts it, as the options say."""
-
-    source: Source
-    options: ReadOptions
-    state: ReadState
-
-    def __call__(self, number: int, what: str, unit: str = "line") -> None:
-        if self.options.on_error == "stop":
-            remedy = f'mend the {unit}, or leave such {unit}s out with on_error = "skip"'
-            raise UserError(f"{self.source.name}, {unit} {number}: {what}; {remedy}")
-        self.state.bad_lines += 1
-
-
-def _file_lines(source: Source, options: ReadOptions, state: ReadState) -> Iterator[tuple[int, list[bytes | None]]]:
-    """Yields (number of the first line, lines) about a megabyte at a time; None stands for a line that was left out."""
+def _text_documents(source: Source, options: SourceOptions, state: ReadState, faults: Faults) -> Iterator[Document]:
     assert source.path is not None
-    bad, start = _BadLines(source, options, state), state.bytes_read
-    with RawFile.open(source.path) as raw:
-        number, tail, tail_bytes, overlong = 1, [], 0, False
-        for chunk in chunks_of(raw, source.compression):
-            state.bytes_read = start + raw.position
-            cut = chunk.rfind(b"\n")
-            if cut >= 0:
-                batch = b"".join([*tail, chunk[:cut]])
-                lines = _checked(batch, number, bad, overlong)
-                yield number, lines
-                number, tail, tail_bytes, overlong = number + len(lines), [], 0, False
-            tail.append(chunk[cut + 1 :])
-            tail_bytes += len(tail[-1])
-            if tail_bytes > options.max_line_bytes:
-                if not overlong:
-                    bad(number, _overlong(options))
-                tail, tail_bytes, overlong = [], 0, True  # what follows, to the next line end, is dropped unseen
-        if tail_bytes or overlong:
-            yield number, _checked(b"".join(tail), number, bad, overlong)
-        state.sha256[source.name] = raw.finish()
-
-
-def _overlong(options: ReadOptions) -> str:
-    return f"longer than max_line_bytes = {options.max_line_bytes}"
-
-
-def _checked(batch: bytes, number: int, bad: _BadLines, overlong: bool) -> list[bytes | None]:
-    """Splits a batch into lines and checks them: the batch as a whole, line by line only when something is wrong."""
-    if number == 1 and batch.startswith(BOM):
-        batch = batch[len(BOM) :]
-    lines: list[bytes | None] = [*batch.split(b"\n")]
-    if overlong:
-        lines[0] = None
-    limit = bad.options.max_line_bytes
-    if (
-        b"\0" not in batch
-        and _is_utf8(batch)
-        and (len(batch) <= limit or max(map(len, filter(None, lines)), default=0) <= limit)
-    ):
-        return lines
-    for i, line in enumerate(lines):
-        if line is None:
-            continue
-        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            what = "looks like UTF-16, not UTF-8 (convert it with: iconv -f UTF-16 -t UTF-8)"
-        elif b"\0" in line:
-            what = "holds a NUL byte: this is not a text file"
-        elif not _is_utf8(line):
-            what = f"not valid UTF-8 (byte {_bad_byte(line)} of the line); convert the file with iconv"
-        elif len(line) > limit:
-            what = _overlong(bad.options)
-        else:
-            continue
-        bad(number + i, what)
-        lines[i] = None
-    return lines
-
-
-def _is_utf8(data: bytes) -> bool:
-    return data.isascii() or not _bad_byte(data)
-
-
-def _bad_byte(data: bytes) -> int:
-    """The number of the first byte that is not UTF-8, from 1; 0 for none."""
-    # A megabyte at a time: the text of a long line would take four times its bytes.
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(data), CHUNK):
-        kept = len(decoder.getstate()[0])  # the first bytes of a character that the last piece cut
-        try:
-            decoder.decode(data[start : start + CHUNK], start + CHUNK >= len(data))
-        except UnicodeDecodeError as error:
-            return start - kept + error.start + 1
-    return 0
-
-
-def _text_documents(batches: Iterator[tuple[int, list[bytes | None]]], options: ReadOptions) -> Iterator[Document]:
-    lines: list[bytes] = []
-    size, continued = 0, False
-    for _, batch in batches:
-        for raw in batch:
-            if raw is None:
+    start, lines, size, continued = state.bytes_read, [], 0, False
+    raw, chunks = open_chunks(source.path)
+    for _, batch in batches_of_lines(chunks, source.name, faults, options.max_line_bytes):
+        state.bytes_read, state.bad_lines = start + raw.position, faults.count
+        for line in batch:
+            if line is None:
                 continue
-            line = raw.strip()  # also drops the \r of Windows line ends
+            line = line.strip()  # also drops the \r of Windows line ends
+            if line.startswith(_MARKUP) and _MARK.fullmatch(line):
+                state.markup_lines += 1
+                if options.markup == "drop":
+                    line = b""
             if line:
                 lines.append(line)
                 size += len(line) + 1
@@ -286,98 +214,70 @@ def _text_documents(batches: Iterator[tuple[int, list[bytes | None]]], options: 
             lines, size, continued = [], 0, bool(line)
     if lines:
         yield Document(lines, continued)
+    state.sha256[source.name] = raw.sha256
 
 
-def _json_documents(source: Source, options: ReadOptions, state: ReadState) -> Iterator[Document]:
-    bad = _BadLines(source, options, state)
-    for number, batch in _file_lines(source, options, state):
-        for i, line in enumerate(batch):
-            if line is None or not line.strip():
-                continue
-            if _is_overfull(line):
-                bad(number + i, f"a JSON object of more than {_MOST_JSON_PARTS} parts")
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                hint = " (one JSON object a line is wanted, not one array)" if line.lstrip().startswith(b"[") else ""
-                bad(number + i, f"not JSON: {one_line(error)}{hint}")
-                continue
-            if not isinstance(row, dict):
-                bad(number + i, "not a JSON object with a text column (one object a line is wanted)")
-            elif options.text_column not in row:
-                bad(number + i, _no_column(options.text_column, row))
-            else:
-                yield from _row_document(row[options.text_column], number + i, bad, "line")
+def _row_documents(source: Source, options: SourceOptions, state: ReadState, faults: Faults) -> Iterator[Document]:
+    stream, start = _open_rows(source, options, faults), state.bytes_read
+    for row in stream:
+        if stream.count:
+            state.bytes_read = start + source.size * (row.number + 1) // stream.count
+        elif stream.raw is not None:
+            state.bytes_read = start + stream.raw.position
+        try:
+            yield from _pieces(_text_of(row, options), options.piece_bytes)
+        except BadRowError as error:
+            faults(stream.where(row), str(error))
+        state.bad_lines = faults.count
+    state.notes += [f"{source.name}: {note}" for note in stream.notes]
+    if source.path is not None:
+        state.sha256[source.name] = stream.raw.sha256 if stream.raw is not None else file_sha256(source.path)
 
 
-def _is_overfull(line: bytes) -> bool:
-    """Whether a JSON line would make far more objects than it has bytes to spare."""
-    if len(line) <= CHUNK:
-        return False
-    for number, part in enumerate(_JSON_PARTS.finditer(line)):
-        if number >= _MOST_JSON_PARTS:
-            return True
-        if part[0] == b'"':  # a text that does not end: for the parser to say
-            return False
-    return False
+def _open_rows(source: Source, options: SourceOptions, faults: Faults) -> RowStream:
+    column = options.text_column
+    if source.path is None:
+        stream = open_source(source.name, column, faults)
+    else:
+        wanted = ReadOptions(wanted=(column,), keep=(column,), max_line_bytes=options.max_line_bytes)
+        stream = open_rows(source.path, wanted, faults)
+    if stream.columns and column not in stream.columns:
+        raise UserError(f"{source.name}: {_no_column(column, stream.columns)}")
+    return stream
 
 
-# Rows of datasets
-
-
-def _no_column(column: str, found: Sequence[str] | dict[str, Any]) -> str:
+def _no_column(column: str, found: Iterable[object]) -> str:
     return f"no column {column!r} (found: {one_line(', '.join(map(str, found))) or 'none'}; name it with text_column)"
 
 
-def _row_document(value: object, number: int, bad: _BadLines, unit: str) -> Iterator[Document]:
-    """Yields the document of one row, an overlong one in pieces, or none for an empty or bad one."""
-    if value is None:
-        return
+def _text_of(row: Row, options: SourceOptions) -> bytes:
+    """The text of a row in UTF-8, b"" for none. Raises BadRowError."""
+    column = options.text_column
+    if column not in row.values:
+        raise BadRowError(_no_column(column, row.values))
+    value = row.values[column]
+    if not isinstance(value, str | bytes | None):
+        raise BadRowError(f"column {column!r} holds {type(value).__name__}, not text")
     try:
-        data = value.encode() if isinstance(value, str) else value
-        if not isinstance(data, bytes):
-            bad(number, f"column {bad.options.text_column!r} holds {type(value).__name__}, not text", unit)
-            return
-        if not isinstance(value, str) and not _is_utf8(data):
-            raise UnicodeError
-    except UnicodeError:
-        bad(number, f"column {bad.options.text_column!r} is not valid Unicode", unit)
-        return
-    if len(data) > bad.options.max_line_bytes:
-        bad(number, _overlong(bad.options), unit)
-        return
+        data = value.encode() if isinstance(value, str) else value or b""
+    except UnicodeEncodeError:
+        data = b"\xff"
+    if not is_utf8(data):
+        raise BadRowError(f"column {column!r} is not valid Unicode")
+    if len(data) > options.max_line_bytes:
+        raise BadRowError(f"longer than max_line_bytes = {options.max_line_bytes}")
+    return data
+
+
+def _pieces(data: bytes, piece_bytes: int) -> Iterator[Document]:
+    """Yields the document of one row, an overlong one in pieces, none for an empty one."""
     lines: list[bytes] = []
     size, continued = 0, False
     for line in filter(None, map(bytes.strip, io.BytesIO(data))):
         lines.append(line)
         size += len(line) + 1
-        if size >= bad.options.piece_bytes:
+        if size >= piece_bytes:
             yield Document(lines, continued)
             lines, size, continued = [], 0, True
     if lines:
         yield Document(lines, continued)
-
-
-def _open_rows(source: Source, options: ReadOptions) -> tuple[Any, int]:
-    from distil_jax.data.corpus import parquet, rows
-
-    opener = {"parquet": parquet.open_parquet, "hf": rows.open_hf, "tfds": rows.open_tfds}[source.kind]
-    data, columns, count = opener(source.name, options.text_column)
-    if columns is not None and options.text_column not in columns:
-        raise UserError(f"{source.name}: {_no_column(options.text_column, columns)}")
-    return data, count
-
-
-def _row_documents(source: Source, options: ReadOptions, state: ReadState) -> Iterator[Document]:
-    from distil_jax.data.corpus import rows
-
-    bad, start = _BadLines(source, options, state), state.bytes_read
-    data, count = _open_rows(source, options)
-    for number, value in enumerate(rows.values(data, source.name, options.text_column), start=1):
-        if count:
-            state.bytes_read = start + source.size * number // count
-        yield from _row_document(value, number, bad, "row")
-    if source.path is not None:
-        with RawFile.open(source.path) as raw:
-            state.sha256[source.name] = raw.finish()

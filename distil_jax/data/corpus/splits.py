@@ -40,6 +40,7 @@ def prepare_splits(
             min_tokens=settings.min_tokens,
             max_unk_fraction=settings.max_unk_fraction,
             text_column=settings.text_column,
+            markup=settings.markup,
             on_error=settings.on_error,
             max_documents=settings.max_documents or None,
             block_bytes=settings.block_bytes,

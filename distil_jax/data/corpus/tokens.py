@@ -87,6 +87,11 @@ class Corpus:
         """The fraction of places in rows that hold tokens rather than padding."""
         return self.num_tokens / (self.num_rows * self.sequence_length)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the sources it was made from."""
+        return tuple(self.index.get("notes", ()))
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Gathers rows -> ids [n, L] of the dtype on disk.
 

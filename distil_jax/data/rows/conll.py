@@ -23,9 +23,9 @@ OUTSIDE = "O"  # the tag of what is in no entity
 _SAMPLE = 2000  # lines by which columns are recognised
 _SPAN_TAG = re.compile(r"[BILESMU](-|$)|[BILESMU]_\S|O$|[A-Za-z0-9_.]+-[BILESMU]$")
 _ID = re.compile(r"\d+(?:[-.]\d+)?$")
-_PARTS_OF_SPEECH = frozenset(
-    "ADJ ADP ADV AUX CCONJ CONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X CC CD DT EX FW IN JJ JJR JJS "
-    "LS MD NN NNS NNP NNPS PDT POS PRP PRP$ RB RBR RBS RP TO UH VB VBD VBG VBN VBP VBZ WDT WP WP$ WRB".split()  # noqa: SIM905
+_PART_OF_SPEECH = re.compile(
+    "ADJ|ADP|ADV|AUX|CCONJ|CONJ|DET|INTJ|NOUN|NUM|PART|PRON|PROPN|PUNCT|SCONJ|SYM|VERB|X|CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|"
+    r"MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB"
 )
 # Of the same columns in JSON Lines; those of a file without names are found.
 _USUAL_NAMES = frozenset(["", WORDS, TAGS, "word", "tag", "text", "tokens", "label", "labels", "ner_tags"])
@@ -53,6 +53,9 @@ def open_conll(
     sample = [*itertools.islice(lines, _SAMPLE)]
     rows = _word_rows(sample)
     widths = collections.Counter(map(len, rows))
+    if not any(line is None or line.strip() for _, line in sample):
+        stream.columns = []
+        return
     if not widths:
         raise UserError(f"{stream.name}: holds no sentence; check the file")
     width = max(widths, key=lambda one: widths[one])  # damaged lines may come first; of equal numbers, the first
@@ -188,11 +191,8 @@ class _Columns:
     def _are_tags(self, column: Sequence[str]) -> bool:
         values = {*column}
         spans = all(map(is_span_tag, values)) and bool(values - {OUTSIDE})
-        return (
-            spans
-            or values <= _PARTS_OF_SPEECH
-            or (bool(self.options.tag_names) and values <= {*self.options.tag_names})
-        )
+        parts = all(map(_PART_OF_SPEECH.fullmatch, values))
+        return spans or parts or values <= {*self.options.tag_names}
 
 
 def _types(column: Sequence[str]) -> set[str] | None:

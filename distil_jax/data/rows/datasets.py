@@ -278,10 +278,13 @@ def _open_tensorflow_split(source: str, keep: Collection[str], faults: Faults, b
 
 def _tensorflow_rows(data: Any, kept: Sequence[str], stream: RowStream, faults: Faults) -> Iterator[Row]:
     for row in _rows(stream.name, (data[i] for i in range(len(data))), faults):
+        values: dict[str, Any] = {}
         try:
-            yield row._replace(values={column: _plain(row.values[column]) for column in kept})
+            for column in kept:
+                values[column] = _plain(row.values[column])
+            yield row._replace(values=values)
         except UnicodeDecodeError:
-            faults(stream.where(row), "not valid UTF-8")
+            faults(stream.where(row), f"column {kept[len(values)]!r} is not valid Unicode")
 
 
 def _plain(value: Any) -> Any:

@@ -45,6 +45,7 @@ class RawFile(io.RawIOBase):
 
     def __init__(self, handle: IO[bytes], path: Path) -> None:
         self.handle, self.path, self.position = handle, path, 0
+        self.size = path.stat().st_size
         self.digest, self.sha256 = hashlib.sha256(), ""  # the latter once the file was read to its end
 
     @classmethod

@@ -87,7 +87,8 @@ def _object_of(line: bytes) -> dict[str, Any]:
     try:
         return _named(parse_json(line.decode()))
     except (ValueError, RecursionError) as error:
-        raise BadRowError(f"not JSON: {one_line(error)}") from error
+        hint = " (one JSON object a line is wanted, not an array)" if line.lstrip().startswith(b"[") else ""
+        raise BadRowError(f"not JSON: {one_line(error)}{hint}") from error
 
 
 def _named(value: Any) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _array_rows(text: str, stream: RowStream, faults: Faults) -> Iterator[Row]:
                 raise json.JSONDecodeError("',' or the end of the array expected", text, at)
         except (ValueError, RecursionError) as error:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else text.count("\n", 0, at) + 1
-            faults(f"{stream.name}, line {line}", f"not JSON, in item {number + 1}: {one_line(error)}")
+            faults(f"{stream.name}, line {line}", f"not JSON: {one_line(error)} (item {number + 1})")
             return
         try:
             yield Row(number + 1, number, _named(value))

@@ -86,7 +86,7 @@ class _Checker:
         if b"\0" in line:
             return "holds a NUL byte: this is not a text file"
         if not is_utf8(line):
-            return f"not valid UTF-8 (byte {_bad_byte(line)} of the line); convert the file with iconv"
+            return f"not valid UTF-8 (byte {_bad_byte(line)} of the line)"
         return self.overlong if len(line) > self.limit else ""
 
 

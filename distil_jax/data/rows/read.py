@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import string
@@ -88,18 +89,23 @@ def _open_path(path: Path, options: ReadOptions, faults: Faults, *, loading: boo
     raw, chunks = open_chunks(path)
     stream = RowStream(name, raw=raw)
     if loading:
-        chunks = _bounded(chunks, stream)
+        check_size(stream, raw.size)
+        chunks = _held(chunks, stream) if compression_of(path) else chunks
     first = next(chunks, b"")
     format = options.format or _format_of_file(path, first, options)
     return _opened(format, itertools.chain([first], chunks), stream, options, faults)
 
 
-def _bounded(chunks: Iterator[bytes], stream: RowStream) -> Iterator[bytes]:
+def _held(chunks: Iterator[bytes], stream: RowStream) -> Iterator[bytes]:
+    """Yields the chunks once all of them are there: rows take far more memory than what they unfold from."""
     size = 0
+    held: collections.deque[bytes] = collections.deque()
     for chunk in chunks:
         size += len(chunk)
         check_size(stream, size)
-        yield chunk
+        held.append(chunk)
+    while held:
+        yield held.popleft()
 
 
 def _open_pipe(pipe: BinaryIO, name: str, options: ReadOptions, faults: Faults) -> RowStream:

@@ -43,7 +43,7 @@ def open_separated(
     """
     first = _first_batch(batches)
     sample = [line for _, line in first if line]
-    separator = options.separator
+    separator = "\t" if options.separator == "tab" else options.separator
     if sample and sample[0].startswith("sep=") and len(sample[0].rstrip()) == 5:  # as Excel has it
         separator, first, sample = sample[0][4], first[1:], sample[1:]
     if not sample:

@@ -81,7 +81,10 @@ class RowStream:
     raw: RawFile | None = None
 
     def __iter__(self) -> Iterator[Row]:
-        return self.rows
+        return self
+
+    def __next__(self) -> Row:
+        return next(self.rows)
 
     def where(self, row: Row) -> str:
         """File and place of a row, for messages."""

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distil_jax.data.rows import BadRowError, Faults, Row, Table, some
+from distil_jax.data.rows import FIELD_LIMIT, BadRowError, Faults, Row, Table, parse_json, some
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.conll import to_iob2
 from distil_jax.tasks.data.labels import NAMES, SetForm, class_name, class_number, class_set, is_blank, score
 from distil_jax.tasks.data.official import Columns, Role
-from distil_jax.tasks.data.tabular import FIELD_LIMIT, parse_json
 from distil_jax.tasks.examples import (
     Answer,
     ChoiceExample,

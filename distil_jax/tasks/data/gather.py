@@ -7,14 +7,27 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import Faults, Row, Table, some
+from distil_jax.data.rows import (
+    ENDINGS,
+    PLAIN,
+    TAGS,
+    WORDS,
+    Dataset,
+    Faults,
+    HubId,
+    ReadOptions,
+    Row,
+    Table,
+    is_saved,
+    open_hub,
+    open_rows,
+    open_tensorflow,
+    read_table,
+    some,
+    suffix_of,
+)
 from distil_jax.errors import UserError
-from distil_jax.tasks.data import conll, squad_json
-from distil_jax.tasks.data.hub import Dataset, open_hub, open_tensorflow
-from distil_jax.tasks.data.lines import read_bytes, suffix_of
-from distil_jax.tasks.data.official import OFFICIAL, PLAIN_SPLITS, Columns, HubId, Official, Role, SplitPlace
-from distil_jax.tasks.data.parquet import PARQUET, read_parquet
-from distil_jax.tasks.data.tabular import JSON_SUFFIXES, TABLE_SUFFIXES, read_json_rows, read_table
+from distil_jax.tasks.data.official import OFFICIAL, PLAIN_SPLITS, Columns, Official, Role, SplitPlace
 from distil_jax.tasks.examples import Kind, TaskSpec
 
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
@@ -89,24 +102,29 @@ class _Reader:
         """Reads one file, in the form that its ending and the kind of task tell."""
         if path.is_dir():
             raise UserError(f"{path}: is a folder; name the file itself, or give the folder with task.source")
-        columns, faults = self.columns, Faults(self.settings.on_error == "skip")
-        kind, suffix = self.spec.kind, suffix_of(path)
-        if suffix == PARQUET:
-            table = read_parquet(path, columns, faults)
-        elif kind == "question":
-            table = squad_json.read_questions(path, columns, faults)
-            if not table.unit:
-                columns = Columns(("question",), ("context",), ("answers",), ("id",))
-        elif kind == "token" and suffix in JSON_SUFFIXES:
-            table = read_json_rows(path, columns, faults)
-        elif kind == "token":
-            if suffix == ".csv":
-                raise UserError(f"{path}: words and tags are read from CoNLL columns or JSON Lines, not from CSV")
-            table = conll.read_conll(path, faults)
-            columns = Columns((conll.WORDS,), label=(conll.TAGS,))
+        faults = Faults(self.settings.on_error == "skip")
+        table = read_table(path, self._options(), faults)
+        if table.columns_taken:
+            columns = Columns((WORDS,), label=(TAGS,))
+        elif not table.unit:  # SQuAD's JSON, whose names are fixed
+            columns = Columns(("question",), ("context",), ("answers",), ("id",))
         else:
-            table = read_table(path, columns, faults, flawed=bool(self.official and self.official.flawed))
+            columns = self.columns
         return Part(role, name, table, columns, faults)
+
+    def _options(self) -> ReadOptions:
+        settings, columns, defaults = self.settings, self.columns, TaskSettings()
+        return ReadOptions(
+            separator=settings.separator,
+            wanted=columns.text,
+            keep=columns.names(),
+            positions=columns.positions,
+            flawed=bool(self.official and self.official.flawed),
+            tagged=self.spec.kind == "token",
+            labelled=True,
+            words=settings.text if settings.text != defaults.text else "",
+            tags=settings.label if settings.label != defaults.label else "",
+        )
 
     def source(self, roles: Collection[Role]) -> list[Part]:
         """Reads what `task.source` names, sets of these roles; only a test set may be missing there."""
@@ -117,6 +135,8 @@ class _Reader:
         if text.startswith("tfds:"):
             return self._dataset(open_tensorflow(text), places, needed)
         if text and not text.startswith("hf:"):
+            if is_saved(path):
+                return self._dataset(open_hub([HubId(str(path))]), places, needed)
             if path.is_dir():
                 return self._folder(path, places, needed)
             if path.is_file():
@@ -139,7 +159,7 @@ class _Reader:
         for place in places:
             split = next((name for name in place.dataset_names if name in dataset.splits), None)
             if split is not None:
-                table, faults = dataset.read(split, columns.names()), Faults(self.settings.on_error == "skip")
+                table, faults = dataset.read(split, columns.names()).table(), Faults(self.settings.on_error == "skip")
                 parts.append(Part(place.role, place.name, table, columns, faults))
         if not parts and needed:
             raise UserError(f"{dataset.name}: no split that {self.spec.name} needs (found: {some(dataset.splits)})")
@@ -173,9 +193,8 @@ class _Reader:
     def _file_of(self, folder: Path, place: SplitPlace) -> Path | None:
         if self.official:
             return next((folder / name for name in place.files if (folder / name).is_file()), None)
-        known = (*TABLE_SUFFIXES, *JSON_SUFFIXES, PARQUET, ".conll", ".txt")
         found = [p for p in sorted(folder.iterdir()) if p.name.partition(".")[0] in OWN_STEMS[place.role]]
-        found = [p for p in found if p.is_file() and suffix_of(p) in known]
+        found = [p for p in found if p.is_file() and suffix_of(p) in ENDINGS]
         if len(found) > 1:
             raise UserError(
                 f"{folder}: {found[0].name} and {found[1].name} could both be meant; name the files in [task]"
@@ -193,11 +212,7 @@ class _Reader:
             for label in self.spec.labels:
                 for path in sorted((folder / place.role / label).glob("*.txt"), key=_review_number):
                     name = f"{label}/{path.stem}"
-                    try:
-                        text = read_bytes(path).decode()
-                    except UnicodeDecodeError:
-                        faults(str(path), "not valid UTF-8")
-                        continue
+                    text = "\n".join(row.values[PLAIN] for row in open_rows(path, ReadOptions(format="text"), faults))
                     table.rows.append(
                         Row(f"{label}/{path.name}", len(table.rows), {"id": name, "text": text, "label": label})
                     )

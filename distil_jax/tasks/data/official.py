@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from distil_jax.data.rows import HubId
+
 Role = Literal["train", "validation", "test"]
 
 
@@ -46,15 +48,6 @@ class SplitPlace:
     name: str
     files: tuple[str, ...]
     dataset_names: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class HubId:
-    """A dataset on the hub; `revision` "" is its main branch."""
-
-    name: str
-    config: str = ""
-    revision: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from distil_jax.data.corpus.plan import PrepareSettings
 from distil_jax.data.corpus.prepare import prepare
-from distil_jax.data.corpus.sources import ReadOptions, ReadState, check, documents, resolve
+from distil_jax.data.corpus.sources import ReadState, SourceOptions, check, documents, resolve
 from distil_jax.errors import UserError
 
 pytestmark = pytest.mark.fault("hostile texts")
@@ -33,9 +33,14 @@ LINE = 64 << 20  # bytes, the longest line that is taken by default
 # Above what a process has after its imports. A line is held once, packed and unpacked pieces are a megabyte.
 REFUSED_MEGABYTES, SKIPPED_MEGABYTES = 120, 160
 
+
+def options(on_error: str = "stop", piece_bytes: int = 4 << 20) -> SourceOptions:
+    return SourceOptions("text", on_error, "keep", LINE, piece_bytes)
+
+
 READER = r"""
 import json, resource, sys, time
-from distil_jax.data.corpus.sources import ReadOptions, ReadState, check, documents, resolve
+from distil_jax.data.corpus.sources import ReadState, SourceOptions, check, documents, resolve
 from distil_jax.errors import UserError
 import pyarrow.parquet
 
@@ -48,7 +53,7 @@ before, began, message, count, state = memory("VmRSS"), time.process_time(), "",
 with open("/proc/self/clear_refs", "w") as handle:
     handle.write("5")
 try:
-    options = ReadOptions(on_error=on_error)
+    options = SourceOptions("text", on_error, "keep", 64 << 20, 4 << 20)
     found = resolve([source])
     check(found, options)
     for one in found:
@@ -197,7 +202,7 @@ def test_the_longest_line_that_is_taken(tmp_path: Path, kind: str) -> None:
 def test_a_row_of_many_lines_comes_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "ab\n" * 3000}) + "\n" + json.dumps({"text": "last"}) + "\n")
-    pieces = [*documents(resolve([str(path)])[0], ReadOptions(piece_bytes=900), ReadState())]
+    pieces = [*documents(resolve([str(path)])[0], options(piece_bytes=900), ReadState())]
     assert [piece.continued for piece in pieces] == [False] + [True] * 9 + [False]
     assert sum(len(piece.lines) for piece in pieces) == 3001
 
@@ -253,7 +258,7 @@ TABLE: dict[str, tuple[str, bytes, str]] = {
     "text called Parquet": ("a.parquet", TEXT, r"a\.parquet: not a readable Parquet file"),
     "an empty Parquet": ("a.parquet", b"", r"a\.parquet: not a readable Parquet file"),
     "JSON cut short": ("a.jsonl", ROWS[:-5], r"a\.jsonl, line 400: not JSON"),
-    "an array of JSON": ("a.json", b"[\n" + ROWS, r"a\.json, line 1: not JSON"),
+    "an array of JSON": ("a.json", b"[\n" + ROWS, r"a\.json, line 3: not JSON"),
     "a column with a long name": (
         "a.jsonl",
         ROWS + b"\n" + json.dumps({"x\n" * 99999: 1}).encode(),
@@ -291,8 +296,8 @@ def read_or_refuse(path: Path, on_error: str) -> int:
     """The number of documents, or -1 where the file was refused in one line that names it."""
     try:
         sources = resolve([str(path)])
-        check(sources, ReadOptions(on_error=on_error))
-        return sum(1 for _ in documents(sources[0], ReadOptions(on_error=on_error), ReadState()))
+        check(sources, options(on_error=on_error))
+        return sum(1 for _ in documents(sources[0], options(on_error=on_error), ReadState()))
     except UserError as error:
         assert str(error).isprintable() and str(error).startswith(str(path)) and len(str(error)) < 1000
         return -1

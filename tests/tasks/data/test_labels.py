@@ -83,5 +83,5 @@ def test_endings_have_to_be_as_many_in_all_rows(tmp_path: Path, write: Any, load
 
 
 def test_line_ends_of_old_macs_are_named(tmp_path: Path, write: Any, load: Any) -> None:
-    with pytest.raises(UserError, match=r"a\.csv: its lines end with CR alone; convert it with: tr"):
+    with pytest.raises(UserError, match=r"a\.csv, line 1: .*lines end with CR alone"):
         load("classification", train=write(tmp_path / "a.csv", b"text,label\ra,x\rb,y\r"))

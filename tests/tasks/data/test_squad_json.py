@@ -73,8 +73,8 @@ PLACE = r"data\[0\]\.paragraphs\[1\]\.qas\[0\] \(id q1\): "
         (document(question(), qas=None), r"data\[0\]\.paragraphs\[1\]: no list 'qas'"),
         ({"data": [{"title": "x"}]}, r"data\[0\]: no list 'paragraphs'"),
         ({"data": []}, "no row that can be used"),
-        (json.dumps(document(question()))[:-9], "dev.json: not JSON"),
-        (json.dumps(document(question()), indent=1)[:-9], "dev.json: not JSON"),
+        (json.dumps(document(question()))[:-9], "dev.json, line 1: not JSON"),
+        (json.dumps(document(question()), indent=1)[:-9], "dev.json, line 30: not JSON"),
         ("", "the file is empty"),
     ],
 )

@@ -14,16 +14,24 @@ from typing import Any
 
 import pytest
 
-from distil_jax.data.rows import BadRowError, Faults, Row
+from distil_jax.data.rows import (
+    PLAIN,
+    Arriving,
+    BadRowError,
+    Faults,
+    ReadOptions,
+    Row,
+    json_line,
+    open_rows,
+    read_table,
+)
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.data.tabular import read_table
 from distil_jax.tasks.examples import SequenceExample
 from distil_jax.tasks.requests import request, usual_reading
-from distil_jax.tasks.streams import PLAIN, Arriving, json_line, stream_file, stream_pipe
 
 STRICT = Faults()
-TEXT = Columns(("text",))
+TEXT = ReadOptions(wanted=("text",))
+KEPT = ReadOptions(wanted=("text",), keep=("text",))
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -37,7 +45,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 @pytest.mark.parametrize("ending", ["", ".gz", ".xz"])
 def test_a_text_is_a_row_a_line(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path, f"a.txt{ending}", "\ufeffone\r\ntwo\x85still two\n\nfour")
-    assert list(stream_file(path, STRICT)) == [
+    assert list(open_rows(path, TEXT, STRICT)) == [
         Row(1, 0, {PLAIN: "one"}),
         Row(2, 1, {PLAIN: "two\x85still two"}),
         Row(3, 2, {PLAIN: ""}),
@@ -49,7 +57,7 @@ def test_csv_is_what_the_csv_module_says(tmp_path: Path) -> None:
     table = [["text", "id"], ['a "quoted" one', "x"], ["two\nlines, and a comma", "y"], ["", "z"]]
     text = io.StringIO()
     csv.writer(text).writerows(table)
-    rows = list(stream_file(write(tmp_path, "a.csv", text.getvalue()), STRICT))
+    rows = list(open_rows(write(tmp_path, "a.csv", text.getvalue()), TEXT, STRICT))
     assert [row.values for row in rows] == [dict(zip(table[0], cells, strict=True)) for cells in table[1:]]
     assert [row.place for row in rows] == [2, 3, 5]
     assert [row.number for row in rows] == [0, 1, 2]
@@ -67,16 +75,16 @@ def test_a_column_without_a_name_is_no_line_of_text(
     tmp_path: Path, name: str, content: str, values: dict[str, str]
 ) -> None:
     """As in tables that pandas has written with their index, and the published ones of SWAG."""
-    (row,) = stream_file(write(tmp_path, name, content), STRICT)
+    (row,) = open_rows(write(tmp_path, name, content), TEXT, STRICT)
     assert row.values == values
     assert request(row.values, usual_reading("sequence"))[1] == SequenceExample("", "a cat")
-    (without,) = stream_file(write(tmp_path, name, content.replace("text", "title")), STRICT)
+    (without,) = open_rows(write(tmp_path, name, content.replace("text", "title")), TEXT, STRICT)
     with pytest.raises(BadRowError, match="no column 'text'"):
         request(without.values, usual_reading("sequence"))
 
 
 def test_quotes_of_a_tsv_are_characters(tmp_path: Path) -> None:
-    rows = list(stream_file(write(tmp_path, "a.tsv", 'text\tid\n"so\t1\n'), STRICT))
+    rows = list(open_rows(write(tmp_path, "a.tsv", 'text\tid\n"so\t1\n'), TEXT, STRICT))
     assert [row.values for row in rows] == [{"text": '"so', "id": "1"}]
 
 
@@ -84,10 +92,10 @@ def test_quotes_of_a_tsv_are_characters(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", "text,id\na,1\nb\n", "a.csv, line 3: 1 columns, not 2"),
-        ("a.csv", 'text\na\n"b\nc\n', "a.csv, line 3: not quoted as CSV"),
+        ("a.csv", 'text\na\n"b\nc\n', "a.csv, line 3: .*never closed"),
         ("a.csv", "text,text\n", "line 1: two columns are called 'text'"),
         ("a.jsonl", '{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3: not JSON"),
-        ("a.jsonl", "[1]\n", "a.jsonl, line 1: holds list"),
+        ("a.jsonl", "[1]\n", "a.jsonl, item 1: holds int"),
         ("a.jsonl", '{"a": 1, "a": 2}\n', "'a' is there twice"),
         ("a.txt", b"one\ntw\xff\n", r"a.txt, line 2: not valid UTF-8 \(byte 3 of the line\)"),
         ("a.txt", b"one\0\n", "line 1: holds a NUL byte"),
@@ -99,16 +107,16 @@ def test_quotes_of_a_tsv_are_characters(tmp_path: Path) -> None:
 def test_what_is_wrong_has_a_place(tmp_path: Path, name: str, content: str | bytes, message: str | None) -> None:
     path = write(tmp_path, name, content)
     if message is None:
-        assert list(stream_file(path, STRICT)) == []
+        assert list(open_rows(path, TEXT, STRICT)) == []
         return
     with pytest.raises(UserError, match=message):
-        list(stream_file(path, STRICT))
+        list(open_rows(path, TEXT, STRICT))
 
 
 def test_a_quote_that_is_never_closed_costs_its_own_line(tmp_path: Path) -> None:
     faults = Faults(skip=True)
     path = write(tmp_path, "a.csv", 'text\none\n"two\nthree\n"fo"ur\nfive\n')
-    assert [row.values["text"] for row in stream_file(path, faults)] == ["one", "three", "five"]
+    assert [row.values["text"] for row in open_rows(path, TEXT, faults)] == ["one", "three", "five"]
     assert faults.count == 2
     assert faults.first.startswith(f"{path}, line 3: ")
 
@@ -141,7 +149,7 @@ def test_rows_that_are_left_out_keep_their_numbers(
 ) -> None:
     """Whoever puts results beside their rows goes by these numbers; both readers give the same."""
     path, rows = write(tmp_path, name, content), [Row(place, number, {"text": text}) for place, number, text in found]
-    for read in (lambda faults: stream_file(path, faults), lambda faults: read_table(path, TEXT, faults).rows):
+    for read in (lambda faults: open_rows(path, KEPT, faults), lambda faults: read_table(path, KEPT, faults).rows):
         faults = Faults(skip=True)
         assert list(read(faults)) == rows
         assert faults.count == count
@@ -150,9 +158,9 @@ def test_rows_that_are_left_out_keep_their_numbers(
 @pytest.mark.parametrize(("name", "blank"), [("a.csv", b","), ("a.tsv", b"\t")])
 def test_rows_before_the_first_good_one_count_where_there_is_no_header(tmp_path: Path, name: str, blank: bytes) -> None:
     path = write(tmp_path, name, b"x\xff\n" + blank.join((b"one", b"1")) + b"\n")
-    columns = Columns(("text",), label=("label",), positions=("text", "label"))
+    columns = ReadOptions(wanted=("text",), positions=("text", "label"))
     row = Row(2, 1, {"text": "one", "label": "1"})
-    assert list(stream_file(path, Faults(skip=True), columns)) == [row]
+    assert list(open_rows(path, columns, Faults(skip=True))) == [row]
     assert read_table(path, columns, Faults(skip=True)).rows == [row]
 
 
@@ -165,7 +173,7 @@ def test_rows_before_the_first_good_one_count_where_there_is_no_header(tmp_path:
     ],
 )
 def test_a_pipe_holds_objects_or_lines(data: bytes, values: list[dict[str, str]]) -> None:
-    assert [row.values for row in stream_pipe(io.BytesIO(data), STRICT)] == values
+    assert [row.values for row in open_rows(io.BytesIO(data), TEXT, STRICT)] == values
 
 
 def test_a_pipe_is_read_as_far_as_needed() -> None:
@@ -186,7 +194,7 @@ def test_a_pipe_is_read_as_far_as_needed() -> None:
             return len(part)
 
     slow = Slow()
-    rows = stream_pipe(io.BufferedReader(slow), STRICT)
+    rows = open_rows(io.BufferedReader(slow), TEXT, STRICT)
     assert next(rows).values == {PLAIN: "one"}
     assert slow.reads == 1
     assert [row.values for row in rows] == [{PLAIN: "two"}]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import Faults
+from distil_jax.data.rows import Faults, ReadOptions, read_table
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.conll import read_conll, to_iob2
+from distil_jax.tasks.data.conll import to_iob2
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
 
@@ -78,6 +78,6 @@ def test_a_bad_line_costs_its_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_bytes(b"a\tO\nb\n\nc\tO\n\nd\xff\tO\ne\tO\n\nf\tO\n")
     faults = Faults(skip=True)
-    rows = read_conll(path, faults).rows
+    rows = read_table(path, ReadOptions(tagged=True), faults).rows
     assert [(row.place, row.number, row.values["words"]) for row in rows] == [(4, 1, ["c"]), (9, 3, ["f"])]
     assert faults.count == 2
