@@ -164,6 +164,7 @@ def configs(draw: st.DrawFn) -> Config:
     made |= {"parallel.coordinator": "", "parallel.num_processes": 0, "parallel.process_id": -1}
     made |= {"corpus.min_tokens": 0, "model.num_layers": draw(st.integers(1, 24))}
     made |= {"task.class_weights": draw(st.sampled_from(("none", "balanced", "1,3.5", "good = 2, bad=1e3")))}
+    made |= {"task.separator": draw(st.sampled_from(("", ",", ";", "tab", "\t")))}
     if made["finetune.keep"] == "last":
         made["finetune.patience"] = 0
     return with_overrides(Config(), made)
