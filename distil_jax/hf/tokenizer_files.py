@@ -38,6 +38,7 @@ _PATTERNS = (
     r"\s+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
 )
+_TOKEN_FIELDS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type")
 # Fields of a tokenizer_config.json that bring a vocabulary, an object or a file from elsewhere.
 _FOREIGN = ("vocab", "merges", "init_inputs", "tokenizer_object", "gguf_file", "post_processor", "fast_tokenizer_files")
 
@@ -91,12 +92,18 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
     if data.count(b"[") + data.count(b"{") > _MOST_CONTAINERS:
         raise UserError(f"{where}: more than {_MOST_CONTAINERS} objects and lists, too many for a tokenizer")
     try:
-        raw = json.loads(data)
+        raw = json.loads(data, object_hook=_known_token)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not readable as JSON ({one_line(error)})") from error
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a JSON {type(raw).__name__}, expected an object")
     return raw
+
+
+def _known_token(raw: dict[str, Any]) -> dict[str, Any]:
+    """An added token without unknown fields, which the library prints; any other object as it is."""
+    is_token = isinstance(raw.get("content"), str) and "type" not in raw
+    return {name: value for name, value in raw.items() if name in _TOKEN_FIELDS} if is_token else raw
 
 
 def _checked_settings(raw: dict[str, Any], where: str) -> dict[str, Any]:

@@ -85,7 +85,10 @@ MSGPACK_BOMBS: dict[str, Callable[[], bytes]] = {
     "a name of a megabyte": lambda: packed({"x" * 1_000_000: {}}),
     "a name with ../": lambda: packed({"../x": ext((1,), "float32", bytes(4))}),
     "a name that breaks the line": lambda: packed({"a\nb": ext((1,), "float32", bytes(4))}),
-    "the same name twice": lambda: b"\x82" + (packed("a") + packed(ext((1,), "float32", bytes(4)))) * 2,
+    "a list of nothing in an array": lambda: packed(
+        {"a": msgpack.ExtType(1, b"\xdd\x00\xff\xff\xff" + b"\xc0" * 16_777_215)}
+    ),
+    "a shape of millions": lambda: packed({"a": ext((1,) * 3_000_000, "float32", bytes(4))}),
     "bytes behind the end": lambda: packed({"a": ext((1,), "float32", bytes(4))}) + b"\xc0",
     "a dtype that is a program": lambda: packed({"a": ext((1,), "O", bytes(8))}),
 }

@@ -5,6 +5,7 @@ This runs in worker processes: it imports NumPy alone and does no Python work pe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,8 +18,11 @@ from distil_jax.errors import UserError
 # The tokenizer needs about a hundred bytes per byte of text while it works; a batch of this many characters keeps that
 # small.
 BATCH_CHARACTERS = 1 << 18
-# Longer lines are cut at a space before they are tokenised (a third of the time and a hundredth of the memory).
+# Longer lines are tokenised in pieces (a third of the time and a hundredth of the memory).
 PIECE_CHARACTERS = 1 << 16
+_LONGEST_WORD = 1 << 18  # characters; of a longer word the pieces are words of their own
+# What every tokenizer takes for white space: of the control characters, BERT's leaves out all but tab and line ends.
+_SPACES = re.compile(r"[^\S\x0b\x0c\x1c-\x1f\x85]+")
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,12 @@ class Rows:
 def rows_of(text: str, backend: Any, recipe: Recipe) -> Rows:
     """Turns a block (a line a line, a blank line after every document) into rows.
 
-    `backend` is a tokenizers.Tokenizer without truncation and padding and with encode_special_tokens on. A sequence is
-    [CLS] ids [SEP] of a line (or a document, its lines joined by a space), cut into chunks of at most L - 2 ids; chunks
-    shorter than `min_tokens`, the last ones of long lines included, and those with a fraction of [UNK] of
-    `max_unk_fraction` or more are dropped. Raises UserError where the tokenizer makes ids that can't stand inside a
-    sequence.
+    `backend` is a tokenizers.Tokenizer without truncation and padding and with encode_special_tokens on: the spelling
+    of a special token in the text is ordinary characters, since [CLS] starts every sequence of a row and occurs nowhere
+    else. Other added tokens are tokens. A sequence is [CLS] ids [SEP] of a line (or a document, its lines joined by a
+    space), cut into chunks of at most L - 2 ids. Chunks shorter than `min_tokens`, the last ones of long lines
+    included, are dropped, and so are those with a fraction of [UNK] of `max_unk_fraction` or more. Raises UserError
+    where the tokenizer makes ids that cannot stand inside a sequence.
     """
     blocks = [document.split("\n") for document in text.split("\n\n") if document]
     if recipe.sequence == "document":
@@ -88,7 +93,8 @@ def rows_of(text: str, backend: Any, recipe: Recipe) -> Rows:
     starts, sizes, owners = starts[keep], sizes[keep], owners[keep]
 
     if recipe.pack:
-        row, offset = pack(sizes + 2, recipe.sequence_length, recipe.min_tokens)
+        # No sequence is shorter than [CLS], a token and [SEP].
+        row, offset = pack(sizes + 2, recipe.sequence_length, max(recipe.min_tokens, 3))
     else:
         row, offset = np.arange(len(sizes)), np.zeros(len(sizes), np.int64)
     place = row * recipe.sequence_length + offset
@@ -103,7 +109,7 @@ def encode(lines: Sequence[str], backend: Any) -> tuple[np.ndarray, np.ndarray]:
     """Tokenises lines without special tokens -> (all ids in a row [N] uint32, how many each line has [lines] int64)."""
     parts: list[np.ndarray] = []
     lengths = np.zeros(len(lines), np.int64)
-    for owners, pieces in _batches(lines):
+    for owners, pieces in _batches(lines, backend):
         ids = [encoding.ids for encoding in backend.encode_batch_fast(pieces, add_special_tokens=False)]
         sizes = np.fromiter(map(len, ids), np.int64, len(ids))
         parts.append(np.fromiter(chain.from_iterable(ids), np.uint32, int(sizes.sum())))
@@ -111,13 +117,13 @@ def encode(lines: Sequence[str], backend: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(parts) if parts else np.zeros(0, np.uint32), lengths
 
 
-def _batches(lines: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
+def _batches(lines: Sequence[str], backend: Any) -> Iterator[tuple[list[int], list[str]]]:
     """Yields (line number of each piece, pieces), about BATCH_CHARACTERS at a time."""
     owners: list[int] = []
     pieces: list[str] = []
     size = 0
     for number, line in enumerate(lines):
-        for piece in [line] if len(line) <= PIECE_CHARACTERS else _pieces(line):
+        for piece in _pieces(line, backend):
             owners.append(number)
             pieces.append(piece)
             size += len(piece)
@@ -128,17 +134,33 @@ def _batches(lines: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
         yield owners, pieces
 
 
-def _pieces(line: str) -> Iterator[str]:
-    """Cuts an overlong line after a space, where WordPiece ends a word anyway; inside a word only if it is a piece
-    long.
-    """
+def _pieces(line: str, backend: Any) -> Iterator[str]:
+    """Yields a line in pieces that have, one after another, the ids of the whole line."""
     start = 0
-    while start < len(line):
-        end = start + PIECE_CHARACTERS
-        if end < len(line):
-            end = line.rfind(" ", start, end) + 1 or end
+    while len(line) - start > PIECE_CHARACTERS:
+        end = _end_of_piece(line, start, backend)
         yield line[start:end]
         start = end
+    yield line[start:]
+
+
+def _end_of_piece(line: str, start: int, backend: Any) -> int:
+    """Where the piece that begins at `start` ends: before white space, else before the last word that it would hold.
+
+    White space goes to the next piece, since a byte-level tokenizer takes it as part of the word after it.
+    """
+    size = PIECE_CHARACTERS
+    while size <= _LONGEST_WORD and start + size < len(line):
+        end = start + size
+        spaces = [found.start() for found in _SPACES.finditer(line, start + 1, end + 1)]
+        if spaces:
+            return spaces[-1]
+        words = backend.encode(line[start:end], add_special_tokens=False)
+        last = words.offsets[words.word_ids.index(words.word_ids[-1])][0] if words.word_ids else size
+        if last:
+            return start + last
+        size *= 2
+    return min(start + _LONGEST_WORD, len(line))
 
 
 def chunks(lengths: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -64,19 +64,63 @@ def test_nothing_left(tiny: Any) -> None:
     assert rows.ids.shape == (0, 32) and rows.documents.shape == (0,) and rows.counts.sum() == 0
 
 
-def test_lines_cut_before_tokenising_give_the_same_ids(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(1)
-    lines = [
-        " ".join(random.choice(["the", "cat's", "Ünï", "日本", "e\u0301a", "."], size)) for size in (0, 1, 5, 400, 900)
-    ]
-    whole = [tiny.backend.encode(line, add_special_tokens=False).ids for line in lines]
-    monkeypatch.setattr(packing, "PIECE_CHARACTERS", 40)
-    monkeypatch.setattr(packing, "BATCH_CHARACTERS", 100)
-    ids, lengths = encode(lines, tiny.backend)
-    assert ids.tolist() == [*chain.from_iterable(whole)]
-    assert lengths.tolist() == [len(one) for one in whole]
-    assert ["".join(packing._pieces(line)) for line in lines if line] == lines[1:]
-    assert max(map(len, packing._pieces("x" * 1000))) == 40
+@pytest.fixture(scope="module")
+def backends() -> dict[str, Any]:
+    """Tokenizers that differ in what they take for a word: BERT's, RoBERTa's, SentencePiece's."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    letters = "abc,.!-1\u00e9\u6771\u4eac\u3000\u2028"
+    word_piece = Tokenizer(models.WordPiece({x: i for i, x in enumerate(["[UNK]", *letters, "##a", "##b"])}))
+    word_piece.normalizer = normalizers.BertNormalizer()  # type: ignore[assignment]
+    word_piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("\u0120", "a"), ("a", "b"), ("\u0120a", "b"), ("\u0120", "\u0120"), (",", ",")]
+    vocabulary = {x: i for i, x in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    byte_level = Tokenizer(models.BPE(vocabulary, merges))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    spaced = {x: i for i, x in enumerate(["<unk>", "\u2581", *letters, "\u2581a", "ab"])}
+    metaspace = Tokenizer(models.BPE(spaced, [("\u2581", "a"), ("a", "b")], unk_token="<unk>"))
+    metaspace.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
+    return {"WordPiece": word_piece, "byte-level BPE": byte_level, "Metaspace": metaspace}
+
+
+LONG_LINES = {
+    "spaces": "ab a  b   ab, " * 6000,
+    "tabs": "ab\ta," * 14_000,
+    "white space of other scripts": "ab\u3000a\u2028b\u00a0" * 14_000,
+    "characters that BERT leaves out": "a\x1cb\x85a\x0bb\u200b" * 10_000 + " ab",
+    "only punctuation": "ab,ab.a!" * 10_000,
+    "Chinese": "\u6771\u4eac" * 40_000,
+    "a long word among short ones": "ab " * 20_000 + "b" * 100_000 + " ab" * 20_000,
+    "one word": "a" * 70_000,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    # A word of the last is all that is between spaces.
+    [(name, line) for name in ("WordPiece", "byte-level BPE") for line in LONG_LINES]
+    + [("Metaspace", line) for line, text in LONG_LINES.items() if " " in text],
+)
+def test_long_lines_have_the_ids_of_the_whole_line(backends: dict[str, Any], name: str, line: str) -> None:
+    text = LONG_LINES[line]
+    assert len(text) > packing.PIECE_CHARACTERS
+    ids, lengths = encode([text, "ab"], backends[name])
+    expected = [backends[name].encode(one, add_special_tokens=False).ids for one in (text, "ab")]
+    assert lengths.tolist() == [*map(len, expected)]
+    assert ids.tolist() == [*chain.from_iterable(expected)]
+
+
+def test_a_word_without_end_is_read_in_pieces(tiny: Any) -> None:
+    ids, lengths = encode(["a" * 1_000_000], tiny.backend)
+    assert lengths.tolist() == [len(ids)] and 1 <= len(ids) < 10
+
+
+def test_no_smallest_length(tiny: Any, unpack: Callable, naive: Callable, make_documents: Callable) -> None:
+    documents = make_documents(30)
+    rows = rows_of(block(documents), tiny.backend, recipe(tiny, min_tokens=0))
+    assert rows.dropped_short == 0
+    assert Counter(unpack(rows.ids, tiny)) == Counter(one for _, one in naive(documents, tiny, 32, min_tokens=0)[0])
 
 
 def test_chunks_against_slices() -> None:
