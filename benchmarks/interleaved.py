@@ -17,9 +17,9 @@ from typing import Any
 from distil_jax.benchmark.process import Worker
 from distil_jax.benchmark.report import machine_lines
 from distil_jax.benchmark.timing import Timing, noise_note, summarise
+from distil_jax.cpu import MALLOC_SETTINGS, cpu_environment
 from distil_jax.errors import FaultError, UserError
 from distil_jax.runs import require_writable
-from distil_jax.runs.startup import MALLOC_SETTINGS, cpu_environment
 
 INSIDE = "--inside"  # a script's own flag: it has been started with the environment that it needs
 HERE = Path(__file__).resolve().parent

@@ -15,8 +15,9 @@ from distil_jax.benchmark.process import Worker, WorkerDiedError
 from distil_jax.benchmark.report import notes_on
 from distil_jax.benchmark.roofline import predicted_speedup
 from distil_jax.config import BenchmarkArguments, Config, config_to_toml
+from distil_jax.cpu import cpu_environment
 from distil_jax.errors import FaultError, UserError
-from distil_jax.runs.startup import CACHE_FOLDER, cpu_environment
+from distil_jax.runs.startup import CACHE_FOLDER
 
 Say = Callable[[str], None]
 _WORKER = "distil_jax.benchmark.worker"

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from distil_jax.cpu import materialize
 from distil_jax.models import flash_attention
 from distil_jax.models.dropout import dropout
-from distil_jax.models.fences import stored
 from distil_jax.models.flash_attention import AttentionShape
 from distil_jax.models.layers import softmax
 
@@ -104,7 +104,7 @@ def attend_with_scores(
     scores = scores * (1.0 / math.sqrt(query.shape[-1]))
     if allowed is not None:
         # Not -inf: a row that sees nothing stays finite, and so does its gradient.
-        scores = jnp.where(stored(allowed), scores, jnp.finfo(scores.dtype).min)
+        scores = jnp.where(materialize(allowed), scores, jnp.finfo(scores.dtype).min)
 
     def mix(probabilities: Array, value: Array) -> Array:
         dropped = dropout(probabilities.astype(value.dtype), dropout_keys, dropout_site, dropout_rate)

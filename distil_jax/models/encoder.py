@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from distil_jax.models.attention import AttentionKind, attend, attend_with_scores
 from distil_jax.models.dropout import dropout
-from distil_jax.models.layers import ACTIVATIONS, LayerNorm, Weights, dense, joint_dense
+from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 
 Remat = Literal["none", "layer"]
 
@@ -187,7 +187,7 @@ class EncoderLayer(nn.Module):
         config = self.config
         width = config.hidden_size
         make = partial(dense, initializer_range=config.initializer_range, dtype=self.dtype, transposed=self.transposed)
-        self.query, self.key, self.value = (Weights(width, width, config.initializer_range) for _ in range(3))
+        self.query, self.key, self.value = make(width), make(width), make(width)
         self.attention_out = make(width)
         self.attention_norm = _norm(config, self.dtype)
         self.ffn_in = make(config.intermediate_size)
@@ -198,8 +198,7 @@ class EncoderLayer(nn.Module):
         self, x: Array, mask: Array | None, dropout_keys: Array | None, capture: frozenset[str] = frozenset()
     ) -> tuple[Array, dict[str, Array]]:
         """x [B, L, H], mask [B, L] int32, dropout_keys [B, 2] uint32 -> [B, L, H], and what `capture` names."""
-        weights = [self.query(), self.key(), self.value()]
-        query, key, value = map(self._heads, joint_dense(x, weights, self.dtype, self.transposed))
+        query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
         found = {"queries": query, "keys": key, "values": value}
         options: Any = {
             "causal": self.config.causal,
@@ -216,9 +215,7 @@ class EncoderLayer(nn.Module):
     def cls_only(self, x: Array, mask: Array | None) -> Array:
         """Token 0 of what `__call__` gives without dropout, computed alone: x [B, L, H] -> [B, 1, H]."""
         token = x[:, :1]
-        (query,) = joint_dense(token, [self.query()], self.dtype, self.transposed)
-        key, value = joint_dense(x, [self.key(), self.value()], self.dtype, self.transposed)
-        query, key, value = map(self._heads, (query, key, value))
+        query, key, value = (self._heads(y) for y in (self.query(token), self.key(x), self.value(x)))
         mixed = attend(query, key, value, mask, causal=self.config.causal, kind=self.attention)
         return self._output(token, mixed, None)
 

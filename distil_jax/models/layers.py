@@ -1,12 +1,9 @@
-"""Dense layers, LayerNorm, softmax and activations in the forms that cost least, above all in the backward pass.
-
-Each computes what its textbook form computes, to rounding; parameters have Flax's names.
-"""
+"""Dense layers, LayerNorm, softmax and activations. Parameters have Flax's names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,75 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from distil_jax.models.fences import after, unfused
-
-_FEW_ROWS = 128  # up to which `transposed_dot` pays
-
-
-def rows_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
-    """x [..., K] times kernel [K, N] -> [..., N] with the leading axes taken as one; the `dot_general` of `nn.Dense`.
-
-    The gradient of a kernel contracts the leading axes. Left as two, XLA on CPU first transposes gradients in memory
-    and then multiplies operands that both lie the wrong way: a fifth of a training step.
-    """
-    rows = _rows(x, dimension_numbers, precision, options)
-    return joint_product(rows, (kernel,)).reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-@jax.custom_vjp
-def joint_product(rows: Array, kernels: tuple[Array, ...]) -> Array:
-    """rows [R, K] times kernels [K, N] each, side by side: [R, number of kernels * N].
-
-    On CPU the gradient of the kernels is made before the layer below goes on: XLA would leave it for the end, and hold
-    all that goes into it until then. Joined kernels are joined again in the backward pass, and not held for it.
-    """
-    return rows @ _side_by_side(kernels)
-
-
-def _joint_product(rows: Array, kernels: tuple[Array, ...]) -> tuple[Array, tuple[Array, tuple[Array, ...]]]:
-    return joint_product(rows, kernels), (rows, kernels)
-
-
-def _joint_product_backward(saved: tuple[Array, tuple[Array, ...]], gradient: Array) -> tuple[Array, tuple[Array, ...]]:
-    rows, kernels = saved
-    by_kernels = jax.lax.dot_general(rows, gradient, (((0,), (0,)), ((), ())))
-    if len(kernels) > 1:
-        kernels = tuple(after(kernel, gradient[:1, :1]) for kernel in kernels)
-    by_rows = jax.lax.dot_general(gradient, _side_by_side(kernels), (((1,), (1,)), ((), ())))
-    return after(by_rows, by_kernels[:1, :1]), tuple(jnp.split(by_kernels, len(kernels), axis=1))
-
-
-def _side_by_side(kernels: tuple[Array, ...]) -> Array:
-    return kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, axis=1)
-
-
-joint_product.defvjp(_joint_product, _joint_product_backward)
-
-
-def transposed_dot(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
-    """`rows_dot`, for few rows as the transpose of kernel^T [N, K] times x^T [K, rows].
-
-    On CPU that is up to 1.4 times as fast, if kernel^T is what lies in memory (`transpose_kernels`); otherwise the
-    kernel is first transposed at every call.
-    """
-    rows = _rows(x, dimension_numbers, precision, options)
-    if len(rows) > _FEW_ROWS:
-        return rows_dot(x, kernel, dimension_numbers)
-    product = kernel.T @ rows.T
-    # Without the barrier XLA takes the transposes into the product, which is `rows_dot` again, of a transposed kernel.
-    return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-def _rows(x: Array, dimension_numbers: Any, precision: Any, options: Mapping[str, Any]) -> Array:
-    if precision is not None or options:
-        raise ValueError("dense layers multiply at the default precision")
-    if dimension_numbers != _last_with_first(x):
-        raise ValueError(f"dense layers contract the last axis with the first, not {dimension_numbers}")
-    return x.reshape(-1, x.shape[-1])
-
-
-def _last_with_first(x: Array) -> Any:
-    return (((x.ndim - 1,), (0,)), ((), ()))
+from distil_jax.cpu import no_fuse, rows_dot, transposed_dot
 
 
 def transpose_kernels(params: Any) -> Any:
@@ -97,42 +26,13 @@ def transpose_kernels(params: Any) -> Any:
 
 
 def dense(features: int, initializer_range: float, dtype: DTypeLike, transposed: bool = False) -> nn.Dense:
-    """A dense layer [..., K] -> [..., features] with bias; kernel drawn with standard deviation `initializer_range`."""
-    normal = nn.initializers.normal(initializer_range)
-    return nn.Dense(features, dtype=dtype, kernel_init=normal, dot_general=transposed_dot if transposed else rows_dot)
+    """A dense layer [..., K] -> [..., features] with bias; kernel drawn with standard deviation `initializer_range`.
 
-
-class Weights(nn.Module):
-    """Kernel [features_in, features] and bias [features] of a dense layer, to be used with others'."""
-
-    features_in: int
-    features: int
-    initializer_range: float
-
-    @nn.compact
-    def __call__(self) -> tuple[Array, Array]:
-        """(kernel, bias), float32."""
-        normal = nn.initializers.normal(self.initializer_range)
-        kernel = self.param("kernel", normal, (self.features_in, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
-
-
-def joint_dense(
-    x: Array, weights: Sequence[tuple[Array, Array]], dtype: DTypeLike, transposed: bool = False
-) -> list[Array]:
-    """Dense layers of one input in one product: x [..., K], (kernel [K, N], bias [N]) each -> [..., N] each.
-
-    Wide products run nearer to the peak than narrow ones, forwards and backwards. Transposed ones stay separate: for
-    few rows, joining the kernels takes longer than it saves.
+    `transposed`: for few rows the product is made with kernel^T, if that is what lies in memory (`cpu.transposed_dot`).
     """
-    if transposed:
-        x = x.astype(dtype)
-        products = [transposed_dot(x, kernel.astype(dtype), _last_with_first(x)) for kernel, _ in weights]
-        return [one + _along_last(bias.astype(dtype), x.ndim) for one, (_, bias) in zip(products, weights, strict=True)]
-    kernels = tuple(kernel.astype(dtype) for kernel, _ in weights)
-    bias = jnp.concatenate([bias for _, bias in weights]).astype(dtype)
-    rows = joint_product(x.astype(dtype).reshape(-1, x.shape[-1]), kernels) + bias[None]
-    return jnp.split(rows.reshape(*x.shape[:-1], -1), len(weights), axis=-1)
+    normal = nn.initializers.normal(initializer_range)
+    product = transposed_dot if transposed else rows_dot
+    return nn.Dense(features, dtype=dtype, kernel_init=normal, dot_general=product)
 
 
 class LayerNorm(nn.Module):
@@ -156,7 +56,6 @@ def normalize(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis of x [..., H] -> [..., H] float32.
 
     The backward pass is written out: automatic differentiation goes through mean and variance one after the other.
-    Leading axes stay as they are; taken as one, they part the loops that XLA on CPU would make of the neighbours.
     """
     return _normalize(x, scale, bias, epsilon)[0]
 
@@ -189,7 +88,10 @@ normalize.defvjp(_normalize, _normalize_backward)
 
 @jax.custom_vjp
 def softmax(x: Array) -> Array:
-    """Softmax over the last axis of x [..., N] float32 -> [..., N] float32."""
+    """Softmax over the last axis of x [..., N] float32 -> [..., N] float32.
+
+    For the backward pass it keeps its result alone; `jax.nn.softmax` keeps the exponentials beside it.
+    """
     return jax.nn.softmax(x, axis=-1)
 
 
@@ -199,7 +101,7 @@ def _softmax_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _softmax_backward(result: Array, gradient: Array) -> tuple[Array]:
-    along = unfused(jnp.sum(result * gradient, axis=-1, keepdims=True))
+    along = no_fuse(jnp.sum(result * gradient, axis=-1, keepdims=True))
     return (result * (gradient - along),)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from distil_jax.models.fences import after, unfused
+from distil_jax.cpu import no_fuse, order_after
 from distil_jax.objectives.losses import weighted
 
 
@@ -73,7 +73,7 @@ def loss_and_dlogits(
     found = _terms(student, teacher, positions, temperature)
     # Slopes after values: otherwise the arrays that only values need are held beside them.
     values = reduce(jnp.add, [term.values for term in found.values()])
-    scales = {name: after(coefficients[name] * positions.weights[name], values)[:, None] for name in found}
+    scales = {name: order_after(coefficients[name] * positions.weights[name], values)[:, None] for name in found}
     slopes = reduce(jnp.add, [term.slopes(scales[name]) for name, term in found.items()])
     return _sums(found, positions), slopes.astype(student.hidden.dtype)
 
@@ -121,13 +121,13 @@ def _terms(
     if targets is not None and any(name in LABEL_TERMS for name in names):
         of_target = jnp.take_along_axis(ours.below, targets[:, None], axis=-1)
     if teacher is not None:
-        theirs = _below(logits_of(teacher._replace(hidden=after(teacher.hidden, ours.below[:, :1]))))
+        theirs = _below(logits_of(teacher._replace(hidden=order_after(teacher.hidden, ours.below[:, :1]))))
     if theirs is not None and "ce" in names:
         wanted = _softmax(theirs.below, temperature)
         apart = jnp.sum(wanted.exponentials * (theirs.below - ours.below), axis=-1, keepdims=True)
         apart = apart / (temperature * wanted.norm)
     early = [x for x in (of_target, apart) if x is not None]
-    softmax = _softmax(reduce(after, early, ours.below), temperature)
+    softmax = _softmax(reduce(order_after, early, ours.below), temperature)
     terms = {}
     for name in names:
         if name in LABEL_TERMS and targets is not None and of_target is not None:
@@ -144,7 +144,7 @@ def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
 
 
 def _below(logits: Array) -> _Below:
-    logits = unfused(logits)
+    logits = no_fuse(logits)
     peak = jnp.max(logits, axis=-1, keepdims=True)
     # All later readers take this and none the logits, so that XLA on CPU holds one array of the two.
     return _Below(logits - peak, peak)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import glob
 import hashlib
 import os
 import platform
@@ -15,26 +12,15 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from distil_jax.config import Config, Parallel
+from distil_jax.cpu import restart_for_cpu, tpu_files
 from distil_jax.errors import UserError, one_line
 
 HEARTBEAT_SECONDS = 28  # until JAX notices that a process died, at least half as many; `watch` is faster and clearer
 SHUTDOWN_SECONDS = 60  # that a finished process waits for the others
 
-# Buffers freshly mapped by malloc cost up to a third of a training step on CPU; these settings make it keep them.
-MALLOC_SETTINGS = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
-# The order of operations that this turns off holds up to a fifth more memory, and was no faster on two cores.
-XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
-RESTART_SWITCH = "DISTIL_JAX_RESTART"  # 0: leave malloc and XLA alone
 CACHE_FOLDER = "JAX_COMPILATION_CACHE_DIR"  # JAX's own variable; a folder, or empty for no cache
-_OWN_PROGRAMS = ("distil-jax", "__main__.py")
 
 
 def start(config: Config) -> None:
@@ -49,99 +35,6 @@ def start(config: Config) -> None:
     enable_compilation_cache()
 
 
-def restart_for_cpu(wanted: str) -> None:
-    """Start this command again with the CPU's settings of malloc and XLA; malloc reads its own at process start only.
-
-    Says so in one line on stderr. Does nothing on accelerators, without glibc, outside the command line, where one of
-    malloc's settings is made already, or with DISTIL_JAX_RESTART=0.
-    """
-    changed = cpu_environment(os.environ, wanted)
-    if not changed or Path(sys.argv[0]).name not in _OWN_PROGRAMS or "jax" in sys.modules:
-        return
-    shown = " ".join(f"{name}={value}" for name, value in changed.items())
-    sys.stderr.write(f"distil-jax: restarting with {shown}, faster and smaller on CPU ({RESTART_SWITCH}=0: don't)\n")
-    sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed})
-
-
-def cpu_environment(environment: Mapping[str, str], wanted: str) -> dict[str, str]:
-    """The variables that a CPU run should have and `environment` lacks; empty where they don't apply.
-
-    Args:
-        environment: the process's.
-        wanted: the setting run.platform.
-    """
-    if environment.get(RESTART_SWITCH) == "0" or any(name in environment for name in MALLOC_SETTINGS):
-        return {}
-    if platform.libc_ver()[0] != "glibc" or not _computes_on_cpu(environment, wanted):
-        return {}
-    flags = environment.get("XLA_FLAGS", "")
-    if XLA_FLAG in flags:
-        return dict(MALLOC_SETTINGS)
-    return {**MALLOC_SETTINGS, "XLA_FLAGS": f"{flags} {XLA_FLAG}=false".lstrip()}
-
-
-def _computes_on_cpu(environment: Mapping[str, str], wanted: str) -> bool:
-    """Whether the run will be on CPU, found out without importing JAX."""
-    platforms = environment.get("JAX_PLATFORMS", "")
-    if wanted == "any" and not platforms:
-        return not _accelerator_files()
-    return "cpu" in (wanted, platforms)
-
-
-def _accelerator_files() -> list[str]:
-    """Device files of NVIDIA, AMD and TPU drivers."""
-    return [path for pattern in ("/dev/nvidia[0-9]*", "/dev/kfd") for path in glob.glob(pattern)] + _tpu_files()
-
-
-def _tpu_files() -> list[str]:
-    return glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
-
-
-class _MallocInfo(ctypes.Structure):
-    """glibc's struct mallinfo2."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-@functools.cache
-def _glibc() -> Any:
-    """The C library, where it is glibc, else None."""
-    if platform.libc_ver()[0] != "glibc":
-        return None
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallinfo2"):
-        library.mallinfo2.restype = _MallocInfo
-    return library
-
-
-def trim_memory() -> None:
-    """Have malloc give back to the system what is free, where it is glibc's.
-
-    Reading a model and compiling leave holes into which none of XLA's large buffers fits.
-    """
-    if library := _glibc():
-        library.malloc_trim(0)
-
-
-def memory_in_use() -> int | None:
-    """Bytes that malloc has given out and not got back, where it is glibc's (2.33 or later), else None.
-
-    Those of malloc's first arena and of buffers mapped by themselves: all large ones, whatever its settings.
-    """
-    library = _glibc()
-    if not hasattr(library, "mallinfo2"):
-        return None
-    found = library.mallinfo2()
-    return found.uordblks + found.hblkhd
-
-
 def initialize_distributed(parallel: Parallel) -> None:
     """Join the other processes of the run, if there are any.
 
@@ -154,7 +47,7 @@ def initialize_distributed(parallel: Parallel) -> None:
     """
     given = parallel.coordinator != ""
     cluster = _in_cluster(os.environ)
-    tpu = bool(_tpu_files()) and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
+    tpu = bool(tpu_files()) and os.environ.get("JAX_PLATFORMS", "tpu") != "cpu"
     if not (given or cluster or tpu):
         return
     import jax

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distil_jax.cpu import MALLOC_SETTINGS
 from distil_jax.errors import FaultError, UserError
-from distil_jax.runs.startup import MALLOC_SETTINGS
 
 Script = Callable[[str], Any]
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,17 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distil_jax.models.layers import (
-    LayerNorm,
-    dense,
-    gelu,
-    joint_dense,
-    joint_product,
-    rows_dot,
-    softmax,
-    transpose_kernels,
-    transposed_dot,
-)
+from distil_jax.models.layers import LayerNorm, dense, gelu, softmax, transpose_kernels
 
 RANDOM = np.random.default_rng(0)
 X: Any = RANDOM.standard_normal((2, 5, 24)).astype(np.float32)
@@ -99,79 +87,8 @@ def test_dense_takes_all_leading_axes_as_one(transposed: bool) -> None:
     np.testing.assert_allclose(gradient["bias"], G[..., :7].sum((0, 1)), atol=1e-5)
 
 
-def test_no_gradient_of_a_kernel_multiplies_transposed_copies() -> None:
-    """What `rows_dot` is for: the product contracts one axis of two matrices as they lie."""
-    kernel: Any = np.ones((24, 7), np.float32)
-    text = str(jax.make_jaxpr(jax.grad(lambda k: rows_dot(X, k, (((2,), (0,)), ((), ()))).sum()))(kernel))
-    assert "(([0], [0]), ([], []))" in text and "(([0, 1]" not in text
-
-
-def test_the_gradient_of_a_kernel_is_made_before_the_layer_below_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the one of the rows needs it, on CPU; and the kernels are joined for it anew."""
-    rows, kernel, gradient = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((10, 24), (24, 7), (10, 21)))
-
-    def counted() -> list[int]:
-        def by_rows(rows: Any, kernels: Any, gradient: Any) -> Any:
-            product, pull = jax.vjp(joint_product, rows, kernels)
-            return product, pull(gradient)[0]
-
-        text = jax.jit(by_rows).lower(rows, (kernel,) * 3, gradient).compile().as_text() or ""
-        return [len(re.findall(rf"f32\[24,21\]\S+ {name}\(", text)) for name in ("dot", "concatenate")]
-
-    assert counted() == [1, 2]
-    monkeypatch.setattr("distil_jax.models.layers.after", lambda x, first: x)
-    assert counted() == [0, 1]
-
-
-def test_rows_dot_refuses_other_contractions() -> None:
-    for dot in (rows_dot, transposed_dot):
-        with pytest.raises(ValueError, match="contract the last axis"):
-            dot(X, jnp.ones((5, 3)), (((1,), (0,)), ((), ())))
-        with pytest.raises(ValueError, match="default precision"):
-            dot(X, jnp.ones((24, 3)), (((2,), (0,)), ((), ())), "highest")
-
-
-@pytest.mark.parametrize(("rows", "transposed"), [(1, True), (10, True), (128, True), (129, False)])
-def test_few_rows_are_multiplied_by_transposed_kernels_as_they_lie(rows: int, transposed: bool) -> None:
-    """XLA would rewrite the product as one of rows, with the kernel transposed in it, which is slower."""
-    kernel, x = (RANDOM.standard_normal(shape).astype(np.float32) for shape in ((24, 7), (rows, 24)))
-
-    def product(held: Any, x: Any) -> Any:
-        return transposed_dot(x, transpose_kernels({"kernel": held})["kernel"], (((1,), (0,)), ((), ())))
-
-    held = np.ascontiguousarray(kernel.T)
-    compiled = jax.jit(product).lower(held, x).compile()
-    np.testing.assert_allclose(compiled(held, x), x.astype(np.float64) @ kernel, atol=1e-5)
-    text = compiled.as_text() or ""
-    assert set(re.findall(r"(f32\S+)\{\S+ dot\(", text)) == {f"f32[7,{rows}]" if transposed else f"f32[{rows},7]"}
-    assert not re.findall(r"f32\[24,7\]\S+ (?:copy|transpose)\(", text), "the kernel is transposed in memory"
-
-
 def test_kernels_alone_are_transposed_and_back_again() -> None:
     params = {"a": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}, "b": {"embedding": np.ones((4, 2))}}
     there = transpose_kernels(params)
     assert jax.tree.map(np.shape, there) == {"a": {"kernel": (3, 2), "bias": (3,)}, "b": {"embedding": (4, 2)}}
     assert jax.tree.map(np.shape, transpose_kernels(there)) == jax.tree.map(np.shape, params)
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-def test_joint_layers_are_the_layers_one_by_one(transposed: bool) -> None:
-    weights = [
-        (RANDOM.standard_normal((24, 6)).astype(np.float32), RANDOM.standard_normal(6).astype(np.float32))
-        for _ in range(3)
-    ]
-    layers: Any = partial(joint_dense, jnp.asarray(X), weights, transposed=transposed)
-    for (kernel, bias), found in zip(weights, layers(dtype=jnp.float32), strict=True):
-        np.testing.assert_allclose(found, X @ kernel + bias, atol=1e-5)
-    assert layers(dtype=jnp.bfloat16)[0].dtype == jnp.bfloat16
-
-
-def test_gradients_of_a_joint_product_are_those_of_the_products_one_by_one() -> None:
-    rows = RANDOM.standard_normal((10, 24)).astype(np.float32)
-    kernels = tuple(RANDOM.standard_normal((24, 7)).astype(np.float32) for _ in range(3))
-    gradient = RANDOM.standard_normal((10, 21)).astype(np.float32)
-    x, ks = tensor(rows), [tensor(kernel) for kernel in kernels]
-    torch.cat([x @ kernel for kernel in ks], -1).backward(torch.tensor(gradient, dtype=torch.float64))
-    by_rows, by_kernels = jax.vjp(joint_product, rows, kernels)[1](jnp.asarray(gradient))
-    for found, expected in zip((by_rows, *by_kernels), (x, *ks), strict=True):
-        np.testing.assert_allclose(found, expected.grad, atol=1e-5)  # type: ignore[arg-type]
