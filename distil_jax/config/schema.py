@@ -81,7 +81,7 @@ class Model(Section):
 
     initial: str = setting("", "folder or hub id to start from; empty: random weights of the sizes below")
     freeze_encoder: bool = setting(False, "train the head only (finetune: that of the task); needs model.initial")
-    family: Literal["bert", "distilbert"] = setting("bert", "architecture")
+    family: str = setting("bert", "model_type of the architecture: bert, distilbert, ...", NOT_EMPTY)
     num_layers: int = setting(12, "encoder layers", between(1, 1 << 10))
     hidden_size: int = setting(768, "width; a multiple of num_heads", between(1, 1 << 16))
     num_heads: int = setting(12, "attention heads", between(1, 1 << 10))
@@ -118,7 +118,7 @@ class Student(Section):
         "numbers of the teacher's layers, from 0, that become the student's; empty: every other, as the original",
         each(between(0, 1023)),
     )
-    family: Literal["distilbert", "bert"] = setting("distilbert", "architecture")
+    family: str = setting("", "architecture; empty: the usual one of the teacher's students, distilbert for bert")
     init: str = setting("teacher", "weights to start from: teacher, random, or a folder or hub id", NOT_EMPTY)
     copy_mlm_head: bool = setting(True, "start from the teacher's MLM head")
     fold_token_type: bool = setting(True, "add the teacher's segment-0 vector to the student's positions")

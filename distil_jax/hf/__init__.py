@@ -1,32 +1,35 @@
 """Hugging Face model folders in and out, without PyTorch: the only package that knows their names and file formats.
 
-`from_pretrained` reads a BERT or DistilBERT folder (or hub id) into a module and float32 parameters, `save_pretrained`
-writes a folder that transformers loads without missing or unexpected keys, `load_tokenizer` and `save_tokenizer` do
-the same for the vocabulary. Importing this package costs NumPy only; JAX and the rest are imported when used.
+`from_pretrained` reads a folder (or hub id) of a model in `FAMILIES` into a module and float32 parameters,
+`save_pretrained` writes a folder that transformers loads without missing or unexpected keys, `load_tokenizer` and
+`save_tokenizer` do the same for the vocabulary. Importing this package costs NumPy only; JAX and the rest are imported
+when used.
 """
 
 from distil_jax.hf.checkpoint import PretrainedModel
 from distil_jax.hf.checksums import CHECKSUMS_FILE, check_files
-from distil_jax.hf.config import encoder_config_from_hf, encoder_config_to_hf, read_encoder_config, read_json
-from distil_jax.hf.hub import WEIGHT_FILES, home_resolved, locate
-from distil_jax.hf.lazy_tensor import release_pages
-from distil_jax.hf.params import read_pretrained
-from distil_jax.hf.pretrained import from_pretrained
-from distil_jax.hf.read import read_tensors
-from distil_jax.hf.task_config import (
-    has_names,
-    named_kind,
-    numbered_labels,
-    task_head,
-    task_head_from_hf,
-    task_head_to_hf,
+from distil_jax.hf.config import (
+    encoder_config_from_hf,
+    encoder_config_to_hf,
+    new_encoder_config,
+    read_encoder_config,
+    student_encoder_config,
 )
-from distil_jax.hf.task_params import add_task_head, match_head, order_note, read_task_model
+from distil_jax.hf.families import FAMILIES
+from distil_jax.hf.fields import read_json
+from distil_jax.hf.hub import WEIGHT_FILES, home_resolved, locate
+from distil_jax.hf.labels import has_names, numbered_labels
+from distil_jax.hf.lazy_tensor import release_pages
+from distil_jax.hf.new_head import add_task_head
+from distil_jax.hf.pretrained import from_pretrained, match_head, order_note, read_pretrained, read_task_model
+from distil_jax.hf.read import read_tensors
+from distil_jax.hf.task_head import named_kind, task_head, task_head_from_hf, task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.hf.write import save_pretrained
 
 __all__ = [
     "CHECKSUMS_FILE",
+    "FAMILIES",
     "WEIGHT_FILES",
     "PretrainedModel",
     "Tokenizer",
@@ -41,6 +44,7 @@ __all__ = [
     "locate",
     "match_head",
     "named_kind",
+    "new_encoder_config",
     "numbered_labels",
     "order_note",
     "read_encoder_config",
@@ -51,6 +55,7 @@ __all__ = [
     "release_pages",
     "save_pretrained",
     "save_tokenizer",
+    "student_encoder_config",
     "task_head",
     "task_head_from_hf",
     "task_head_to_hf",

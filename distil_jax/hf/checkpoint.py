@@ -1,4 +1,4 @@
-"""The tensors of one checkpoint under the names of our tables, and what does not fit, named all at once."""
+"""The tensors of one checkpoint under the names of its family, and what does not fit, named all at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from distil_jax.errors import UserError
-from distil_jax.hf.config import encoder_config_from_hf, read_json
+from distil_jax.hf.config import encoder_config_from_hf
+from distil_jax.hf.families import FAMILIES, Family, find_family
+from distil_jax.hf.fields import read_json
 from distil_jax.hf.lazy_tensor import StoredTensor
-from distil_jax.hf.names import TIED_COPIES, Leaf, canonical, is_ignored, is_mlm_name, prefixed
+from distil_jax.hf.names import Leaf, canonical, mlm_names, optional_names
 from distil_jax.hf.read import open_tensors
 
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig, TaskHead
 
 Params = dict[str, Any]
+_LISTED = 20  # names a message spells out before it counts
 
 
 class PretrainedModel(NamedTuple):
@@ -42,9 +45,6 @@ class PretrainedModel(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-_LISTED = 20  # names a message spells out before it counts
-
-
 def listed(names: Iterable[str]) -> str:
     """Names as "a, b, c", beyond twenty as "... and N more"."""
     names = list(names)
@@ -54,23 +54,46 @@ def listed(names: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Tensors under the names of the table, with the names the file has for them."""
+    """Tensors under the family's names, with the names the file has for them.
+
+    Attributes:
+        tensors: name without prefix -> tensor.
+        originals: name without prefix -> name in the file.
+        family: whose names they are.
+        where: the file.
+        is_tied: config.json says that the head shares the word embeddings.
+        notes: what the user should know about how the folder was read.
+    """
 
     tensors: Mapping[str, StoredTensor]
     originals: Mapping[str, str]
-    family: str
+    family: Family
     where: str
-    tied: bool
+    is_tied: bool
+    notes: tuple[str, ...] = ()
 
-    def shown(self, name: str) -> str:
-        """A table's name as the file would spell it."""
-        bare = bool(self.originals) and not any(n.startswith(f"{self.family}.") for n in self.originals.values())
-        return self.originals.get(name) or (name if bare else prefixed(name, self.family))
+    def shown(self, leaf: Leaf) -> str:
+        """A tensor's name as the file has it, or would have it."""
+        prefix = f"{self.family.prefix}."
+        bare = bool(self.originals) and not any(name.startswith(prefix) for name in self.originals.values())
+        return self.originals.get(leaf.name) or (leaf.name if bare else leaf.stored_name(self.family.prefix))
 
     @property
     def has_pooler(self) -> bool:
         """Whether BERT's pooler is among them."""
-        return "pooler.dense.weight" in self.tensors
+        return self.family.has_pooler and "pooler.dense.weight" in self.tensors
+
+    @property
+    def has_mlm_head(self) -> bool:
+        """Whether any tensor of the masked-language-model head is among them."""
+        return not mlm_names(self.family.name).isdisjoint(self.tensors)
+
+    def extra_notes(self, wanted: list[Leaf]) -> tuple[str, ...]:
+        """The notes on this folder when `wanted` is read: one names the tensors that no part of the model reads."""
+        known = {leaf.name for leaf in wanted} | optional_names(self.family.name)
+        extra = [self.originals[name] for name in self.tensors if name not in known]
+        note = f"{self.where}: left out, since this model has no place for them: {listed(extra)}"
+        return (*self.notes, note) if extra else self.notes
 
 
 def open_model(folder: Path) -> tuple[dict[str, Any], EncoderConfig, Checkpoint]:
@@ -82,10 +105,12 @@ def open_model(folder: Path) -> tuple[dict[str, Any], EncoderConfig, Checkpoint]
     path = folder / "config.json"
     raw = read_json(path)
     config = encoder_config_from_hf(raw, str(path))
-    return raw, config, _open_checkpoint(folder, config.family, raw.get("tie_word_embeddings", True) is not False)
+    _, field = find_family(raw, str(path))
+    notes = () if field else (f"{path}: names no model_type; taken for {config.family} by its fields",)
+    return raw, config, _open_checkpoint(folder, FAMILIES[config.family], raw, notes)
 
 
-def _open_checkpoint(folder: Path, family: str, tied: bool) -> Checkpoint:
+def _open_checkpoint(folder: Path, family: Family, raw: Mapping[str, Any], notes: tuple[str, ...]) -> Checkpoint:
     found, path = open_tensors(folder)
     tensors: dict[str, StoredTensor] = {}
     originals: dict[str, str] = {}
@@ -94,47 +119,46 @@ def _open_checkpoint(folder: Path, family: str, tied: bool) -> Checkpoint:
         if name in tensors:
             raise UserError(f"{path}: {originals[name]} and {original} are two names of one tensor; keep one of them")
         tensors[name], originals[name] = tensor, original
-    if family == "bert" and "cls.predictions.bias" not in tensors and "cls.predictions.decoder.bias" in tensors:
-        # Some writers keep only the decoder's name for the bias the two share.
-        tensors["cls.predictions.bias"] = tensors["cls.predictions.decoder.bias"]
-        originals["cls.predictions.bias"] = originals["cls.predictions.decoder.bias"]
-    return Checkpoint(tensors, originals, family, str(path), tied)
+    for copy, source in family.tied.items():
+        if copy in tensors and source not in tensors:  # some writers keep only one name of the tensor that two share
+            tensors[source], originals[source] = tensors[copy], originals[copy]
+    return Checkpoint(
+        tensors, originals, family, str(path), is_tied=raw.get("tie_word_embeddings", True) is not False, notes=notes
+    )
 
 
-def mismatches(wanted: list[Leaf], checkpoint: Checkpoint, *, mlm_head: bool) -> list[str]:
-    """What is missing, unexpected, of another shape, or not a float tensor."""
-    tensors, family = checkpoint.tensors, checkpoint.family
+def check_fit(wanted: list[Leaf], checkpoint: Checkpoint, *, mlm_head: bool, hint: str = "") -> None:
+    """Raises UserError, with `hint` at its end, for tensors that are missing, of another shape, or not of floats."""
+    tensors = checkpoint.tensors
     shapes = {leaf.name: leaf.shape for leaf in wanted}
-    copies = TIED_COPIES[family] if mlm_head else {}
-    expected = shapes | {copy: shapes[source] for copy, source in copies.items()}
-    missing = [checkpoint.shown(name) for name in shapes if name not in tensors]
-    extra = [
-        checkpoint.shown(name)
-        for name in tensors
-        if name not in expected and not is_ignored(name, family) and not (is_mlm_name(name, family) and not mlm_head)
+    if mlm_head:
+        shapes |= {copy: shapes[source] for copy, source in checkpoint.family.tied.items()}
+    missing = [checkpoint.shown(leaf) for leaf in wanted if leaf.name not in tensors]
+    present = [(checkpoint.originals[name], name, shape) for name, shape in shapes.items() if name in tensors]
+    shaped = [
+        f"{shown} is {list(tensors[name].shape)}, expected {list(shape)}"
+        for shown, name, shape in present
+        if tensors[name].shape != shape
     ]
-    present = [(checkpoint.shown(name), tensors[name], shape) for name, shape in expected.items() if name in tensors]
-    shaped = [f"{name} is {list(t.shape)}, expected {list(shape)}" for name, t, shape in present if t.shape != shape]
-    typed = [f"{name} is {tensor.dtype}" for name, tensor, _ in present if not tensor.is_float]
-    groups = {"missing": missing, "unexpected": extra, "wrong shape": shaped, "not a float tensor": typed}
-    return [f"{what}: {listed(names)}" for what, names in groups.items() if names]
+    typed = [f"{shown} is {tensors[name].dtype}" for shown, name, _ in present if not tensors[name].is_float]
+    groups = {"missing": missing, "wrong shape": shaped, "not a float tensor": typed}
+    wrong = [f"{what}: {listed(names)}" for what, names in groups.items() if names]
+    if wrong:
+        raise UserError(f"{checkpoint.where}: does not fit config.json: {'; '.join(wrong)}{hint}")
 
 
 def refuse_untied(checkpoint: Checkpoint) -> None:
     """We hold the decoder as the word embeddings; a model where the two differ would silently compute otherwise."""
-    tensors = checkpoint.tensors
-    copies = TIED_COPIES[checkpoint.family]
+    tensors, originals, copies = checkpoint.tensors, checkpoint.originals, checkpoint.family.tied
     for copy, source in copies.items():
         if copy in tensors and not np.array_equal(tensors[copy].read(), tensors[source].read(), equal_nan=True):
             raise UserError(
-                f"{checkpoint.where}: {checkpoint.shown(copy)} differs from {checkpoint.shown(source)}; only "
-                "models whose head shares the word embeddings are supported (head 'none' reads the encoder alone)"
+                f"{checkpoint.where}: {originals[copy]} differs from {originals[source]}; only models whose head "
+                "shares the word embeddings are supported (head 'none' reads the encoder alone)"
             )
     decoder = next(iter(copies))
-    if not checkpoint.tied and decoder not in tensors:
-        raise UserError(
-            f"{checkpoint.where}: tie_word_embeddings = false in config.json, but no {checkpoint.shown(decoder)}"
-        )
+    if not checkpoint.is_tied and decoder not in tensors:
+        raise UserError(f"{checkpoint.where}: tie_word_embeddings = false in config.json, but no {decoder}")
 
 
 def collected(wanted: list[Leaf], checkpoint: Checkpoint) -> Params:

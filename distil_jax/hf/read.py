@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.config import read_json
+from distil_jax.hf.fields import read_json
 from distil_jax.hf.flax_msgpack import read_flax_file, torch_names
 from distil_jax.hf.hub import WEIGHT_FILES
 from distil_jax.hf.lazy_tensor import MOST_TENSORS, RAW_TYPES, StoredTensor, check_names

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.config import read_json
+from distil_jax.hf.families import FAMILIES
+from distil_jax.hf.fields import read_json
 from distil_jax.hf.hub import home_resolved, locate
 from distil_jax.hf.tokenizer_files import checked_files, json_object
 
@@ -267,7 +268,7 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, family: str = "b
     Args:
         folder: made if it is not there; files of these names are replaced.
         tokenizer: what to write.
-        family: of the model that goes with it; "bert" takes token types.
+        family: of the model that goes with it, which may take token types.
         max_length: tokens a sequence of the model may have (model_max_length).
 
     Raises:
@@ -288,7 +289,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, family: str, max_leng
     for name in ("is_local", "local_files_only"):
         config.pop(name, None)
     config["model_max_length"] = max_length
-    types = ["token_type_ids"] if family == "bert" else []
+    types = ["token_type_ids"] if FAMILIES[family].reads_token_types else []
     config["model_input_names"] = ["input_ids", *types, "attention_mask"]
     if config["tokenizer_class"] == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that transformers 4 knows as well

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from distil_jax.errors import UserError
+from distil_jax.hf.checkpoint import listed
 from distil_jax.hf.checksums import write_checksums
 from distil_jax.hf.config import encoder_config_to_hf
-from distil_jax.hf.params import tensors_from_params
-from distil_jax.hf.task_config import task_head_to_hf
+from distil_jax.hf.families import FAMILIES
+from distil_jax.hf.names import leaves
+from distil_jax.hf.task_head import task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, write_tokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ def save_pretrained(
 ) -> None:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and their hashes (SHA256SUMS).
 
-    The folder is put together beside its place and renamed into it, so that nobody ever sees half of it. The model
+    The folder is put together beside its place and renamed into it, so that no reader ever sees half of it. The model
     has the task head `head` if one is given, else a masked-language-model head if `params` has "mlm_head"; a BERT
     pooler is left out where transformers' class has none. A BERT with neither head nor pooler is loaded there with
     `add_pooling_layer=False`, or gets a random pooler. The decoder weight, tied to the word embeddings, is not stored a
@@ -70,7 +74,7 @@ def save_pretrained(
         (unfinished / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:
-            write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_position_embeddings)
+            write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_length)
         if readme is not None:
             (unfinished / "README.md").write_text(readme, encoding="utf-8")
         write_checksums(unfinished)
@@ -98,6 +102,58 @@ def _check_vocabulary(folder: str | Path, config: EncoderConfig, tokenizer: Toke
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
         )
+
+
+def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    flat: dict[tuple[str, ...], Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, (*path, name))
+        else:
+            flat[(*path, name)] = value
+    return flat
+
+
+def tensors_from_params(
+    config: EncoderConfig, params: Mapping[str, Any], head: TaskHead | None = None
+) -> dict[str, np.ndarray]:
+    """The float32 tensors that transformers' save_pretrained would write, contiguous, under its names.
+
+    The model has the task head `head` if one is given, else a masked-language-model head if `params` has "mlm_head".
+    The decoder, tied to the word embeddings, is not written; nor is a pooler under a head that has none in
+    transformers.
+
+    Raises:
+        UserError: `params` does not fit `config` and `head`; every path that is missing, unexpected or of another
+            shape is named.
+    """
+    mlm_head = head is None and "mlm_head" in params
+    wanted = {leaf.path: leaf for leaf in leaves(config, mlm_head=mlm_head, task_head=head)}
+    given = _flatten(params)
+    if mlm_head or (head is not None and not head.needs_pooler):
+        given = {path: value for path, value in given.items() if path[:2] != ("encoder", "pooler")}
+    shaped = []
+    for path in wanted.keys() & given.keys():
+        shape = tuple(np.shape(given[path]))
+        if shape != wanted[path].own_shape:
+            shaped.append(f"{'/'.join(path)} is {list(shape)}, expected {list(wanted[path].own_shape)}")
+    groups = {
+        "missing": ["/".join(path) for path in wanted if path not in given],
+        "unexpected": ["/".join(path) for path in given if path not in wanted],
+        "wrong shape": sorted(shaped),
+    }
+    wrong = [f"{what}: {listed(names)}" for what, names in groups.items() if names]
+    if wrong:
+        hint = "; give its head, too" if head is None and "task_head" in params else ""
+        raise UserError(f"the parameters do not fit the configuration: {'; '.join(wrong)}{hint}")
+    prefix = FAMILIES[config.family].prefix
+    tensors: dict[str, np.ndarray] = {}
+    for path, leaf in wanted.items():
+        values = np.asarray(given[path], np.float32)
+        # safetensors writes the bytes as they lie in memory: a transposed view would be silently wrong.
+        values = np.ascontiguousarray(values.T if leaf.transpose else values)
+        tensors[leaf.stored_name(prefix) if mlm_head or head else leaf.name] = values
+    return tensors
 
 
 def _check_free(target: Path, overwrite: bool) -> None:

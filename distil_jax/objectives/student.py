@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from distil_jax.errors import UserError
+from distil_jax.hf import student_encoder_config
 from distil_jax.models import EncoderConfig
 
 
@@ -23,8 +23,10 @@ def every_other_layer(teacher_layers: int, student_layers: int = 0) -> tuple[int
     return tuple(int(layer) for layer in np.rint(np.linspace(0, teacher_layers - 1, count)))
 
 
-def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = "distilbert") -> EncoderConfig:
+def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = "") -> EncoderConfig:
     """Configuration of a student with one layer for each entry of `layers`, as wide as the teacher.
+
+    `family` "" is the usual one of the teacher's students.
 
     Raises:
         UserError: a layer that the teacher does not have, or none; a family that cannot be made from the teacher's.
@@ -34,23 +36,7 @@ def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = 
         raise UserError(
             f"student.layers: {list(layers)} names layers {wrong} but the teacher's are 0 to {teacher.num_layers - 1}"
         )
-    changes: dict[str, Any] = {"family": family, "num_layers": len(layers), "pooler": False}
-    if family == "distilbert":
-        if teacher.causal:
-            raise UserError(
-                "student.family: a causal teacher needs a student of family 'bert'; DistilBERT is not causal"
-            )
-        if teacher.layer_norm_eps != EncoderConfig.layer_norm_eps:
-            raise UserError(
-                f"student.family: the teacher's layer_norm_eps is {teacher.layer_norm_eps:g}, and DistilBERT's always "
-                f"{EncoderConfig.layer_norm_eps:g}; choose student.family = bert"
-            )
-        changes |= {"type_vocab_size": 0, "attention_output_dropout": 0.0}
-    elif not teacher.type_vocab_size:
-        raise UserError(
-            "student.family: a 'bert' student needs token types, which its DistilBERT teacher does not have"
-        )
-    return dataclasses.replace(teacher, **changes)
+    return student_encoder_config(teacher, len(layers), family, "student.family")
 
 
 def student_params(

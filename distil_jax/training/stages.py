@@ -21,7 +21,7 @@ from distil_jax.data.corpus import Corpus, open_corpus
 from distil_jax.data.corpus.batches import batch_rows, stream_order, training_batches
 from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.errors import UserError
-from distil_jax.hf import Tokenizer, load_tokenizer, read_pretrained
+from distil_jax.hf import Tokenizer, load_tokenizer, new_encoder_config, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.models.flash_attention import this_device
 from distil_jax.objectives import (
@@ -341,20 +341,18 @@ def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
 
 def scratch_encoder(settings: Model, vocab_size: int, pad_id: int) -> EncoderConfig:
     """The encoder of the sizes in the section [model]."""
-    bert = settings.family == "bert"
-    return EncoderConfig(
-        family=settings.family,
+    return new_encoder_config(
+        settings.family,
+        "model.family",
         vocab_size=vocab_size,
         hidden_size=settings.hidden_size,
         num_layers=settings.num_layers,
         num_heads=settings.num_heads,
         intermediate_size=settings.intermediate_size,
         max_position_embeddings=settings.max_position_embeddings,
-        type_vocab_size=2 if bert else 0,
         activation=settings.activation,
         hidden_dropout=settings.hidden_dropout,
         attention_dropout=settings.attention_dropout,
-        attention_output_dropout=settings.hidden_dropout if bert else 0.0,
         initializer_range=settings.initializer_range,
         pad_token_id=pad_id,
     )

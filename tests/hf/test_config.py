@@ -53,6 +53,7 @@ def test_every_field_of_bert() -> None:
         "num_heads": 5,
         "intermediate_size": 41,
         "max_position_embeddings": 17,
+        "position_offset": 0,
         "type_vocab_size": 3,
         "activation": "gelu_new",
         "layer_norm_eps": 1e-5,
@@ -119,18 +120,32 @@ def test_activations_compute_what_transformers_computes(name: str) -> None:
     np.testing.assert_allclose(ACTIVATIONS[config.activation](jnp.asarray(x)), theirs, atol=2e-6)
 
 
-def test_causal_and_auto_map() -> None:
-    raw = BERT.to_dict() | {"is_decoder": True, "auto_map": {"AutoModel": "evil.py--Model"}}
-    config = encoder_config_from_hf(raw, "here")
-    assert config.causal
-    assert encoder_config_to_hf(config, "mlm")["architectures"] == ["BertLMHeadModel"]
-    assert encoder_config_to_hf(config, "mlm")["is_decoder"] is True
+GOOGLE = {
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 30,
+    "initializer_range": 0.02,
+    "intermediate_size": 41,
+    "max_position_embeddings": 17,
+    "num_attention_heads": 5,
+    "num_hidden_layers": 3,
+    "type_vocab_size": 2,
+    "vocab_size": 70,
+}
+
+
+def test_googles_bert_config_is_bert_by_its_fields() -> None:
+    assert encoder_config_from_hf(GOOGLE, "here") == encoder_config_from_hf(GOOGLE | {"model_type": "bert"}, "here")
+    with pytest.raises(UserError, match=r"here: model_type is missing.*bert, distilbert"):
+        encoder_config_from_hf({"vocab_size": 70, "hidden_size": 30}, "here")
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "roberta"}, "'roberta'"),
+        ({"model_type": "gpt2"}, "'gpt2'"),
+        ({"model_type": ["bert"]}, "model_type"),
         ({"model_type": None, "architectures": ["LlamaModel"]}, "model_type"),
         ({"hidden_act": "mish"}, "'mish'"),
         ({"hidden_act": ["gelu"]}, "hidden_act"),
@@ -149,7 +164,7 @@ def test_causal_and_auto_map() -> None:
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps"),
         ({"pad_token_id": 70}, "pad_token_id"),
-        ({"is_decoder": "yes"}, "is_decoder"),
+        ({"is_decoder": True}, "is_decoder"),
     ],
 )
 def test_what_cannot_be_computed_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
@@ -160,17 +175,10 @@ def test_what_cannot_be_computed_is_refused_by_name(changes: dict[str, Any], nam
     assert "\n" not in str(caught.value)
 
 
-def test_causal_distilbert_is_refused() -> None:
-    with pytest.raises(UserError, match="is_decoder"):
-        encoder_config_from_hf(DISTILBERT.to_dict() | {"is_decoder": True}, "here")
-
-
-@pytest.mark.parametrize(
-    "change", [{"layer_norm_eps": 1e-5}, {"type_vocab_size": 2}, {"causal": True}, {"pooler": True}]
-)
+@pytest.mark.parametrize("change", [{"layer_norm_eps": 1e-5}, {"type_vocab_size": 2}, {"pooler": True}])
 def test_a_distilbert_that_transformers_would_compute_otherwise_is_not_written(change: dict[str, Any]) -> None:
     config = dataclasses.replace(encoder_config_from_hf(DISTILBERT.to_dict(), "here"), **change)
-    with pytest.raises(UserError, match="DistilBERT"):
+    with pytest.raises(UserError, match="DistilBert"):
         encoder_config_to_hf(config, "none")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from distil_jax.hf import encoder_config_from_hf, task_head_from_hf
-from distil_jax.hf.names import canonical, is_ignored, leaves, prefixed
+from distil_jax.hf import FAMILIES, encoder_config_from_hf, task_head_from_hf
+from distil_jax.hf.names import canonical, leaves, optional_names
 
 
 @pytest.mark.parametrize("architecture", ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel"])
@@ -18,9 +18,9 @@ def test_the_leaves_are_the_parameters_of_transformers(make_model: Callable[...,
     head = architecture.endswith("MaskedLM")
     if architecture == "BertModel":
         config = type(config)(**{**vars(config), "pooler": True})
-    ours = {
-        prefixed(leaf.name, config.family) if head else leaf.name: leaf.shape for leaf in leaves(config, mlm_head=head)
-    }
+    prefix = FAMILIES[config.family].prefix
+    found = leaves(config, mlm_head=head)
+    ours = {leaf.stored_name(prefix) if head else leaf.name: leaf.shape for leaf in found}
     assert ours == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
@@ -40,7 +40,7 @@ def test_the_leaves_of_task_models(make_model: Callable[..., Any], family: str, 
     config = encoder_config_from_hf(model.config.to_dict(), "config.json")
     head = task_head_from_hf(config, model.config.to_dict(), kind, "config.json")
     found = list(leaves(config, task_head=head))
-    ours = {prefixed(leaf.name, config.family): leaf.shape for leaf in found}
+    ours = {leaf.stored_name(FAMILIES[config.family].prefix): leaf.shape for leaf in found}
     assert ours == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert len({leaf.path for leaf in found}) == len(found)
 
@@ -63,13 +63,12 @@ def test_every_leaf_has_its_own_place(make_model: Callable[..., Any]) -> None:
     ],
 )
 def test_canonical_names(found: str, family: str, expected: str) -> None:
-    assert canonical(found, family) == expected
+    assert canonical(found, FAMILIES[family]) == expected
 
 
-def test_only_known_strangers_are_ignored() -> None:
-    assert is_ignored("embeddings.position_ids", "bert")
-    assert is_ignored("cls.seq_relationship.weight", "bert")
-    assert is_ignored("pre_classifier.bias", "distilbert")
-    assert not is_ignored("pooler.dense.weight", "distilbert")
-    assert not is_ignored("encoder.layer.0.adapter.weight", "bert")
-    assert not is_ignored("classifier.weight.extra", "bert")
+def test_which_names_are_left_out_without_a_note() -> None:
+    bert, distilbert = optional_names("bert"), optional_names("distilbert")
+    assert {"embeddings.position_ids", "cls.seq_relationship.weight", "pooler.dense.bias", "qa_outputs.bias"} <= bert
+    assert {"pre_classifier.bias", "vocab_projector.weight", "vocab_transform.bias"} <= distilbert
+    assert "pooler.dense.weight" not in distilbert
+    assert bert.isdisjoint({"encoder.layer.0.adapter.weight", "classifier.weight.extra"})

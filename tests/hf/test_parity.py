@@ -21,7 +21,6 @@ SIZES = {
     "wide": ("BertForMaskedLM", {"hidden_size": 70, "num_attention_heads": 7, "intermediate_size": 33}),
     "distil": ("DistilBertForMaskedLM", {"n_layers": 3}),
     "distil_five": ("DistilBertForMaskedLM", {"dim": 40, "n_heads": 5, "activation": "relu"}),
-    "causal": ("BertLMHeadModel", {"is_decoder": True}),
 }
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Objective
-from distil_jax.hf import read_pretrained, read_tensors
-from distil_jax.hf.names import leaves, prefixed
+from distil_jax.hf import FAMILIES, read_pretrained, read_tensors
+from distil_jax.hf.names import leaves
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import Denominators, MicroBatch, objective_loss
 
@@ -78,7 +78,7 @@ def compare_gradients(config: Any, gradients: Any, file: Path) -> None:
         for part in leaf.path:
             found = found[part]
         found = np.asarray(found).T if leaf.transpose else np.asarray(found)
-        want = stored[prefixed(leaf.name, config.family)]
+        want = stored[leaf.stored_name(FAMILIES[config.family].prefix)]
         if "key" in leaf.path and "bias" in leaf.path:
             # Softmax does not see a shift of all keys: this gradient is zero, and both sides hold rounding noise.
             assert max(np.linalg.norm(found), np.linalg.norm(want)) < 1e-7 * whole, leaf.name

@@ -202,8 +202,6 @@ def test_pretraining_refuses_a_model_that_does_not_fit(
     refused(pretrain, {"model.initial": small}, "model: has 20 word embeddings")
     other = model_folder(tokenizer=other_tokenizer)
     refused(pretrain, {"model.initial": other, "corpus.tokenizer": ""}, "another vocabulary than that of .* 11 tokens")
-    causal = model_folder(causal=True)
-    refused(pretrain, {"model.initial": causal}, "model.initial = .*causal")
 
 
 @pytest.mark.parametrize(
@@ -234,11 +232,8 @@ def test_distillation_refuses_a_teacher_that_does_not_fit(
     other = teacher(tokenizer=other_tokenizer)
     refused(distill, {**other, "corpus.tokenizer": ""}, "another vocabulary than that of .* 11 tokens")
     refused(distill, teacher(max_position_embeddings=16), "rows of 24 tokens, but the model has 16 positions")
-    causal = teacher(causal=True)
-    refused(distill, causal, "causal teacher needs a student of family 'bert'")
-    refused(distill, {**causal, "student.family": "bert"}, "alpha_clm: goes with a causal teacher")
     distilled = teacher(family="distilbert", type_vocab_size=0)
-    refused(distill, {**distilled, "student.family": "bert"}, "'bert' student needs token types")
+    refused(distill, {**distilled, "student.family": "bert"}, "student.family = bert: .*token types")
 
 
 def test_distillation_refuses_a_start_that_does_not_fit(refused: Refusal, model_folder: Callable[..., str]) -> None:

@@ -25,7 +25,7 @@ from distil_jax.hf import (
     save_pretrained,
     task_head,
 )
-from distil_jax.hf.params import tensors_from_params
+from distil_jax.hf.write import tensors_from_params
 from distil_jax.models import TaskHead, TaskModel
 
 CLASSES = [

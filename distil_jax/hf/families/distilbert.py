@@ -1,0 +1,68 @@
+"""DistilBERT (Sanh et al. 2019): BERT without token types and pooler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, HeadRule, TensorRule, linear, norm
+
+if TYPE_CHECKING:
+    from distil_jax.models import EncoderConfig
+
+_THEIRS, _OURS = "transformer.layer.{i}", "encoder/layer_{i}"
+
+
+def _implied(_: EncoderConfig) -> dict[str, Any]:
+    return {"attention_output_dropout": 0.0, "type_vocab_size": 0, "layer_norm_eps": 1e-12}
+
+
+DISTILBERT = Family(
+    name="distilbert",
+    class_prefix="DistilBert",
+    prefix="distilbert",
+    fields={
+        "vocab_size": ConfigField("vocab_size", 30522),
+        "hidden_size": ConfigField("dim", 768, ("hidden_size",)),
+        "num_layers": ConfigField("n_layers", 6, ("num_hidden_layers",)),
+        "num_heads": ConfigField("n_heads", 12, ("num_attention_heads",)),
+        "intermediate_size": ConfigField("hidden_dim", 3072),
+        "max_position_embeddings": ConfigField("max_position_embeddings", 512),
+        "activation": ConfigField("activation", "gelu"),
+        "hidden_dropout": ConfigField("dropout", 0.1),
+        "attention_dropout": ConfigField("attention_dropout", 0.1),
+        "initializer_range": ConfigField("initializer_range", 0.02),
+        "pad_token_id": ConfigField("pad_token_id", 0),
+    },
+    constants={
+        "qa_dropout": 0.1,
+        "seq_classif_dropout": 0.2,
+        "sinusoidal_pos_embds": False,
+        "tie_weights_": True,
+    },
+    implied=_implied,
+    signature=frozenset({"dim", "n_layers", "n_heads", "hidden_dim", "vocab_size"}),
+    layer=(
+        *linear(f"{_OURS}/query", f"{_THEIRS}.attention.q_lin", "HH"),
+        *linear(f"{_OURS}/key", f"{_THEIRS}.attention.k_lin", "HH"),
+        *linear(f"{_OURS}/value", f"{_THEIRS}.attention.v_lin", "HH"),
+        *linear(f"{_OURS}/attention_out", f"{_THEIRS}.attention.out_lin", "HH"),
+        *norm(f"{_OURS}/attention_norm", f"{_THEIRS}.sa_layer_norm"),
+        *linear(f"{_OURS}/ffn_in", f"{_THEIRS}.ffn.lin1", "FH"),
+        *linear(f"{_OURS}/ffn_out", f"{_THEIRS}.ffn.lin2", "HF"),
+        *norm(f"{_OURS}/output_norm", f"{_THEIRS}.output_layer_norm"),
+    ),
+    mlm_head=(
+        *linear("mlm_head/transform", "vocab_transform", "HH"),
+        *norm("mlm_head/norm", "vocab_layer_norm"),
+        TensorRule(("mlm_head", "bias"), "vocab_projector.bias", ("V",)),
+    ),
+    tied={"vocab_projector.weight": WORD_EMBEDDINGS},
+    has_pooler=False,
+    reads_token_types=False,
+    heads={
+        "sequence": HeadRule(dense="pre_classifier", dropout_field="seq_classif_dropout", dropout=0.2),
+        "token": HeadRule(),
+        "question": HeadRule("qa_outputs", dropout_field="qa_dropout", dropout=0.1),
+        "choice": HeadRule(dense="pre_classifier", dropout_field="seq_classif_dropout", dropout=0.2),
+    },
+)
