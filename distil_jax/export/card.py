@@ -1,14 +1,18 @@
-"""The model card of an exported masked language model, filled from what its checkpoint knows."""
+"""The model card of an exported model, filled from what its checkpoint knows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distil_jax import __version__
 from distil_jax.config import Config
-from distil_jax.models import EncoderConfig
+from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import uses_teacher
+from distil_jax.tasks.data.official import OFFICIAL
+from distil_jax.tasks.encode import longest_row
+from distil_jax.tasks.registry import task_spec
 
 _MEASURES = {
     "mlm_loss": "masked-token loss (nats)",
@@ -17,57 +21,87 @@ _MEASURES = {
     "kl": "KL to the teacher (nats)",
     "agreement": "agreement with the teacher",
 }
+_PIPELINE_TAGS = {
+    "sequence": "text-classification",
+    "token": "token-classification",
+    "question": "question-answering",
+    "choice": "multiple-choice",
+}
+_MOST_LABELS = 30  # named in the card; all are in config.json
+_QUESTION = (
+    'inputs = tokenizer("A question?", "A context that answers it.", return_tensors="pt")',
+    "with torch.no_grad():",
+    "    found = model(**inputs)",
+    "start, end = found.start_logits.argmax(), found.end_logits.argmax()",
+    'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
+)
+_CHOICE = (
+    'endings = ["one ending.", "another ending."]',
+    'inputs = tokenizer(["A prompt"] * len(endings), endings, padding=True, return_tensors="pt")',
+    "with torch.no_grad():",
+    "    scores = model(**{key: values[None] for key, values in inputs.items()}).logits",
+    "print(endings[scores.argmax()])",
+)
 
 
-def model_card(config: Config, encoder: EncoderConfig, metadata: Mapping[str, Any], step: int, name: str) -> str:
-    """README.md of a model folder: teacher, data, steps, losses, measured numbers, how to use it."""
-    auto, corpus = "AutoModelForMaskedLM", metadata["corpus"]
-    length = corpus["sequence_length"]
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            "pipeline_tag: fill-mask",
-            f"tags: [{', '.join(_tags(config, metadata['description']))}]",
-            "---",
-            f"# {name}",
-            "",
-            _origin(config, metadata["description"]),
-            "",
-            f"- architecture: {architecture(encoder)}",
-            f"- trained with distil_jax {__version__}, step {step} of {metadata['steps']}, "
-            f"{config.training.batch_size} rows of up to {length} tokens a step, "
-            f"peak learning rate {config.optimizer.learning_rate:g}, seed {config.run.seed}",
-            f"- data: {_sources(corpus)}; {corpus['rows']:,} rows, {corpus['tokens']:,} tokens, "
-            f"sha256 {corpus['sha256']}",
-            f"- {_losses(config, metadata['description'])}",
-            "",
-            *_table(metadata["evaluations"], step),
-            "## Use",
-            "",
-            "```python",
-            f"from transformers import AutoTokenizer, {auto}",
-            "",
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-            f'model = {auto}.from_pretrained("{name}")',
-            "```",
-            "",
-        ]
+def model_card(
+    config: Config,
+    encoder: EncoderConfig,
+    metadata: Mapping[str, Any],
+    step: int,
+    name: str,
+    head: TaskHead | None = None,
+) -> str:
+    """README.md of a model folder: teacher, data, steps, losses, measures at this step, how to use it.
+
+    Args:
+        config: the run's.
+        encoder: the model's sizes.
+        metadata: the checkpoint's.
+        step: the checkpoint's.
+        name: what the card calls the model.
+        head: of a task model; None: a masked language model.
+    """
+    description = metadata["description"]
+    peak = f"peak learning rate {config.optimizer.learning_rate:g}"
+    progress = (
+        f"trained with distil_jax {__version__}, step {step} of {metadata['steps']}, {config.training.batch_size}"
     )
+    if head is None:
+        corpus = metadata["corpus"]
+        sources = ", ".join(f"`{source}`" for source in corpus["sources"])
+        distilled = description["stage"] == "distill" and uses_teacher(config.objective)
+        facts = [
+            f"- {progress} rows of up to {corpus['sequence_length']} tokens a step, {peak}, seed {config.run.seed}",
+            f"- data: {sources}; {corpus['rows']:,} rows, {corpus['tokens']:,} tokens, sha256 {corpus['sha256']}",
+            f"- loss: {_losses(config, description)}",
+        ]
+        table, code = _heldout(metadata["evaluations"], step), _fill_mask_snippet(name)
+        tag, extra, origin = "fill-mask", [], _origin(config, description)
+    else:
+        distilled = _has_task_teacher(config)
+        facts = [
+            *_outputs(head),
+            f"- data: {_data(config)}; {description['examples']:,} training examples of up to "
+            f"{longest_row(config.task, head.kind)} tokens",
+            f"- {progress} examples a step, {peak}, seed {config.run.seed}",
+            f"- loss: {_task_losses(config)}",
+        ]
+        table, code = _measures(metadata["evaluations"].get(step, {})), _snippet(head, name, _takes_pairs(config))
+        tag, extra, origin = _PIPELINE_TAGS[head.kind], _datasets(config), _task_origin(config, description)
+    tags = ["distil_jax", *(["knowledge-distillation"] if distilled else [])]
+    front = ["---", "library_name: transformers", f"pipeline_tag: {tag}", *extra, f"tags: [{', '.join(tags)}]", "---"]
+    about = [f"# {name}", "", origin, "", f"- architecture: {_architecture(encoder)}", *facts, ""]
+    return "\n".join([*front, *about, *table, "## Use", "", "```python", *code, "```", ""])
 
 
-def architecture(encoder: EncoderConfig) -> str:
+def _architecture(encoder: EncoderConfig) -> str:
     """Family and sizes of an encoder in one line."""
     return (
         f"{encoder.family}, {encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.num_heads} heads, "
         f"feed-forward {encoder.intermediate_size}, vocabulary {encoder.vocab_size}, "
         f"{encoder.max_length} positions"
     )
-
-
-def _tags(config: Config, description: Mapping[str, Any]) -> list[str]:
-    distilled = description["stage"] == "distill" and uses_teacher(config.objective)
-    return ["distil_jax", *(["knowledge-distillation"] if distilled else [])]
 
 
 def _origin(config: Config, description: Mapping[str, Any]) -> str:
@@ -82,13 +116,9 @@ def _origin(config: Config, description: Mapping[str, Any]) -> str:
     return "Masked language model trained from scratch."
 
 
-def _sources(corpus: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{source}`" for source in corpus["sources"])
-
-
 def _losses(config: Config, description: Mapping[str, Any]) -> str:
     if description["stage"] == "pretrain":
-        return "loss: masked-LM cross entropy"
+        return "masked-LM cross entropy"
     objective = config.objective
     alphas = {name: getattr(objective, f"alpha_{name}") for name in ("ce", "mlm", "cos", "mse", "clm")}
     terms = " + ".join(f"{alpha:g} {name}" for name, alpha in alphas.items() if alpha)
@@ -97,10 +127,10 @@ def _losses(config: Config, description: Mapping[str, Any]) -> str:
     if compared:
         where = "predicted" if objective.restrict_ce_to_mask else "all"
         details.append(f"{' and '.join(compared)} over {where} positions")
-    return f"loss: {terms}{'; ' if details else ''}{', '.join(details)}"
+    return f"{terms}{'; ' if details else ''}{', '.join(details)}"
 
 
-def _table(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[str]:
+def _heldout(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[str]:
     """Held-out measures at the start and at `step`, or the newest before it."""
     done = sorted(number for number in evaluations if number <= step)
     if not done:
@@ -116,4 +146,100 @@ def _table(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[st
         "|---|---|---|",
         *rows,
         "",
+    ]
+
+
+def _fill_mask_snippet(name: str) -> Sequence[str]:
+    return [
+        "from transformers import AutoTokenizer, AutoModelForMaskedLM",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        f'model = AutoModelForMaskedLM.from_pretrained("{name}")',
+    ]
+
+
+def _has_task_teacher(config: Config) -> bool:
+    return bool(config.teacher.path) and config.finetune.alpha_ce + config.finetune.alpha_cos > 0
+
+
+def _datasets(config: Config) -> list[str]:
+    official = OFFICIAL.get(config.task.name)
+    return [f"datasets: [{official.hub[0].name}]"] if official and official.hub else []
+
+
+def _task_origin(config: Config, description: Mapping[str, Any]) -> str:
+    title = task_spec(config.task.name).title
+    text = f"`{description['initial']}` fine-tuned on {title}"
+    if _has_task_teacher(config):
+        text += f", with the fine-tuned model `{description['teacher']}` as teacher"
+    return f"{text}."
+
+
+def _outputs(head: TaskHead) -> list[str]:
+    if head.problem == "regression":
+        return ["- output: a score"]
+    if not head.labels:
+        return []
+    shown = ", ".join(f"`{label}`" for label in head.labels[:_MOST_LABELS])
+    more = len(head.labels) - _MOST_LABELS
+    several = ", any number of them a text" if head.problem == "multi_label_classification" else ""
+    what = "tags" if head.kind == "token" else "labels"
+    return [f"- {len(head.labels)} {what}{several}: {shown}{f' and {more} more' if more > 0 else ''}"]
+
+
+def _data(config: Config) -> str:
+    given = config.task.train or config.task.source
+    return f"`{given}`" if given else task_spec(config.task.name).title
+
+
+def _task_losses(config: Config) -> str:
+    if not _has_task_teacher(config):
+        return "against the labels"
+    settings = config.finetune
+    terms = {"labels": settings.alpha_task, "teacher's output": settings.alpha_ce, "hidden states": settings.alpha_cos}
+    text = " + ".join(f"{weight:g} {name}" for name, weight in terms.items() if weight)
+    return f"{text}, temperature {settings.temperature:g}" if settings.alpha_ce else text
+
+
+def _measures(measures: Mapping[str, float]) -> list[str]:
+    if not measures:
+        return []
+    rows = [f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in measures.items()]
+    return ["## Measures on the validation data", "", "| | |", "|---|---|", *rows, ""]
+
+
+def _takes_pairs(config: Config) -> bool:
+    official = OFFICIAL.get(config.task.name)
+    return bool(official.columns.pair if official else config.task.pair)
+
+
+def _snippet(head: TaskHead, name: str, pairs: bool) -> list[str]:
+    quoted = json.dumps(name)
+    if head.kind == "question":
+        return _torch_snippet("QuestionAnswering", quoted, _QUESTION)
+    if head.kind == "choice":
+        return _torch_snippet("MultipleChoice", quoted, _CHOICE)
+    lines = ["from transformers import pipeline", ""]
+    if head.kind == "token":
+        call = f'pipeline("token-classification", {quoted}, aggregation_strategy="first")'
+        return [*lines, f"tagger = {call}", 'print(tagger("A sentence."))']
+    every = ", top_k=None" if head.problem == "multi_label_classification" else ""
+    # Without this a single output would go through a sigmoid in older versions.
+    scores = ', function_to_apply="none"' if head.problem == "regression" else ""
+    text = '{"text": "A text.", "text_pair": "Another one."}' if pairs else '"A text."'
+    return [
+        *lines,
+        f'classifier = pipeline("text-classification", {quoted}{every}{scores})',
+        f"print(classifier({text}))",
+    ]
+
+
+def _torch_snippet(kind: str, quoted: str, use: Sequence[str]) -> list[str]:
+    return [
+        "import torch",
+        f"from transformers import AutoModelFor{kind}, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
+        f"model = AutoModelFor{kind}.from_pretrained({quoted})",
+        *use,
     ]

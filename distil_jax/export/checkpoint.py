@@ -15,7 +15,6 @@ from distil_jax.config import Config
 from distil_jax.errors import FaultError, UserError
 from distil_jax.export.card import model_card
 from distil_jax.export.prediction_settings import answer_options, to_config_json
-from distil_jax.export.task_card import task_card
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM, TaskHead, TaskModel
 from distil_jax.runs import (
@@ -169,7 +168,7 @@ def save_trained(trained: Trained, output: Path, *, overwrite: bool = False, nam
         trained.params,
         head=trained.head,
         tokenizer=trained.tokenizer,
-        readme=model_card(*about) if trained.head is None else task_card(*about, trained.head),
+        readme=model_card(*about, trained.head),
         extra=extra,
         overwrite=overwrite,
     )

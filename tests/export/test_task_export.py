@@ -16,8 +16,8 @@ import yaml
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.export import export, predict, read_run
+from distil_jax.export.card import model_card
 from distil_jax.export.checkpoint import Trained, save_trained
-from distil_jax.export.task_card import task_card
 from distil_jax.hf import load_tokenizer, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 
@@ -181,7 +181,7 @@ def card(head: TaskHead = CLASSES, changes: dict[str, Any] | None = None, **desc
         "steps": 300,
         "evaluations": {100: {"score": 0.9, "accuracy": 0.9}, 300: {"score": 0.8, "accuracy": 0.8}},
     }
-    return task_card(config, ENCODER, metadata, 100, "small-sst2", head)
+    return model_card(config, ENCODER, metadata, 100, "small-sst2", head)
 
 
 def test_the_card_says_what_was_done() -> None:
