@@ -1,26 +1,28 @@
 """Measures of tagged sentences: how many named entities are found, of all that are there.
 
-The reading of tags is that of seqeval's default mode, itself that of the CoNLL-2000 script: IOB2, where an I- tag that
-continues nothing starts an entity; E- and S- tags (IOBES) are known too. L- and U- tags, which seqeval's default mode
-does not know, are BILOU's names of E- and S-.
+Tags of a strict scheme (`tag_schemes.STRICT`) are read as by seqeval's strict mode. Others are read as by seqeval's
+default mode, itself that of the CoNLL-2000 script: an I- tag that continues nothing starts an entity. E- and S- tags
+(IOBES) are known too, and L-, U- and M- are other names of E-, S- and I-.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from distil_jax.tasks.metrics.tag_schemes import COMMON_MARKS, STRICT, strict_spans
+
 _OUTSIDE = ("O", ".")
-_BILOU = {"L": "E", "U": "S"}
 
 
 def entity_measures(
-    predicted_tags: Sequence[Sequence[str]], reference_tags: Sequence[Sequence[str]]
+    predicted_tags: Sequence[Sequence[str]], reference_tags: Sequence[Sequence[str]], scheme: str = ""
 ) -> dict[str, float]:
     """Measures over the entities of all sentences together; an entity is right if type, start and end are.
 
     Args:
         predicted_tags: a tag a word of each sentence, such as "B-PER".
         reference_tags: the same, as it should be.
+        scheme: of the tags, as `tag_scheme` has it; "" reads them leniently.
 
     Returns:
         entity_f1, entity_precision, entity_recall, tag_accuracy (share of words with the right tag); 0 to 1, and 0
@@ -32,7 +34,7 @@ def entity_measures(
     lengths = [[len(sentence) for sentence in tags] for tags in (predicted_tags, reference_tags)]
     if lengths[0] != lengths[1]:
         raise ValueError("predicted and reference tags have not the same numbers of sentences and words")
-    predicted, reference = (set(entity_spans(tags)) for tags in (predicted_tags, reference_tags))
+    predicted, reference = (set(entity_spans(tags, scheme)) for tags in (predicted_tags, reference_tags))
     both = len(predicted & reference)
     precision, recall = _share(both, len(predicted)), _share(both, len(reference))
     pairs = [
@@ -52,8 +54,11 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def entity_spans(sentences: Sequence[Sequence[str]]) -> Iterator[tuple[str, int, int]]:
+def entity_spans(sentences: Sequence[Sequence[str]], scheme: str = "") -> Iterator[tuple[str, int, int]]:
     """(type, first word, last word) of each entity; words are counted over all sentences, plus one between two."""
+    if scheme in STRICT:
+        yield from strict_spans(sentences, scheme)
+        return
     previous, previous_kind, start = "O", "", 0
     for place, tag in enumerate(tag for sentence in sentences for tag in (*sentence, "O")):
         if not tag:
@@ -69,7 +74,7 @@ def entity_spans(sentences: Sequence[Sequence[str]]) -> Iterator[tuple[str, int,
 
 def _prefix(tag: str) -> str:
     """The first letter, in the letters of IOBES. A tag without a hyphen, such as LOC, has no prefix to translate."""
-    return _BILOU.get(tag[0], tag[0]) if tag[1:2] in ("", "-") else tag[0]
+    return COMMON_MARKS.get(tag[0], tag[0]) if tag[1:2] in ("", "-", "_") else tag[0]
 
 
 def _ends(previous: str, prefix: str, changes: bool) -> bool:
