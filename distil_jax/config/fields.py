@@ -199,6 +199,8 @@ def _typed(value: Any, annotation: Any) -> Any:
     annotation = _without_none(annotation)
     if typing.get_origin(annotation) is tuple and isinstance(value, list | tuple):
         return tuple(_typed(item, typing.get_args(annotation)[0]) for item in value)
+    if annotation == tuple[str, ...] and isinstance(value, str):
+        return (_typed(value, str),)  # a list of one text may be written as the text
     if typing.get_origin(annotation) is Literal and isinstance(value, str) and value in typing.get_args(annotation):
         return value
     if annotation is bool and isinstance(value, bool):

@@ -76,9 +76,20 @@ class TaskSettings(Section):
         "text", "name of the text column (prompt of a choice; words of tagging: or a column's number)", NOT_EMPTY
     )
     pair: str = setting("", "name of the second text column; empty: single texts")
-    label: str = setting("label", "name of the label column (tags: or a column's number)", NOT_EMPTY)
+    label: tuple[str, ...] = setting(
+        ("label",),
+        "name of the label column (tags: or a column's number); multilabel: or of one 0/1 column a class",
+        NO_EMPTY_ITEM,
+    )
     endings: tuple[str, ...] = setting((), "names of the columns of a choice's endings", NO_EMPTY_ITEM)
-    labels: tuple[str, ...] = setting((), "names of the classes in order; empty: found in the training data")
+    labels: tuple[str, ...] = setting(
+        (),
+        "names of the classes in order, or VALUE=NAME where the data write something else (choice: what the data write "
+        "for each ending); empty: found in the training data",
+    )
+    sets_as: Literal["auto", "indicators", "classes"] = setting(
+        "auto", "how multilabel reads a list of 0 and 1: an indicator a class, or numbers of classes"
+    )
     validation_fraction: float = setting(
         0.1, "share of the training data set aside where no validation data is given", below_one(zero=False)
     )

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from distil_jax.tasks.data.report import DataReport
+
 Kind = Literal["sequence", "token", "question", "choice"]
 
 
@@ -97,6 +99,8 @@ class TaskData:
     `validation` and `test` hold sets by name: {"validation": ...}, MNLI's {"matched": ..., "mismatched": ...}.
     `sha256` identifies all of it: a run is not continued on other data.
     `aside` says that the validation set is a part of the training data, drawn here.
+    `scheme` is that of tags which mark entities (`tag_schemes.tag_scheme`).
+    `report` says what was read, for the user to check before training.
     `notes` are lines a user should read, such as "12 rows skipped" or "validation: 10 % of train, none was given".
     """
 
@@ -108,3 +112,5 @@ class TaskData:
     sha256: str
     notes: tuple[str, ...] = ()
     aside: bool = False
+    scheme: str = ""
+    report: DataReport = dataclasses.field(default_factory=DataReport)

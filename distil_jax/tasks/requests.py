@@ -8,7 +8,7 @@ from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import FIELD_LIMIT, PLAIN, BadRowError, Faults, Row, place_of, some
-from distil_jax.tasks.data.convert import listed_endings
+from distil_jax.tasks.data.choices import listed_endings, present_endings
 from distil_jax.tasks.data.gather import own_columns
 from distil_jax.tasks.data.official import OFFICIAL, Columns
 from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
@@ -209,7 +209,7 @@ def _endings(values: Mapping[str, Any], columns: Columns) -> list[Any]:
     if len(names) != 1:
         return [values[name] for name in names]
     (column,) = names
-    return listed_endings(values[column], column)
+    return present_endings(listed_endings(values[column], column).texts)
 
 
 _MAKERS: dict[Kind, Callable[[str, Mapping[str, Any], Reading], Example]] = {

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from distil_jax.data.rows import FIELD_LIMIT, BadRowError, Faults, Row, Table, parse_json, some
+from distil_jax.data.rows import FIELD_LIMIT, BadRowError, Faults, Row, Table, some
 from distil_jax.errors import UserError
+from distil_jax.tasks.data.choices import BY_NUMBER, ChoiceLabels, Endings, listed_endings, present_endings
 from distil_jax.tasks.data.conll import to_iob2
-from distil_jax.tasks.data.labels import NAMES, SetForm, class_name, class_number, class_set, is_blank, score
+from distil_jax.tasks.data.labels import (
+    NAMES,
+    Classes,
+    SetForm,
+    class_set,
+    indicator,
+    is_blank,
+    list_in_text,
+    number_of,
+    score,
+)
 from distil_jax.tasks.data.official import Columns, Role
 from distil_jax.tasks.examples import (
     Answer,
@@ -23,16 +34,17 @@ from distil_jax.tasks.examples import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ExampleRules:
     """How the rows of one table become examples.
 
     Attributes:
         kind: of the examples.
         problem: what the labels of a sequence task are.
-        labels: names of the classes, in order.
+        classes: and the spellings of their labels.
         role: labels may be missing where it is "test".
         limits: of scores.
         sets: how sets of classes are written.
+        choices: how a label says which ending is right.
         iob2: tags are rewritten so that every entity begins with B-.
         blank_text: empty texts are let through.
         unanswerable: a question may have no answer.
@@ -41,10 +53,11 @@ class Reading:
 
     kind: Kind
     problem: str
-    labels: tuple[str, ...]
+    classes: Classes
     role: Role
     limits: tuple[float, float] | None = None
     sets: SetForm = NAMES
+    choices: ChoiceLabels = BY_NUMBER
     iob2: bool = False
     blank_text: bool = False
     unanswerable: bool = True
@@ -52,17 +65,30 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """The columns that a table really has."""
+class TakenColumns:
+    """The columns that are taken from a table.
+
+    Attributes:
+        text, pair, label, id: names; "" where there is none.
+        endings: of a choice: a column an ending, or one that holds them all.
+        indicators: of sets of classes: a column of 0 and 1 for each class; then there is no `label`.
+    """
 
     text: str
     pair: str = ""
     label: str = ""
     id: str = ""
     endings: tuple[str, ...] = ()
+    indicators: tuple[str, ...] = ()
+
+    def shown(self) -> dict[str, str]:
+        """The names by what they are taken for, for messages."""
+        found = {"text": self.text, "pair": self.pair, "label": self.label, "id": self.id}
+        found |= {"endings": ", ".join(self.endings), "labels": ", ".join(self.indicators)}
+        return {what: name for what, name in found.items() if name}
 
 
-def find_columns(table: Table, columns: Columns, kind: Kind, role: Role) -> Found:
+def find_columns(table: Table, columns: Columns, kind: Kind, role: Role) -> TakenColumns:
     """Which of the possible columns the table has.
 
     Raises:
@@ -82,7 +108,20 @@ def find_columns(table: Table, columns: Columns, kind: Kind, role: Role) -> Foun
     if kind == "choice" and not endings:
         missing = next(name for name in columns.endings[-1] if name not in table.columns)
         raise UserError(f"{table.name}: no column {missing!r} (found: {some(table.columns)}); endings are needed")
-    return Found(text, pair, find(columns.label, role != "test"), find(columns.id, False), endings)
+    indicators = _indicators(table, columns, needed=role != "test")
+    label = "" if indicators else find(columns.label, role != "test")
+    return TakenColumns(text, pair, label, find(columns.id, False), endings, indicators)
+
+
+def _indicators(table: Table, columns: Columns, *, needed: bool) -> tuple[str, ...]:
+    """The columns of 0 and 1 for each class, where there are such; without `columns.label` they have to be."""
+    missing = [name for name in columns.indicators if name not in table.columns]
+    if not missing:
+        usual = not columns.label or columns.label[0] in columns.indicators or columns.label[0] not in table.columns
+        return columns.indicators if usual else ()
+    if needed and not columns.label:
+        raise UserError(f"{table.name}: no column {missing[0]!r} (found: {some(table.columns)}); check task.label")
+    return ()
 
 
 def _hint(table: Table) -> str:
@@ -95,25 +134,21 @@ def _hint(table: Table) -> str:
     )
 
 
-def to_examples(table: Table, found: Found, reading: Reading, faults: Faults) -> list[Example]:
+def to_examples(table: Table, taken: TakenColumns, rules: ExampleRules, faults: Faults) -> list[Example]:
     """The examples of a table, in order.
 
     Raises:
-        UserError: a row can't be used (file and line are named), or none can.
+        UserError: a row cannot be used (file and line are named), or none can.
     """
-    make = _MAKERS[reading.kind]
+    make = _MAKERS[rules.kind]
     examples: list[Example] = []
     seen: dict[str, Row] = {}
-    endings = 0
     for row in table.rows:
         try:
-            example = make(_identity(row, found), _translated(row, found, table), found, reading)
-            if reading.unique_ids and found.id and seen.setdefault(example.id, row) is not row:
+            values = {**row.values, taken.label: label_in(row, taken, table)}
+            example = make(_identity(row, taken), values, taken, rules)
+            if rules.unique_ids and taken.id and seen.setdefault(example.id, row) is not row:
                 raise BadRowError(f"id {example.id!r} is there already ({table.where(seen[example.id])})")
-            if isinstance(example, ChoiceExample):
-                endings = endings or len(example.endings)
-                if len(example.endings) != endings:
-                    raise BadRowError(f"{len(example.endings)} endings, not {endings} as in the first row")
         except BadRowError as error:
             faults(table.where(row), str(error))
             continue
@@ -124,26 +159,32 @@ def to_examples(table: Table, found: Found, reading: Reading, faults: Faults) ->
     return examples
 
 
-def _identity(row: Row, found: Found) -> str:
-    if not found.id:
+def _identity(row: Row, taken: TakenColumns) -> str:
+    if not taken.id:
         return str(row.number)
-    value = row.values.get(found.id)
+    value = row.values.get(taken.id)
     if is_blank(value):
-        raise BadRowError(f"no value in the id column {found.id!r}")
+        raise BadRowError(f"no value in the id column {taken.id!r}")
     return str(value).strip()
 
 
-def _translated(row: Row, found: Found, table: Table) -> dict[str, Any]:
-    """The row with class numbers of a dataset replaced by the dataset's names for them."""
-    names = table.classes.get(found.label)
-    if not names or found.label not in row.values:
-        return row.values
-    value = row.values[found.label]
+def label_in(row: Row, taken: TakenColumns, table: Table) -> Any:
+    """The label of a row as it is written; names instead of the numbers of classes that a dataset has names for."""
+    value, names = row.values.get(taken.label), table.classes.get(taken.label)
+    if not names:
+        return value
 
     def name(number: Any) -> Any:
         return names[number] if isinstance(number, int) and 0 <= number < len(names) else number
 
-    return {**row.values, found.label: [*map(name, value)] if isinstance(value, list) else name(value)}
+    return [*map(name, value)] if isinstance(value, list) else name(value)
+
+
+def labels_in(table: Table, taken: TakenColumns, role: Role) -> Iterator[Any]:
+    """The labels of a table, without those of a test set that are kept secret."""
+    if taken.label:
+        values = (label_in(row, taken, table) for row in table.rows)
+        yield from (value for value in values if not (is_blank(value) or (role == "test" and value in (-1, "-1"))))
 
 
 def _value(values: Mapping[str, Any], column: str) -> Any:
@@ -174,71 +215,94 @@ def _checked(text: Any, what: str, *, blank: bool = False) -> str:
     return text
 
 
-def _label_value(values: Mapping[str, Any], found: Found, reading: Reading, *, hidden: bool = True) -> Any:
+def _label_value(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules, *, hidden: bool = True) -> Any:
     """The label as it is written, None where there is none and none is needed.
 
     Labels of a test set may be missing; where they are kept secret, datasets have -1 (`hidden`: here, too).
     """
-    value = values.get(found.label) if found.label else None
-    if reading.role == "test" and (is_blank(value) or (hidden and value in (-1, "-1"))):
+    value = values.get(taken.label) if taken.label else None
+    if rules.role == "test" and (is_blank(value) or (hidden and value in (-1, "-1"))):
         return None
     if value is None:
-        raise BadRowError(f"no label in column {found.label!r}")
+        raise BadRowError(f"no label in column {taken.label!r}")
     return value
 
 
-def _sequence(identity: str, values: Mapping[str, Any], found: Found, reading: Reading) -> SequenceExample:
-    blank = reading.blank_text
-    text = _text(values, found.text, blank=blank)
-    pair = _text(values, found.pair, blank=blank) if found.pair else None
-    label: int | float | tuple[int, ...] | None = None
-    if reading.problem == "multi_label_classification":
-        given = bool(found.label) and values.get(found.label) is not None
-        if given or reading.role != "test":  # an empty text is a set without classes
-            label = class_set(_value(values, found.label), reading.labels, reading.sets)
-    elif reading.problem == "regression":
-        value = _label_value(values, found, reading, hidden=reading.limits is not None)
-        label = None if value is None else score(value, reading.limits)
-    else:
-        value = _label_value(values, found, reading, hidden="-1" not in reading.labels)
-        label = None if value is None else class_number(value, reading.labels)
-    return SequenceExample(identity, text, pair, label)
+def _sequence(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
+    blank = rules.blank_text
+    text = _text(values, taken.text, blank=blank)
+    pair = _text(values, taken.pair, blank=blank) if taken.pair else None
+    return SequenceExample(identity, text, pair, _sequence_label(values, taken, rules))
 
 
-def _token(identity: str, values: Mapping[str, Any], found: Found, reading: Reading) -> TokenExample:
-    words = _value(values, found.text)
+def _sequence_label(
+    values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules
+) -> int | float | tuple[int, ...] | None:
+    if taken.indicators:
+        return _indicated(values, taken, rules)
+    if rules.problem == "multi_label_classification":  # an empty text is a set without classes
+        value = values.get(taken.label) if taken.label else None
+        secret = rules.role == "test" and (value is None or value in (-1, "-1"))
+        return None if secret else class_set(value, rules.classes, rules.sets)
+    if rules.problem == "regression":
+        value = _label_value(values, taken, rules, hidden=rules.limits is not None)
+        return None if value is None else score(value, rules.limits)
+    value = _label_value(values, taken, rules, hidden="-1" not in rules.classes.names)
+    return None if value is None else rules.classes.number(value)
+
+
+def _indicated(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> tuple[int, ...] | None:
+    """The set of classes of a row with a column a class; None where a test set keeps them secret."""
+    given = [values.get(name) for name in taken.indicators]
+    if rules.role == "test" and all(is_blank(value) or value in (-1, "-1") for value in given):
+        return None
+    found = []
+    for name, value in zip(taken.indicators, given, strict=True):
+        try:
+            found.append(indicator(value))
+        except BadRowError as error:
+            raise BadRowError(f"column {name!r}: {error}") from error
+    return tuple(found)
+
+
+def _token(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> TokenExample:
+    words = _value(values, taken.text)
     if not isinstance(words, list):
-        raise BadRowError(f"column {found.text!r} holds {type(words).__name__}, not a list of words")
+        raise BadRowError(f"column {taken.text!r} holds {type(words).__name__}, not a list of words")
     if not words:
         raise BadRowError("a sentence without words")
     checked = tuple(_checked(word, f"word {i} of the sentence") for i, word in enumerate(words, start=1))
-    tags = _label_value(values, found, reading, hidden=False)
+    tags = _label_value(values, taken, rules, hidden=False)
     if tags is None:
         return TokenExample(identity, checked)
     if not isinstance(tags, list):
-        raise BadRowError(f"column {found.label!r} holds {type(tags).__name__}, not a list of tags")
+        raise BadRowError(f"column {taken.label!r} holds {type(tags).__name__}, not a list of tags")
     if len(tags) != len(words):
         raise BadRowError(f"{len(words)} words but {len(tags)} tags")
-    tags = to_iob2(tags) if reading.iob2 and tags and isinstance(tags[0], str) else tags
-    return TokenExample(identity, checked, tuple(class_number(tag, reading.labels, "tag") for tag in tags))
+    tags = to_iob2(tags) if rules.iob2 and tags and isinstance(tags[0], str) else tags
+    return TokenExample(identity, checked, tuple(rules.classes.number(tag, "tag") for tag in tags))
 
 
-def _question(identity: str, values: Mapping[str, Any], found: Found, reading: Reading) -> QuestionExample:
-    question = _text(values, found.text, blank=reading.blank_text)
-    context = _text(values, found.pair)
-    given = values.get(found.label) if found.label else None
-    if given is None and reading.role != "test":
-        raise BadRowError(f"no answers in column {found.label!r} (an empty list says that there is none)")
-    if given is None:
+def _question(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> QuestionExample:
+    question = _text(values, taken.text, blank=rules.blank_text)
+    context = _text(values, taken.pair)
+    given = values.get(taken.label) if taken.label else None
+    if given is None and rules.role != "test" and not values.get("is_impossible"):
+        raise BadRowError(f"no answers in column {taken.label!r} (an empty list says that there is none)")
+    if given is None and rules.role == "test":
         return QuestionExample(identity, question, context)
-    answers = tuple(_answer(item, context) for item in _answer_items(given))
-    if not answers and not reading.unanswerable:
+    answers = tuple(_answer(item, context) for item in _answer_items(given) if not _is_no_answer(item))
+    if not answers and not rules.unanswerable:
         raise BadRowError("no answer; questions without one belong to the task squad_v2")
     return QuestionExample(identity, question, context, answers)
 
 
 def _answer_items(given: Any) -> list[Any]:
     """Answers as a list of {text, answer_start}, from that or from {text: [...], answer_start: [...]}."""
+    if is_blank(given):
+        return []
+    if isinstance(given, str) and given.lstrip().startswith(("[", "{")):
+        given = list_in_text(given.strip(), "the column of answers")
     if isinstance(given, list):
         return given
     if not isinstance(given, dict) or not {"text", "answer_start"} <= given.keys():
@@ -246,17 +310,24 @@ def _answer_items(given: Any) -> list[Any]:
     texts, starts = given["text"], given["answer_start"]
     if not isinstance(texts, list) or not isinstance(starts, list):
         return [given]
-    if len(texts) != len(starts):
+    if len(texts) != len(starts) and any(texts):
         raise BadRowError(f"{len(texts)} texts of answers but {len(starts)} starts")
-    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=False)]
+
+
+def _is_no_answer(item: Any) -> bool:
+    """Whether an answer says by its empty text that there is none."""
+    return isinstance(item, Mapping) and "text" in item and is_blank(item["text"])
 
 
 def _answer(item: Any, context: str) -> Answer:
     if not isinstance(item, dict) or not {"text", "answer_start"} <= item.keys():
         raise BadRowError("an answer without 'text' and 'answer_start'")
-    text, start = _checked(item["text"], "the answer"), item["answer_start"]
-    if isinstance(start, bool) or not isinstance(start, int):
-        raise BadRowError(f"answer_start {start!r} is not a whole number")
+    text, written = _checked(item["text"], "the answer"), item["answer_start"]
+    number = None if isinstance(written, bool) else number_of(str(written).strip())
+    if number is None or number != int(number):
+        raise BadRowError(f"answer_start {written!r} is not a whole number")
+    start = int(number)
     if start < 0 or context[start : start + len(text)] != text:
         at = context.find(text)
         hint = f"it is at {at}" if at >= 0 else "the context does not hold it"
@@ -264,52 +335,32 @@ def _answer(item: Any, context: str) -> Answer:
     return Answer(text, start)
 
 
-def _choice(identity: str, values: Mapping[str, Any], found: Found, reading: Reading) -> ChoiceExample:
-    prompt = _text(values, found.text)
-    endings = _endings(values, found)
-    label = _label_value(values, found, reading)
-    if label is not None:
-        label = _choice_number(label, endings)
-    if found.pair:
-        start = _text(values, found.pair).strip()
-        endings = [f"{start} {ending}" for ending in endings]
-    return ChoiceExample(identity, prompt, tuple(endings), label)
+def _choice(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> ChoiceExample:
+    prompt = _text(values, taken.text)
+    endings = endings_in(values, taken)
+    value = _label_value(values, taken, rules)
+    label = None if value is None else rules.choices.number(value, endings)
+    texts = [_checked(ending, f"ending {number}", blank=True) for number, ending in enumerate(endings.texts)]
+    if taken.pair:
+        start = _text(values, taken.pair).strip()
+        texts = [f"{start} {ending}" if ending else start for ending in texts]
+    return ChoiceExample(identity, prompt, tuple(texts), label)
 
 
-def _endings(values: Mapping[str, Any], found: Found) -> list[str]:
-    if len(found.endings) != 1:
-        return [_text(values, name) for name in found.endings]
-    (column,) = found.endings
-    endings = listed_endings(_value(values, column), column)
-    return [_checked(ending, f"ending {i}") for i, ending in enumerate(endings)]
+def endings_in(values: Mapping[str, Any], taken: TakenColumns) -> Endings:
+    """The endings of a row. Raises BadRowError where there are none, or fewer than two."""
+    if len(taken.endings) == 1:
+        (column,) = taken.endings
+        found = listed_endings(_value(values, column), column)
+    else:
+        found = Endings([values.get(name) for name in taken.endings])
+    texts = present_endings(found.texts)
+    if len(texts) < 2:
+        raise BadRowError(f"{len(texts)} endings in {', '.join(map(repr, taken.endings))}, fewer than two")
+    return Endings(texts, found.names[: len(texts)])
 
 
-def listed_endings(endings: Any, column: str) -> list[Any]:
-    """The endings in one column: a list, or in a table's cell a JSON list. Raises BadRowError."""
-    if isinstance(endings, str):
-        try:
-            endings = parse_json(endings)
-        except (ValueError, RecursionError) as error:
-            raise BadRowError(f"column {column!r} holds no JSON list of endings") from error
-    if not isinstance(endings, list | tuple) or len(endings) < 2:
-        raise BadRowError(f"column {column!r} holds no list of two or more endings")
-    return list(endings)
-
-
-def _choice_number(label: Any, endings: list[str]) -> int:
-    """The number of the right ending, given by its number or, in other words, by itself."""
-    name = class_name(label)
-    if not name.removeprefix("-").isdecimal() or not name.isascii():
-        same = [i for i, ending in enumerate(endings) if ending.strip() == name]
-        if len(same) != 1:
-            raise BadRowError(f"label {name[:60]!r} is {'none' if not same else 'more than one'} of the endings")
-        return same[0]
-    if not 0 <= int(name[:20]) < len(endings):
-        raise BadRowError(f"label {name} is out of range: there are {len(endings)} endings, 0 to {len(endings) - 1}")
-    return int(name)
-
-
-_MAKERS: dict[Kind, Callable[[str, Mapping[str, Any], Found, Reading], Example]] = {
+_MAKERS: dict[Kind, Callable[[str, Mapping[str, Any], TakenColumns, ExampleRules], Example]] = {
     "sequence": _sequence,
     "token": _token,
     "question": _question,

@@ -75,7 +75,7 @@ def own_columns(settings: TaskSettings, kind: Kind) -> Columns:
     defaults = TaskSettings()
     plain_text, plain_label = settings.text == defaults.text, settings.label == defaults.label
     ids, pair = (settings.id,) if settings.id else (), (settings.pair,) if settings.pair else ()
-    label = (settings.label,)
+    label = settings.label or defaults.label
     if kind == "token":
         words = ("words", "tokens") if plain_text else (settings.text,)
         return Columns(words, (), ("tags", "ner_tags", "label") if plain_label else label, ids)
@@ -85,7 +85,8 @@ def own_columns(settings: TaskSettings, kind: Kind) -> Columns:
         return Columns(question, pair or ("context",), answers, ids or ("id",))
     if kind == "choice":
         return Columns((settings.text,), pair, label, ids, (settings.endings or ("endings",),))
-    return Columns((settings.text,), pair, label, ids)
+    several = label if len(label) > 1 else settings.labels
+    return Columns((settings.text,), pair, label if len(label) == 1 else (), ids, indicators=several)
 
 
 @dataclasses.dataclass(frozen=True)

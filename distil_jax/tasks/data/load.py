@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.convert import Found, Reading, find_columns, to_examples
+from distil_jax.tasks.data.classes import LabelledTable, LabelRules, decide_labels
+from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, find_columns, to_examples
 from distil_jax.tasks.data.gather import Part, gather
-from distil_jax.tasks.data.labels import (
-    NAMES,
-    SetForm,
-    found_classes,
-    found_sets,
-    found_tags,
-    mark_entities,
-    set_form,
-    with_known,
-)
 from distil_jax.tasks.data.official import OFFICIAL
+from distil_jax.tasks.data.report import DataReport, SetReport, class_warnings, label_counts
 from distil_jax.tasks.data.splits import digest, draw, set_aside
-from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec
+from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec, TokenExample
+from distil_jax.tasks.metrics.tag_schemes import tag_scheme
 from distil_jax.tasks.registry import TAG_METRICS, task_spec
 
 
@@ -46,25 +38,27 @@ def load_task(settings: TaskSettings, seed: int, known: tuple[str, ...] = ()) ->
     spec = task_spec(settings.name)
     _check_settings(settings, spec)
     parts = gather(settings, spec)
-    found = [_columns(part, settings, spec) for part in parts]
-    form = NAMES
-    if spec.problem == "multi_label_classification":
-        form = set_form(v for part, columns in zip(parts, found, strict=True) for v in _label_values(part, columns))
-    written = _labels(settings, spec, parts, found, form, everywhere=bool(known))
-    labels = with_known(written, known)
-    notes = [f"labels are read as 0 or 1 for each of {form.width} classes"] if form.width else []
-    if known and labels == known and not {*written} & {*labels}:
-        notes.append(f"labels are numbers, taken for {some(labels)} in this order")
+    unread = [part.faults.count for part in parts]
+    taken = [_columns(part, settings, spec) for part in parts]
+    tables = [LabelledTable(part.role, part.table, columns) for part, columns in zip(parts, taken, strict=True)]
+    rules = decide_labels(settings, spec, tables, known)
+    if rules.indicators:
+        taken = [dataclasses.replace(columns, label="", indicators=rules.indicators) for columns in taken]
+    labels, notes, reports = rules.classes.names, [*rules.notes], []
     sets: dict[str, dict[str, list[Example]]] = {"train": {}, "validation": {}, "test": {}}
-    for part, columns in zip(parts, found, strict=True):
-        reading = _reading(part, spec, labels, form)
-        sets[part.role][part.name] = to_examples(part.table, columns, reading, part.faults)
+    for part, columns, lost in zip(parts, taken, unread, strict=True):
+        examples = to_examples(part.table, columns, _row_rules(part, spec, rules), part.faults)
+        sets[part.role][part.name] = examples
+        reports.append(_set_report(part, columns, lost, examples, labels))
         notes += _part_notes(part)
     if not known:
         _check_labels(labels, spec, parts)
-    if spec.kind == "token" and not mark_entities(labels):
-        spec = dataclasses.replace(spec, metrics=TAG_METRICS)
-        notes.append(f"measured by tag accuracy: the tags {some(labels, 4)} mark no entities")
+    scheme = ""
+    if spec.kind == "token":
+        scheme = _scheme(labels, sets)
+        if not scheme:
+            spec = dataclasses.replace(spec, metrics=TAG_METRICS)
+            notes.append(f"measured by tag accuracy: the tags {some(labels, 4)} mark no entities")
     train = next(iter(sets["train"].values()), [])
     aside = bool(train) and not sets["validation"]
     if aside:
@@ -74,12 +68,28 @@ def load_task(settings: TaskSettings, seed: int, known: tuple[str, ...] = ()) ->
         train = draw(train, settings.max_examples, seed)
     notes += _overlap_notes(train, sets["validation"])
     sha256 = digest(labels, train, sets["validation"], sets["test"])
-    return TaskData(spec, labels, train, sets["validation"], sets["test"], sha256, tuple(notes), aside)
+    report = DataReport(
+        task=spec.title,
+        sets=tuple(reports),
+        classes=labels,
+        metrics=spec.metrics,
+        scheme=scheme,
+        warnings=class_warnings(labels, reports[0]),
+        notes=tuple(notes),
+    )
+    return TaskData(spec, labels, train, sets["validation"], sets["test"], sha256, tuple(notes), aside, scheme, report)
+
+
+def _scheme(labels: Sequence[str], sets: dict[str, dict[str, list[Example]]]) -> str:
+    """The tag scheme of all sentences whose tags are known; "" where tags mark no entities."""
+    examples = [example for parts in sets.values() for part in parts.values() for example in part]
+    tagged = [example.tags for example in examples if isinstance(example, TokenExample) and example.tags is not None]
+    return tag_scheme([[labels[tag] for tag in tags] for tags in tagged], labels)
 
 
 def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
     if spec.name in OFFICIAL:
-        for name in ("id", "text", "pair", "label", "endings"):
+        for name in ("id", "text", "pair", "label", "endings", "sets_as"):
             if getattr(settings, name) != getattr(TaskSettings(), name):
                 raise UserError(f"task.{name} is for own data, the columns of {spec.name} are known; leave it away")
         if settings.labels and settings.labels != spec.labels:
@@ -88,61 +98,25 @@ def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
         raise UserError(f"task.labels names {repeated!r} twice; name every class once")
     if any(name != name.strip() for name in settings.labels):
         raise UserError("task.labels: a name begins or ends with a blank; take it away")
-    if settings.labels and (spec.kind in ("question", "choice") or spec.problem == "regression"):
+    if len(settings.label) > 1 and spec.problem != "multi_label_classification":
+        raise UserError(f"task.label names {len(settings.label)} columns; only multilabel reads several, name one")
+    if settings.labels and (spec.kind == "question" or spec.problem == "regression"):
         raise UserError(f"task.labels: {spec.name} has no classes; leave it away")
 
 
-def _columns(part: Part, settings: TaskSettings, spec: TaskSpec) -> Found:
-    """The columns of one part; class names that are not the task's are forgotten, and the numbers hold."""
+def _columns(part: Part, settings: TaskSettings, spec: TaskSpec) -> TakenColumns:
+    """The columns of one part; class names that are not the task's are dropped, and the numbers hold."""
     if not part.table.rows:
         why = f" (first: {part.faults.first})" if part.faults.first else ""
         raise UserError(f"{part.table.name}: holds no row that can be used{why}; check the file")
-    found = find_columns(part.table, part.columns, spec.kind, part.role)
-    if settings.id and not found.id:
+    taken = find_columns(part.table, part.columns, spec.kind, part.role)
+    if settings.id and not taken.id:
         columns = ", ".join(part.table.columns)
         raise UserError(f"{part.table.name}: no column {settings.id!r} (found: {columns}); check task.id")
-    names = part.table.classes.get(found.label, ())
-    if spec.kind == "choice" or (spec.labels and not {*names} <= {*spec.labels}):
+    names = part.table.classes.get(taken.label, ())
+    if spec.kind == "choice" or taken.indicators or (spec.labels and not {*names} <= {*spec.labels}):
         part.table.classes = {}
-    return found
-
-
-def _label_values(part: Part, found: Found) -> list[Any]:
-    return [row.values.get(found.label) for row in part.table.rows] if found.label else []
-
-
-def _labels(
-    settings: TaskSettings,
-    spec: TaskSpec,
-    parts: Sequence[Part],
-    found: Sequence[Found],
-    form: SetForm,
-    *,
-    everywhere: bool,
-) -> tuple[str, ...]:
-    """Names of the classes: the task's, the given ones, the dataset's, or those found in the training data.
-
-    Tags are looked for in the validation data too: a rare one may be missing in the smaller part of the two. All of
-    them are looked for `everywhere` where nothing is learned.
-    """
-    if spec.labels or settings.labels:
-        return spec.labels or settings.labels
-    if spec.problem == "regression" or spec.kind in ("question", "choice"):
-        return ()
-    both = zip(parts, found, strict=True)
-    labelled = [(part, columns) for part, columns in both if everywhere or part.role != "test"]
-    for part, columns in labelled:
-        if names := part.table.classes.get(columns.label):
-            return names
-    if spec.kind != "token" and not everywhere:
-        labelled = labelled[:1]  # the training data, where there is some
-    values = [value for part, columns in labelled for value in _label_values(part, columns)]
-    if spec.kind == "token":
-        tags = found_tags(values)
-        if not tags and any(isinstance(row, list) and any(isinstance(tag, int) for tag in row) for row in values):
-            raise UserError(f"{parts[0].table.name}: its tags are numbers; name them in order with task.labels")
-        return tags
-    return found_sets(values, form) if spec.problem.startswith("multi") else found_classes(values)
+    return taken
 
 
 def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]) -> None:
@@ -153,17 +127,41 @@ def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]
         raise UserError(f"{parts[0].table.name}: holds {only}, nothing can be learned from it; check task.label")
 
 
-def _reading(part: Part, spec: TaskSpec, labels: tuple[str, ...], form: SetForm) -> Reading:
+def _row_rules(part: Part, spec: TaskSpec, labels: LabelRules) -> ExampleRules:
     official = OFFICIAL.get(spec.name)
-    reading = Reading(spec.kind, spec.problem, labels, part.role, sets=form, unanswerable=spec.name != "squad")
+    rules = ExampleRules(
+        spec.kind,
+        spec.problem,
+        labels.classes,
+        part.role,
+        sets=labels.sets,
+        choices=labels.choices,
+        unanswerable=spec.name != "squad",
+    )
     if official is None:
-        return reading
+        return rules
     return dataclasses.replace(
-        reading,
+        rules,
         limits=official.limits,
         iob2=official.iob2,
         blank_text=official.blank_text,
         unique_ids=spec.kind == "question",
+    )
+
+
+def _set_report(
+    part: Part, taken: TakenColumns, unread: int, examples: Sequence[Example], labels: tuple[str, ...]
+) -> SetReport:
+    """What was read for one set; `unread` rows were left out by the reader."""
+    return SetReport(
+        role=part.role,
+        name=part.name,
+        source=part.table.name,
+        rows=len(part.table.rows) + unread + part.table.flawed,
+        left_out=part.faults.count + part.table.flawed,
+        columns=taken.shown(),
+        labels=label_counts(examples, labels),
+        examples=len(examples),
     )
 
 

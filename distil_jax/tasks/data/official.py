@@ -24,6 +24,7 @@ class Columns:
         label: class, score, tags or answers.
         id: what identifies a row; its number (from 0) where no such column is found.
         endings: alternatives, each the columns of all endings, or one column that holds a list of them.
+        indicators: a column of 0 and 1 for each class of sets of classes.
         positions: names of the columns of a file that has no header, in order.
     """
 
@@ -33,11 +34,12 @@ class Columns:
     id: tuple[str, ...] = ()
     endings: tuple[tuple[str, ...], ...] = ()
     positions: tuple[str, ...] = ()
+    indicators: tuple[str, ...] = ()
 
     def names(self) -> frozenset[str]:
         """All names that matter; other columns need not be kept."""
         endings = [name for names in self.endings for name in names]
-        return frozenset((*self.text, *self.pair, *self.label, *self.id, *endings))
+        return frozenset((*self.text, *self.pair, *self.label, *self.indicators, *self.id, *endings))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""What was read for a task: shown before training, so that a wrong column or spelling is seen in time."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distil_jax.tasks.data.labels import PLACEHOLDERS
+
+_MOST_CLASSES = 30  # shown with their counts
+_RARE = 2  # rows; a class of so few is more often a typing mistake than a class
+
+
+@dataclasses.dataclass(frozen=True)
+class SetReport:
+    """What was read for one set.
+
+    Attributes:
+        role, name: what the set is for, and its name among those ("matched").
+        source: file, or dataset and split.
+        rows: rows read, those that were left out included.
+        left_out: rows that cannot be used.
+        columns: names of the columns by what they are taken for.
+        labels: how many examples have each label (tags: words), in the order of the classes.
+        examples: how many were made of the rows.
+    """
+
+    role: str
+    name: str
+    source: str
+    rows: int
+    left_out: int
+    columns: Mapping[str, str]
+    labels: Mapping[str, int]
+    examples: int
+
+    @property
+    def title(self) -> str:
+        """The set in words: "train", "validation (matched)"."""
+        return self.role if self.name in (self.role, "test") else f"{self.role} ({self.name})"
+
+    def lines(self) -> list[str]:
+        """Rows, columns and labels in words."""
+        left_out = f", {self.left_out:,} left out" if self.left_out else ""
+        columns = ", ".join(f"{what} = {name!r}" for what, name in self.columns.items())
+        lines = [f"{self.title}: {self.rows:,} rows read{left_out} from {self.source}; columns: {columns}"]
+        shown = [f"{label} {count:,}" for label, count in [*self.labels.items()][:_MOST_CLASSES]]
+        more = f" and {len(self.labels) - _MOST_CLASSES} more" if len(self.labels) > _MOST_CLASSES else ""
+        return [*lines, f"  labels: {', '.join(shown)}{more}"] if shown else lines
+
+
+@dataclasses.dataclass(frozen=True)
+class DataReport:
+    """What was read for a task.
+
+    Attributes:
+        task: its title.
+        sets: of its sets, in order.
+        classes: names of the classes or tags, in the order of their numbers.
+        metrics: names of the measures.
+        scheme: of tags which mark entities.
+        warnings: what may be a mistake in the data.
+        notes: what was decided, and what was left out, set aside or drawn.
+    """
+
+    task: str = ""
+    sets: tuple[SetReport, ...] = ()
+    classes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    scheme: str = ""
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """All of it, for people."""
+        if not self.task:
+            return []
+        lines = [line for one in self.sets for line in one.lines()]
+        scheme = f" of tags in the scheme {self.scheme}" if self.scheme else ""
+        lines.append(f"measured by {', '.join(self.metrics)}{scheme}")
+        return [f"task {self.task}", *lines, *self.notes, *(f"warning: {text}" for text in self.warnings)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def label_counts(examples: Iterable[Any], classes: Sequence[str]) -> dict[str, int]:
+    """How many examples have each label.
+
+    Args:
+        examples: of any kind.
+        classes: names of classes or tags.
+
+    Returns:
+        Counts by class; of sets of classes by each class in them; of tags by tag, a word each; of scores their number
+        and range; of choices by the number of the right ending; of questions answered and unanswered ones.
+    """
+    found: collections.Counter[Any] = collections.Counter()
+    scores: list[float] = []
+    for example in examples:
+        label = getattr(example, "label", getattr(example, "tags", getattr(example, "answers", None)))
+        if hasattr(example, "answers"):
+            found["unknown" if label is None else "answered" if label else "without an answer"] += 1
+        elif label is None:
+            found["unknown"] += 1
+        elif isinstance(label, float):
+            scores.append(label)
+        elif hasattr(example, "tags"):
+            found.update(label)
+        elif isinstance(label, tuple):
+            found.update(number for number, on in enumerate(label) if on)
+        else:
+            found[label] += 1
+    if scores:
+        return {f"scores from {min(scores):g} to {max(scores):g}, mean {np.mean(scores):.3g}:": len(scores)}
+    named = {name: found[number] for number, name in enumerate(classes)}
+    if not any(isinstance(key, int) for key in found):
+        named = {}
+    others = {str(key): count for key, count in sorted(found.items(), key=str) if not (named and isinstance(key, int))}
+    return named | others
+
+
+def class_warnings(classes: Sequence[str], first: SetReport) -> tuple[str, ...]:
+    """What may be a mistake in the classes, by their counts in the first set: capitals, rare ones, placeholders."""
+    labels = {name: first.labels.get(name, 0) for name in classes}
+    folded: dict[str, list[str]] = collections.defaultdict(list)
+    for name in labels:
+        folded[name.casefold()].append(name)
+    found = []
+    for names in folded.values():
+        if len(names) > 1:
+            counts = ", ".join(f"{name!r} ({labels[name]:,})" for name in names)
+            found.append(f"the classes {counts} differ in capitals only; each is a class of its own")
+    for name, count in labels.items():
+        if name.casefold() in PLACEHOLDERS:
+            found.append(f"the class {name!r} ({count:,}) looks like a missing label; it is a class like any other")
+        elif 0 < count <= _RARE:
+            found.append(f"the class {name!r} is there {'once' if count == 1 else 'twice'} only; is it a mistake?")
+    return tuple(found)
