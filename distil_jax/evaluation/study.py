@@ -41,6 +41,7 @@ from distil_jax.export import export
 from distil_jax.runs import (
     CONFIG_FILE,
     STUDY_FILE,
+    announce,
     check_run_folder,
     first_process_in,
     lock_folder,
@@ -275,6 +276,7 @@ class TaskDataBySeed:
             return self._found.get(seed) or next(iter(self._found.values()))
         try:
             data = load_task(self._settings, seed)
+            announce([] if self._found else data.report.lines())
         except UserError as error:
             self._error = error
             raise

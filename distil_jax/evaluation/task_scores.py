@@ -22,7 +22,7 @@ from distil_jax.export.prediction_settings import QUESTION_FIELDS
 from distil_jax.export.predictor import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
 from distil_jax.models import TaskHead, TaskModel
-from distil_jax.runs import Watchdog, fingerprint, first_process_in, unfinished, write_atomically
+from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, unfinished, write_atomically
 from distil_jax.tables import markdown
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
@@ -70,6 +70,7 @@ def score_model(config: Config) -> TaskScores:
         settings, notes = _with_own(config.model.initial, config.task, ready.settings)
         config = dataclasses.replace(config, task=settings)
         data = load_task(settings, config.run.seed, _known(ready.head, settings, spec))
+        announce(data.report.lines())
         head, params, more = _fitted(config, ready, data)
         notes += more + _aside_notes(config, data)
         check_lengths(config, data, config.model.initial, ready.encoder)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         tokenizer_flaws,
     )
     from distil_jax.runs.preemption import NOTHING_NEW
-    from distil_jax.runs.progress import PrepareDisplay, Progress
+    from distil_jax.runs.progress import PrepareDisplay, Progress, announce
     from distil_jax.runs.save_clock import SaveClock, is_due
     from distil_jax.runs.watchdog import Watchdog
 else:
@@ -58,6 +58,7 @@ __all__ = [
     "SaveClock",
     "Watchdog",
     "all_agree",
+    "announce",
     "broadcast",
     "check_owner",
     "check_run_folder",

@@ -1,4 +1,4 @@
-"""How far a long step is, on stderr: a bar on a terminal, otherwise a line now and then."""
+"""What people read on stderr while something runs: lines, and how far a long step is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import collections
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from distil_jax.data.corpus.prepare import PrepareProgress
 
 ProgressMode = Literal["auto", "bar", "plain", "none"]
+
+
+def announce(lines: Iterable[str]) -> None:
+    """Prints lines on stderr, on the main process alone."""
+    import jax
+
+    if jax.process_index() == 0:
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
 
 
 class Progress:

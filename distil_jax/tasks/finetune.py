@@ -22,11 +22,20 @@ import numpy as np
 from distil_jax.config import Config, Evaluation, require
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
-from distil_jax.runs import Watchdog, fingerprint, first_process_in, keep_model_file, open_run_folder, write_atomically
+from distil_jax.runs import (
+    Watchdog,
+    announce,
+    fingerprint,
+    first_process_in,
+    keep_model_file,
+    open_run_folder,
+    write_atomically,
+)
 from distil_jax.tasks.augment import augment_ids, continuation_table
 from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
 from distil_jax.tasks.class_weights import chosen_weights
 from distil_jax.tasks.data.load import load_task
+from distil_jax.tasks.data.report import encoded_lines
 from distil_jax.tasks.encode import Encoded, encode_examples
 from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.inference import SCORE, is_version_2, make_predictor, validation_measures
@@ -74,7 +83,9 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
 
 
 def _finetune(config: Config, data: TaskData | None, watch: Watchdog) -> FineTuned:
-    data = load_task(config.task, config.run.seed) if data is None else data
+    if data is None:
+        data = load_task(config.task, config.run.seed)
+        announce(data.report.lines())
     _check_data(config, data)
     learner = read_learner(config, data)
     train = encode_examples(learner.tokenizer, data.spec.kind, data.train, config.task, training=True)
@@ -93,6 +104,7 @@ def _finetune(config: Config, data: TaskData | None, watch: Watchdog) -> FineTun
     sets = {"train": train, **held_out}
     told = (f"{name}: {note}" for name, encoded in sets.items() for note in encoded.notes)
     notes = (*data.notes, *learner.notes, *told)
+    announce(encoded_lines({name: encoded.ids for name, encoded in sets.items()}, learner.tokenizer.unk_id))
     with first_process_in(partial(open_run_folder, folder, config, inputs, "finetune")):
         facts = _model_facts(config, data, learner)
         model_file = keep_model_file(folder, facts, learner.tokenizer, learner.encoder.family)

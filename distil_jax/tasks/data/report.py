@@ -89,6 +89,22 @@ class DataReport:
         return dataclasses.asdict(self)
 
 
+def encoded_lines(sets: Mapping[str, Sequence[np.ndarray]], unknown_id: int) -> list[str]:
+    """The share of unknown tokens of each set, for people.
+
+    Args:
+        sets: token ids of the rows of each set; negative ones fill up.
+        unknown_id: of [UNK].
+    """
+    lines = []
+    for name, rows in sets.items():
+        tokens = sum(int((row >= 0).sum()) for row in rows)
+        unknown = sum(int((row == unknown_id).sum()) for row in rows)
+        share = 100 * unknown / max(tokens, 1)
+        lines.append(f"{name}: {len(rows):,} rows of {tokens:,} tokens, {share:.2g} % of them unknown")
+    return lines
+
+
 def label_counts(examples: Iterable[Any], classes: Sequence[str]) -> dict[str, int]:
     """How many examples have each label.
 
