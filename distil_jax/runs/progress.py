@@ -22,8 +22,8 @@ def announce(lines: Iterable[str]) -> None:
     import jax
 
     if jax.process_index() == 0:
-        for line in lines:
-            print(line, file=sys.stderr, flush=True)
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
 
 
 class Progress:
