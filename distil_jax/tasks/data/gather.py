@@ -124,7 +124,7 @@ class _Reader:
             tagged=self.spec.kind == "token",
             labelled=True,
             words=settings.text if settings.text != defaults.text else "",
-            tags=settings.label if settings.label != defaults.label else "",
+            tags=settings.label[0] if settings.label not in ((), defaults.label) else "",
         )
 
     def source(self, roles: Collection[Role]) -> list[Part]:

@@ -205,7 +205,7 @@ REFUSED: list[tuple[str, str, str, str, str]] = [
     ("classification", "a.csv.gz", OK, "{}", "broken .gz file"),
     ("classification", "a.jsonl", '{"text": "x", "label": "a"}\n{"text": "y"\n', "{}", "line 2: not JSON"),
     ("classification", "a.jsonl", '{"text": "x", "label": "a"}\n[1]\n', "{}", "line 2: holds list"),
-    ("classification", "a.jsonl", '{"text": "x", "label": NaN}\n', "{}", "line 1: label nan"),
+    ("classification", "a.jsonl", '{"text": "x", "label": NaN}\n', "{}", "line 1: no label"),
     (
         "classification",
         "a.jsonl",
