@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,15 +52,14 @@ class FaultError(Exception):
 
 
 class PreemptedError(SystemExit):
-    """The run was told to end (SIGTERM) and has saved what there was to save; the same command continues.
+    """The run was asked to end by a signal (SIGTERM, Ctrl-C) and has saved its state; the same command continues.
 
-    As a SystemExit it passes everything that catches errors, and ends the process with `STATUS`, without a traceback.
+    As a SystemExit it passes everything that catches errors, and ends the process with `status`, without a traceback.
     """
 
-    STATUS = 143  # 128 + SIGTERM, as shells and schedulers know it
-
-    def __init__(self) -> None:
-        super().__init__(self.STATUS)
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        self.status = 128 + number  # as shells and schedulers know it: 143, and 130 for Ctrl-C
+        super().__init__(self.status)
 
 
 def one_line(text: object, limit: int = 200) -> str:

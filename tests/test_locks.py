@@ -36,7 +36,7 @@ ELSEWHERE = "lock._this_process = lambda: lock.Owner('elsewhere', 17, '12345')\n
 PREEMPTED = """
 from distil_jax.runs import preemption
 with lock.lock_folder(Path(sys.argv[1])):
-    preemption._end(lambda: preemption.NOTHING_NEW)
+    preemption.exit_now(143)
 """
 NO_FLOCK = "def none(*_): raise OSError(__import__('errno').ENOLCK, 'no locks here')\nlock.fcntl.flock = none"
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -69,7 +69,7 @@ def test_killed_while_the_other_computes_nothing(killed: int, launch: Launch) ->
     assert end.seconds < LIMIT_SECONDS
     if killed:
         assert end.err.strip() == (
-            "distil-jax: fault: process 1 of 0 to 1 was not heard of for 12 seconds: it died, or was stopped"
+            "distil-jax: fault: process 1 of 0 to 1 gave no heartbeat for 12 seconds: it died, or was stopped"
         )
 
 
@@ -117,7 +117,7 @@ def test_one_that_is_stopped(stopped: int, launch: Launch) -> None:
     assert end.status != 0
     assert end.seconds < LIMIT_SECONDS
     if stopped:
-        assert "process 1 of 0 to 1 was not heard of for 12 seconds: it died, or was stopped" in end.err
+        assert "process 1 of 0 to 1 gave no heartbeat for 12 seconds: it died, or was stopped" in end.err
     else:
         assert "another task died" in end.err
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FaultError as fault:
         return _end(1, f"distil-jax: fault: {fault}")
     except PreemptedError as end:
-        return end.STATUS
+        return end.status
     except KeyboardInterrupt:
         print(
             "distil-jax: interrupted; the same command continues from the last checkpoint, if there is one",

@@ -263,7 +263,7 @@ class Checkpoint(Section):
     """When the state is saved, besides at the end."""
 
     every_steps: int = setting(1000, "optimiser steps between checkpoints; 0: none", at_least(0), affects_result=False)
-    every_minutes: float = setting(0.0, "minutes between checkpoints; 0: none", between(0, 1e6), affects_result=False)
+    every_minutes: float = setting(10.0, "minutes between checkpoints; 0: none", between(0, 1e6), affects_result=False)
     keep: int = setting(2, "newest checkpoints kept", between(1, 1_000_000), affects_result=False)
     migrate: bool = setting(False, "go on from checkpoints of older formats or other float types", affects_result=False)
 

@@ -19,7 +19,7 @@ from distil_jax.errors import FaultError, UserError
 
 FAILED = "news/failed"  # why a process ended
 STALLED = "news/stalled"  # that a process hangs
-PREEMPTED = "news/preempted"  # a process was asked to end
+STOPPED = "news/stopped"  # the number of the signal that asked a process to end
 DELIVERY_SECONDS = 2.0  # after which all processes have read what was published
 _ROOT = "distil_jax/"
 

@@ -11,28 +11,41 @@ from distil_jax.config import Config
 
 
 class SaveClock:
-    """Every so many steps, or minutes (looked at when metrics are, by the first process)."""
+    """A checkpoint every so many steps, and every so many minutes by the first process's clock."""
 
     def __init__(self, config: Config) -> None:
         self._settings = config.checkpoint
-        self._look_every = config.logging.every_steps
-        self._last = time.monotonic()
+        self._last = self._looked = time.monotonic()
+        self._step = 0  # of the last look
+        self._next = 0  # step of the next look; every process looks at the same steps
 
     def due(self, number: int) -> bool:
         """Whether to save after step `number`; the same answer in all processes."""
         if is_due(number, self._settings.every_steps):
             return True
-        if not self._settings.every_minutes or not is_due(number, self._look_every):
+        if not self._settings.every_minutes or number < self._next:
             return False
-        elapsed = time.monotonic() - self._last >= 60 * self._settings.every_minutes
+        now, limit = time.monotonic(), self._last + 60 * self._settings.every_minutes
+        steps = max(number - self._step, 1)
+        # The next look comes halfway to the limit, so that processes seldom wait for each other to agree; and after
+        # at most twice as many steps as this one, since the speed may change.
+        halfway = int((limit - now) / 2 / max((now - self._looked) / steps, 1e-6))
+        elapsed, self._next = self._agreed(now >= limit, number + max(min(halfway, 2 * steps), 1))
+        self._looked, self._step = now, number
+        return elapsed
+
+    @staticmethod
+    def _agreed(elapsed: bool, following: int) -> tuple[bool, int]:
+        """The first process's values, in all."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            elapsed = bool(multihost_utils.broadcast_one_to_all(np.asarray(elapsed)))
-        return elapsed
+            found = multihost_utils.broadcast_one_to_all(np.array([elapsed, min(following, 2**31 - 1)], np.int32))
+            elapsed, following = bool(found[0]), int(found[1])
+        return elapsed, following
 
     def saved(self) -> None:
-        """Start counting minutes anew."""
+        """Start counting minutes again."""
         self._last = time.monotonic()
 
 

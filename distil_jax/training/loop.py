@@ -126,7 +126,7 @@ def run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResul
     Raises:
         NonfiniteError: too many steps in a row were not finite, or the state is not.
         FaultError: another process ended.
-        PreemptedError: the run was told to end, and everything is saved.
+        PreemptedError: the run was asked to end, and its state is saved.
     """
     try:
         return _run_training(spec, devices, watch)
@@ -248,7 +248,7 @@ class _Run:
             "skipped_steps": dataclasses.asdict(skips),
         }
         self.checkpoints.save(state, metadata, best=self.best_step())
-        self.watch.stall.alive(f"the save of step {int(state.step)}")
+        self.watch.stall.progressed(f"the save of step {int(state.step)}")
 
     def best_step(self) -> int | None:
         """The best step by the spec's selection, if it has one and something was measured."""
@@ -328,7 +328,7 @@ class StepLogger:
             skipped = bool(metrics["skipped"])
             self.skips = self.skips.after(skipped)
             self.finished(number, metrics)
-            self.run.watch.stall.alive(f"step {number}")
+            self.run.watch.stall.progressed(f"step {number}")
             if skipped:
                 self._report_skipped(number, metrics, batch, state)
 

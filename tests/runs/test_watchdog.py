@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from distil_jax.config import Config
+from distil_jax.config import Config, Run
 from distil_jax.errors import PreemptedError
 from distil_jax.runs import coordination, watchdog
 from distil_jax.runs.preemption import Preemption
-from distil_jax.runs.watchdog import LOOK_SECONDS, SILENT_SECONDS, Heartbeat, Stall, Watchdog
+from distil_jax.runs.watchdog import LOOK_SECONDS, SILENT_SECONDS, Heartbeat, StallTimer, Watchdog
 
 
 class Cluster:
@@ -55,11 +56,11 @@ def test_processes_agree_to_stop_where_the_first_of_them_is(cluster: Cluster, to
         for _ in range(done):
             both[process].go()
     cluster.process = told
-    both[told].notice()
+    both[told].notice(signal.SIGTERM)
     both[told].look()
-    assert coordination.PREEMPTED in cluster.texts
+    assert coordination.STOPPED in cluster.texts
     cluster.process = 1 - told
-    both[1 - told].notice()
+    both[1 - told].notice(signal.SIGTERM)
     for process in (0, 1):
         cluster.process = process
         both[process].look()
@@ -77,7 +78,7 @@ def test_processes_agree_to_stop_where_the_first_of_them_is(cluster: Cluster, to
 def test_a_process_waits_until_all_have_said_how_far_they_are(cluster: Cluster) -> None:
     one = Preemption()
     one.go()
-    one.notice()
+    one.notice(signal.SIGTERM)
     ended = threading.Event()
 
     def go_on() -> None:
@@ -140,41 +141,41 @@ def test_a_watch_of_another_thread_leaves_signals_alone() -> None:
 
 
 def test_only_time_without_anything_finished_is_a_stall() -> None:
-    stall = Stall(minutes=1)
-    assert not stall.complaint(59)
-    stall.alive("step 7")
-    assert not stall.complaint(59)
-    complaint = stall.complaint(1)
+    stall = StallTimer(minutes=1)
+    assert not stall.check(59)
+    stall.progressed("step 7")
+    assert not stall.check(59)
+    complaint = stall.check(1)
     assert "nothing was finished for 1 minutes (parallel.stall_minutes)" in complaint
     assert "the last thing was step 7" in complaint
-    assert not Stall(minutes=0).complaint(1e9)
+    assert not StallTimer(minutes=0).check(1e9)
 
 
 def test_who_gives_no_sign_any_more_is_dead(cluster: Cluster) -> None:
-    beats, looks = Heartbeat(), round(SILENT_SECONDS / LOOK_SECONDS)
-    cluster.texts["beats/1"] = "1"
+    heartbeat, looks = Heartbeat(), round(SILENT_SECONDS / LOOK_SECONDS)
+    cluster.texts["heartbeats/1"] = "1"
     for number in range(3 * looks):
-        cluster.texts["beats/1"] = str(number)
-        assert not beats.complaint()
-    mismatches = [beats.complaint() for _ in range(looks + 1)]
+        cluster.texts["heartbeats/1"] = str(number)
+        assert not heartbeat.check()
+    mismatches = [heartbeat.check() for _ in range(looks + 1)]
     assert [bool(complaint) for complaint in mismatches] == [False] * (looks - 1) + [True] * 2
-    assert "process 1 of 0 to 1 was not heard of for 12 seconds" in mismatches[-1]
+    assert "process 1 of 0 to 1 gave no heartbeat for 12 seconds" in mismatches[-1]
 
 
 def test_who_has_finished_needs_no_signs(cluster: Cluster) -> None:
-    beats = Heartbeat()
+    heartbeat = Heartbeat()
     cluster.process = 1
     Heartbeat.end()
     cluster.process = 0
-    assert not any(beats.complaint() for _ in range(1000))
+    assert not any(heartbeat.check() for _ in range(1000))
 
 
 def test_only_the_first_process_listens_to_the_others(cluster: Cluster) -> None:
     cluster.process = 1
-    beats = Heartbeat()
-    cluster.texts["beats/0"] = "1"
-    assert not any(beats.complaint() for _ in range(1000))
-    assert cluster.texts["beats/1"] == "1000"
+    heartbeat = Heartbeat()
+    cluster.texts["heartbeats/0"] = "1"
+    assert not any(heartbeat.check() for _ in range(1000))
+    assert cluster.texts["heartbeats/1"] == "1000"
 
 
 def test_looks_are_frequent_enough_for_what_is_told_at_the_end() -> None:
@@ -216,3 +217,56 @@ def test_processes_have_computed_together_before_the_first_is_kept_waiting(monke
 
     with coordination.first_process_in(folder):
         assert happened == ["broadcast", "in", "broadcast"]
+
+
+def test_ctrl_c_saves_and_says_how_to_continue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.toml").touch()
+    before, saved = signal.getsignal(signal.SIGINT), []
+
+    def run() -> None:
+        with Watchdog(Config(run=Run(output=str(tmp_path)))) as watchdog_:
+            watchdog_.go()
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(2000):
+                with watchdog_.preemption.interruptible(lambda: saved.append("state") or "saved step 7"):
+                    time.sleep(0.01)
+                    watchdog_.go()
+
+    with pytest.raises(PreemptedError) as stopped:
+        run()
+    assert stopped.value.code == 130
+    assert saved == ["state"]
+    assert signal.getsignal(signal.SIGINT) == before
+    first, last = capsys.readouterr().err.splitlines()
+    assert "Ctrl-C again" in first
+    assert "saved step 7" in last and f"distil-jax resume {tmp_path}" in last
+
+
+TWICE = """
+import os, signal, time
+from distil_jax.config import Config, Run
+from distil_jax.runs.watchdog import Watchdog
+with Watchdog(Config()) as watchdog:
+    watchdog.go()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    time.sleep(600)
+"""
+
+
+def test_ctrl_c_twice_ends_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_background_command_ignores_ctrl_c() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Watchdog(Config()) as watchdog_:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(3 * LOOK_SECONDS)
+            assert not watchdog_.preemption.noticed
+    finally:
+        signal.signal(signal.SIGINT, before)
