@@ -1,4 +1,4 @@
-"""SIGTERM: the state is saved, the process is gone soon, and what is started again ends like a run left alone."""
+"""SIGTERM and Ctrl-C: the state is saved, the process ends soon, and the run that continues ends with the same bits."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def launch(tiny_config: Callable[..., Config], program_cache: Path, tmp_path: Pa
 
 def saved_step(end: Ended) -> int | None:
     """The step that a preempted process has saved, None where it says that there was nothing new."""
-    lines = [line for line in end.err.splitlines() if line.startswith("preempted: ")]
+    lines = [line for line in end.err.splitlines() if "the same command continues" in line]
     assert len(lines) == 1, end.err
-    said = re.fullmatch(r"preempted: (saved step (\d+)|nothing new to save); the same command continues", lines[0])
-    assert said, lines[0]
-    return int(said[2]) if said[2] else None
+    step = re.search(r"saved step (\d+)", lines[0])
+    assert step or "nothing new" in lines[0], lines[0]
+    return int(step[1]) if step else None
 
 
-def assert_preempted(ends: list[Ended]) -> int | None:
+def assert_preempted(ends: list[Ended], number: int = signal.SIGTERM) -> int | None:
     """All ended in good order and in time; the step that was saved."""
     for end in ends:
-        assert end.status == 143, end.err
+        assert end.status == 128 + number, end.err
         assert end.seconds < LIMIT_SECONDS + 2 * STEP_SECONDS
         assert "Traceback" not in end.err
-    assert all("preempted" not in end.err for end in ends[1:]), "only the first process speaks"
+    assert all("continues" not in end.err for end in ends[1:]), "only the first process prints"
     return saved_step(ends[0])
 
 
@@ -84,11 +84,13 @@ def assert_ends_like(whole_run: Any, config: Config, step: int | None, *before: 
         jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(np.asarray, state) for state in states))
 
 
-def preempted_at(launch: Launch, tiny_config: Any, folder: Path, hold: Hold) -> tuple[Config, int | None]:
+def preempted_at(
+    launch: Launch, tiny_config: Any, folder: Path, hold: Hold, number: int = signal.SIGTERM
+) -> tuple[Config, int | None]:
     with launch(folder, hold) as run:
         run.wait_for_signs()
-        run.send(signal.SIGTERM)
-        step = assert_preempted(run.ends())
+        run.send(number)
+        step = assert_preempted(run.ends(), number)
     lock = folder / LOCK_FILE
     assert not lock.is_file() or not lock.read_text(), "another host that goes on would wait for its heartbeat"
     return tiny_config(folder), step
@@ -99,6 +101,15 @@ def test_while_training(launch: Launch, tiny_config: Any, whole_run: Any, tmp_pa
     config, step = preempted_at(launch, tiny_config, tmp_path / "run", Hold("step", 5, STEP_SECONDS))
     assert step == 5, "the step that was about to begin"
     assert_ends_like(whole_run, config, step)
+
+
+@pytest.mark.parametrize("at", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_ctrl_c(at: int, launch: Launch, tiny_config: Any, whole_run: Any, tmp_path: Path) -> None:
+    """Nothing is lost but the step that was about to begin; `resume` continues."""
+    hold = Hold("step", at, STEP_SECONDS)
+    config, step = preempted_at(launch, tiny_config, tmp_path / "run", hold, signal.SIGINT)
+    assert step == at
+    assert_ends_like(whole_run, config, step, *([] if at % 2 == 0 else [at]))
 
 
 MOMENTS = {

@@ -16,7 +16,7 @@ class SaveClock:
     def __init__(self, config: Config) -> None:
         self._settings = config.checkpoint
         self._last = self._looked = time.monotonic()
-        self._step = 0  # of the last look
+        self._step = -1  # of the last look
         self._next = 0  # step of the next look; every process looks at the same steps
 
     def due(self, number: int) -> bool:
@@ -26,7 +26,7 @@ class SaveClock:
         if not self._settings.every_minutes or number < self._next:
             return False
         now, limit = time.monotonic(), self._last + 60 * self._settings.every_minutes
-        steps = max(number - self._step, 1)
+        steps = number - self._step if self._step >= 0 else 1
         # The next look comes halfway to the limit, so that processes seldom wait for each other to agree; and after
         # at most twice as many steps as this one, since the speed may change.
         halfway = int((limit - now) / 2 / max((now - self._looked) / steps, 1e-6))
