@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import (
@@ -46,24 +47,30 @@ class Part:
     faults: Faults
 
 
-def gather(settings: TaskSettings, spec: TaskSpec) -> list[Part]:
+def gather(settings: TaskSettings, spec: TaskSpec, rows: Mapping[Role, Any] | None = None) -> list[Part]:
     """All sets of a task, read but not yet checked row by row.
 
     A file given for train, validation or test stands for all such sets of the source. Without a source, the task's
     dataset is taken where no file is given either.
 
+    Args:
+        settings: files, source and columns.
+        spec: the task.
+        rows: rows in memory by role, instead of files: what `data.rows.read_table` takes.
+
     Raises:
-        UserError: nothing is given, or found, or it can't be read.
+        UserError: nothing is given, or found, or it cannot be read.
     """
     official = OFFICIAL.get(spec.name)
     given: dict[Role, str] = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-    files: dict[Role, str] = {role: path for role, path in given.items() if path}
+    files: dict[Role, Any] = {role: Path(path).expanduser() for role, path in given.items() if path}
+    files |= rows or {}
     if not settings.source and not files and official is None:
         raise UserError(
             f"task.train is not set: {spec.name} needs a file to learn from; set task.train (or task.source)"
         )
     reader = _Reader(settings, spec, official)
-    parts = [reader.file(role, role, Path(path).expanduser()) for role, path in files.items()]
+    parts = [reader.file(role, role, path) for role, path in files.items()]
     roles: list[Role] = [role for role in ROLES if role not in files]
     if roles and (settings.source or not files):
         parts += reader.source(roles)
@@ -99,9 +106,9 @@ class _Reader:
     def columns(self) -> Columns:
         return self.official.columns if self.official else own_columns(self.settings, self.spec.kind)
 
-    def file(self, role: Role, name: str, path: Path) -> Part:
-        """Reads one file, in the form that its ending and the kind of task tell."""
-        if path.is_dir():
+    def file(self, role: Role, name: str, path: Any) -> Part:
+        """The rows of one file, or of an object in memory."""
+        if isinstance(path, Path) and path.is_dir():
             raise UserError(f"{path}: is a folder; name the file itself, or give the folder with task.source")
         faults = Faults(self.settings.on_error == "skip")
         table = read_table(path, self._options(), faults)

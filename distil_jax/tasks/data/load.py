@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import some
@@ -11,7 +12,7 @@ from distil_jax.errors import UserError
 from distil_jax.tasks.data.classes import LabelledTable, LabelRules, decide_labels
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, find_columns, to_examples
 from distil_jax.tasks.data.gather import Part, gather
-from distil_jax.tasks.data.official import OFFICIAL
+from distil_jax.tasks.data.official import OFFICIAL, Role
 from distil_jax.tasks.data.report import DataReport, SetReport, class_warnings, label_counts
 from distil_jax.tasks.data.splits import digest, draw, set_aside
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec, TokenExample
@@ -19,7 +20,9 @@ from distil_jax.tasks.metrics.tag_schemes import tag_scheme
 from distil_jax.tasks.registry import TAG_METRICS, task_spec
 
 
-def load_task(settings: TaskSettings, seed: int, known: tuple[str, ...] = ()) -> TaskData:
+def load_task(
+    settings: TaskSettings, seed: int, known: tuple[str, ...] = (), rows: Mapping[Role, Any] | None = None
+) -> TaskData:
     """Reads a task's data: a known task's dataset or published files, or own files.
 
     Args:
@@ -27,6 +30,8 @@ def load_task(settings: TaskSettings, seed: int, known: tuple[str, ...] = ()) ->
         seed: decides what is set aside for validation and which examples are drawn; nothing else is random.
         known: classes of own data that a trained model has, in its order; those that the data lack are classes all the
             same, and nothing has to be learned from them.
+        rows: rows in memory, instead of the files of task.train, validation and test: a list of dicts, a pandas
+            DataFrame or a `datasets.Dataset` by role.
 
     Returns:
         All examples in their order. `train` is empty where there is none to be had (GLUE's diagnostic set); whoever
@@ -37,7 +42,7 @@ def load_task(settings: TaskSettings, seed: int, known: tuple[str, ...] = ()) ->
     """
     spec = task_spec(settings.name)
     _check_settings(settings, spec)
-    parts = gather(settings, spec)
+    parts = gather(settings, spec, rows)
     unread = [part.faults.count for part in parts]
     taken = [_columns(part, settings, spec) for part in parts]
     tables = [LabelledTable(part.role, part.table, columns) for part, columns in zip(parts, taken, strict=True)]
@@ -159,9 +164,10 @@ def _set_report(
         source=part.table.name,
         rows=len(part.table.rows) + unread + part.table.flawed,
         left_out=part.faults.count + part.table.flawed,
-        columns=taken.shown(),
+        columns=part.table.columns_taken or taken.shown(),
         labels=label_counts(examples, labels),
         examples=len(examples),
+        notes=tuple(part.table.notes),
     )
 
 

@@ -27,6 +27,7 @@ class SetReport:
         columns: names of the columns by what they are taken for.
         labels: how many examples have each label (tags: words), in the order of the classes.
         examples: how many were made of the rows.
+        notes: what the reader recognised in the file.
     """
 
     role: str
@@ -37,6 +38,7 @@ class SetReport:
     columns: Mapping[str, str]
     labels: Mapping[str, int]
     examples: int
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -48,6 +50,7 @@ class SetReport:
         left_out = f", {self.left_out:,} left out" if self.left_out else ""
         columns = ", ".join(f"{what} = {name!r}" for what, name in self.columns.items())
         lines = [f"{self.title}: {self.rows:,} rows read{left_out} from {self.source}; columns: {columns}"]
+        lines += [f"  {note}" for note in self.notes]
         shown = [f"{label} {count:,}" for label, count in [*self.labels.items()][:_MOST_CLASSES]]
         more = f" and {len(self.labels) - _MOST_CLASSES} more" if len(self.labels) > _MOST_CLASSES else ""
         return [*lines, f"  labels: {', '.join(shown)}{more}"] if shown else lines

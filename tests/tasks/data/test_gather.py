@@ -203,3 +203,20 @@ def test_nothing_is_left_of_a_test_label_that_is_kept_secret(tmp_path: Path) -> 
     assert test == [SequenceExample(str(i), "abc"[i], None, label) for i, label in enumerate((None, None, 1))]
     with pytest.raises(UserError, match=r"dev\.tsv, line 2: label -1 is out of range"):
         load("sst2", validation=str(tmp_path / "dev.tsv"))
+
+
+def test_rows_in_memory_stand_for_files() -> None:
+    import datasets
+    import pandas
+
+    rows = [{"body": "fine", "mood": 1}, {"body": "bad", "mood": 0}, {"body": "good", "mood": 1}]
+    settings = TaskSettings(name="classification", text="body", label="mood")
+    frame = pandas.DataFrame(rows).astype({"mood": float})
+    loaded = [
+        load_task(settings, 0, rows={"train": given, "validation": rows})
+        for given in (rows, iter(rows), frame, datasets.Dataset.from_list(rows))
+    ]
+    assert {data.sha256 for data in loaded} == {loaded[0].sha256}
+    assert short(loaded[0].train) == [("0", "fine", None, 1), ("1", "bad", None, 0), ("2", "good", None, 1)]
+    with pytest.raises(UserError, match="row 2: no label"):
+        load_task(settings, 0, rows={"train": pandas.DataFrame({"body": ["a", "b"], "mood": [1.0, None]})})
