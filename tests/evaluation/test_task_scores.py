@@ -233,6 +233,50 @@ def test_numbers_are_those_of_the_models_classes(
     assert any("its labels have no names; taken in the order 1, 2, 3" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [
+        (["1 star", "2 stars", "3 stars"], [1, 2, 3]),
+        (["1 star", "2 stars", "3 stars"], [1.0, 2.0]),
+        (["1 star", "2 stars", "3 stars"], ["1 Star", "2 Stars", "3 Stars"]),
+        (["bad", "fair", "good"], [1, 2, 3]),
+        (["Positive", "positive", "negative"], ["Positive", "positive", "negative"]),
+        (["10", "2", "3"], ["10.0", "2.0", "3.0"]),
+    ],
+)
+def test_labels_are_matched_to_the_models_names(
+    task_folder: Callable[..., Path],
+    rows: Path,
+    asked: dict[str, Any],
+    tmp_path: Path,
+    names: list[str],
+    written: list[Any],
+) -> None:
+    """The measures of the same rows, whatever the classes are called in model and data."""
+    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    told = [row for row in told if NAMES.index(row["label"]) < len(written)]
+    plain = {**asked, "task.validation": str(jsonl(tmp_path / "plain.jsonl", told))}
+    spelled = [{**row, "label": written[NAMES.index(row["label"])]} for row in told]
+    changes = {**asked, "task.validation": str(jsonl(tmp_path / "spelled.jsonl", spelled))}
+    model = relabelled(task_folder("classes"), tmp_path / "named", names)
+    assert score_model(config_of(model, changes)).measures == (
+        score_model(config_of(task_folder("classes"), plain)).measures
+    )
+
+
+def test_numbers_that_may_be_counted_in_two_ways_are_asked_for(
+    task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    told = [{**row, "label": NAMES.index(row["label"]) + 1} for row in told if row["label"] != "good"]
+    changes = {**asked, "task.validation": str(jsonl(tmp_path / "two.jsonl", told))}
+    with pytest.raises(UserError, match=r"VALUE=NAME.*1=bad"):
+        score_model(config_of(task_folder("classes"), changes))
+    changes["task.labels"] = ("1=bad", "2=fair", "3=good")
+    found = score_model(config_of(task_folder("classes"), changes))
+    assert {example.label for example in found.data.validation["validation"]} == {0, 1}
+
+
 def test_a_validation_set_drawn_from_the_training_data_is_told(
     task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any]
 ) -> None:
