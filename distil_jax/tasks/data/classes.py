@@ -29,7 +29,7 @@ from distil_jax.tasks.data.labels import (
 )
 from distil_jax.tasks.data.official import Role
 from distil_jax.tasks.examples import TaskSpec
-from distil_jax.tasks.metrics.tag_schemes import TAG
+from distil_jax.tasks.metrics.tag_schemes import TAG, mark_first
 
 MULTI = "multi_label_classification"
 
@@ -139,7 +139,7 @@ def found_tags(tags: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _tag_order(tag: str) -> tuple[bool, str, int]:
-    match = TAG.fullmatch(tag)
+    match = TAG.fullmatch(mark_first(tag))
     if match is None or match["type"] is None:
         return tag != "O", tag, 0
     return tag != "O", match["type"], "BIMESLU".index(match["mark"])

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from distil_jax.data.rows import BadRowError, parse_json, some
 from distil_jax.errors import UserError
-from distil_jax.tasks.metrics.tag_schemes import TAG
+from distil_jax.tasks.metrics.tag_schemes import TAG, mark_first
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.0*)?")
@@ -293,7 +293,7 @@ def score(value: Any, limits: tuple[float, float] | None) -> float:
 
 def is_span_tag(tag: str) -> bool:
     """Whether a tag is O, or a part of an entity with its type: B-PER."""
-    match = TAG.fullmatch(tag)
+    match = TAG.fullmatch(mark_first(tag))
     return tag == "O" or (match is not None and match["type"] is not None)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from distil_jax.tasks.metrics.tag_schemes import COMMON_MARKS, STRICT, strict_spans
+from distil_jax.tasks.metrics.tag_schemes import COMMON_MARKS, STRICT, mark_first, strict_spans
 
 _OUTSIDE = ("O", ".")
 
@@ -63,6 +63,7 @@ def entity_spans(sentences: Sequence[Sequence[str]], scheme: str = "") -> Iterat
     for place, tag in enumerate(tag for sentence in sentences for tag in (*sentence, "O")):
         if not tag:
             raise ValueError("a tag is empty")
+        tag = mark_first(tag)
         prefix, kind = _prefix(tag), tag[1:].split("-", maxsplit=1)[-1] or "_"
         changes = kind != previous_kind
         if _ends(previous, prefix, changes):

@@ -6,10 +6,12 @@ BMES and BILOU are read here (seqeval's strict mode): an entity that is not well
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 TAG = re.compile(r"(?P<mark>[BIESLUM])(?:[-_](?P<type>.+))?")
+_MARK_LAST = re.compile(r"(?P<type>.+)[-_](?P<mark>[BIESLUM])")
 STRICT = ("IOE2", "IOBES", "BMES", "BILOU")
 UNKNOWN = "mixed"  # tags mark entities, but follow no scheme
 # Letters of IOBES for those of BILOU and BMES.
@@ -17,9 +19,16 @@ COMMON_MARKS = {"L": "E", "U": "S", "M": "I"}
 _LETTERS = {"IOB": "BIO", "IOE": "IEO", "IOBES": "IOBES", "BMES": "BMESO", "BILOU": "BILOU"}
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def mark_first(tag: str) -> str:
+    """The tag with its mark in front: "B-PER" for "PER-B"; any other tag as it is."""
+    match = None if TAG.fullmatch(tag) else _MARK_LAST.fullmatch(tag)
+    return tag if match is None else f"{match['mark']}-{match['type']}"
+
+
 def mark_entities(tags: Iterable[str]) -> bool:
     """Whether tags say where entities begin and end (B-PER, I-PER, O), unlike parts of speech (NOUN, VERB)."""
-    found = {tag for tag in tags if tag != "O"}
+    found = {mark_first(tag) for tag in tags if tag != "O"}
     if not all(TAG.fullmatch(tag) for tag in found):
         return False
     return any(len(tag) > 1 for tag in found) or bool(_families(found))
@@ -40,7 +49,8 @@ def tag_scheme(sentences: Sequence[Sequence[str]], labels: Iterable[str] = ()) -
     """
     from distil_jax.tasks.metrics.entities import entity_spans
 
-    tags = {tag for sentence in sentences for tag in sentence} | {*labels}
+    sentences = [[*map(mark_first, sentence)] for sentence in sentences]
+    tags = {tag for sentence in sentences for tag in sentence} | {*map(mark_first, labels)}
     if not tags or not mark_entities(tags):
         return ""
     family = next(iter(_families(tags)), UNKNOWN)
@@ -76,7 +86,8 @@ def strict_spans(sentences: Iterable[Sequence[str]], scheme: str) -> Iterator[tu
     """
     first = 0
     for sentence in sentences:
-        marks = [(COMMON_MARKS.get(tag[0], tag[0]), tag[1:].strip("-") or "_") for tag in sentence]
+        marked = map(mark_first, sentence)
+        marks = [(COMMON_MARKS.get(tag[0], tag[0]), tag[1:].strip("-") or "_") for tag in marked]
         previous, start = ("O", "_"), -1
         for place, current in enumerate([*marks, ("O", "_")]):
             same = current[1] == previous[1]

@@ -110,6 +110,8 @@ def test_malformed_predictions_count_as_in_seqeval(scheme: str, seed: int) -> No
         ([["B", "M", "M", "E"]], "BMES"),
         ([["S_PER", "B_PER", "E_PER"]], "IOBES"),
         ([["U-LOC", "O"]], "BILOU"),
+        ([["PER-B", "PER-I", "O"]], "IOB2"),  # the mark behind the type
+        ([["PER_S", "new-york-B", "new-york-E"]], "IOBES"),
         ([["S", "M", "L"]], ""),  # sizes
         ([["B-X", "E-X", "B-X", "O"]], "mixed"),  # an entity that never ends
         ([["I-X", "O", "B-Y"]], "mixed"),
@@ -125,3 +127,15 @@ def test_known_tags_decide_with_those_that_are_there() -> None:
     assert tag_scheme([["B-X", "O"]], ("O", "B-X", "I-X", "E-X", "S-X")) == "mixed"
     assert tag_scheme([["S-X", "O"]], ("O", "B-X", "I-X", "E-X", "S-X")) == "IOBES"
     assert tag_scheme([["O"]], ("O", "B-X", "L-X")) == "BILOU"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_marks_behind_the_type_count_alike(scheme: str) -> None:
+    right = sentences_of(scheme, 3)
+    found = [sentence[:1] + ["O"] * (len(sentence) - 1) for sentence in right]
+    turned = [
+        [["-".join((*tag.split("-")[1:], tag[0])) if tag != "O" else tag for tag in row] for row in rows]
+        for rows in (found, right)
+    ]
+    assert tag_scheme(turned[1]) == scheme
+    assert entity_measures(*turned, scheme) == entity_measures(found, right, scheme)
