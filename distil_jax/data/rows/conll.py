@@ -27,6 +27,7 @@ _PART_OF_SPEECH = re.compile(
     "ADJ|ADP|ADV|AUX|CCONJ|CONJ|DET|INTJ|NOUN|NUM|PART|PRON|PROPN|PUNCT|SCONJ|SYM|VERB|X|CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|"
     r"MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB"
 )
+_PHRASES = frozenset(["ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP"])
 # Of the same columns in JSON Lines; those of a file without names are found.
 _USUAL_NAMES = frozenset(["", WORDS, TAGS, "word", "tag", "text", "tokens", "label", "labels", "ner_tags"])
 
@@ -175,7 +176,7 @@ class _Columns:
         """Whether a column holds tags of entities around those of another one."""
         if outer is None or inner is None or not outer:
             return False
-        return bool(outer & inner) or (not inner and self.numbered)
+        return bool(outer & inner) or (self.numbered and not outer <= _PHRASES)
 
     def _swap(self) -> None:
         """Recognises tags in front of words, or asks."""

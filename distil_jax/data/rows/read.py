@@ -150,9 +150,11 @@ def _format_of_file(path: Path, first: bytes, options: ReadOptions) -> Format:
     """The format by the ending; for text, TSV and endings that show nothing, by the first bytes, too."""
     suffix = suffix_of(path)
     format = ENDINGS.get(suffix)
-    if format == "tsv" or (format == "text" and not options.labelled):
+    if format == "tsv":
+        return "conll" if _format_of_text(first, options) == "conll" else "tsv"
+    if format == "text" and not options.labelled:
         found = _format_of_text(first, options)
-        return found if found in ("conll", "csv", "tsv") and found != format else format
+        return found if found in ("conll", "csv", "tsv") else "text"
     if format not in (None, "text"):
         return format
     if options.tagged:

@@ -63,7 +63,7 @@ def open_separated(
     else:
         before = 0
     stream.columns = header
-    stream.rows = _rows(cells, before, stream, options, faults)
+    stream.rows = _rows(cells, before, header, stream, options, faults)
 
 
 def _first_batch(batches: Iterator[Batch]) -> list[Line]:
@@ -84,8 +84,14 @@ def _first_row(cells: Iterator[Cells]) -> tuple[int, int, list[str]]:
     return 0, 1, []
 
 
-def _rows(cells: Iterator[Cells], start: int, stream: RowStream, options: ReadOptions, faults: Faults) -> Iterator[Row]:
-    columns = stream.columns or ()
+def _rows(
+    cells: Iterator[Cells],
+    start: int,
+    columns: Sequence[str],
+    stream: RowStream,
+    options: ReadOptions,
+    faults: Faults,
+) -> Iterator[Row]:
     kept = [(i, name) for i, name in enumerate(columns) if options.keep is None or name in options.keep]
     for number, (line, values) in enumerate(cells, start):
         if values is None:
@@ -256,15 +262,17 @@ def _quoted_cells(lines: Iterator[Line], separator: str, name: str, faults: Faul
                     yield number, cells
             return
         except csv.Error as error:
-            faults(place_of(name, "line", taken[0][0]), _csv_fault(str(error)))
+            faults(place_of(name, "line", taken[0][0]), _csv_fault(str(error), len(taken)))
         yield taken[0][0], None
         again.extendleft(reversed(taken[1:]))  # the quote may have swallowed good rows
         taken.clear()
     raise UserError(f"{name}: more than {QUOTE_FAILURES} rows are not quoted as CSV; is it CSV at all?")
 
 
-def _csv_fault(error: str) -> str:
-    if "end of data" in error or "field limit" in error or "field larger" in error:
+def _csv_fault(error: str, lines: int) -> str:
+    if "field larger" in error and lines == 1:
+        return f"a cell is longer than {FIELD_LIMIT} characters"
+    if "end of data" in error or "field larger" in error:
         return "a quote is opened here and never closed (a quote inside quotes is written twice)"
     if "expected after" in error:
         return "text follows a closing quote (a quote inside quotes is written twice)"

@@ -96,7 +96,9 @@ class RowStream:
             self.notes.append(text)
 
     def table(self, keep: Collection[str] | None = None) -> Table:
-        """All rows in memory, with the columns `keep` (None: all)."""
+        """All rows in memory, with the columns `keep` (None: all) where their names are the file's own."""
+        if self.columns_taken or not self.unit:
+            keep = None
         found: dict[str, None] = dict.fromkeys(self.columns or ())
         rows: list[Row] = []
         for row in self.rows:
