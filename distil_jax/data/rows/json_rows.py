@@ -61,8 +61,10 @@ def _has_objects(text: bytes) -> bool:
     more = rest.lstrip().startswith(b"{")
     try:
         return more or not _is_document(parse_json(first.decode()))
-    except (ValueError, RecursionError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return more and len(first.strip()) > 1
+    except ValueError:
+        return True  # a key that is there twice
 
 
 def json_lines(batches: Iterator[Batch], stream: RowStream, faults: Faults) -> Iterator[Row]:
