@@ -1,4 +1,4 @@
-"""`datasets` objects, folders and streams, DataFrames and lists in memory. TensorFlow's are in tests of corpora and tasks."""
+"""`datasets` objects, folders and streams, DataFrames and lists; TensorFlow is tested with its users."""
 
 from __future__ import annotations
 

@@ -28,8 +28,15 @@ def read(folder: Path, text: str | bytes, name: str = "a.json", faults: Faults |
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.ndjson"])
 @pytest.mark.parametrize(
     "text",
-    [LINES, LINES.replace("\n", "\r\n"), "\n" + LINES + "\n \n", "\ufeff" + LINES, json.dumps(ROWS)]
-    + [json.dumps(ROWS, indent=1), " \n" + json.dumps(ROWS, ensure_ascii=False) + "\n"],
+    [
+        LINES,
+        LINES.replace("\n", "\r\n"),
+        f"\n{LINES}\n \n",
+        "\ufeff" + LINES,
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=1),
+        f" \n{json.dumps(ROWS, ensure_ascii=False)}\n",
+    ],
 )
 def test_lines_and_arrays(tmp_path: Path, name: str, text: str) -> None:
     assert read(tmp_path, text, name) == ROWS
