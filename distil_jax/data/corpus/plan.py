@@ -6,16 +6,18 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from distil_jax.config import CorpusSettings
 from distil_jax.data.corpus.sources import Source
 from distil_jax.data.corpus.tokens import INDEX, Corpus, file_sha256, open_corpus
 from distil_jax.errors import UserError
 
 PLAN = "prepare.json"
 SPECIAL = ("pad", "unk", "cls", "sep", "mask")
+_OF_THE_WHOLE = ("folder", "train", "validation", "tokenizer", "workers")  # settings that change no split
 
 
 class TokenizerLike(Protocol):
@@ -39,61 +41,11 @@ class TokenizerLike(Protocol):
     def sha256(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What to prepare and how; lengths are in tokens and count [CLS] and [SEP].
-
-    sources: files, folders, globs, hf:..., tfds:... (see `corpus.sources`). output: the corpus folder.
-    sequence_length: tokens in a row. pack: several sequences a row (False: one a row, the original's form).
-    sequence: a "line" or a whole "document" is a sequence before it is cut to length (the original: a line).
-    min_tokens, max_unk_fraction: shorter sequences, and those with this fraction of [UNK] or more, are dropped (the
-    original: 12, 0.5). text_column: the column of CSV, TSV, JSON, Parquet, hf: and tfds: rows. markup: "keep" or
-    "drop" the lines `<doc ...>` and `</doc>` of WikiExtractor in plain text. on_error: "stop" at a bad
-    line or "skip" it. max_documents: stop after so many (None: all). max_line_bytes: a longer line is an error.
-    block_bytes: text a shard. workers: processes (0: one a core).
-    """
-
-    sources: tuple[str, ...]
-    output: Path
-    sequence_length: int = 128
-    pack: bool = True
-    sequence: str = "line"
-    min_tokens: int = 12
-    max_unk_fraction: float = 0.5
-    text_column: str = "text"
-    markup: Literal["keep", "drop"] = "keep"
-    on_error: str = "stop"
-    max_documents: int | None = None
-    max_line_bytes: int = 64 << 20
-    block_bytes: int = 4 << 20  # larger ones leave cores idle at the end of a small corpus
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value that can't be."""
-        rules = [
-            ("sequence_length", "at least 3", self.sequence_length >= 3),
-            ("min_tokens", "from 3 to sequence_length", 3 <= self.min_tokens <= self.sequence_length),
-            ("max_unk_fraction", "above 0 and at most 1", 0 < self.max_unk_fraction <= 1),
-            ("sequence", '"line" or "document"', self.sequence in ("line", "document")),
-            ("on_error", '"stop" or "skip"', self.on_error in ("stop", "skip")),
-            ("max_documents", "at least 1", self.max_documents is None or self.max_documents >= 1),
-            ("max_line_bytes", "at least 1", self.max_line_bytes >= 1),
-            ("block_bytes", "from 1 to 1073741824", 1 <= self.block_bytes <= 1 << 30),
-            ("workers", "0 (all cores) or more", self.workers >= 0),
-        ]
-        for name, wanted, holds in rules:
-            if not holds:
-                raise UserError(f"prepare: {name} = {getattr(self, name)!r} must be {wanted}")
-
-
-_DEFAULTS = {field.name: field.default for field in fields(PrepareSettings) if field.default is not MISSING}
-
-
-def make_plan(settings: PrepareSettings, sources: Sequence[Source], tokenizer: TokenizerLike) -> dict[str, Any]:
-    """What a folder is made from, as it is remembered in prepare.json."""
-    # `output` and `workers` do not change the result.
-    names = [field.name for field in fields(settings) if field.name not in ("output", "workers")]
-    remembered = {name: getattr(settings, name) for name in names} | {"sources": [*settings.sources]}
+def make_plan(
+    settings: CorpusSettings, texts: Sequence[str], sources: Sequence[Source], tokenizer: TokenizerLike
+) -> dict[str, Any]:
+    """What a split's folder is made from, as it is remembered in prepare.json: `texts` as given, `sources` as found."""
+    remembered = {name: value for name, value in asdict(settings).items() if name not in _OF_THE_WHOLE}
     special = {name: getattr(tokenizer, f"{name}_id") for name in SPECIAL}
     for name, value in special.items():
         if not 0 <= value < tokenizer.vocab_size:
@@ -108,7 +60,7 @@ def make_plan(settings: PrepareSettings, sources: Sequence[Source], tokenizer: T
         if s.path is not None
     ]
     return {
-        "settings": remembered,
+        "settings": remembered | {"sources": [*texts]},
         "tokenizer": {"sha256": tokenizer.sha256, "vocab_size": tokenizer.vocab_size, **special},
         "files": files,
     }
@@ -159,7 +111,7 @@ def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
     try:
         old = json.loads((folder / PLAN).read_bytes())
         # A setting that the folder's version did not have stands at its default.
-        before = {"settings": {**_DEFAULTS, **old["settings"]}, "tokenizer": old["tokenizer"]}
+        before = {"settings": asdict(CorpusSettings()) | old["settings"], "tokenizer": old["tokenizer"]}
         changes = [
             f"{name} was {before[part].get(name)!r}, now is {value!r}"
             for part in ("settings", "tokenizer")

@@ -15,16 +15,19 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
+from distil_jax.config import CorpusSettings
 from distil_jax.data.corpus.index import COUNTS
 from distil_jax.data.corpus.packing import Recipe, token_dtype
-from distil_jax.data.corpus.plan import PLAN, SPECIAL, PrepareSettings, TokenizerLike, is_finished, locked, make_plan
+from distil_jax.data.corpus.plan import PLAN, SPECIAL, TokenizerLike, is_finished, locked, make_plan
 from distil_jax.data.corpus.sources import ReadState, Source, SourceOptions, check, documents, resolve
 from distil_jax.data.corpus.tokens import INDEX, VERSION, Corpus, canonical, open_corpus, write_file, write_index
 from distil_jax.data.corpus.workers import Block, Job, Result, finish_blocks
+from distil_jax.data.rows import LINE_LIMIT
 from distil_jax.errors import UserError
 
 _SHOWN = ("text_bytes", "documents", "sequences", "tokens", "rows")
@@ -53,47 +56,56 @@ class PrepareProgress:
     already_done: bool = False
 
 
+Split = Literal["train", "validation"]
 ProgressCallback = Callable[[PrepareProgress], None]
 
 
-def prepare(settings: PrepareSettings, tokenizer: TokenizerLike, *, progress: ProgressCallback | None = None) -> Corpus:
-    """Makes, continues or just opens the corpus `settings` describes, and returns it.
+def prepare(
+    settings: CorpusSettings, split: Split, tokenizer: TokenizerLike, *, progress: ProgressCallback | None = None
+) -> Corpus:
+    """Makes, continues or just opens the corpus of a split, and returns it.
 
-    `progress` is called after every block. Raises UserError for anything wrong with the sources, the output folder
-    (which must be new, empty or of the same settings and sources) or the tokenizer; finished shards stay for the next
-    run of the same command.
+    Args:
+        settings: sources, folder and form of the rows.
+        split: which sources are read, and the name of the folder in `settings.folder`.
+        tokenizer: splits the text.
+        progress: called after every block.
+
+    Raises:
+        UserError: anything wrong with the sources, the tokenizer or the split's folder, which must be new, empty or of
+            the same settings and sources. Finished shards stay for the next run of the same command.
     """
     started = time.monotonic()
-    sources = resolve(settings.sources)
-    plan = make_plan(settings, sources, tokenizer)
-    options = SourceOptions(
-        settings.text_column, settings.on_error, settings.markup, settings.max_line_bytes, settings.block_bytes
-    )
-    begun = (settings.output / PLAN).exists()
+    texts: tuple[str, ...] = getattr(settings, split)
+    sources, output = resolve(texts), Path(settings.folder) / split
+    plan = make_plan(settings, texts, sources, tokenizer)
+    options = SourceOptions(settings.text_column, settings.on_error, settings.markup, LINE_LIMIT, settings.block_bytes)
+    begun = (output / PLAN).exists()
     if not begun:
         check(sources, options)  # before the folder is made: a mistake leaves nothing behind
-    with locked(settings.output):
-        if begun and is_finished(settings.output, plan):
-            corpus = open_corpus(settings.output)
+    with locked(output):
+        if begun and is_finished(output, plan):
+            corpus = open_corpus(output)
             if progress:
                 progress(_progress_of(corpus, time.monotonic() - started))
             return corpus
-        write_file(settings.output / PLAN, canonical(plan))
+        write_file(output / PLAN, canonical(plan))
         tally = _Tally(sources, progress, started)
         blocks = _blocks(sources, options, settings, tally.state)
-        finish_blocks(blocks, _job(settings, tokenizer, plan), _workers(settings), tally.add)
-        _commit(settings, sources, plan, tally)
-        return open_corpus(settings.output)
+        finish_blocks(blocks, _job(settings, output, tokenizer, plan), _workers(settings), tally.add)
+        _commit(settings, output, sources, plan, tally)
+        return open_corpus(output)
 
 
 # Blocks
 
 
 def _blocks(
-    sources: Sequence[Source], options: SourceOptions, settings: PrepareSettings, state: ReadState
+    sources: Sequence[Source], options: SourceOptions, settings: CorpusSettings, state: ReadState
 ) -> Iterator[Block]:
     """Cuts the documents of all sources into blocks: a block is full when it holds block_bytes."""
     texts: list[bytes] = []
+    most = settings.max_documents or None
     size = number = seen = before = first = 0
 
     def full() -> Block:
@@ -104,7 +116,7 @@ def _blocks(
     for source in sources:
         for document in documents(source, options, state):
             if not document.continued:
-                if seen == settings.max_documents:
+                if seen == most:
                     break
                 seen += 1
             if not texts:
@@ -114,20 +126,20 @@ def _blocks(
             if size >= settings.block_bytes:
                 yield full()
                 texts, size, number, before = [], 0, number + 1, seen
-        if seen == settings.max_documents:
+        if seen == most:
             break
     if texts:
         yield full()
 
 
-def _workers(settings: PrepareSettings) -> int:
+def _workers(settings: CorpusSettings) -> int:
     if settings.workers:
         return settings.workers
     # Fewer than the machine has where a scheduler or container pins the process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _job(settings: PrepareSettings, tokenizer: TokenizerLike, plan: dict[str, Any]) -> Job:
+def _job(settings: CorpusSettings, output: Path, tokenizer: TokenizerLike, plan: dict[str, Any]) -> Job:
     recipe = Recipe(
         sequence_length=settings.sequence_length,
         pack=settings.pack,
@@ -142,7 +154,7 @@ def _job(settings: PrepareSettings, tokenizer: TokenizerLike, plan: dict[str, An
     )
     # A block's own text is checked by its hash, so a finished shard outlives a change elsewhere in the sources.
     fingerprint = hashlib.sha256(canonical([VERSION, asdict(recipe), plan["tokenizer"]])).hexdigest()
-    return Job(tokenizer.backend.to_str(), recipe, settings.output, fingerprint)
+    return Job(tokenizer.backend.to_str(), recipe, output, fingerprint)
 
 
 # Totals and the index
@@ -197,7 +209,7 @@ def _progress_of(corpus: Corpus, elapsed: float) -> PrepareProgress:
     )
 
 
-def _notes(settings: PrepareSettings, state: ReadState) -> list[str]:
+def _notes(settings: CorpusSettings, state: ReadState) -> list[str]:
     """What a user should know about the sources."""
     notes = [*state.notes[:20]]
     if state.markup_lines:
@@ -208,12 +220,14 @@ def _notes(settings: PrepareSettings, state: ReadState) -> list[str]:
     return notes
 
 
-def _commit(settings: PrepareSettings, sources: Sequence[Source], plan: dict[str, Any], tally: _Tally) -> None:
+def _commit(
+    settings: CorpusSettings, folder: Path, sources: Sequence[Source], plan: dict[str, Any], tally: _Tally
+) -> None:
     """Writes token counts and, last of all, the index; then removes what only an unfinished corpus needs."""
-    folder, totals = settings.output, tally.totals
+    totals = tally.totals
     if not totals["rows"] or tally.counts is None:
         dropped = f"{totals['dropped_short']} too short, {totals['dropped_unknown']} of unknown tokens"
-        raise UserError(f"{folder}: no sequence is left ({dropped}); lower min_tokens or give more text")
+        raise UserError(f"{folder}: no sequence is left ({dropped}); lower corpus.min_tokens or give more text")
     shards = [tally.entries[number] for number in range(len(tally.entries))]
     buffer = io.BytesIO()
     np.save(buffer, tally.counts)

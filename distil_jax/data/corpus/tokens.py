@@ -27,7 +27,7 @@ import numpy as np
 from distil_jax.data.corpus.index import COUNTS, flaw_of_index, shard_names
 from distil_jax.errors import UserError, one_line
 
-FORMAT, VERSION = "distil_jax tokens", 1
+FORMAT, VERSION = "distil_jax tokens", 2
 _LARGEST_INDEX = 64 << 20  # bytes; a shard has about 800
 _SCANNED = 256 << 20  # bytes of tokens that are looked through when a corpus is opened
 INDEX = "index.json"

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distil_jax.config import CorpusSettings
 from distil_jax.data.corpus import prepare as prepare_module
-from distil_jax.data.corpus.plan import PrepareSettings, make_plan
+from distil_jax.data.corpus.plan import make_plan
 from distil_jax.data.corpus.prepare import prepare
 from distil_jax.data.corpus.sources import resolve
 from distil_jax.data.corpus.tokens import Corpus, canonical, open_corpus
@@ -26,7 +27,13 @@ pytestmark = pytest.mark.fault("hostile token shards")
 def corpus(tmp_path: Path, tiny: Any, make_documents: Callable) -> Corpus:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join("\n".join(lines) for lines in make_documents(60)))
-    return prepare(PrepareSettings((str(text),), tmp_path / "corpus", 32, block_bytes=5000, workers=1), tiny)
+    return prepare(
+        CorpusSettings(
+            folder=str(tmp_path / "corpus"), train=(str(text),), sequence_length=32, block_bytes=5000, workers=1
+        ),
+        "train",
+        tiny,
+    )
 
 
 def change_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -133,11 +140,15 @@ def test_a_sidecar_is_not_believed(tmp_path: Path, tiny: Any, make_documents: Ca
     """What an interrupted run has left is made again where it could not be what that run wrote."""
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join("\n".join(lines) for lines in make_documents(60)))
-    settings_ = PrepareSettings((str(text),), tmp_path / "corpus", 32, block_bytes=5000, workers=1)
-    whole = prepare(settings_, tiny)
+    settings_ = CorpusSettings(
+        folder=str(tmp_path / "corpus"), train=(str(text),), sequence_length=32, block_bytes=5000, workers=1
+    )
+    whole = prepare(settings_, "train", tiny)
     before = whole.read(np.arange(whole.num_rows))
     folder, entry = whole.folder, dict(whole.index["shards"][0])
-    job = prepare_module._job(settings_, tiny, make_plan(settings_, resolve(settings_.sources), tiny))
+    job = prepare_module._job(
+        settings_, folder, tiny, make_plan(settings_, settings_.train, resolve(settings_.train), tiny)
+    )
     if change == "outside":
         outside = tmp_path / "outside.bin"
         outside.write_bytes((folder / "tokens-00000.bin").read_bytes())
@@ -153,6 +164,6 @@ def test_a_sidecar_is_not_believed(tmp_path: Path, tiny: Any, make_documents: Ca
     saved: Any = [] if change == "a list" else {"fingerprint": job.fingerprint, "entry": entry}
     (folder / "block-00000.json").write_bytes(canonical(saved))
     (folder / "index.json").unlink()
-    again = prepare(settings_, tiny)
+    again = prepare(settings_, "train", tiny)
     np.testing.assert_array_equal(again.read(np.arange(again.num_rows)), before)
     assert again.sha256 == whole.sha256

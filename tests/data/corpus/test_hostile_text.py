@@ -22,13 +22,13 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distil_jax.data.corpus.plan import PrepareSettings
+from distil_jax.config import CorpusSettings
 from distil_jax.data.corpus.prepare import prepare
 from distil_jax.data.corpus.sources import ReadState, SourceOptions, check, documents, resolve
 from distil_jax.errors import UserError
 
 pytestmark = pytest.mark.fault("hostile texts")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LINE = 64 << 20  # bytes, the longest line that is taken by default
 # Above what a process has after its imports. A line is held once, packed and unpacked pieces are a megabyte.
 REFUSED_MEGABYTES, SKIPPED_MEGABYTES = 120, 160
@@ -274,7 +274,13 @@ def test_damages_are_named_before_anything_is_made(tmp_path: Path, tiny: Any, na
     file, data, words = TABLE[name]
     (tmp_path / file).write_bytes(data)
     with pytest.raises(UserError, match=words) as caught:
-        prepare(PrepareSettings((str(tmp_path / file),), tmp_path / "corpus", 32, workers=1), tiny)
+        prepare(
+            CorpusSettings(
+                folder=str(tmp_path / "corpus"), train=(str(tmp_path / file),), sequence_length=32, workers=1
+            ),
+            "train",
+            tiny,
+        )
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
     assert not (tmp_path / "corpus" / "index.json").exists()
 
@@ -287,7 +293,11 @@ def test_bad_lines_are_skipped_and_counted_on_request(tmp_path: Path, tiny: Any,
     (tmp_path / "good.txt").write_bytes(TEXT)
     (tmp_path / file).write_bytes(data)
     sources = (str(tmp_path / "good.txt"), str(tmp_path / file))
-    corpus = prepare(PrepareSettings(sources, tmp_path / "corpus", 32, workers=1, on_error="skip"), tiny)
+    corpus = prepare(
+        CorpusSettings(folder=str(tmp_path / "corpus"), train=sources, sequence_length=32, workers=1, on_error="skip"),
+        "train",
+        tiny,
+    )
     lines = 2 if name.startswith("UTF") else 1
     assert corpus.index["dropped"]["bad_lines"] == lines
 

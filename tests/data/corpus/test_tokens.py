@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distil_jax.data.corpus.prepare import PrepareSettings, prepare
+from distil_jax.config import CorpusSettings
+from distil_jax.data.corpus.prepare import prepare
 from distil_jax.data.corpus.tokens import Corpus, canonical, open_corpus, write_file
 from distil_jax.errors import UserError
 
@@ -19,7 +20,13 @@ from distil_jax.errors import UserError
 def corpus(tmp_path: Path, tiny: Any, make_documents: Callable) -> Corpus:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join("\n".join(lines) for lines in make_documents(200)))
-    return prepare(PrepareSettings((str(text),), tmp_path / "corpus", 32, block_bytes=5000, workers=1), tiny)
+    return prepare(
+        CorpusSettings(
+            folder=str(tmp_path / "corpus"), train=(str(text),), sequence_length=32, block_bytes=5000, workers=1
+        ),
+        "train",
+        tiny,
+    )
 
 
 def all_rows(corpus: Corpus) -> np.ndarray:
@@ -63,7 +70,11 @@ def test_numbers_of_the_index(corpus: Corpus, tiny: Any) -> None:
 def test_uint32_for_large_vocabularies(tmp_path: Path, tokenizer_with: Callable) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog ran home fast\n" * 3)
-    corpus = prepare(PrepareSettings((str(text),), tmp_path / "corpus"), tokenizer_with(vocab_size=100_000))
+    corpus = prepare(
+        CorpusSettings(folder=str(tmp_path / "corpus"), train=(str(text),), sequence_length=128),
+        "train",
+        tokenizer_with(vocab_size=100_000),
+    )
     assert corpus.dtype == np.uint32 and corpus.read(np.array([0])).dtype == np.uint32
     assert len(corpus.token_counts) == 100_000
 
@@ -112,11 +123,11 @@ def test_a_changed_index_is_noticed(corpus: Corpus) -> None:
         whole.replace('"cls": 2', '"cls": 3'),
         whole[:-40],
         "",
-        whole.replace('"version": 1', '"version": 2'),
+        whole.replace('"version": 2', '"version": 3'),
     ):
         assert changed != whole
         path.write_text(changed)
-        with pytest.raises(UserError, match=r"index\.json: (damaged|format version 2)"):
+        with pytest.raises(UserError, match=r"index\.json: (damaged|format version 3)"):
             open_corpus(corpus.folder)
 
 
@@ -134,11 +145,13 @@ def test_identity_is_the_data_not_the_place(
     shutil.copytree(corpus.folder, moved)
     assert open_corpus(moved, verify=True).sha256 == corpus.sha256
     shutil.copy(tmp_path / "text.txt", tmp_path / "copy.txt")
-    settings = PrepareSettings((str(tmp_path / "copy.txt"),), tmp_path / "b", 32, block_bytes=5000)
-    assert prepare(settings, tiny).sha256 == corpus.sha256
+    settings = CorpusSettings(
+        folder=str(tmp_path / "b"), train=(str(tmp_path / "copy.txt"),), sequence_length=32, block_bytes=5000
+    )
+    assert prepare(settings, "train", tiny).sha256 == corpus.sha256
     (tmp_path / "copy.txt").write_text((tmp_path / "text.txt").read_text().replace("cat", "dog", 1))
     shutil.rmtree(tmp_path / "b")
-    assert prepare(settings, tiny).sha256 != corpus.sha256
+    assert prepare(settings, "train", tiny).sha256 != corpus.sha256
 
 
 def test_write_file_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from distil_jax.data.corpus.vocabulary import train_wordpiece
 from distil_jax.hf import load_tokenizer, save_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LINES = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
     "Training a tokenizer twice must give the same tokens; ties are common: ab ac ad ba bc bd ca cb cd.",
