@@ -18,7 +18,7 @@ DISTILLED = {"stage": "distill", "teacher": "models/big", "layers": [0, 2, 4]}
 
 def card(
     description: dict[str, Any],
-    evaluations: dict[str, Any] | None = None,
+    evaluations: dict[int, dict[str, float]] | None = None,
     step: int = 20,
     changes: dict[str, Any] | None = None,
     corpus: dict[str, Any] | None = None,

@@ -17,13 +17,17 @@ import pytest
 from distil_jax import cli
 from distil_jax.config import PredictArguments
 from distil_jax.errors import UserError
-from distil_jax.export import load_predictor, predict, predictions
-from distil_jax.export.predictions import Inputs, predict_rows, write_predictions
+from distil_jax.export import load_predictor, predict
+from distil_jax.export.predictions import predict_rows, write_predictions
 from distil_jax.tasks.answers import AnswerOptions
 from distil_jax.tasks.predict import Predictor
 from distil_jax.tasks.requests import usual_reading
 
 TEXTS = ["the cat sat", "a dog ran fast", "red fish", "the moon over the sea"]
+
+
+def asked(**given: Any) -> PredictArguments:
+    return PredictArguments("model", **given)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def file_of(folder: Path, ending: str) -> Path:
 
 @pytest.mark.parametrize("ending", [".txt", ".jsonl.gz", ".csv", ".tsv"])
 def test_every_format_gives_the_same(classes: Predictor, tmp_path: Path, ending: str) -> None:
-    done = write_predictions(classes, Inputs(path=str(file_of(tmp_path, ending))), str(tmp_path / "out.jsonl"))
+    done = write_predictions(classes, asked(input=str(file_of(tmp_path, ending)), output=str(tmp_path / "out.jsonl")))
     assert read(tmp_path / "out.jsonl") == list(predict(classes, TEXTS))
     assert done.rows == 4
     assert done.text.startswith("4 rows in ")
@@ -63,7 +67,7 @@ def test_standard_input_to_standard_output(
 ) -> None:
     lines = "".join(json.dumps({"text": text, "id": i * i}) + "\n" for i, text in enumerate(TEXTS))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
-    write_predictions(classes, Inputs(path="-"), "-")
+    write_predictions(classes, asked(input="-", output="-"))
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["id"] for one in found] == [0, 1, 4, 9]
     assert [one["scores"] for one in found] == [one["scores"] for one in predict(classes, TEXTS)]
@@ -75,7 +79,7 @@ def test_each_chunk_is_on_disk_before_the_next_is_read(classes: Predictor, tmp_p
     path.write_text("the cat\n" * 50, encoding="utf-8")
     output = tmp_path / "out.jsonl"
     write_predictions(
-        classes, Inputs(path=str(path)), str(output), batch_size=8, show=lambda _: seen.append(len(read(output)))
+        classes, asked(input=str(path), output=str(output), batch_size=8), lambda _: seen.append(len(read(output)))
     )
     assert seen == [8, 40, 50]
 
@@ -83,10 +87,10 @@ def test_each_chunk_is_on_disk_before_the_next_is_read(classes: Predictor, tmp_p
 def test_rows_that_are_left_out_are_counted(classes: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "the cat"}\n{"text": ""}\nno JSON\n{"text": "a dog"}\n', encoding="utf-8")
-    inputs, output = Inputs(path=str(path)), str(tmp_path / "out.jsonl")
+    given = asked(input=str(path), output=str(tmp_path / "out.jsonl"))
     with pytest.raises(UserError, match=r"rows.jsonl, line 2: the text is empty; .* --on-error skip"):
-        write_predictions(classes, inputs, output)
-    done = write_predictions(classes, inputs, output, on_error="skip")
+        write_predictions(classes, given)
+    done = write_predictions(classes, dataclasses.replace(given, on_error="skip"))
     assert [one["id"] for one in read(tmp_path / "out.jsonl")] == [0, 3]
     assert f"2 rows skipped (first: {path}, line 2: the text is empty)" in done.text
 
@@ -99,42 +103,43 @@ def test_a_mistake_in_the_input_costs_no_earlier_results(classes: Predictor, tmp
     (tmp_path / "other.csv").write_text("title\nthe cat\n")
     for name in ("gone.txt", "empty.txt", "broken.jsonl", "other.csv", "rows.xlsx"):
         with pytest.raises(UserError, match=name):
-            write_predictions(classes, Inputs(path=str(tmp_path / name)), str(output))
+            write_predictions(classes, asked(input=str(tmp_path / name), output=str(output)))
         assert output.read_text() == "earlier\n"
-    done = write_predictions(classes, Inputs(path=str(tmp_path / "broken.jsonl")), str(output), on_error="skip")
+    done = write_predictions(classes, asked(input=str(tmp_path / "broken.jsonl"), output=str(output), on_error="skip"))
     assert (done.rows, output.read_text()) == (0, "")
 
 
 def test_a_start_of_endings_on_the_command_line(task_folder: Callable[..., Path], tmp_path: Path) -> None:
     predictor, output = load_predictor(task_folder("choices")), tmp_path / "out.jsonl"
-    inputs = Inputs(texts=["the cat"], pairs=["a dog"], endings=["ran", "sat"])
+    given = asked(text=("the cat",), pair=("a dog",), endings=("ran", "sat"), output=str(output))
     with pytest.raises(UserError, match="--pair does not fit this model"):
-        write_predictions(predictor, inputs, str(output))
-    reading = usual_reading("choice", True)
-    write_predictions(predictor, inputs, str(output), reading=reading)
-    assert read(output) == list(predict(predictor, [{"text": "the cat", "endings": ["a dog ran", "a dog sat"]}]))
+        write_predictions(predictor, given)
+    expected = list(predict(predictor, [{"text": "the cat", "endings": ["a dog ran", "a dog sat"]}]))
+    predictor.reading = usual_reading("choice", True)
+    write_predictions(predictor, given)
+    assert read(output) == expected
     with pytest.raises(UserError, match="--pair not given; give --text and --endings and --pair"):
-        write_predictions(predictor, dataclasses.replace(inputs, pairs=()), str(output), reading=reading)
+        write_predictions(predictor, dataclasses.replace(given, pair=()))
 
 
 def test_what_is_given_has_to_fit(classes: Predictor, tmp_path: Path) -> None:
     path = file_of(tmp_path, ".txt")
-    for inputs, message in [
-        (Inputs(), "nothing to predict: --text not given"),
-        (Inputs(texts=["a"], path="b.txt"), "--input and --text are both given"),
-        (Inputs(texts=["a", "b"], pairs=["c"]), "2 --text and 1 --pair"),
-        (Inputs(texts=["a"], question="b"), "--question does not fit this model, which reads --text"),
-        (Inputs(path=str(tmp_path / "none.txt")), "none.txt: cannot be read"),
-        (Inputs(path=str(tmp_path / "empty.jsonl")), "empty.jsonl: holds no row to predict"),
+    for given, message in [
+        ({}, "nothing to predict: --text not given"),
+        ({"text": ("a",), "input": "b.txt"}, "--input and --text are both given"),
+        ({"text": ("a", "b"), "pair": ("c",)}, "2 --text and 1 --pair"),
+        ({"text": ("a",), "question": "b"}, "--question does not fit this model, which reads --text"),
+        ({"input": str(tmp_path / "none.txt")}, "none.txt: cannot be read"),
+        ({"input": str(tmp_path / "empty.jsonl")}, "empty.jsonl: holds no row to predict"),
     ]:
         (tmp_path / "empty.jsonl").write_text("\n")
         with pytest.raises(UserError, match=message):
-            write_predictions(classes, inputs, str(tmp_path / "out.jsonl"))
+            write_predictions(classes, asked(**given, output=str(tmp_path / "out.jsonl")))
     with pytest.raises(UserError, match="is the file that is read"):
-        write_predictions(classes, Inputs(path=str(path)), str(path))
+        write_predictions(classes, asked(input=str(path), output=str(path)))
     assert path.read_text(encoding="utf-8").splitlines() == TEXTS
     with pytest.raises(UserError, match="cannot be written"):
-        write_predictions(classes, Inputs(path=str(path)), str(tmp_path / "no" / "out.jsonl"))
+        write_predictions(classes, asked(input=str(path), output=str(tmp_path / "no" / "out.jsonl")))
 
 
 @pytest.mark.parametrize(
@@ -184,19 +189,20 @@ def test_a_threshold_of_zero_is_not_one_that_was_not_given(
     predictor.options = dataclasses.replace(predictor.options, no_answer=True, null_threshold=2.5)
     used: list[float] = []
 
-    def write(*_: Any, options: AnswerOptions, **__: Any) -> None:
+    def chunks(_: Any, options: AnswerOptions, **__: Any) -> list[Any]:
         used.append(options.null_threshold)
+        return []
 
-    monkeypatch.setattr(predictions, "load_predictor", lambda *_, **__: predictor)
-    monkeypatch.setattr(predictions, "write_predictions", write)
+    monkeypatch.setattr(predictor, "chunks", chunks)
+    question = {"question": "who sat", "context": "the cat sat"}
     for given in (None, 0.0, -1.5):
-        predict_rows(PredictArguments("m", null_threshold=given))
+        write_predictions(predictor, asked(**question, null_threshold=given))
     assert used == [2.5, 0.0, -1.5]
     with pytest.raises(UserError, match=r"--null-threshold.*nan.*number"):
-        predict_rows(PredictArguments("m", null_threshold=float("nan")))
+        asked(null_threshold=float("nan"))
     predictor.options = AnswerOptions()
     with pytest.raises(UserError, match="--null-threshold: this model always gives an answer; .* --no-answer"):
-        predict_rows(PredictArguments("m", null_threshold=0.0))
+        write_predictions(predictor, asked(**question, null_threshold=0.0))
 
 
 def test_published_formats_of_the_command(task_folder: Callable[..., Path], tmp_path: Path) -> None:

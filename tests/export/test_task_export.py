@@ -144,7 +144,7 @@ def test_every_kind_of_head_is_exported(task_folder: Callable[..., Path], tmp_pa
         if key in theirs:
             np.testing.assert_array_equal(ours[key].numpy(), theirs[key].numpy())
     settings = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
-    assert head.labels == () or tuple(settings["id2label"].values()) == head.labels
+    assert head is not None and (head.labels == () or tuple(settings["id2label"].values()) == head.labels)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "| score | 0.5000 |" in card
     snippet = card.split("```python\n")[1].split("```")[0].replace('"model"', repr(str(tmp_path / "model")))
