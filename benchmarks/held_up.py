@@ -147,8 +147,7 @@ def _compile_long() -> None:
 
 
 def _patch(moment: str, holder: _Holder) -> None:
-    from distil_jax.training import compiled_step as stepper
-    from distil_jax.training import stages
+    from distil_jax.training import compiled_step, text_run
 
     def before(owner: Any, name: str) -> None:
         function = getattr(owner, name)
@@ -160,11 +159,11 @@ def _patch(moment: str, holder: _Holder) -> None:
         setattr(owner, name, held_up)
 
     if moment == "inputs":
-        before(stages, "open_corpus")
+        before(text_run, "open_corpus")
     elif moment == "compile":
-        before(stepper.CompiledStep, "prepare")
+        before(compiled_step.CompiledStep, "prepare")
     elif moment in ("step", "raise"):
-        before(stepper.CompiledStep, "__call__")
+        before(compiled_step.CompiledStep, "__call__")
     elif moment == "batch":
         _patch_batches(holder)
     elif moment == "evaluation":
@@ -172,36 +171,36 @@ def _patch(moment: str, holder: _Holder) -> None:
 
 
 def _patch_batches(holder: _Holder) -> None:
-    from distil_jax.training import stages
+    from distil_jax.training import text_run
 
-    make = stages.training_batches
+    make = text_run.training_batches
 
     def batches(*arguments: Any, **settings: Any) -> Any:
         for rows in make(*arguments, **settings):
             holder.reached("batch")
             yield rows
 
-    stages.training_batches = batches
+    text_run.training_batches = batches
 
 
 def _patch_evaluation(holder: _Holder) -> None:
-    from distil_jax.training import stages
+    from distil_jax.training import text_run
 
-    make = stages.make_evaluator
+    make = text_run.make_evaluator
 
     def make_evaluator(*arguments: Any, **settings: Any) -> Any:
         evaluate = make(*arguments, **settings)
 
-        def measure(params: Any, teacher: Any, go: Any) -> Any:
+        def measure(params: Any, frozen: Any, before_batch: Any) -> Any:
             def slow() -> None:
                 holder.reached("evaluation")
-                go()
+                before_batch()
 
-            return evaluate(params, teacher, slow)
+            return evaluate(params, frozen, slow)
 
         return measure
 
-    stages.make_evaluator = make_evaluator
+    text_run.make_evaluator = make_evaluator
 
 
 def main(moment: str, number: int, seconds: float, sign: str, command: list[str]) -> None:

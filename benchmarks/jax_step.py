@@ -25,8 +25,10 @@ from distil_jax.data.corpus.sequences import sequence_numbers
 from distil_jax.hf import save_pretrained
 from distil_jax.models import MaskedLM
 from distil_jax.objectives import student_config, student_params
-from distil_jax.training.stages import distillation_learner, make_job, read_model, scratch_encoder
-from distil_jax.training.step import StepConfig, make_micro_batch
+from distil_jax.training.distill import distillation
+from distil_jax.training.pretrain import scratch_encoder
+from distil_jax.training.text_run import Corpora, read_model, text_run_spec
+from distil_jax.training.text_step import TextModels, make_micro_batch
 
 _STEPS = 100_000  # of the schedule, which is constant here: both sides always use the same learning rate
 
@@ -75,29 +77,27 @@ def masked_batch(config: Config, raw: np.ndarray, vocabulary: int) -> dict[str, 
     """The masks that the training step draws at step 0, which no other code is told of."""
     corpus = corpus_of_rows(raw, vocabulary, len(raw), packed=False)
     masking = config.masking
-    task = StepConfig(
+    models = TextModels(
         student=MaskedLM(scratch_encoder(config.model, vocabulary, 0)),
         teacher=None,
         objective=config.objective,
         rule=MaskingRule(corpus.mask_id, vocabulary, masking.probability, masking.mask, masking.random),
         cls_id=corpus.cls_id,
         pad_id=corpus.pad_id,
-        seed=config.run.seed,
-        micro_batch_size=len(raw),
     )
     log_weights = jnp.asarray(masking_log_weights(corpus.token_counts, corpus.special_ids, masking.smoothing))
     ids = jnp.asarray(raw.astype(np.int32))
-    sequences = sequence_numbers(ids, task.cls_id, task.pad_id)
+    sequences = sequence_numbers(ids, models.cls_id, models.pad_id)
     eligible = jnp.sum((log_weights[ids] > -jnp.inf) & (sequences > 0), axis=1)
     quotas = predictions_per_row(jnp.sum(sequences > 0, axis=1), eligible, masking.probability)
-    step_key = jax.random.fold_in(jax.random.key(task.seed), 0)
+    step_key = jax.random.fold_in(jax.random.key(config.run.seed), 0)
     keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(jnp.arange(len(raw)))
-    laid = make_micro_batch(task, ids, keys, quotas, log_weights, dropout=False)
+    laid = make_micro_batch(models, ids, keys, quotas, log_weights, dropout=False)
     targets = np.full(raw.shape, -100, np.int64)
     for row, (places, wanted, weights) in enumerate(zip(laid.positions, laid.targets, laid.weights, strict=True)):
         here = np.asarray(weights) > 0
         targets[row, np.asarray(places)[here]] = np.asarray(wanted)[here]
-    return {"ids": np.asarray(laid.ids), "mask": np.asarray(sequences > 0, np.int64), "targets": targets}
+    return {"ids": np.asarray(laid.inputs.ids), "mask": np.asarray(sequences > 0, np.int64), "targets": targets}
 
 
 class Side:
@@ -125,12 +125,12 @@ class Side:
         if dtype == "bfloat16":
             sizes["teacher.dtype"] = "bfloat16"
         config = configuration({**sizes, **request["changes"]}, request["settings"])
-        learner = distillation_learner(config, teacher, params)
+        training = distillation(config, teacher, params)
         if not dropout:
             still = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "attention_output_dropout": 0.0}
-            learner = dataclasses.replace(learner, encoder=dataclasses.replace(learner.encoder, **still))
+            training = dataclasses.replace(training, encoder=dataclasses.replace(training.encoder, **still))
         corpus = corpus_of_rows(self._raw, teacher.vocab_size, len(self._raw), packed=False)
-        self._step = Step(make_job(config, learner, (corpus, None), {}, _STEPS))
+        self._step = Step(text_run_spec(config, training, Corpora(corpus), {}, _STEPS))
 
     def _run(self, steps: int) -> dict[str, Any]:
         """Steps with the same batch; the metrics of the last."""
@@ -141,7 +141,7 @@ class Side:
         self._load(dropout=False, dtype=dtype)
         with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
             metrics = self._run(1)
-        terms = {name: float(metrics[f"loss_{name}"]) for name in ("ce", "mlm", "cos")}
+        terms = {name: float(metrics[f"loss_{name}"]) for name in ("kl", "mlm", "cosine")}
         return {"loss": float(metrics["loss"]), **terms, "gradient_norm": float(metrics["gradient_norm"])}
 
     def warm_up(self) -> dict[str, Any]:

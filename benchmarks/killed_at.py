@@ -104,12 +104,11 @@ def _watch_metrics(aim: _Aim) -> None:
 def _watch_evaluations(aim: _Aim) -> None:
     import dataclasses
 
-    from distil_jax.tasks import finetune
-    from distil_jax.training import loop, stages
+    from distil_jax.training import finetune, loop, text_run
 
-    def train(job: Any, devices: Any, watch: Any) -> Any:
+    def train(spec: Any, devices: Any, watch: Any) -> Any:
         def make_evaluator(devices: Any) -> Callable[..., Any] | None:
-            measure = job.make_evaluator(devices)
+            measure = spec.make_evaluator(devices)
 
             def evaluate(*arguments: Any) -> Any:
                 aim.reached("evaluation")
@@ -117,9 +116,9 @@ def _watch_evaluations(aim: _Aim) -> None:
 
             return None if measure is None else evaluate
 
-        return loop.run_training(dataclasses.replace(job, make_evaluator=make_evaluator), devices, watch)
+        return loop.run_training(dataclasses.replace(spec, make_evaluator=make_evaluator), devices, watch)
 
-    stages.run_training = finetune.run_training = train
+    text_run.run_training = finetune.run_training = train
 
 
 def main(moment: str, number: int, seconds: float, folder: str, command: list[str]) -> None:

@@ -26,7 +26,7 @@ from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 from distil_jax.tables import markdown
 
 FORMS: dict[str, Callable[..., Any]] = {"plain": plain_vocabulary_loss, "fused": fused_vocabulary_loss}
-TERMS = ("ce", "mlm")
+TERMS = ("kl", "mlm")
 
 
 def temporary_bytes(loss: Callable[..., Any], tokens: int, vocabulary: int, width: int, dtype: str) -> int:

@@ -36,9 +36,9 @@ class Settings:
     """What both sides are told: weights of the losses, AdamW, and how often the gradient is clipped at which norm."""
 
     temperature: float = 2.0
-    alpha_ce: float = 5.0
-    alpha_mlm: float = 2.0
-    alpha_cos: float = 1.0
+    kl: float = 5.0
+    mlm: float = 2.0
+    cosine: float = 1.0
     learning_rate: float = 5e-4
     beta1: float = 0.9
     beta2: float = 0.98
@@ -125,14 +125,14 @@ class ChunkedVocabularyLoss(torch.autograd.Function):
             p = log_p.exp()
             ce += (p * (log_p - log_q)).sum() * heat**2
             # d/dS of temperature^2 KL is temperature (softmax(S / temperature) - softmax(T / temperature)).
-            slope = (log_q.exp_() - p).mul_(settings.alpha_ce * heat / count)
+            slope = (log_q.exp_() - p).mul_(settings.kl * heat / count)
             rows = (targets[here] >= 0).nonzero().squeeze(1)
             if len(rows):
                 chosen, labels = F.log_softmax(logits[rows], dim=-1), targets[here][rows]
                 mlm -= chosen.gather(1, labels[:, None]).sum()
                 one = chosen.exp_()
                 one[torch.arange(len(rows), device=one.device), labels] -= 1.0
-                slope[rows] += one * (settings.alpha_mlm / predicted)
+                slope[rows] += one * (settings.mlm / predicted)
             slope = slope.to(compute)
             torch.mm(slope, table, out=gradients[0][here])
             gradients[1].addmm_(slope.t().to(weight.dtype), student[here].to(weight.dtype))
@@ -140,7 +140,7 @@ class ChunkedVocabularyLoss(torch.autograd.Function):
         context.save_for_backward(*gradients)
         ce, mlm = ce / count, mlm / predicted
         context.mark_non_differentiable(ce, mlm)
-        return settings.alpha_ce * ce + settings.alpha_mlm * mlm, ce, mlm
+        return settings.kl * ce + settings.mlm * mlm, ce, mlm
 
     @staticmethod
     def backward(context: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
@@ -223,8 +223,8 @@ class Step:
         found = self.student(input_ids=self.ids, attention_mask=self.mask, output_hidden_states=True)
         ce, mlm = vocabulary_losses(self._rows(found.logits), self._rows(wanted.logits), self.targets, settings)
         cos = cosine_loss(self._rows(found.hidden_states[-1]), self._rows(wanted.hidden_states[-1]))
-        total = settings.alpha_ce * ce + settings.alpha_mlm * mlm + settings.alpha_cos * cos
-        return total, {"ce": ce, "mlm": mlm, "cos": cos}
+        total = settings.kl * ce + settings.mlm * mlm + settings.cosine * cos
+        return total, {"kl": ce, "mlm": mlm, "cosine": cos}
 
     def _chunked_losses(self) -> tuple[Tensor, dict[str, Tensor]]:
         body, transform, decoder = body_and_head(self.student)
@@ -244,7 +244,7 @@ class Step:
             self.settings,
         )
         cos = cosine_loss(hidden, teacher_hidden)
-        return total + self.settings.alpha_cos * cos, {"ce": ce, "mlm": mlm, "cos": cos}
+        return total + self.settings.cosine * cos, {"kl": ce, "mlm": mlm, "cosine": cos}
 
     def losses(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted total, with its graph, and its terms."""
@@ -252,7 +252,7 @@ class Step:
             return self._losses()
 
     def gradients(self) -> tuple[dict[str, float], float]:
-        """Compute losses and gradients -> ({"loss", "ce", "mlm", "cos"}, norm of the gradient before clipping)."""
+        """Compute losses and gradients -> ({"loss", "kl", "mlm", "cosine"}, norm of the gradient before clipping)."""
         self.optimizer.zero_grad(set_to_none=True)
         total, terms = self.losses()
         total.backward()

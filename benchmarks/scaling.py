@@ -50,10 +50,10 @@ def step_of(size: str, rows: int, micro: int, vocabulary: int, devices: int = 1)
     changes |= {"student.layers": sizes["layers"], "corpus.sequence_length": sizes["length"]}
     changes |= {"training.batch_size": rows, "training.micro_batch_size": micro}
     changes |= {"corpus.pack": False, "parallel.devices": devices}
-    job = make_inputs(with_overrides(Config(), changes), "distill", vocabulary).job
-    step = Step(job)
+    spec = make_inputs(with_overrides(Config(), changes), "distill", vocabulary).spec
+    step = Step(spec)
     (batch,) = step.batches(1)
-    trained = sum(leaf.size for name in job.trainable for leaf in jax.tree.leaves(job.params[name]))
+    trained = sum(leaf.size for name in spec.step.trainable for leaf in jax.tree.leaves(spec.params[name]))
     return step, batch, 4 * trained
 
 

@@ -52,9 +52,9 @@ SIDES = ("eager", "compile", "chunked", "compile-chunked")  # of PyTorch
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 SETTINGS = {
     "temperature": 2.0,
-    "alpha_ce": 5.0,
-    "alpha_mlm": 2.0,
-    "alpha_cos": 1.0,
+    "kl": 5.0,
+    "mlm": 2.0,
+    "cosine": 1.0,
     "learning_rate": 5e-4,
     "beta1": 0.9,
     "beta2": 0.98,

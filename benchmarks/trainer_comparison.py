@@ -66,7 +66,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
 def run_jax(arguments: argparse.Namespace) -> dict[str, Any]:
     """Our fine-tuning: score and seconds, and the machine."""
     from distil_jax.benchmark.machine import describe_machine
-    from distil_jax.tasks.finetune import finetune
+    from distil_jax.training.finetune import finetune
 
     config, data, _ = load(arguments)
     began = time.monotonic()

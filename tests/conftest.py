@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -175,7 +177,7 @@ def tiny_world(tiny_inputs: Path) -> Path:
 def tiny_run(tiny_world: Path) -> Path:
     """The folder of a finished distillation of two steps in `tiny_world`, with a checkpoint of each."""
     from distil_jax.config import load_config
-    from distil_jax.training.stages import distill
+    from distil_jax.training.distill import distill
 
     output = tiny_world / "runs" / "student"
     overrides = {"run.output": str(output), "teacher.path": str(tiny_world / "teacher")}
@@ -240,7 +242,7 @@ def whole_run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempP
     """The run that `tiny_config` describes, from start to end."""
     import numpy as np
 
-    from distil_jax.training.stages import distill
+    from distil_jax.training.distill import distill
 
     folder = tmp_path_factory.mktemp("whole") / "run"
     config = tiny_config(folder)
@@ -325,7 +327,7 @@ def task_folder(
 def task_run(tiny_world: Path, program_cache: Path) -> Path:
     """The folder of a finished fine-tuning of pairs into two classes, with a checkpoint of each of its four steps."""
     from distil_jax.config import load_config
-    from distil_jax.tasks.finetune import finetune
+    from distil_jax.training.finetune import finetune
 
     words = ["cat", "dog", "sat", "ran", "home", "red", "fish", "bird", "sky", "moon"]
     rows = [
@@ -358,3 +360,103 @@ def task_run(tiny_world: Path, program_cache: Path) -> Path:
     }
     finetune(load_config("finetune", overrides))
     return output
+
+
+# Tiny tasks of every kind, in files of our own words, and runs on them.
+
+GOOD, BAD = ("warm", "old", "big", "green"), ("cold", "blue", "red", "dark")
+TASK_WORDS = ("the", "cat", "dog", "house", "tree", "sings", "runs", "near", "under", "river", "night")
+TASK_RUN = {
+    "training.batch_size": 8,
+    "training.micro_batch_size": 8,
+    "training.epochs": 2,
+    "parallel.devices": 1,
+    "evaluation.batch_size": 8,
+    "logging.every_steps": 1,
+    "logging.tensorboard": False,
+    "logging.progress": "none",
+    "optimizer.learning_rate": 1e-2,
+    "task.max_length": 24,
+}
+
+
+def _sentence(chance: random.Random, kind: str) -> str:
+    words = chance.choices(TASK_WORDS, k=chance.randint(0, 4)) + chance.choices(GOOD if kind == "good" else BAD, k=4)
+    return " ".join(chance.sample(words, len(words)))
+
+
+def _jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def task_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Settings [task] of one tiny task a kind, by its name."""
+    folder, chance = tmp_path_factory.mktemp("tasks"), random.Random(1)
+    kinds = [chance.choice(("good", "bad")) for _ in range(40)]
+    texts = [{"text": _sentence(chance, kind), "label": kind} for kind in kinds]
+    scores = [{"text": row["text"], "label": 0.5 * len(row["text"].split())} for row in texts]
+    sets = [{"text": row["text"], "label": [row["label"]]} for row in texts]
+    tags = [
+        {"words": row["text"].split(), "tags": ["B-X" if word in GOOD + BAD else "O" for word in row["text"].split()]}
+        for row in texts
+    ]
+    questions = []
+    for number in range(16):
+        words = chance.choices(TASK_WORDS, k=14)
+        place = len(" ".join(words[:5])) + 1
+        answer = {"text": [words[5]], "answer_start": [place]}
+        questions.append({"id": str(number), "question": "the cat", "context": " ".join(words), "answers": answer})
+    choices = [
+        {"text": _sentence(chance, "good"), "one": "the tree", "two": "a river runs", "label": chance.randint(0, 1)}
+        for _ in range(16)
+    ]
+    files = {
+        "classification": _jsonl(folder / "classes.jsonl", texts),
+        "regression": _jsonl(folder / "scores.jsonl", scores),
+        "multilabel": _jsonl(folder / "sets.jsonl", sets),
+        "tagging": _jsonl(folder / "tags.jsonl", tags),
+        "question": _jsonl(folder / "questions.jsonl", questions),
+        "choice": _jsonl(folder / "choices.jsonl", choices),
+    }
+    more: dict[str, dict[str, Any]] = {
+        "question": {"task.doc_stride": 4, "task.max_question_length": 4, "task.max_length": 16},
+        "choice": {"task.endings": ["one", "two"]},
+        "multilabel": {"task.labels": ["good", "bad"]},
+    }
+    return {name: {"task.name": name, "task.train": path, **more.get(name, {})} for name, path in files.items()}
+
+
+@pytest.fixture(scope="session")
+def learner(tiny_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a BERT encoder of one layer with weights as before training, which learn easily."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from distil_jax.hf import load_tokenizer, save_pretrained
+    from distil_jax.models import Encoder, EncoderConfig
+
+    tokenizer = load_tokenizer(tiny_inputs / "tokenizer")
+    config = EncoderConfig(
+        "bert", tokenizer.vocab_size, 16, 1, 2, 32, 32, type_vocab_size=2, initializer_range=0.1, hidden_dropout=0.0
+    )
+    init = jax.jit(lambda: Encoder(config).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"])
+    folder = tmp_path_factory.mktemp("learner") / "model"
+    save_pretrained(folder, config, jax.tree.map(np.asarray, init()), tokenizer=tokenizer)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def task_config(
+    task_files: Mapping[str, Mapping[str, Any]], learner: str, program_cache: Path
+) -> Callable[..., Config]:
+    """A function (task, output, {"section.key": value}) -> configuration of a run of seconds."""
+
+    def make(task: str, output: Path, changes: Mapping[str, Any] | None = None) -> Config:
+        from distil_jax.config import load_config, with_overrides
+
+        settings = {**TASK_RUN, **task_files[task], "model.initial": learner, "run.output": str(output)}
+        return with_overrides(load_config("finetune"), {**settings, **(changes or {})})
+
+    return make

@@ -16,7 +16,7 @@ import pytest
 
 from distil_jax.config import Config, config_to_toml
 from distil_jax.runs import read_metrics
-from distil_jax.training.stages import distill
+from distil_jax.training.distill import distill
 
 ROOT = Path(__file__).resolve().parents[1]
 GUARD_SECONDS = 900  # only ends a test that hangs

@@ -26,7 +26,7 @@ from distil_jax.data.corpus.batches import training_batches
 from distil_jax.runs import read_metrics
 from distil_jax.training import step as train_step
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.stages import distill
+from distil_jax.training.distill import distill
 
 HERE = Path(__file__).resolve().parent
 STEPS, STOPPED, BATCH = 20, 10, 8

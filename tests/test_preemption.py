@@ -18,7 +18,7 @@ from distil_jax.config import Config, config_to_toml
 from distil_jax.runs import read_metrics
 from distil_jax.runs.lock import LOCK_FILE
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.stages import distill
+from distil_jax.training.distill import distill
 
 LIMIT_SECONDS = 10.0  # and two steps
 STEP_SECONDS = 0.3

@@ -20,7 +20,7 @@ from distil_jax.export import read_run
 from distil_jax.runs import CONFIG_FILE, MANIFEST_FILE, STUDY_FILE, read_config, read_metrics, read_starts
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.stages import distill
+from distil_jax.training.distill import distill
 
 
 @pytest.fixture(autouse=True)

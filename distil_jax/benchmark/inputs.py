@@ -27,11 +27,13 @@ from distil_jax.models import EncoderConfig, MaskedLM, TaskModel
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import encode_examples
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.finetune import make_job as make_task_job
-from distil_jax.tasks.learner import Learner, read_learner
 from distil_jax.tasks.registry import task_spec
+from distil_jax.training.distill import distillation
 from distil_jax.training.loop import RunSpec
-from distil_jax.training.stages import distillation_learner, make_job, pretraining_learner, read_model, scratch_encoder
+from distil_jax.training.pretrain import pretraining, scratch_encoder
+from distil_jax.training.task_models import TaskTraining, read_task_training
+from distil_jax.training.task_run import task_run_spec
+from distil_jax.training.text_run import Corpora, read_model, text_run_spec
 
 STEPS = 100_000  # of the learning-rate schedule: more than are ever measured
 
@@ -39,7 +41,7 @@ STEPS = 100_000  # of the learning-rate schedule: more than are ever measured
 class MeasuredRun(NamedTuple):
     """A run ready to be measured, its encoders, and notes on what is synthetic."""
 
-    job: RunSpec
+    spec: RunSpec
     student: EncoderConfig
     teacher: EncoderConfig | None
     notes: tuple[str, ...]
@@ -75,12 +77,10 @@ def _on_text(config: Config, stage: Stage, vocabulary: int) -> MeasuredRun:
         raise UserError(
             f"rows of {corpus.sequence_length} tokens, but {name} has {encoder.max_length} positions; lower --lengths"
         )
-    if stage == "distill":
-        learner = distillation_learner(config, encoder, params)
-    else:
-        learner = pretraining_learner(config, encoder, params)
-    job = make_job(config, learner, (corpus, None), {}, STEPS)
-    return MeasuredRun(job, learner.encoder, learner.teacher, tuple(notes))
+    make_training = distillation if stage == "distill" else pretraining
+    training = make_training(config, encoder, params)
+    spec = text_run_spec(config, training, Corpora(corpus), {}, STEPS)
+    return MeasuredRun(spec, training.encoder, training.teacher, tuple(notes))
 
 
 def _real_corpus(config: Config) -> Corpus | None:
@@ -135,15 +135,15 @@ def _finetuning(config: Config, vocabulary: int) -> MeasuredRun:
     data = _task_data(config, tokenizer, notes)
     train = encode_examples(tokenizer, data.spec.kind, data.train, config.task, training=True)
     if real:
-        learner = read_learner(config, data)
+        training = read_task_training(config, data)
     else:
         encoder = scratch_encoder(config.model, vocabulary, PAD)
-        learner = _random_learner(encoder, tokenizer, data, with_teacher=bool(config.teacher.path))
+        training = _random_training(encoder, tokenizer, data, with_teacher=bool(config.teacher.path))
         where = f"not on this machine: {', '.join(missing)}; " if missing else ""
         notes.append(f"{where}random weights ({encoder.num_layers} layers, width {encoder.hidden_size})")
-    job = make_task_job(config, data, learner, train, {}, {})
-    teacher = None if learner.teacher is None else learner.teacher[0]
-    return MeasuredRun(job, learner.encoder, teacher, tuple(notes))
+    spec = task_run_spec(config, data, training, train, {}, {})
+    teacher = None if training.teacher is None else training.teacher[0]
+    return MeasuredRun(spec, training.encoder, teacher, tuple(notes))
 
 
 def _task_data(config: Config, tokenizer: Tokenizer, notes: list[str]) -> TaskData:
@@ -155,10 +155,12 @@ def _task_data(config: Config, tokenizer: Tokenizer, notes: list[str]) -> TaskDa
     return data
 
 
-def _random_learner(encoder: EncoderConfig, tokenizer: Tokenizer, data: TaskData, *, with_teacher: bool) -> Learner:
+def _random_training(
+    encoder: EncoderConfig, tokenizer: Tokenizer, data: TaskData, *, with_teacher: bool
+) -> TaskTraining:
     """Random weights with a head for the task. A teacher has the same sizes."""
     spec = data.spec
     head = task_head(encoder, None, spec.kind, data.labels, spec.problem if spec.kind == "sequence" else "")
     encoder = dataclasses.replace(encoder, pooler=head.needs_pooler)
     params = random_params(TaskModel(encoder, head), encoder.initializer_range)
-    return Learner(encoder, head, params, tokenizer, (encoder, head, params) if with_teacher else None)
+    return TaskTraining(encoder, head, params, tokenizer, (encoder, head, params) if with_teacher else None)

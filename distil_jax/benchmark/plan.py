@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "remat": {"training.remat": "layer"},
     "float32": {"training.compute_dtype": "float32"},
     "bfloat16": {"training.compute_dtype": "bfloat16"},
-    "masked-kl": {"objective.restrict_ce_to_mask": True},
+    "masked-kl": {"objective.restrict_kl_to_mask": True},
 }
 _NEEDS_PLATFORM = {"kernel": "gpu", "attention-cudnn": "gpu", "attention-splash": "tpu"}
 _ON_TEXT: tuple[Stage, ...] = ("pretrain", "distill")

@@ -11,45 +11,45 @@ from distil_jax.training.compiled_step import CompiledStep
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import check_batch, make_devices
-from distil_jax.training.step import init_state
+from distil_jax.training.step import init_state, make_train_step
 
 
 class Step:
-    """A job's step on its devices, compiled for every shape of batch that it meets.
+    """A spec's step on its devices, compiled for every shape of batch that it meets.
 
     Attributes:
-        job: whose step it is.
+        spec: whose step it is.
         devices: that it runs on.
         stepper: its programs.
     """
 
-    def __init__(self, job: RunSpec) -> None:
-        """Place the job's parameters; `UserError` where its batch cannot be divided among the devices."""
-        config, self.job = job.config, job
+    def __init__(self, spec: RunSpec) -> None:
+        """Place the spec's parameters; `UserError` where its batch cannot be divided among the devices."""
+        config, self.spec = spec.config, spec
         self.devices = make_devices(config.parallel.mapping, config.parallel.devices)
         check_batch(config.training.batch_size, config.training.micro_batch_size, self.devices.count)
-        optimizer = make_optimizer(config.optimizer, job.steps)
-        schedule = learning_rate_schedule(config.optimizer, job.steps)
-        self.stepper = CompiledStep(self.devices, job.make_step(optimizer, schedule))
-        self._state = self.devices.replicate(init_state(job.params, optimizer, job.trainable))
-        self._constants = self.devices.replicate(job.constants)
+        optimizer = make_optimizer(config.optimizer, spec.steps)
+        schedule = learning_rate_schedule(config.optimizer, spec.steps)
+        self.stepper = CompiledStep(self.devices, make_train_step(spec.step, optimizer, schedule))
+        self._state = self.devices.replicate(init_state(spec.params, optimizer, spec.step.trainable))
+        self._frozen = self.devices.replicate(spec.frozen)
 
     def batches(self, count: int) -> list[Any]:
-        """The first `count` batches of the job, on the host."""
-        stream = self.job.make_batches(range(count), self.devices)
+        """The first `count` batches of the spec, on the host."""
+        stream = self.spec.make_batches(range(count), self.devices)
         return [next(stream) for _ in range(count)]
 
     def program(self, rows: Any) -> Any:
         """The compiled step for a batch of this shape."""
-        return self.stepper.prepare(self._state, self._constants, self.devices.shard_batch(rows))
+        return self.stepper.prepare(self._state, self._frozen, self.devices.shard_batch(rows))
 
     def run(self, batches: Iterable[Any]) -> list[dict[str, Any]]:
         """Take a step with each of the batches, as far ahead as training is; their metrics, when all is done."""
         found = []
         for rows in batches:
             placed = self.devices.shard_batch(rows)
-            self.stepper.prepare(self._state, self._constants, placed)
-            self._state, metrics = self.stepper(self._state, self._constants, placed)
+            self.stepper.prepare(self._state, self._frozen, placed)
+            self._state, metrics = self.stepper(self._state, self._frozen, placed)
             found.append(metrics)
             if len(found) > self.devices.steps_ahead:
                 self.stepper.wait(found[-1 - self.devices.steps_ahead])

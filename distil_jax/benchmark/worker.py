@@ -28,7 +28,7 @@ from distil_jax.benchmark.step import Step
 from distil_jax.benchmark.timing import summarise
 from distil_jax.config import Config, config_from_toml
 from distil_jax.errors import UserError
-from distil_jax.objectives import is_causal, needs_all_logits
+from distil_jax.objectives import needs_all_logits
 from distil_jax.runs import startup as runtime
 from distil_jax.training.flops import peak_flops
 from distil_jax.training.parallel import Devices
@@ -57,7 +57,7 @@ def machine(config: str) -> Reply:
 def first_step(config: str, stage: Stage, vocabulary: int, spawned: float) -> Reply:
     """Seconds from `spawned` (time.time() of the process that started this one) to the end of the first step."""
     settings = _start(config)
-    step = Step(make_inputs(settings, stage, vocabulary).job)
+    step = Step(make_inputs(settings, stage, vocabulary).spec)
     step.run(step.batches(1))
     return {"first_step_seconds": time.time() - spawned, "compile_seconds": step.stepper.compile_seconds}
 
@@ -69,7 +69,7 @@ def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> 
     found = {}
     for number in rows:
         changed = with_rows(settings, number, devices)
-        step = Step(make_inputs(changed, stage, vocabulary).job)
+        step = Step(make_inputs(changed, stage, vocabulary).spec)
         # Fine-tuning's batches have different lengths, in random order.
         step.program(max(step.batches(_PLANNED_BATCHES), key=lambda rows: _ids(rows).size))
         found[str(number)] = step.planned_bytes
@@ -83,7 +83,7 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
     """
     settings = _start(config)
     inputs = make_inputs(settings, stage, vocabulary)
-    step = Step(inputs.job)
+    step = Step(inputs.spec)
     first = step.run(step.batches(1))[0]
     found: Reply = {
         "first_step_seconds": time.time() - spawned,
@@ -136,16 +136,16 @@ def _rates(
     inputs: MeasuredRun, devices: Devices, seconds: float, tokens: float, positions: float, rows: float
 ) -> Reply:
     """Speeds and shares of the peak: the data sheet's, where known, and the one measured here."""
-    dtype = inputs.job.config.training.compute_dtype
+    dtype = inputs.spec.config.training.compute_dtype
     known = peak_flops(devices.local[0].device_kind, dtype)
     count = 1 if devices.local[0].platform == "cpu" else devices.count  # devices of one CPU share its cores
     measured = count * matmul_peak(dtype)
-    flops = inputs.job.flops_per_token * tokens / seconds
+    flops = inputs.spec.flops_per_token * tokens / seconds
     return {
         "tokens_per_second": tokens / seconds,
         "positions_per_second": positions / seconds,
         "rows_per_second": rows / seconds,
-        "flops_per_token": inputs.job.flops_per_token,
+        "flops_per_token": inputs.spec.flops_per_token,
         "flops_per_second": flops,
         "peak_known": None if known is None else known * devices.count,
         "peak_measured": measured,
@@ -157,7 +157,7 @@ def _rates(
 
 def _input_rate(step: Step, step_seconds: float) -> Reply:
     """Seconds of the input alone a batch, and the ratio of the step's seconds to them."""
-    stream = step.job.make_batches(range(_INPUT_BATCHES + 8), step.devices)
+    stream = step.spec.make_batches(range(_INPUT_BATCHES + 8), step.devices)
     for _ in range(8):  # batches read ahead at the start
         next(stream)
     start = time.perf_counter()
@@ -168,17 +168,17 @@ def _input_rate(step: Step, step_seconds: float) -> Reply:
 
 
 def _roofline(inputs: MeasuredRun, tokens: float, positions: float, length: int, devices: Devices) -> Roofline:
-    job, config = inputs.job, inputs.job.config
-    text = "mlm_head" in job.trainable
+    spec, config = inputs.spec, inputs.spec.config
+    text = "mlm_head" in spec.step.trainable
     objective = config.objective
-    everywhere = inputs.teacher is not None and (needs_all_logits(objective) or is_causal(objective))
+    everywhere = inputs.teacher is not None and needs_all_logits(objective)
     share = (1.0 if everywhere else config.masking.probability) if text else 0.0
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (job.params, job.constants[0] or {})]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (spec.params, spec.frozen.teacher or {})]
     return roofline_of_step(
         config,
         inputs.student,
         inputs.teacher,
-        flops=job.flops_per_token * positions,
+        flops=spec.flops_per_token * positions,
         positions=round(positions),
         length=length,
         vocabulary_positions=share * positions,

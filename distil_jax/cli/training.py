@@ -68,12 +68,13 @@ def train(stage: str, config: Config) -> None:
     """Make or continue the run of a stage on text ("pretrain", "distill") and print its result."""
     require(config, "run.output", "corpus.folder")
     start(config)
-    from distil_jax.training import stages
+    from distil_jax.training.distill import distill
+    from distil_jax.training.pretrain import pretrain
 
     with working_on(config.run.output):
-        outcome = getattr(stages, stage)(config)
-    if outcome.is_main:
-        print(_summary(config, outcome))
+        result = {"pretrain": pretrain, "distill": distill}[stage](config)
+    if result.is_main:
+        print(_summary(config, result))
 
 
 def run_finetune(arguments: list[str]) -> int:
@@ -102,12 +103,12 @@ def finetune(config: Config) -> None:
     """Make or continue the run of one task and print its result."""
     start(config)
     from distil_jax.evaluation import for_task
-    from distil_jax.tasks.finetune import finetune
+    from distil_jax.training.finetune import finetune
 
     config = for_task(config, config.task.name)
     with working_on(config.run.output):
         found = finetune(config)
-    if found.outcome.is_main:
+    if found.result.is_main:
         for note in found.notes:
             print(f"note: {note}")
         print(_finetuned(config, found))
@@ -128,12 +129,12 @@ def study(config: Config, command: str) -> int:
 
 
 def _finetuned(config: Config, found: Any) -> str:
-    outcome = found.outcome
-    state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
+    result = found.result
+    state = "was finished already" if result.resumed_from == result.step else "finished"
     measures = ", ".join(f"{name} {_shown(value)}" for name, value in found.measures.items())
     return (
-        f"{config.run.output}: {found.data.spec.title} {state}, result of step {outcome.best_step} of "
-        f"{outcome.step}{_skipped(outcome)}{'; ' if measures else ''}{measures}\n"
+        f"{config.run.output}: {found.data.spec.title} {state}, result of step {result.best_step} of "
+        f"{result.step}{_skipped(result)}{'; ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )
 
@@ -143,19 +144,19 @@ def _shown(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
-def _skipped(outcome: Any) -> str:
-    return f" ({outcome.skipped_steps} skipped: not finite)" if outcome.skipped_steps else ""
+def _skipped(result: Any) -> str:
+    return f" ({result.skipped_steps} skipped: not finite)" if result.skipped_steps else ""
 
 
-def _summary(config: Config, outcome: Any) -> str:
-    state = "was finished already" if outcome.resumed_from == outcome.step else "finished"
+def _summary(config: Config, result: Any) -> str:
+    state = "was finished already" if result.resumed_from == result.step else "finished"
     measures = ", ".join(
         f"{name} {_shown(value)}"
-        for name, value in outcome.evaluations.get(outcome.step, {}).items()
+        for name, value in result.evaluations.get(result.step, {}).items()
         if name != "predictions"
     )
     return (
-        f"{config.run.output}: {state}, step {outcome.step}{_skipped(outcome)}"
+        f"{config.run.output}: {state}, step {result.step}{_skipped(result)}"
         f"{'; held-out: ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )

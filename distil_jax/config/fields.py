@@ -68,6 +68,10 @@ def each(check: Check) -> Check:
 
 NOT_EMPTY = Check("that is not empty", lambda value: value != "")
 HOST_AND_PORT = Check("of the form host:port, with a port from 1 to 65535", lambda value: not value or _has_port(value))
+LAYER_PAIRS = Check(
+    'each "student:teacher", as in "3:6"',
+    lambda pairs: all(re.fullmatch("[0-9]{1,3}:[0-9]{1,3}", pair) for pair in pairs),
+)
 NO_EMPTY_ITEM = Check("without empty items", lambda value: "" not in value)
 
 
@@ -76,7 +80,9 @@ def _has_port(address: str) -> bool:
     return bool(re.fullmatch(r".+:[0-9]{1,5}", address)) and 0 < int(address.rpartition(":")[2]) < 1 << 16
 
 
-def setting(default: Any, text: str, check: Check | None = None, *, affects_result: bool = True) -> Any:
+def setting(
+    default: Any, text: str, check: Check | None = None, *, affects_result: bool = True, loss_weight: bool = False
+) -> Any:
     """A field of a section.
 
     Args:
@@ -85,8 +91,15 @@ def setting(default: Any, text: str, check: Check | None = None, *, affects_resu
         check: what its value must satisfy beyond its type.
         affects_result: false where it says how or where a run is executed, not what it computes. Such a setting may
             change between the start of a run and its resumption.
+        loss_weight: whether it is the weight of the loss term of its name.
     """
-    return field(default=default, metadata={"help": text, "check": check, "affects_result": affects_result})
+    metadata = {"help": text, "check": check, "affects_result": affects_result, "loss_weight": loss_weight}
+    return field(default=default, metadata=metadata)
+
+
+def weight(default: float, text: str) -> Any:
+    """The weight of the loss term that has the field's name; 0 leaves the term out."""
+    return setting(default, f"weight of {text}; 0: left out", between(0, 1e6), loss_weight=True)
 
 
 class Section:
@@ -105,6 +118,12 @@ class Section:
     def validate(self) -> None:
         """Checks which involve several fields of the section."""
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of loss terms that are above 0, by name."""
+        names = (name for name, spec in fields_of(type(self)).items() if spec.loss_weight)
+        return {name: getattr(self, name) for name in names if getattr(self, name) > 0}
+
 
 @dataclass(frozen=True)
 class Field:
@@ -115,6 +134,7 @@ class Field:
     help: str
     check: Check | None
     affects_result: bool
+    loss_weight: bool = False
 
     @property
     def allowed(self) -> str:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from distil_jax.config.fields import (
     HOST_AND_PORT,
+    LAYER_PAIRS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
     Section,
@@ -21,6 +22,7 @@ from distil_jax.config.fields import (
     between,
     each,
     setting,
+    weight,
 )
 from distil_jax.config.tasks import FineTune, Study, TaskSettings
 from distil_jax.errors import UserError
@@ -142,30 +144,30 @@ class Masking(Section):
 
 @dataclass(frozen=True)
 class Objective(Section):
-    """Weights of the losses; their sum is not normalised (released model: 5/2/1)."""
+    """The weighted loss terms of pre-training and distillation; weights are not normalised (released model: 5/2/1)."""
 
-    temperature: float = setting(2.0, "softmax temperature of the KL term", between(1e-3, 1e4))
-    alpha_ce: float = setting(5.0, "weight of the KL to the teacher", between(0, 1e6))
-    alpha_mlm: float = setting(2.0, "weight of the masked-LM cross entropy", between(0, 1e6))
-    alpha_cos: float = setting(1.0, "weight of the cosine between last hidden states", between(0, 1e6))
-    alpha_mse: float = setting(0.0, "weight of the squared error between logits", between(0, 1e6))
-    alpha_clm: float = setting(0.0, "weight of the next-token cross entropy (causal models)", between(0, 1e6))
-    restrict_ce_to_mask: bool = setting(False, "take the KL at predicted positions only, not at all")
-    vocabulary: Literal["fused", "kernel", "plain"] = setting(
+    kl: float = weight(5.0, "the KL to the teacher's token probabilities")
+    mlm: float = weight(2.0, "the masked-LM cross entropy")
+    cosine: float = weight(1.0, "the cosine distance between last hidden states")
+    logit_mse: float = weight(0.0, "the squared error between logits")
+    hidden: float = weight(0.0, "the relative squared error between hidden states of layer pairs")
+    temperature: float = setting(2.0, "softmax temperature of kl", between(1e-3, 1e4))
+    restrict_kl_to_mask: bool = setting(False, "compare logits at predicted positions only, not at all")
+    hidden_layers: tuple[str, ...] = setting(
+        (),
+        'layers that hidden compares, "student:teacher" each, 0 the embeddings; a pair named twice counts twice; '
+        "empty: every student layer with the teacher's at the same relative depth",
+        LAYER_PAIRS,
+    )
+    vocabulary: Literal["fused", "plain"] = setting(
         "fused",
-        "losses over the vocabulary; fused: in chunks; kernel: these by a kernel for NVIDIA GPUs; plain: all logits at "
-        "once, for comparison",
+        "losses over the vocabulary; fused: in chunks; plain: all logits at once, for comparison",
         affects_result=False,
     )
 
     def validate(self) -> None:
-        if self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse + self.alpha_clm == 0:
-            raise UserError("objective: every alpha is 0, nothing would be learned; set at least one above 0")
-        if self.alpha_clm > 0 and self.alpha_mlm > 0:
-            raise UserError(
-                f"objective.alpha_clm = {self.alpha_clm:g} and objective.alpha_mlm = {self.alpha_mlm:g} exclude each "
-                "other (next-token or masked prediction); set one to 0"
-            )
+        if not self.weights:
+            raise UserError("objective: the weight of every term is 0; set at least one above 0, such as objective.kl")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distil_jax.config.fields import (
+    LAYER_PAIRS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
     Check,
@@ -16,6 +17,7 @@ from distil_jax.config.fields import (
     between,
     each,
     setting,
+    weight,
 )
 from distil_jax.errors import UserError
 
@@ -126,12 +128,14 @@ class TaskSettings(Section):
 class FineTune(Section):
     """How `finetune` learns; the weights matter where teacher.path is set (second distillation)."""
 
-    alpha_task: float = setting(0.5, "weight of the loss against the labels, next to a teacher", between(0, 1e6))
-    alpha_ce: float = setting(
-        0.5, "weight of the KL to the teacher's task logits (regression: squared error)", between(0, 1e6)
+    task: float = weight(0.5, "the loss against the labels, next to a teacher")
+    kl: float = weight(0.5, "the KL to the teacher's task logits (regression: squared error)")
+    cosine: float = weight(0.0, "the cosine distance between last hidden states")
+    hidden: float = weight(0.0, "the relative squared error between hidden states of layer pairs")
+    hidden_layers: tuple[str, ...] = setting(
+        (), "layers that hidden compares, as in objective.hidden_layers", LAYER_PAIRS
     )
-    alpha_cos: float = setting(0.0, "weight of the cosine between last hidden states", between(0, 1e6))
-    temperature: float = setting(2.0, "softmax temperature of the KL term", between(1e-3, 1e4))
+    temperature: float = setting(2.0, "softmax temperature of kl", between(1e-3, 1e4))
     keep: Literal["best", "last"] = setting("best", "which checkpoint is the result: best on validation, or the last")
     metric: str = setting("", "validation measure that decides what is best; empty: the task's own")
     patience: int = setting(0, "evaluations without a better one after which training stops; 0: never", at_least(0))
@@ -143,8 +147,8 @@ class FineTune(Section):
     )
 
     def validate(self) -> None:
-        if self.alpha_task + self.alpha_ce + self.alpha_cos == 0:
-            raise UserError("finetune: every alpha is 0, nothing would be learned; set at least one above 0")
+        if not self.weights:
+            raise UserError("finetune: the weight of every term is 0; set at least one above 0, such as finetune.task")
         if self.patience and self.keep == "last":
             raise UserError(
                 f"finetune.patience = {self.patience}: has no effect where finetune.keep = last; set it to 0, or keep "

@@ -32,9 +32,9 @@ from distil_jax.runs import (
     read_starts,
     tokenizer_flaws,
 )
-from distil_jax.tasks.finetune import RESULT_FILE
 from distil_jax.training.checkpoint import CORRUPT, Checkpoints
 from distil_jax.training.integrity import DamagedError
+from distil_jax.training.task_result import RESULT_FILE
 
 _DEPTH = 4  # folders below the given one: a study has tasks, points of a sweep, seeds
 CHECKPOINTS = "checkpoints"

@@ -19,7 +19,8 @@ from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, read_pretrai
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import StepConfig
+from distil_jax.training.step import FrozenInputs
+from distil_jax.training.text_step import TextModels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,22 +82,20 @@ def evaluate_model(
     models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
     for role, one in models.items():
         _check_fits(role, one, corpus)
-    task = StepConfig(
+    models = TextModels(
         student=MaskedLM(model.encoder),
         teacher=None if teacher is None else MaskedLM(teacher.encoder),
-        objective=Objective(alpha_mlm=0.0, alpha_clm=1.0) if model.encoder.causal else Objective(),
+        objective=Objective(cosine=0.0),
         rule=MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random),
         cls_id=corpus.cls_id,
         pad_id=corpus.pad_id,
-        seed=seed,
-        micro_batch_size=1,
     )
     devices = make_devices("shard_map")
     evaluator = make_evaluator(
-        devices, task, corpus, smoothing=masking.smoothing, rows=rows, batch_size=batch_size, seed=seed
+        devices, models, corpus, smoothing=masking.smoothing, rows=rows, batch_size=batch_size, seed=seed
     )
     teacher_params = None if teacher is None else devices.replicate(teacher.params)
-    return evaluator(devices.replicate(model.params), teacher_params)
+    return evaluator(devices.replicate(model.params), FrozenInputs(None, teacher_params))
 
 
 def _check_fits(role: str, model: LanguageModel, corpus: Corpus) -> None:

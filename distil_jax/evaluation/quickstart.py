@@ -23,7 +23,8 @@ from distil_jax.export.latency import encoder_latency
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.runs import PrepareDisplay, write_atomically
 from distil_jax.tables import markdown
-from distil_jax.training.stages import distill, pretrain
+from distil_jax.training.distill import distill
+from distil_jax.training.pretrain import pretrain
 
 VOCABULARY = 4096
 SENTENCE = "Return the [MASK] of the given string."
@@ -34,11 +35,11 @@ STUDENTS: dict[str, tuple[str, dict[str, object]]] = {
     "student, distilled": ("student", {}),
     "... from the teacher's layers, without its losses": (
         "student_undistilled",
-        {"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0},
+        {"objective.kl": 0.0, "objective.cosine": 0.0},
     ),
     "... without a teacher": (
         "student_alone",
-        {"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0, "student.init": "random"},
+        {"objective.kl": 0.0, "objective.cosine": 0.0, "student.init": "random"},
     ),
 }
 
@@ -126,7 +127,7 @@ def _config(
 
 def _measure(folder: Path, tokenizer: Tokenizer) -> dict[str, dict[str, object]]:
     """label -> {"measures", "fill"} of the four models, on the held-out text."""
-    from distil_jax.training.stages import initial_student
+    from distil_jax.training.distill import initial_student
 
     corpus = open_corpus(folder / "corpus" / "validation")
     teacher = load_language_model(str(folder / "teacher"))

@@ -53,8 +53,8 @@ from distil_jax.runs import (
 )
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.finetune import RESULT_FILE, finetune, wants_tests
 from distil_jax.tasks.registry import task_spec
+from distil_jax.training.finetune import RESULT_FILE, finetune, wants_tests
 
 MODEL = "model"
 DELIVERED_FILE = "delivered.json"

@@ -13,8 +13,8 @@ from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan
 from distil_jax.runs import write_atomically
 from distil_jax.tables import markdown
 from distil_jax.tasks.examples import TaskSpec
-from distil_jax.tasks.finetune import RESULT_FILE
 from distil_jax.tasks.inference import SCORE
+from distil_jax.training.finetune import RESULT_FILE
 
 REPORT_FILE, TABLE_FILE = "report.json", "report.md"
 NOTHING = "-"

@@ -27,12 +27,11 @@ from distil_jax.tables import markdown
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
 from distil_jax.tasks.examples import TaskData, TaskSpec
-from distil_jax.tasks.finetune import RESULT_FILE, measured
 from distil_jax.tasks.inference import SCORE, Logits, make_predictor, validation_measures
-from distil_jax.tasks.learner import check_lengths, check_vocabulary
 from distil_jax.tasks.registry import task_spec
-from distil_jax.tasks.testing import labelled_tests, measures_on
 from distil_jax.training.parallel import Devices, make_devices
+from distil_jax.training.task_models import check_lengths, check_vocabulary
+from distil_jax.training.task_result import RESULT_FILE, labelled_tests, measured, measures_on
 
 _READS = {"sequence": "whole texts", "token": "tags of words", "question": "answers", "choice": "choices"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from distil_jax import __version__
 from distil_jax.config import Config
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.objectives import uses_teacher
+from distil_jax.objectives import TERMS, uses_teacher
 from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.registry import task_spec
@@ -120,12 +120,12 @@ def _losses(config: Config, description: Mapping[str, Any]) -> str:
     if description["stage"] == "pretrain":
         return "masked-LM cross entropy"
     objective = config.objective
-    alphas = {name: getattr(objective, f"alpha_{name}") for name in ("ce", "mlm", "cos", "mse", "clm")}
-    terms = " + ".join(f"{alpha:g} {name}" for name, alpha in alphas.items() if alpha)
-    details = [f"temperature {objective.temperature:g}"] if alphas["ce"] else []
-    compared = [name for name in ("ce", "mse") if alphas[name]]
+    weights = objective.weights
+    terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
+    details = [f"temperature {objective.temperature:g}"] if "kl" in weights else []
+    compared = [name for name in weights if TERMS[name].over_vocabulary and not TERMS[name].at_predictions]
     if compared:
-        where = "predicted" if objective.restrict_ce_to_mask else "all"
+        where = "predicted" if objective.restrict_kl_to_mask else "all"
         details.append(f"{' and '.join(compared)} over {where} positions")
     return f"{terms}{'; ' if details else ''}{', '.join(details)}"
 
@@ -159,7 +159,7 @@ def _fill_mask_snippet(name: str) -> Sequence[str]:
 
 
 def _has_task_teacher(config: Config) -> bool:
-    return bool(config.teacher.path) and config.finetune.alpha_ce + config.finetune.alpha_cos > 0
+    return bool(config.teacher.path) and config.finetune.weights.keys() != {"task"}
 
 
 def _datasets(config: Config) -> list[str]:
@@ -196,9 +196,8 @@ def _task_losses(config: Config) -> str:
     if not _has_task_teacher(config):
         return "against the labels"
     settings = config.finetune
-    terms = {"labels": settings.alpha_task, "teacher's output": settings.alpha_ce, "hidden states": settings.alpha_cos}
-    text = " + ".join(f"{weight:g} {name}" for name, weight in terms.items() if weight)
-    return f"{text}, temperature {settings.temperature:g}" if settings.alpha_ce else text
+    text = " + ".join(f"{weight:g} {name}" for name, weight in settings.weights.items())
+    return f"{text}, temperature {settings.temperature:g}" if settings.kl else text
 
 
 def _measures(measures: Mapping[str, float]) -> list[str]:

@@ -116,7 +116,7 @@ def _check_files(folder: Path, record: Mapping[str, Any], metadata: Mapping[str,
 
 def _check_dropped(folder: Path) -> None:
     """Raise UserError for a run of a study whose checkpoints were dropped, as it is not the best one."""
-    from distil_jax.tasks.finetune import RESULT_FILE
+    from distil_jax.training.task_result import RESULT_FILE
 
     if (folder / RESULT_FILE).is_file() and not (folder / "checkpoints").exists():
         raise UserError(

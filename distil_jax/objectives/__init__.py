@@ -1,27 +1,38 @@
 """What is minimised, and where the student starts: losses as (sum, count), their weighted total, the layer map."""
 
-from distil_jax.objectives.distillation import (
-    Denominators,
-    MicroBatch,
-    evaluation_sums,
-    is_causal,
-    needs_all_logits,
-    objective_loss,
-    uses_teacher,
-)
+from distil_jax.objectives.distillation import MicroBatch, Totals, evaluation_sums, objective_loss
 from distil_jax.objectives.losses import SumCount
 from distil_jax.objectives.student import every_other_layer, student_config, student_params
+from distil_jax.objectives.terms import (
+    TERMS,
+    Compared,
+    LossTerm,
+    activation_terms,
+    active_terms,
+    capture_of,
+    layer_pairs,
+    needs_all_logits,
+    uses_teacher,
+    uses_vocabulary,
+)
 
 __all__ = [
-    "Denominators",
+    "TERMS",
+    "Compared",
+    "LossTerm",
     "MicroBatch",
     "SumCount",
+    "Totals",
+    "activation_terms",
+    "active_terms",
+    "capture_of",
     "evaluation_sums",
     "every_other_layer",
-    "is_causal",
+    "layer_pairs",
     "needs_all_logits",
     "objective_loss",
     "student_config",
     "student_params",
     "uses_teacher",
+    "uses_vocabulary",
 ]

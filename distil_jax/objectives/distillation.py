@@ -1,7 +1,7 @@
-"""The objective: which losses, on which positions, with which weights.
+"""The objective: the weighted total of its terms, and the held-out measures.
 
-Student and teacher see the same masked ids. Without a teacher (or with no loss that needs one) this is
-plain masked-language-model training, and only the predicted positions meet the vocabulary.
+Student and teacher see the same masked ids. Without a term over the vocabulary no logits are computed; where only
+labels meet it, only the predicted positions do.
 """
 
 from __future__ import annotations
@@ -15,32 +15,43 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.config import Objective
-from distil_jax.models import EncoderInputs, MaskedLM
-from distil_jax.objectives import vocabulary_kernel
-from distil_jax.objectives.losses import SumCount, cosine_distance
+from distil_jax.models import Activations, EncoderInputs, MaskedLM
+from distil_jax.objectives.losses import SumCount
+from distil_jax.objectives.terms import (
+    TERMS,
+    Compared,
+    activation_terms,
+    active_terms,
+    capture_of,
+    needs_all_logits,
+    uses_teacher,
+)
 from distil_jax.objectives.vocabulary import fused_vocabulary_loss, plain_vocabulary_loss, vocabulary_measures
-from distil_jax.objectives.vocabulary_terms import LABEL_TERMS, OutputLayer, Positions
+from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 
 Params = Mapping[str, Any]
 
 
 class MicroBatch(NamedTuple):
-    """What one forward pass sees; M rows of L tokens, K predictions a row.
+    """What one forward pass sees: M rows of L tokens, K predictions a row.
 
-    `ids` [M, L] int32 (after masking), `sequences` [M, L] int32 (0 = padding), `position_ids` [M, L] int32,
-    `positions`, `targets` [M, K] int32, `weights` [M, K] float32 (1 = predicted), `dropout_keys` [M, 2] uint32 or None.
+    `inputs` holds the masked ids; its attention mask numbers the sequences of a row (0 is padding). `positions`,
+    `targets` [M, K] int32, `weights` [M, K] float32 (1 = predicted).
     """
 
-    ids: Array
-    sequences: Array
-    position_ids: Array
+    inputs: EncoderInputs
     positions: Array
     targets: Array
     weights: Array
-    dropout_keys: Array | None
+
+    @property
+    def real(self) -> Array:
+        """[M, L] float32, 1 at real tokens and 0 at padding."""
+        assert self.inputs.mask is not None
+        return (self.inputs.mask > 0).astype(jnp.float32)
 
 
-class Denominators(NamedTuple):
+class Totals(NamedTuple):
     """Global counts that turn the sums of a micro-batch into its part of the global means; float32 scalars.
 
     `tokens` counts all real positions of the global batch, `predicted` those with a label.
@@ -50,30 +61,80 @@ class Denominators(NamedTuple):
     predicted: Array
 
 
-_OF_VOCABULARY = {
-    "fused": fused_vocabulary_loss,
-    "kernel": partial(fused_vocabulary_loss, differentiate=vocabulary_kernel.loss_and_dlogits),
-    "plain": plain_vocabulary_loss,
-}
+_VOCABULARY_LOSSES = {"fused": fused_vocabulary_loss, "plain": plain_vocabulary_loss}
 
 
-def is_causal(objective: Objective) -> bool:
-    """Whether labels are the next tokens of unmasked rows instead of the masked ones."""
-    return objective.alpha_clm > 0
+def objective_loss(
+    objective: Objective,
+    student: MaskedLM,
+    student_params: Params,
+    teacher: MaskedLM | None,
+    teacher_params: Params | None,
+    batch: MicroBatch,
+    totals: Totals,
+) -> tuple[Array, dict[str, SumCount]]:
+    """This micro-batch's part of sum_i weight_i * (global sum_i / global count_i); the weights are not normalised.
+
+    Returns:
+        (total (), differentiable by the student's parameters; sum and count of every term whose weight is not 0, by
+        its name, as measures without gradient).
+
+    Raises:
+        ValueError: a term needs a teacher and there is none.
+    """
+    terms = active_terms(objective)
+    if uses_teacher(objective) and (teacher is None or teacher_params is None):
+        raise ValueError("a term of the objective compares with a teacher, and there is none")
+    coefficients = _coefficients(objective, totals)
+    capture = capture_of(terms)
+    activations = _activations(student, student_params, batch.inputs, capture)
+    compared = None
+    if teacher is not None and teacher_params is not None and uses_teacher(objective):
+        inputs = batch.inputs._replace(dropout_keys=None)
+        compared = jax.lax.stop_gradient(_activations(teacher, teacher_params, inputs, capture))
+    total, sums = jnp.zeros(()), {}
+    if compared is not None:
+        sums = activation_terms(terms, Compared(activations, compared, batch.real), objective)
+        total = sum((coefficients[name] * term.sum for name, term in sums.items()), total)
+    over_vocabulary = {name: coefficients[name] for name, term in terms.items() if term.over_vocabulary}
+    if over_vocabulary:
+        on_all = needs_all_logits(objective)
+        chosen = _rows if on_all else partial(_select, positions=batch.positions)
+        layer, teacher_layer = _output_layer(student, student_params, chosen(activations.hidden)), None
+        if compared is not None and any(TERMS[name].reads_teacher for name in over_vocabulary):
+            assert teacher is not None and teacher_params is not None  # `compared` is made of them
+            teacher_layer = _output_layer(teacher, teacher_params, chosen(compared.hidden))
+        vocabulary_loss = _VOCABULARY_LOSSES[objective.vocabulary]
+        part, found = vocabulary_loss(
+            layer,
+            teacher_layer,
+            _positions(batch, over_vocabulary, on_all),
+            over_vocabulary,
+            temperature=objective.temperature,
+        )
+        total, sums = total + part, sums | found
+    return total, jax.lax.stop_gradient(sums)
 
 
-def uses_teacher(objective: Objective) -> bool:
-    """Whether any loss compares with a teacher."""
-    return objective.alpha_ce > 0 or objective.alpha_cos > 0 or objective.alpha_mse > 0
+def _coefficients(objective: Objective, totals: Totals) -> dict[str, Array]:
+    """What the sum of each term is multiplied by in the total: weight / global count."""
+
+    def count(name: str) -> Array:
+        term = TERMS[name]
+        masked = term.at_predictions or (term.over_vocabulary and objective.restrict_kl_to_mask)
+        return totals.predicted if masked else totals.tokens
+
+    return {name: weight / jnp.maximum(count(name), 1.0) for name, weight in objective.weights.items()}
 
 
-def needs_all_logits(objective: Objective) -> bool:
-    """Whether every real position goes through the vocabulary, not only the predicted ones."""
-    return _compares_logits(objective) and not objective.restrict_ce_to_mask
+def _activations(module: MaskedLM, params: Params, inputs: EncoderInputs, capture: frozenset[str]) -> Activations:
+    return module.apply({"params": params}, inputs, capture, method="activations")  # type: ignore[return-value]
 
 
-def _compares_logits(objective: Objective) -> bool:
-    return objective.alpha_ce > 0 or objective.alpha_mse > 0
+def _output_layer(module: MaskedLM, params: Params, hidden: Array) -> OutputLayer:
+    """hidden [N, H] of the last layer -> what its logits are made of."""
+    factors: Any = module.apply({"params": params}, hidden, method="mlm_hidden_and_table")
+    return OutputLayer(*factors)
 
 
 def _select(hidden: Array, positions: Array) -> Array:
@@ -85,93 +146,19 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _forward(module: MaskedLM, params: Params, batch: MicroBatch, dropout_keys: Array | None) -> Array:
-    inputs = EncoderInputs(batch.ids, batch.sequences, batch.position_ids, dropout_keys=dropout_keys)
-    return module.apply({"params": params}, inputs, method="encode")  # type: ignore[return-value]
-
-
-def _output_layer(module: MaskedLM, params: Params, hidden: Array) -> OutputLayer:
-    """hidden [N, H] of the last layer -> what its logits are made of."""
-    factors: Any = module.apply({"params": params}, hidden, method="mlm_hidden_and_table")
-    return OutputLayer(*factors)
-
-
-def _alpha(objective: Objective, name: str) -> float:
-    return getattr(objective, f"alpha_{name}")
-
-
-def _coefficients(objective: Objective, denominators: Denominators) -> dict[str, Array]:
-    """What the sum of each loss whose alpha is not 0 is multiplied by in the total: alpha / global count."""
-    labelled = {"mlm", "clm"} | ({"ce", "mse"} if objective.restrict_ce_to_mask else set())
-    counts = {
-        name: denominators.predicted if name in labelled else denominators.tokens
-        for name in ("ce", "mlm", "cos", "mse", "clm")
-    }
-    return {
-        name: _alpha(objective, name) / jnp.maximum(count, 1.0)
-        for name, count in counts.items()
-        if _alpha(objective, name) > 0
-    }
-
-
-def objective_loss(
-    objective: Objective,
-    student: MaskedLM,
-    student_params: Params,
-    teacher: MaskedLM | None,
-    teacher_params: Params | None,
-    batch: MicroBatch,
-    denominators: Denominators,
-) -> tuple[Array, dict[str, SumCount]]:
-    """This micro-batch's part of sum_i alpha_i * (global sum_i / global count_i); the alphas are not normalised.
-
-    Only the predicted positions go through the vocabulary unless a loss needs all of them.
-
-    Returns:
-        (total (), differentiable by the student's parameters; sums and counts of every loss whose alpha is not 0, keys
-        "ce", "mlm", "cos", "mse", "clm", as measures without gradient).
-
-    Raises:
-        ValueError: a loss needs a teacher and there is none.
-    """
-    if uses_teacher(objective) and (teacher is None or teacher_params is None):
-        raise ValueError("a loss with alpha > 0 needs a teacher")
-    hidden, teacher_hidden = _forward(student, student_params, batch, batch.dropout_keys), None
-    if teacher is not None and teacher_params is not None and uses_teacher(objective):
-        teacher_hidden = jax.lax.stop_gradient(_forward(teacher, teacher_params, batch, None))
-    coefficients = _coefficients(objective, denominators)
-    total, sums = jnp.zeros(()), {}
-    if teacher_hidden is not None and "cos" in coefficients:
-        real = (batch.sequences > 0).astype(jnp.float32).reshape(-1)
-        sums["cos"] = cosine_distance(_rows(hidden), _rows(teacher_hidden), real)
-        total = coefficients.pop("cos") * sums["cos"].sum
-    if coefficients:
-        on_all = needs_all_logits(objective)
-        chosen = _rows if on_all else partial(_select, positions=batch.positions)
-        layer, teacher_layer = _output_layer(student, student_params, chosen(hidden)), None
-        if teacher_hidden is not None and _compares_logits(objective):
-            assert teacher is not None and teacher_params is not None  # it has hidden states
-            teacher_layer = _output_layer(teacher, teacher_params, chosen(teacher_hidden))
-        positions = _positions(batch, coefficients.keys(), on_all)
-        of_vocabulary = _OF_VOCABULARY[objective.vocabulary]
-        part, found = of_vocabulary(layer, teacher_layer, positions, coefficients, temperature=objective.temperature)
-        total, sums = total + part, sums | found
-    return total, jax.lax.stop_gradient(sums)
-
-
-def _positions(batch: MicroBatch, losses: Collection[str], on_all: bool) -> Positions:
-    """Weights and targets of the losses over the vocabulary, at all M * L positions or the M * K predicted ones."""
+def _positions(batch: MicroBatch, names: Collection[str], on_all: bool) -> Positions:
+    """Weights and targets of the terms over the vocabulary, at all M * L positions or the M * K predicted ones."""
     targets, predicted = batch.targets.reshape(-1), batch.weights.reshape(-1)
     compared = predicted
     if on_all:
         targets, predicted = _labels_of_all(batch)
-        compared = (batch.sequences > 0).astype(jnp.float32).reshape(-1)
-    return Positions({name: predicted if name in LABEL_TERMS else compared for name in losses}, targets)
+        compared = batch.real.reshape(-1)
+    return Positions({name: predicted if TERMS[name].at_predictions else compared for name in names}, targets)
 
 
 def _labels_of_all(batch: MicroBatch) -> tuple[Array, Array]:
     """Targets and weights of the predicted positions laid out over all M * L positions."""
-    shape = batch.ids.shape
+    shape = batch.inputs.ids.shape
     rows = jnp.broadcast_to(jnp.arange(shape[0])[:, None], batch.positions.shape)
     targets = jnp.zeros(shape, jnp.int32).at[rows, batch.positions].set(batch.targets)
     weights = jnp.zeros(shape, jnp.float32).at[rows, batch.positions].set(batch.weights)
@@ -179,21 +166,31 @@ def _labels_of_all(batch: MicroBatch) -> tuple[Array, Array]:
 
 
 def evaluation_sums(
+    objective: Objective,
     student: MaskedLM,
     student_params: Params,
     teacher: MaskedLM | None,
     teacher_params: Params | None,
     batch: MicroBatch,
 ) -> dict[str, SumCount]:
-    """Held-out measures over the predicted positions: "mlm", "accuracy", and against a teacher "kl", "agreement".
+    """Held-out measures, as sums and counts.
 
-    "kl" is KL(teacher || student) at temperature 1; "agreement" the share of equal most probable tokens.
+    With a masked-LM head, over the predicted positions: "mlm", "accuracy" and, where the teacher has a head too, "kl"
+    (KL(teacher || student) at temperature 1) and "agreement" (share of equal most probable tokens). Against a teacher,
+    over all real positions: the objective's terms on activations, by their names.
     """
-
-    def layer_of(module: MaskedLM, params: Params) -> OutputLayer:
-        return _output_layer(module, params, _select(_forward(module, params, batch, None), batch.positions))
-
-    layer, wanted = layer_of(student, student_params), None
+    terms = {name: term for name, term in active_terms(objective).items() if not term.over_vocabulary}
+    inputs, capture = batch.inputs._replace(dropout_keys=None), capture_of(terms)
+    activations, compared = _activations(student, student_params, inputs, capture), None
     if teacher is not None and teacher_params is not None:
-        wanted = layer_of(teacher, teacher_params)
-    return vocabulary_measures(layer, wanted, batch.targets.reshape(-1), batch.weights.reshape(-1))
+        compared = _activations(teacher, teacher_params, inputs, capture)
+    sums: dict[str, SumCount] = {}
+    if "mlm_head" in student_params:
+        layer = _output_layer(student, student_params, _select(activations.hidden, batch.positions))
+        teacher_layer = None
+        if compared is not None and teacher is not None and teacher_params and "mlm_head" in teacher_params:
+            teacher_layer = _output_layer(teacher, teacher_params, _select(compared.hidden, batch.positions))
+        sums |= vocabulary_measures(layer, teacher_layer, batch.targets.reshape(-1), batch.weights.reshape(-1))
+    if compared is not None:
+        sums |= activation_terms(terms, Compared(activations, compared, batch.real), objective)
+    return sums

@@ -40,7 +40,7 @@ def distillation_kl(student_logits: Array, teacher_logits: Array, weights: Array
 
 
 def cross_entropy(logits: Array, targets: Array, weights: Array) -> SumCount:
-    """L_mlm and L_clm: -log softmax(logits)[target]; targets [N] int32, in range also where the weight is 0."""
+    """L_mlm: -log softmax(logits)[target]; targets [N] int32, in range also where the weight is 0."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return weighted(jax.nn.logsumexp(logits, axis=-1) - chosen, weights)
@@ -59,6 +59,13 @@ def cosine_distance(student_hidden: Array, teacher_hidden: Array, weights: Array
     # The same guard against zero vectors as torch's CosineEmbeddingLoss.
     norms = jnp.sqrt((jnp.sum(student**2, axis=-1) + 1e-12) * (jnp.sum(teacher**2, axis=-1) + 1e-12))
     return weighted(1.0 - dot / norms, weights)
+
+
+def relative_squared_error(student_hidden: Array, teacher_hidden: Array, weights: Array) -> SumCount:
+    """Squared error over the width, relative to the teacher's squared norm, of hidden states [N, H]."""
+    student, teacher = student_hidden.astype(jnp.float32), teacher_hidden.astype(jnp.float32)
+    error = jnp.sum((student - teacher) ** 2, axis=-1)
+    return weighted(error / (jnp.sum(teacher**2, axis=-1) + 1e-12), weights)
 
 
 def top1_matches(logits: Array, targets: Array, weights: Array) -> SumCount:

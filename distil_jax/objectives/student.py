@@ -50,7 +50,7 @@ def student_params(
     """Parameters of the student, taken from the teacher's (DistilBERT, section 3, "student initialization").
 
     Args:
-        teacher_params: {"encoder", "mlm_head"} of the teacher, float32.
+        teacher_params: {"encoder", "mlm_head" where it has one} of the teacher, float32.
         teacher: its configuration.
         student: from `student_config`.
         layers: teacher layer of each student layer.
@@ -65,4 +65,5 @@ def student_params(
     encoder: dict[str, Any] = {"embeddings": embeddings}
     for index, layer in enumerate(layers):
         encoder[f"layer_{index}"] = source[f"layer_{layer}"]
-    return {"encoder": encoder, "mlm_head": teacher_params["mlm_head"]}
+    heads = {name: teacher_params[name] for name in ("mlm_head",) if name in teacher_params}
+    return {"encoder": encoder, **heads}

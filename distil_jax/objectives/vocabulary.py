@@ -27,7 +27,8 @@ from distil_jax.objectives.vocabulary_terms import (
     sums_alone,
 )
 
-# Bytes of one float32 [chunk, V] array; on CPU three are there at once, five with "mse", and two of the table's size.
+# Bytes of one float32 [chunk, V] array; on CPU three are there at once, five with "logit_mse", and two of the table's
+# size.
 # Larger chunks add up the table's gradient less often, and on CPU products of 1,024 rows run 5 to 9 % faster than of
 # 512. For accelerators the size is reckoned from their memory's speed, so that the adding up stays below a tenth of the
 # chunk's other work, and not measured.
@@ -90,9 +91,9 @@ def _plain_terms(student: Array, teacher: Array | None, positions: Positions, te
     for name, weights in positions.weights.items():
         if name in LABEL_TERMS and positions.targets is not None:
             terms[name] = cross_entropy(student, positions.targets, weights)
-        elif name == "ce" and teacher is not None:
+        elif name == "kl" and teacher is not None:
             terms[name] = distillation_kl(student, teacher, weights, temperature)
-        elif name == "mse" and teacher is not None:
+        elif name == "logit_mse" and teacher is not None:
             terms[name] = logit_mse(student, teacher, weights)
     return terms
 
@@ -116,7 +117,7 @@ def fused_vocabulary_loss(
         positions: weights of every term, and the targets that the label terms need.
         coefficients: term (of TEACHER_TERMS and LABEL_TERMS) -> float32 scalar that its sum is multiplied by in the
             total: alpha / global count. They are constants: their own gradient is zero.
-        temperature: of "ce".
+        temperature: of "kl".
         chunk: positions at a time; 0 chooses by `chunk_size`.
         differentiate: what computes losses and slopes of a chunk; where no gradient is asked for, XLA does.
 

@@ -25,8 +25,8 @@ from distil_jax.objectives.vocabulary_terms import LABEL_TERMS, TEACHER_TERMS, O
 _BLOCK = 2048  # logits that a program has before it; with 8 warps, 8 of each model a thread
 _WARPS = 8
 _SUMS_OF = {
-    "ce": ("student", "teacher", "apart"),
-    "mse": ("squares",),
+    "kl": ("student", "teacher", "apart"),
+    "logit_mse": ("squares",),
     **dict.fromkeys(LABEL_TERMS, ("label",)),
 }  # what each term needs of the sums over the vocabulary
 
@@ -163,7 +163,7 @@ def _kernel(work: _Work, *refs: Any) -> None:
                 exponentials = jnp.exp(logits[0] - peaks[0])
                 hot = jnp.where(places == target, scales[name], 0.0)
                 slope += scales[name] / sums["label"] * exponentials - hot
-            elif name == "ce":
+            elif name == "kl":
                 ours, theirs = _softened(work, logits, peaks)
                 scale = work.temperature * scales[name]
                 slope += scale / sums["student"] * ours - scale / sums["teacher"] * theirs
@@ -199,10 +199,10 @@ def _sums(work: _Work, row: _Row, peaks: tuple[Array, ...]) -> dict[str, Array]:
         found = {}
         if "label" in zeros:
             found["label"] = jnp.exp(logits[0] - peaks[0])
-        if "ce" in work.names:
+        if "kl" in work.names:
             found["student"], found["teacher"] = _softened(work, logits, peaks)
             found["apart"] = found["teacher"] * ((logits[1] - peaks[1]) - (logits[0] - peaks[0]))
-        if "mse" in work.names:
+        if "logit_mse" in work.names:
             found["squares"] = (logits[0] - logits[1]) ** 2
         return found
 
@@ -217,7 +217,7 @@ def _value(work: _Work, name: str, sums: Mapping[str, Array], peaks: tuple[Array
     """A term at this position, (); its formula as in `vocabulary_terms`."""
     if name in LABEL_TERMS:
         return jnp.log(sums["label"]) - (chosen - peaks[0])
-    if name == "mse":
+    if name == "logit_mse":
         return sums["squares"]
     shift = sums["apart"] / (work.temperature * sums["teacher"])
     return work.temperature**2 * (shift + jnp.log(sums["student"] / sums["teacher"]))

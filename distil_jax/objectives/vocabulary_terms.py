@@ -36,8 +36,8 @@ class Positions(NamedTuple):
     targets: Array | None
 
 
-LABEL_TERMS = ("mlm", "clm")  # cross entropy with the targets at temperature 1
-TEACHER_TERMS = ("ce", "mse")  # temperature^2 * KL(teacher || student); squared difference of the logits over V
+LABEL_TERMS = ("mlm",)  # cross entropy with the targets at temperature 1
+TEACHER_TERMS = ("kl", "logit_mse")  # temperature^2 * KL(teacher || student); squared difference of the logits over V
 
 
 def products_of(layer: OutputLayer) -> Array:
@@ -65,7 +65,7 @@ def loss_and_dlogits(
         teacher: at the same positions; None where no term needs it.
         positions: weights of every term, and targets.
         coefficients: term -> float32 scalar that its sum is multiplied by in the total.
-        temperature: of "ce".
+        temperature: of "kl".
 
     Returns:
         (term -> () float32, [C, V] in the dtype of the student's hidden states).
@@ -109,20 +109,20 @@ class _Softmax(NamedTuple):
 def _terms(
     student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
 ) -> dict[str, _Term]:
-    """In an order that has XLA on CPU hold three [C, V] arrays and not four, five with "mse" beside other terms.
+    """In an order that has XLA on CPU hold three [C, V] arrays and not four, five with "logit_mse" beside other terms.
 
     The teacher's logits come after the student's, and the student's exponentials when what reads its logits beside the
     teacher's is done, in the place that the teacher's had.
     """
     names, targets = positions.weights, positions.targets
-    temperature = temperature if "ce" in names else 1.0
+    temperature = temperature if "kl" in names else 1.0
     ours = _below(logits_of(student))
     theirs = wanted = of_target = apart = None
     if targets is not None and any(name in LABEL_TERMS for name in names):
         of_target = jnp.take_along_axis(ours.below, targets[:, None], axis=-1)
     if teacher is not None:
         theirs = _below(logits_of(teacher._replace(hidden=order_after(teacher.hidden, ours.below[:, :1]))))
-    if theirs is not None and "ce" in names:
+    if theirs is not None and "kl" in names:
         wanted = _softmax(theirs.below, temperature)
         apart = jnp.sum(wanted.exponentials * (theirs.below - ours.below), axis=-1, keepdims=True)
         apart = apart / (temperature * wanted.norm)
@@ -132,9 +132,9 @@ def _terms(
     for name in names:
         if name in LABEL_TERMS and targets is not None and of_target is not None:
             terms[name] = _label(softmax, ours, targets, of_target, temperature)
-        elif name == "ce" and wanted is not None and apart is not None:
+        elif name == "kl" and wanted is not None and apart is not None:
             terms[name] = _kl(softmax, wanted, apart, temperature)
-        elif name == "mse" and theirs is not None:
+        elif name == "logit_mse" and theirs is not None:
             terms[name] = _squares(ours, theirs)
     return terms
 

@@ -21,8 +21,8 @@ from distil_jax.tasks.metrics.entities import entity_measures
 from distil_jax.tasks.metrics.scores import measure
 from distil_jax.tasks.metrics.squad import squad_measures
 from distil_jax.tasks.registry import TAG_METRICS
-from distil_jax.tasks.step import make_logits_step
 from distil_jax.training.parallel import Devices
+from distil_jax.training.task_step import make_logits_step
 
 Logits = list[np.ndarray]
 

@@ -5,46 +5,12 @@ A weighted sum of a micro-batch is its part of the batch's mean: sums over micro
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from distil_jax.config import FineTune
-from distil_jax.models import EncoderInputs, TaskHead, TaskModel, one_row_a_choice
-from distil_jax.objectives.losses import cosine_distance, cross_entropy, distillation_kl
-
-Params = dict[str, Any]
-Batch = dict[str, Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Models:
-    """The network that learns and, for second distillation, the one it learns from."""
-
-    student: TaskModel
-    teacher: TaskModel | None = None
-
-
-def forward(model: TaskModel, params: Params, batch: Batch, dropout_keys: Array | None) -> tuple[Array, Array]:
-    """Last hidden states [N, L, H] and logits of a batch; N counts the endings of choices one by one.
-
-    Logits are [B, K], tags [B, L, K], spans [B, L, 2],
-    choices [B, C].
-    """
-    inputs = one_row_a_choice(inputs_of(model, batch, dropout_keys))
-    hidden: Any = model.apply({"params": params}, inputs, method="encode")
-    logits: Any = model.apply({"params": params}, hidden, inputs.dropout_keys, method="task_logits")
-    return hidden, logits.reshape(batch["ids"].shape[:2]) if batch["ids"].ndim == 3 else logits
-
-
-def inputs_of(model: TaskModel, batch: Batch, dropout_keys: Array | None = None) -> EncoderInputs:
-    """What the model reads of a batch; the segments only if it knows a second one."""
-    types = batch["types"] if model.config.type_vocab_size > 1 else None
-    return EncoderInputs(batch["ids"], batch["mask"], token_type_ids=types, dropout_keys=dropout_keys)
+from distil_jax.models import TaskHead
+from distil_jax.objectives.losses import cross_entropy, distillation_kl
 
 
 def task_loss(head: TaskHead, logits: Array, labels: Array, weights: Array) -> Array:
@@ -102,34 +68,3 @@ def distillation_loss(head: TaskHead, student: Array, teacher: Array, shares: Ar
 def _divergence(student: Array, teacher: Array, shares: Array, temperature: float) -> Array:
     width = student.shape[-1]
     return distillation_kl(student.reshape(-1, width), teacher.reshape(-1, width), shares.reshape(-1), temperature).sum
-
-
-def batch_losses(
-    settings: FineTune, models: Models, params: Params, teacher_params: Params | None, batch: Batch, keys: Array | None
-) -> tuple[Array, dict[str, Array]]:
-    """The loss of a micro-batch and its terms "task", "ce", "cos", each its part of the batch's mean.
-
-    Args:
-        settings: the weights of the terms; without a teacher the loss against the labels alone counts.
-        models: student and teacher.
-        params: of the student.
-        teacher_params: of the teacher, None without one.
-        batch: as `batches.collate` makes it.
-        keys: [B, 2] uint32 dropout keys, None for none.
-    """
-    head = models.student.head
-    hidden, logits = forward(models.student, params, batch, keys)
-    terms = {"task": task_loss(head, logits, batch["labels"], batch["weights"])}
-    if models.teacher is None or teacher_params is None:
-        return terms["task"], terms
-    teacher = jax.lax.stop_gradient(forward(models.teacher, teacher_params, batch, None))
-    terms["ce"] = distillation_loss(head, logits, teacher[1], batch["shares"], settings.temperature)
-    if settings.alpha_cos > 0:
-        repeats = hidden.shape[0] // batch["token_share"].shape[0]
-        mask = batch["mask"].reshape(hidden.shape[:2])
-        shares = mask * jnp.repeat(batch["token_share"], repeats)[:, None]
-        width = hidden.shape[-1]
-        distance = cosine_distance(hidden.reshape(-1, width), teacher[0].reshape(-1, width), shares.reshape(-1))
-        terms["cos"] = distance.sum
-    alphas = {"task": settings.alpha_task, "ce": settings.alpha_ce, "cos": settings.alpha_cos}
-    return sum((alphas[name] * term for name, term in terms.items()), start=jnp.zeros(())), terms

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, one_line
@@ -45,14 +44,21 @@ from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinit
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
 from distil_jax.training.selection import Selection
-from distil_jax.training.step import Metrics, Params, TrainState, init_state
+from distil_jax.training.step import (
+    Evaluator,
+    FrozenInputs,
+    Metrics,
+    Params,
+    StepConfig,
+    TrainState,
+    init_state,
+    make_train_step,
+)
 
 _LOG = logging.getLogger("distil_jax")
 
 Batch = Any  # a tree of arrays [rows, ...]
 Evaluations = dict[int, dict[str, float]]  # held-out measures by step
-TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
-Evaluator = Callable[[Params, Any, Callable[[], None]], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +70,11 @@ class RunSpec:
         folder: where it writes.
         steps: optimiser steps in all.
         params: parameters before the first step.
-        trainable: their top-level groups that get updates.
-        constants: what steps and evaluations only read; a tree of arrays.
-        make_step: (optimizer, schedule) -> the per-device `(state, constants, batch) -> (state, metrics)`.
+        frozen: what steps and evaluations only read.
+        step: how a batch is prepared, its loss, and which parameters it trains.
         make_batches: (steps, devices) -> this process's rows of the batches of those steps, on the host.
         batch_rows: number of a batch, from 0 -> numbers of the training rows in it, over all processes.
-        make_evaluator: devices -> `(params, constants, go) -> measures`, where `go` is called before every batch, or
-            None where nothing is held out.
+        make_evaluator: devices -> its `Evaluator`, or None where nothing is held out.
         model_file: the contents of the run's model.json, whose hash every checkpoint has.
         flops_per_token: of one step, for the utilisation.
         evaluate_every: steps between evaluations; 0: at the end only.
@@ -82,9 +86,8 @@ class RunSpec:
     folder: Path
     steps: int
     params: Params
-    trainable: tuple[str, ...]
-    constants: Any
-    make_step: Callable[[optax.GradientTransformationExtraArgs, optax.Schedule], TrainStep]
+    frozen: FrozenInputs
+    step: StepConfig
     make_batches: Callable[[range, Devices], Iterator[Batch]]
     batch_rows: Callable[[int], np.ndarray]
     make_evaluator: Callable[[Devices], Evaluator | None]
@@ -142,7 +145,7 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
     schedule = learning_rate_schedule(config.optimizer, spec.steps)
     saving = config.checkpoint
     checkpoints = Checkpoints(spec.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
-    state = devices.replicate(init_state(spec.params, optimizer, spec.trainable))
+    state = devices.replicate(init_state(spec.params, optimizer, spec.step.trainable))
     start, skips = None, Skips()
     if (resumed := checkpoints.resume(state)) is not None:
         state, start = resumed[0], int(resumed[0].step)
@@ -178,12 +181,14 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
             spec.folder.name, spec.steps, start=start or 0, mode=config.logging.progress if main else "none"
         ) as progress,
     ):
-        constants = devices.replicate(spec.constants)
-        run = _Run(spec, devices, watch, checkpoints, writer, evaluator, constants, evaluations)
+        frozen = devices.replicate(spec.frozen)
+        run = _Run(spec, devices, watch, checkpoints, writer, evaluator, frozen, evaluations)
         if due:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if start != spec.steps and not run.exhausted():
-            step_logger = StepLogger(run, CompiledStep(devices, spec.make_step(optimizer, schedule)), progress, skips)
+            step_logger = StepLogger(
+                run, CompiledStep(devices, make_train_step(spec.step, optimizer, schedule)), progress, skips
+            )
             state, skips = _train(run, state, start or 0, step_logger), step_logger.skips
     checkpoints.close()
     last, best = int(state.step), run.best_step()
@@ -220,14 +225,14 @@ class _Run:
     checkpoints: Checkpoints
     writer: MetricsWriter
     evaluator: Evaluator | None
-    constants: Any
+    frozen: Any
     evaluations: Evaluations
 
     def evaluate(self, step: int, state: TrainState, leave: Callable[[], str]) -> None:
         """Measure the held-out set and note the measures under this step; `leave` saves what there is on the way."""
         if self.evaluator is not None:
             with self.watch.preemption.interruptible(leave):
-                measures = self.evaluator(state.params, self.constants, self.watch.go)
+                measures = self.evaluator(state.params, self.frozen, self.watch.go)
             self.evaluations[step] = measures
             self.writer.write(step, measures, kind=EVALUATION)
 
@@ -278,7 +283,7 @@ def _train(run: _Run, state: TrainState, start: int, step_logger: StepLogger) ->
             rows = run.devices.shard_batch(batch)
             step_logger.prepare(state, rows)
             run.watch.go()
-        state, metrics = step_logger.compiled_step(state, run.constants, rows)
+        state, metrics = step_logger.compiled_step(state, run.frozen, rows)
         evaluate = _evaluation_due(spec, number)
         # What may turn out to be the best has to be kept.
         save = number == steps or saves.due(number) or (evaluate and spec.selection is not None)
@@ -309,7 +314,7 @@ class StepLogger:
     def prepare(self, state: TrainState, rows: Any) -> None:
         """Have the program for such rows compiled, which is no time of the steps."""
         before = self.compiled_step.compile_seconds
-        self.compiled_step.prepare(state, self.run.constants, rows)
+        self.compiled_step.prepare(state, self.run.frozen, rows)
         self._last_time += self.compiled_step.compile_seconds - before
 
     def take(self, number: int, metrics: Metrics, batch: Batch) -> None:
@@ -365,7 +370,7 @@ class StepLogger:
         if in_row < spec.config.training.max_skipped_steps:
             return
         rows = spec.batch_rows(number - 1)
-        folder = write_report(spec.folder, number, self.skips, metrics, rows, batch, state.params, spec.trainable)
+        folder = write_report(spec.folder, number, self.skips, metrics, rows, batch, state.params, spec.step.trainable)
         broadcast("")  # all have written
         raise NonfiniteError(
             f"step {number}: loss or gradients of {in_row} steps in a row are not finite; nothing of them is saved, "

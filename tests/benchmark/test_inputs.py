@@ -55,7 +55,7 @@ def test_what_is_on_the_machine_is_used(tiny_world: Path) -> None:
     inputs = make_inputs(config, "distill", 30_522)
     assert inputs.notes == ()
     assert inputs.teacher is not None and inputs.teacher.vocab_size < 100
-    rows = next(inputs.job.make_batches(range(1), make_devices("shard_map", 1)))
+    rows = next(inputs.spec.make_batches(range(1), make_devices("shard_map", 1)))
     assert rows.shape == (8, 24)
 
 
@@ -86,7 +86,7 @@ def test_rows_longer_than_the_models_positions_are_refused(
 def test_a_frozen_encoder_is_not_trained(tiny: dict[str, Any], model_folder: Callable[..., str]) -> None:
     changes = {**tiny, "model.initial": model_folder(head=False), "model.freeze_encoder": True}
     inputs = make_inputs(with_overrides(Config(), changes), "pretrain", 60)
-    assert inputs.job.trainable == ("mlm_head",) and inputs.teacher is None
+    assert inputs.spec.step.trainable == ("mlm_head",) and inputs.teacher is None
 
 
 @pytest.mark.parametrize("task", ["mrpc", "sst2", "stsb", "wnut17", "squad", "swag"])
@@ -95,7 +95,7 @@ def test_every_kind_of_task_has_synthetic_examples(tiny: dict[str, Any], task: s
     changes = {**tiny, "task.name": task, "task.max_length": 64, "task.doc_stride": 16, "task.max_question_length": 16}
     config = with_overrides(load_config("finetune"), {**changes, "teacher.path": teacher})
     inputs = make_inputs(config, "finetune", 60)
-    batch = next(inputs.job.make_batches(range(1), make_devices("shard_map", 1)))
+    batch = next(inputs.spec.make_batches(range(1), make_devices("shard_map", 1)))
     assert batch["ids"].shape[0] == 8 and batch["ids"].shape[-1] <= 64
     assert batch["ids"].max() < 60 and float(batch["weights"].sum()) == pytest.approx(1.0, rel=1e-5)
     assert (inputs.teacher is not None) == bool(teacher)

@@ -101,7 +101,7 @@ def test_speed_utilisation_and_memory_follow_from_what_was_measured(report: dict
         assert row["mfu_known"] is None
         assert row["mfu_measured"] == pytest.approx(row["flops_per_token"] * row["tokens_per_second"] / 1e12)
         assert len(row["rounds"]) == 2 and row["peak_bytes"] > row["planned_bytes"] > 0
-        assert set(row["losses"]) == {"loss", "loss_ce", "loss_mlm", "loss_cos"}
+        assert set(row["losses"]) == {"loss", "loss_kl", "loss_mlm", "loss_cosine"}
         assert row["first_step_seconds"] > row["compile_seconds"] > 0
 
 
@@ -127,7 +127,7 @@ def test_the_work_per_token_is_that_of_the_formula(tiny_world: Path) -> None:
     inputs = make_inputs(config, "distill", 30_522)
     assert inputs.teacher is not None
     expected = distillation_flops(inputs.teacher, inputs.student, 24)
-    assert inputs.job.flops_per_token == pytest.approx(expected)
+    assert inputs.spec.flops_per_token == pytest.approx(expected)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def refusal(path: Path | str, **overrides: Any) -> str:
         ("[optimizer]\nlearning_rat = 1e-4", "optimizer.learning_rate"),
         ("[optimizer]\nlr_warmup_fraction = 0.1", "optimizer.warmup_fraction"),
         ("[training]\nlearning_rate = 1e-4", "optimizer.learning_rate"),
-        ("[objective]\nalpha_cosine = 1.0", "objective.alpha_cos"),
+        ("[objective]\ncosin = 1.0", "objective.cosine"),
         ("[corpus]\nsequence_lenght = 64", "corpus.sequence_length"),
         ("learning_rate = 1e-4", "optimizer.learning_rate"),
         ("[optimiser]\nlearning_rate = 1e-4", "[optimizer]"),
@@ -160,8 +160,10 @@ def configs(draw: st.DrawFn) -> Config:
     made |= {"masking.mask": mask, "masking.random": 1 - mask, "masking.keep": 0.0}
     made |= {"model.num_heads": heads, "model.hidden_size": heads * draw(st.integers(1, 64))}
     made |= {"training.micro_batch_size": micro, "training.batch_size": micro * 64, "parallel.devices": 0}
-    made |= {"training.epochs": 1, "objective.alpha_ce": 5.0, "objective.alpha_clm": 0.0}
+    made |= {"training.epochs": 1, "objective.kl": 5.0}
     made |= {"parallel.coordinator": "", "parallel.num_processes": 0, "parallel.process_id": -1}
+    pairs = draw(st.lists(st.sampled_from(("0:0", "1:2", "3:6")), max_size=3).map(tuple))
+    made |= {"objective.hidden_layers": pairs, "finetune.hidden_layers": pairs}
     made |= {"corpus.min_tokens": 0, "model.num_layers": draw(st.integers(1, 24))}
     made |= {"task.class_weights": draw(st.sampled_from(("none", "balanced", "1,3.5", "good = 2, bad=1e3")))}
     made |= {"task.separator": draw(st.sampled_from(("", ",", ";", "tab", "\t")))}
@@ -191,7 +193,7 @@ def changed(field: Any) -> Any:
     if typing.get_origin(field.annotation) is Literal:
         return next(choice for choice in typing.get_args(field.annotation) if choice != field.default)
     if typing.get_origin(field.annotation) is tuple:
-        return (1,) if typing.get_args(field.annotation)[0] is int else ("other",)
+        return (1,) if typing.get_args(field.annotation)[0] is int else ("1:2",)
     if field.annotation is bool:
         return not field.default
     return field.default + "x" if field.annotation is str else field.default / 2 if field.default else 1

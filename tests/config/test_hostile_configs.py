@@ -196,7 +196,6 @@ COMBINATIONS: list[tuple[dict[str, Any], list[str]]] = [
     ({"corpus.min_tokens": 600}, ["corpus.min_tokens = 600", "corpus.sequence_length = 512"]),
     ({"masking.probability": 1e-30}, ["masking.probability = 1e-30", "from 0.001 to 0.999"]),  # nothing to predict
     ({"training.epochs": 0}, ["training.steps", "training.epochs", "set one of them above 0"]),
-    ({"objective.alpha_clm": 1.0}, ["objective.alpha_clm = 1", "objective.alpha_mlm = 2"]),
     ({"masking.mask": 0.0}, ["masking.mask + masking.random + masking.keep is 0.2, must be 1"]),
 ]
 

@@ -52,9 +52,10 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "task.null_threshold": ([-1001.0, 1001.0], [-5.0, 0.0]),
     "task.word_masking": ([-0.1, 1.1], [0.0, 1.0]),
     "task.word_shuffling": ([-0.1, 1.1], [0.0, 1.0]),
-    "finetune.alpha_task": ([-0.5], [0.0, 1.0]),
-    "finetune.alpha_ce": ([-0.5], [0.0, 1.0]),
-    "finetune.alpha_cos": ([-0.5], [0.0, 1.0]),
+    "finetune.task": ([-0.5], [0.0, 1.0]),
+    "finetune.kl": ([-0.5], [0.0, 1.0]),
+    "finetune.cosine": ([-0.5], [0.0, 1.0]),
+    "finetune.hidden": ([-0.5], [0.0, 1.0]),
     "finetune.temperature": ([0.0, -2.0], [0.5]),
     "finetune.patience": ([-1], [0, 3]),
     "finetune.evaluations_per_epoch": ([0, -1], [1, 4]),
@@ -65,11 +66,11 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "masking.keep": ([-0.1, 1.1, 0.0], [0.1]),
     "masking.smoothing": ([-0.7], [0.0, 1.0]),
     "objective.temperature": ([0.0, -2.0], [0.5]),
-    "objective.alpha_ce": ([-5.0], [0.0]),
-    "objective.alpha_mlm": ([-2.0], [0.0]),
-    "objective.alpha_cos": ([-1.0], [0.0]),
-    "objective.alpha_mse": ([-1.0], [0.0, 1.0]),
-    "objective.alpha_clm": ([-1.0, 1.0], [0.0]),
+    "objective.kl": ([-5.0], [0.0]),
+    "objective.mlm": ([-2.0], [0.0]),
+    "objective.cosine": ([-1.0], [0.0]),
+    "objective.logit_mse": ([-1.0], [0.0, 1.0]),
+    "objective.hidden": ([-1.0], [0.0, 1.0]),
     "optimizer.learning_rate": ([0.0, -1e-4], [1e-9, 1]),
     "optimizer.beta1": ([1.0, -0.1], [0.0]),
     "optimizer.beta2": ([1.0, -0.1], [0.0]),
@@ -173,6 +174,8 @@ def test_lists_and_texts_are_checked() -> None:
     for name, value in [
         ("student.layers", [0, -1]),
         ("study.tasks", ["cola", ""]),
+        ("objective.hidden_layers", ["3"]),
+        ("finetune.hidden_layers", ["1:2", "a:b"]),
         ("study.learning_rates", [2e-5, 0.0]),
         ("study.epochs", [3, 0]),
         ("corpus.train", ["a", ""]),
@@ -194,8 +197,7 @@ def test_lists_and_texts_are_checked() -> None:
         ({"training.steps": 0, "training.epochs": 0}, ["training.steps", "training.epochs"]),
         ({"model.hidden_size": 100}, ["hidden_size = 100", "num_heads = 12"]),
         ({"model.freeze_encoder": True}, ["freeze_encoder", "model.initial"]),
-        ({"objective.alpha_clm": 1.0}, ["alpha_clm", "alpha_mlm"]),
-        ({f"objective.alpha_{term}": 0 for term in ("ce", "mlm", "cos", "mse", "clm")}, ["objective", "alpha"]),
+        ({f"objective.{term}": 0 for term in ("kl", "mlm", "cosine", "logit_mse", "hidden")}, ["objective", "weight"]),
         ({"corpus.sequence_length": 8}, ["min_tokens = 12", "sequence_length = 8"]),
         ({"finetune.keep": "last", "finetune.patience": 2}, ["finetune.patience = 2", "finetune.keep = last"]),
         ({"parallel.coordinator": "host"}, ["parallel.coordinator", "host:port"]),
@@ -225,8 +227,8 @@ def test_settings_that_agree_with_each_other() -> None:
             "masking.mask": 1 / 3,
             "masking.random": 1 / 3,
             "masking.keep": 1 / 3,
-            "objective.alpha_clm": 1,
-            "objective.alpha_mlm": 0,
+            "objective.hidden": 1,
+            "objective.mlm": 0,
             "parallel.coordinator": "host:1234",
             "parallel.num_processes": 2,
             "parallel.process_id": 1,
@@ -238,19 +240,20 @@ def test_settings_that_agree_with_each_other() -> None:
     )
     assert config.parallel.process_id == 1
     assert config.student.layers == (0, 2)
-    assert config.objective.alpha_clm == 1.0 and isinstance(config.objective.alpha_clm, float)
+    assert config.objective.hidden == 1.0 and isinstance(config.objective.hidden, float)
 
 
 def test_defaults_are_those_of_the_original() -> None:
     config = Config()
     assert dataclasses.asdict(config.objective) == {
         "temperature": 2,
-        "alpha_ce": 5,
-        "alpha_mlm": 2,
-        "alpha_cos": 1,
-        "alpha_mse": 0,
-        "alpha_clm": 0,
-        "restrict_ce_to_mask": False,
+        "kl": 5,
+        "mlm": 2,
+        "cosine": 1,
+        "logit_mse": 0,
+        "hidden": 0,
+        "hidden_layers": (),
+        "restrict_kl_to_mask": False,
         "vocabulary": "fused",
     }
     assert dataclasses.astuple(config.masking) == (0.15, 0.8, 0.1, 0.1, 0.7)

@@ -38,7 +38,7 @@ def of_shape(*shape: int) -> Any:
 
 def dlogits(hidden: Any, table: Any, bias: Any) -> Any:
     layer, weights = OutputLayer(hidden, table, bias), jnp.ones(POSITIONS)
-    positions = Positions({"ce": weights, "mlm": weights}, jnp.zeros(POSITIONS, jnp.int32))
+    positions = Positions({"kl": weights, "mlm": weights}, jnp.zeros(POSITIONS, jnp.int32))
     coefficients = {name: jnp.ones(()) for name in positions.weights}
     return loss_and_dlogits(layer, layer, positions, coefficients, 2.0)
 

@@ -66,7 +66,7 @@ def test_the_students_to_compare_with_have_less_of_the_teacher(made: Any) -> Non
     for name in ("student", "student_undistilled", "student_alone"):
         config = load_config(folder / f"{name}_run" / "config.toml")
         objective = config.objective
-        found[name] = (objective.alpha_ce > 0, objective.alpha_mlm > 0, objective.alpha_cos > 0, config.student.init)
+        found[name] = (objective.kl > 0, objective.mlm > 0, objective.cosine > 0, config.student.init)
         assert config.training.steps == 2
     assert found == {
         "student": (True, True, True, "teacher"),

@@ -180,7 +180,7 @@ def test_a_plain_run_keeps_its_folder_and_takes_the_placeholder(
     real: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A second distillation whose teacher is named by task."""
-    from distil_jax.tasks import finetune as finetune_module
+    from distil_jax.training import finetune as finetune_module
 
     asked: list[Config] = []
     data = TaskData(task_spec("rte"), (), [], {}, {}, "")

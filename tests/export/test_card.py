@@ -95,7 +95,7 @@ def test_a_pretrained_model_claims_no_teacher(initial: str, frozen: bool, said: 
 
 
 def test_a_student_without_its_teachers_losses_claims_no_temperature() -> None:
-    text = card(DISTILLED, changes={"objective.alpha_ce": 0.0, "objective.alpha_cos": 0.0})
+    text = card(DISTILLED, changes={"objective.kl": 0.0, "objective.cosine": 0.0})
     assert "- loss: 2 mlm\n" in text
     assert "distillation" not in text
 
@@ -108,5 +108,5 @@ def test_where_the_student_started() -> None:
 
 
 def test_narrowed_positions_are_told() -> None:
-    text = card(DISTILLED, changes={"objective.restrict_ce_to_mask": True, "objective.alpha_mse": 0.5})
+    text = card(DISTILLED, changes={"objective.restrict_kl_to_mask": True, "objective.logit_mse": 0.5})
     assert "5 ce + 2 mlm + 1 cos + 0.5 mse; temperature 2, ce and mse over predicted positions" in text

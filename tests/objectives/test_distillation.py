@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,25 +11,20 @@ import numpy as np
 import pytest
 
 from distil_jax.config import Objective
-from distil_jax.errors import UserError
-from distil_jax.models import EncoderConfig, MaskedLM
+from distil_jax.models import EncoderConfig, EncoderInputs, MaskedLM
 from distil_jax.objectives import (
-    Denominators,
     MicroBatch,
-    distillation,
+    Totals,
     evaluation_sums,
-    is_causal,
     objective_loss,
     student_config,
     uses_teacher,
-    vocabulary_kernel,
 )
-from distil_jax.objectives.vocabulary import fused_vocabulary_loss
 
 ROWS, LENGTH, VOCAB = 6, 9, 23
 TEACHER = EncoderConfig("bert", VOCAB, 8, 1, 2, 12, 16, type_vocab_size=2, initializer_range=0.5)
 STUDENT = dataclasses.replace(student_config(TEACHER, [0]), hidden_dropout=0.0, attention_dropout=0.0)
-EVERYTHING = Objective(alpha_mse=0.25)
+EVERYTHING = Objective(logit_mse=0.25)
 
 
 def init(config: EncoderConfig, seed: int) -> Any:
@@ -51,8 +45,12 @@ def make_batch() -> MicroBatch:
     positions = np.stack([noise.permutation(LENGTH - 2)[:3] for _ in range(ROWS)]).astype(np.int32)
     weights = (np.arange(3)[None] < noise.integers(0, 4, ROWS)[:, None]).astype(np.float32)
     ids, targets = (noise.integers(1, VOCAB, shape).astype(np.int32) for shape in ((ROWS, LENGTH), (ROWS, 3)))
-    arrays = map(jnp.asarray, (ids, sequences, position_ids, positions, targets, weights))
-    return MicroBatch(*arrays, dropout_keys=None)
+    arrays = [jnp.asarray(x) for x in (ids, sequences, position_ids, positions, targets, weights)]
+    return MicroBatch(EncoderInputs(*arrays[:3]), *arrays[3:])
+
+
+def with_keys(batch: MicroBatch, keys: Any) -> MicroBatch:
+    return batch._replace(inputs=batch.inputs._replace(dropout_keys=keys))
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +59,11 @@ def world() -> Any:
     student, teacher, batch = init(STUDENT, 1), init(TEACHER, 2), make_batch()
     outputs = []
     for config, params in ((STUDENT, student), (TEACHER, teacher)):
-        module, inputs = MaskedLM(config), (batch.ids, batch.sequences, batch.position_ids)
+        module, inputs = MaskedLM(config), batch.inputs
 
         @jax.jit
         def apply(params: Any, module: MaskedLM = module, inputs: Any = inputs) -> Any:
-            hidden = module.apply({"params": params}, *inputs, method="encode")
+            hidden = module.apply({"params": params}, inputs, method="encode")
             return module.apply({"params": params}, hidden, method="mlm_logits"), hidden
 
         logits, hidden = apply(params)
@@ -81,11 +79,11 @@ def world() -> Any:
         "student": student,
         "teacher": teacher,
         "batch": batch,
-        "ce": 4 * (np.exp(p) * (p - q)).sum(-1),
-        "mse": ((s - t) ** 2).sum(-1),
-        "cos": 1 - cosine,
+        "kl": 4 * (np.exp(p) * (p - q)).sum(-1),
+        "logit_mse": ((s - t) ** 2).sum(-1),
+        "cosine": 1 - cosine,
         "surprise": -log_softmax(s),
-        "kl": (np.exp(log_softmax(t)) * (log_softmax(t) - log_softmax(s))).sum(-1),
+        "plain_kl": (np.exp(log_softmax(t)) * (log_softmax(t) - log_softmax(s))).sum(-1),
         "choices": (s.argmax(-1), t.argmax(-1)),
     }
 
@@ -93,11 +91,11 @@ def world() -> Any:
 def sums_of(
     world: Any, objective: Objective, batch: MicroBatch, teacher: bool = True
 ) -> dict[str, tuple[float, float]]:
-    module, denominators = MaskedLM(TEACHER) if teacher else None, Denominators(jnp.ones(()), jnp.ones(()))
+    module, totals = MaskedLM(TEACHER) if teacher else None, Totals(jnp.ones(()), jnp.ones(()))
 
     @jax.jit
     def function(student: Any, other: Any, batch: MicroBatch) -> Any:
-        return objective_loss(objective, MaskedLM(STUDENT), student, module, other, batch, denominators)[1]
+        return objective_loss(objective, MaskedLM(STUDENT), student, module, other, batch, totals)[1]
 
     found = function(world["student"], world["teacher"] if teacher else None, batch)
     return {name: (float(term.sum), float(term.count)) for name, term in found.items()}
@@ -123,50 +121,49 @@ def near(found: Any, expected: Any) -> bool:
 
 def test_over_all_real_positions(world: Any) -> None:
     found = sums_of(world, EVERYTHING, world["batch"])
-    real = np.asarray(world["batch"].sequences) > 0
-    for name in ("ce", "mse", "cos"):
+    real = np.asarray(world["batch"].inputs.mask) > 0
+    for name in ("kl", "logit_mse", "cosine"):
         assert near(found[name], (world[name][real].sum(), real.sum())), name
     assert near(found["mlm"], surprise_at_predictions(world))
-    assert found.keys() == {"ce", "mse", "cos", "mlm"}
+    assert found.keys() == {"kl", "logit_mse", "cosine", "mlm"}
 
 
 def test_restricted_to_the_predicted_positions(world: Any) -> None:
-    found = sums_of(world, dataclasses.replace(EVERYTHING, restrict_ce_to_mask=True), world["batch"])
-    for name in ("ce", "mse"):
+    found = sums_of(world, dataclasses.replace(EVERYTHING, restrict_kl_to_mask=True), world["batch"])
+    for name in ("kl", "logit_mse"):
         assert near(found[name], at_predictions(world[name], world["batch"])), name
     assert near(found["mlm"], surprise_at_predictions(world))
-    real = np.asarray(world["batch"].sequences) > 0
-    assert near(found["cos"], (world["cos"][real].sum(), real.sum()))
+    real = np.asarray(world["batch"].inputs.mask) > 0
+    assert near(found["cosine"], (world["cosine"][real].sum(), real.sum()))
 
 
 def test_without_a_teacher(world: Any) -> None:
-    found = sums_of(world, Objective(alpha_ce=0.0, alpha_cos=0.0), world["batch"], teacher=False)
+    found = sums_of(world, Objective(kl=0.0, cosine=0.0), world["batch"], teacher=False)
     assert found.keys() == {"mlm"}
     assert near(found["mlm"], surprise_at_predictions(world))
-    with pytest.raises(ValueError, match="needs a teacher"):
-        sums_of(world, Objective(alpha_ce=0.0), world["batch"], teacher=False)
+    with pytest.raises(ValueError, match="teacher"):
+        sums_of(world, Objective(kl=0.0), world["batch"], teacher=False)
 
 
 def test_only_the_losses_that_weigh_are_there(world: Any) -> None:
-    assert sums_of(world, Objective(alpha_mlm=0.0, alpha_ce=0.0), world["batch"]).keys() == {"cos"}
-    assert [uses_teacher(Objective(alpha_ce=a, alpha_cos=b, alpha_mse=c)) for a, b, c in
+    assert sums_of(world, Objective(mlm=0.0, kl=0.0), world["batch"]).keys() == {"cosine"}
+    assert [uses_teacher(Objective(kl=a, cosine=b, logit_mse=c)) for a, b, c in
             ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))] == [False, True, True, True]  # fmt: skip
-    assert is_causal(Objective(alpha_clm=1.0, alpha_mlm=0.0)) and not is_causal(Objective())
 
 
 @pytest.mark.parametrize("vocabulary", ["fused", "plain"])
 @pytest.mark.parametrize("restrict", [False, True])
 def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool, vocabulary: Any) -> None:
     objective, batch = (
-        dataclasses.replace(EVERYTHING, restrict_ce_to_mask=restrict, vocabulary=vocabulary),
+        dataclasses.replace(EVERYTHING, restrict_kl_to_mask=restrict, vocabulary=vocabulary),
         world["batch"],
     )
-    real, predicted = (float(np.sum(x)) for x in (np.asarray(batch.sequences) > 0, batch.weights))
-    denominators = Denominators(jnp.float32(real), jnp.float32(predicted))
+    real, predicted = (float(np.sum(x)) for x in (np.asarray(batch.inputs.mask) > 0, batch.weights))
+    totals = Totals(jnp.float32(real), jnp.float32(predicted))
 
     def total(params: Any, micro: MicroBatch) -> Any:
         modules, teacher = (MaskedLM(STUDENT), MaskedLM(TEACHER)), world["teacher"]
-        return objective_loss(objective, modules[0], params, modules[1], teacher, micro, denominators)[0]
+        return objective_loss(objective, modules[0], params, modules[1], teacher, micro, totals)[0]
 
     value_and_gradient = jax.jit(jax.value_and_grad(total))
 
@@ -177,40 +174,23 @@ def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool, vocabular
     added = jax.tree.map(lambda *leaves: sum(leaves), *(part for _, part in values))
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), added, gradient)
-    means = {name: float(world[name][np.asarray(batch.sequences) > 0].mean()) for name in ("ce", "mse", "cos")}
+    means = {
+        name: float(world[name][np.asarray(batch.inputs.mask) > 0].mean()) for name in ("kl", "logit_mse", "cosine")
+    }
     if restrict:
-        means |= {name: at_predictions(world[name], batch)[0] / predicted for name in ("ce", "mse")}
-    by_hand = 5 * means["ce"] + 0.25 * means["mse"] + means["cos"] + 2 * surprise_at_predictions(world)[0] / predicted
-    assert near(float(whole), by_hand)
-
-
-def test_the_kernel_is_what_the_objective_names(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interpreted it gives the chunked form's loss and gradient; without a GPU a step is refused when it is traced."""
-    ones = Denominators(jnp.ones(()), jnp.ones(()))
-
-    def run(form: Any) -> Any:
-        objective = dataclasses.replace(EVERYTHING, vocabulary=form)
-
-        def total(params: Any) -> Any:
-            modules = MaskedLM(STUDENT), MaskedLM(TEACHER)
-            return objective_loss(objective, modules[0], params, modules[1], world["teacher"], world["batch"], ones)[0]
-
-        return jax.jit(jax.value_and_grad(total))(world["student"])
-
-    with pytest.raises(UserError, match="use 'fused'"):
-        run("kernel")
-    interpreted: Any = partial(vocabulary_kernel.loss_and_dlogits, interpret=True)
-    monkeypatch.setitem(
-        distillation._OF_VOCABULARY, "kernel", partial(fused_vocabulary_loss, differentiate=interpreted)
+        means |= {name: at_predictions(world[name], batch)[0] / predicted for name in ("kl", "logit_mse")}
+    by_hand = (
+        5 * means["kl"]
+        + 0.25 * means["logit_mse"]
+        + means["cosine"]
+        + 2 * surprise_at_predictions(world)[0] / predicted
     )
-    expected, found = run("fused"), run("kernel")
-    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected[1]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected)
+    assert near(float(whole), by_hand)
 
 
 @pytest.mark.parametrize("vocabulary", ["fused", "plain"])
 def test_the_teacher_gets_no_gradient(world: Any, vocabulary: Any) -> None:
-    objective, ones = dataclasses.replace(EVERYTHING, vocabulary=vocabulary), Denominators(jnp.ones(()), jnp.ones(()))
+    objective, ones = dataclasses.replace(EVERYTHING, vocabulary=vocabulary), Totals(jnp.ones(()), jnp.ones(()))
 
     def total(teacher: Any) -> Any:
         modules, batch = (MaskedLM(STUDENT), MaskedLM(TEACHER)), world["batch"]
@@ -222,16 +202,16 @@ def test_the_teacher_gets_no_gradient(world: Any, vocabulary: Any) -> None:
 
 def test_only_the_student_has_dropout(world: Any) -> None:
     """With dropout keys the teacher's side stays as it is: a student equal to it but for dropout differs from it."""
-    batch = world["batch"]._replace(dropout_keys=jnp.arange(2 * ROWS, dtype=jnp.uint32).reshape(ROWS, 2))
+    batch = with_keys(world["batch"], jnp.arange(2 * ROWS, dtype=jnp.uint32).reshape(ROWS, 2))
 
     @jax.jit
     def distance(batch: MicroBatch) -> Any:
         module = MaskedLM(dataclasses.replace(TEACHER, hidden_dropout=0.5))
-        ones, teacher = Denominators(jnp.ones(()), jnp.ones(())), world["teacher"]
-        return objective_loss(Objective(), module, teacher, module, teacher, batch, ones)[1]["cos"].mean
+        ones, teacher = Totals(jnp.ones(()), jnp.ones(())), world["teacher"]
+        return objective_loss(Objective(), module, teacher, module, teacher, batch, ones)[1]["cosine"].mean
 
     assert float(distance(batch)) > 0.01
-    assert abs(float(distance(batch._replace(dropout_keys=None)))) < 1e-5
+    assert abs(float(distance(with_keys(batch, None)))) < 1e-5
 
 
 def test_held_out_measures(world: Any) -> None:
@@ -239,7 +219,7 @@ def test_held_out_measures(world: Any) -> None:
 
     def run(teacher: bool) -> dict[str, tuple[float, float]]:
         other = MaskedLM(TEACHER) if teacher else None
-        found = jax.jit(lambda s, t: evaluation_sums(MaskedLM(STUDENT), s, other, t, batch))(
+        found = jax.jit(lambda s, t: evaluation_sums(Objective(), MaskedLM(STUDENT), s, other, t, batch))(
             world["student"], world["teacher"] if teacher else None
         )
         return {name: (float(term.sum), float(term.count)) for name, term in found.items()}
@@ -250,13 +230,28 @@ def test_held_out_measures(world: Any) -> None:
     right = np.take_along_axis(ours, positions, 1) == np.asarray(batch.targets)
     assert near(found["mlm"], surprise_at_predictions(world))
     assert found["accuracy"] == (float((right * weights).sum()), float(weights.sum()))
-    assert near(found["kl"], at_predictions(world["kl"], batch))
+    assert near(found["kl"], at_predictions(world["plain_kl"], batch))
     assert found["agreement"] == at_predictions((ours == theirs).astype(float), batch)
+    real = np.asarray(batch.inputs.mask) > 0
+    assert near(found["cosine"], (world["cosine"][real].sum(), real.sum()))
     assert run(teacher=False).keys() == {"mlm", "accuracy"}
 
 
+def test_a_student_without_a_head_is_measured_by_its_hidden_states(world: Any) -> None:
+    """No term reads logits, so neither model needs a head, and no logits are computed."""
+    objective = Objective(kl=0, mlm=0, cosine=0, hidden=1)
+    student, teacher = ({"encoder": world[name]["encoder"]} for name in ("student", "teacher"))
+    found = evaluation_sums(objective, MaskedLM(STUDENT), student, MaskedLM(TEACHER), teacher, world["batch"])
+    assert found.keys() == {"hidden"}
+    ones = Totals(jnp.ones(()), jnp.ones(()))
+    total, sums = objective_loss(
+        objective, MaskedLM(STUDENT), student, MaskedLM(TEACHER), teacher, world["batch"], ones
+    )
+    assert sums.keys() == {"hidden"} and float(total) == pytest.approx(float(found["hidden"].sum), rel=1e-5)
+
+
 def test_held_out_measures_ignore_dropout_keys(world: Any) -> None:
-    batch = world["batch"]._replace(dropout_keys=jnp.ones((ROWS, 2), jnp.uint32))
+    batch = with_keys(world["batch"], jnp.ones((ROWS, 2), jnp.uint32))
     module = MaskedLM(dataclasses.replace(STUDENT, hidden_dropout=0.5))
-    found = jax.jit(lambda s: evaluation_sums(module, s, None, None, batch))(world["student"])
+    found = jax.jit(lambda s: evaluation_sums(Objective(), module, s, None, None, batch))(world["student"])
     assert near((float(found["mlm"].sum), float(found["mlm"].count)), surprise_at_predictions(world))

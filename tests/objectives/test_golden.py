@@ -14,8 +14,12 @@ import pytest
 from distil_jax.config import Objective
 from distil_jax.hf import FAMILIES, read_pretrained, read_tensors
 from distil_jax.hf.names import leaves
-from distil_jax.models import MaskedLM
-from distil_jax.objectives import Denominators, MicroBatch, objective_loss
+from distil_jax.models import EncoderInputs, MaskedLM
+from distil_jax.objectives import MicroBatch, Totals, objective_loss
+
+# The original's names of the terms, and ours.
+NAMES = {"ce": "kl", "mlm": "mlm", "cos": "cosine", "mse": "logit_mse"}
+ORIGINAL = {name: original for original, name in NAMES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def golden(shared: Path) -> Any:
     }
 
 
-def as_micro_batch(batch: dict[str, np.ndarray], keys: dict[str, str]) -> tuple[MicroBatch, Denominators]:
+def as_micro_batch(batch: dict[str, np.ndarray], keys: dict[str, str]) -> tuple[MicroBatch, Totals]:
     """The golden batch with its labels as (positions, targets, weights) of the most masked row's length."""
     ids, mask, labels = (batch[keys[name]].astype(np.int32) for name in ("ids", "mask", "labels"))
     count = int((labels >= 0).sum(1).max())
@@ -38,8 +42,9 @@ def as_micro_batch(batch: dict[str, np.ndarray], keys: dict[str, str]) -> tuple[
     targets = np.take_along_axis(labels, order, 1)
     weights = (targets >= 0).astype(np.float32)
     positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32)[None], ids.shape)
-    arrays: Any = map(jnp.asarray, (ids, mask, positions, order, np.maximum(targets, 0), weights))
-    return MicroBatch(*arrays, dropout_keys=None), Denominators(jnp.float32(mask.sum()), jnp.float32(weights.sum()))
+    arrays: Any = [jnp.asarray(x) for x in (ids, mask, positions, order, np.maximum(targets, 0), weights)]
+    totals = Totals(jnp.float32(mask.sum()), jnp.float32(weights.sum()))
+    return MicroBatch(EncoderInputs(*arrays[:3]), *arrays[3:]), totals
 
 
 @pytest.mark.parametrize("vocabulary", ["fused", "plain"])
@@ -48,21 +53,21 @@ def test_losses_and_gradients_match_the_original(golden: Any, variant: str, voca
     expected, alphas = golden["losses"]["losses"][variant], golden["losses"]["alphas"]
     objective = Objective(
         temperature=golden["losses"]["temperature"],
-        restrict_ce_to_mask=variant == "masked_only",
+        restrict_kl_to_mask=variant == "masked_only",
         vocabulary=vocabulary,
-        **{f"alpha_{name}": value for name, value in alphas.items()},
+        **{NAMES[name]: value for name, value in alphas.items() if name in NAMES},
     )
     keys = {"ids": "input_ids", "mask": "attention_mask", "labels": "labels"}
-    micro, denominators = as_micro_batch(golden["batch"], keys)
+    micro, totals = as_micro_batch(golden["batch"], keys)
     (student_config, student_params), (teacher_config, teacher_params) = golden["student"], golden["teacher"]
     student, teacher = MaskedLM(student_config), MaskedLM(teacher_config)
 
     def total(params: Any) -> Any:
-        return objective_loss(objective, student, params, teacher, teacher_params, micro, denominators)
+        return objective_loss(objective, student, params, teacher, teacher_params, micro, totals)
 
     (value, sums), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(student_params)
     for name, term in sums.items():
-        assert float(term.mean) == pytest.approx(expected[name], rel=1e-5), name
+        assert float(term.mean) == pytest.approx(expected[ORIGINAL[name]], rel=1e-5), name
     assert float(value) == pytest.approx(expected["total"], rel=1e-5)
     if variant == "all_tokens":
         compare_gradients(student_config, gradients, golden["gradients"])

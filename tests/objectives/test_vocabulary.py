@@ -23,7 +23,7 @@ from distil_jax.objectives.vocabulary import (
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 
 TOKENS, VOCAB, WIDTH, TEACHER_WIDTH = 13, 37, 12, 20
-COEFFICIENTS = {"ce": 0.7, "mlm": 0.3, "mse": 0.01}
+COEFFICIENTS = {"kl": 0.7, "mlm": 0.3, "logit_mse": 0.01}
 SUBSETS = [names for size in (1, 2, 3) for names in itertools.combinations(COEFFICIENTS, size)]
 
 
@@ -38,9 +38,9 @@ def make_case(terms: Any = tuple(COEFFICIENTS), tokens: int = TOKENS, dtype: Any
     noise = np.random.default_rng(3)
     real = (np.arange(tokens) % 5 != 1).astype(np.float32) * np.where(np.arange(tokens) == 2, 0.5, 1)
     labelled = real * (np.arange(tokens) % 3 == 0)
-    weights = {name: jnp.asarray(real if name in ("ce", "mse") else labelled, jnp.float32) for name in terms}
+    weights = {name: jnp.asarray(real if name in ("kl", "logit_mse") else labelled, jnp.float32) for name in terms}
     targets = jnp.asarray(noise.integers(0, VOCAB, tokens), jnp.int32)
-    coefficients = {name: jnp.float32({**COEFFICIENTS, "clm": 0.3}[name]) for name in terms}
+    coefficients = {name: jnp.float32(COEFFICIENTS[name]) for name in terms}
     student, teacher = make_layer(1, WIDTH, tokens, dtype), make_layer(2, TEACHER_WIDTH, tokens, dtype)
     return student, teacher, Positions(weights, targets), coefficients
 
@@ -57,10 +57,9 @@ def in_float64(case: tuple[Any, ...], temperature: float) -> tuple[float, dict[s
     p, q = log_softmax(z / temperature), log_softmax(s / temperature)
     surprise = -np.take_along_axis(log_softmax(s), positions.targets[:, None].astype(int), 1)[:, 0]
     each = {
-        "ce": temperature**2 * (np.exp(p) * (p - q)).sum(-1),
-        "mse": ((s - z) ** 2).sum(-1),
+        "kl": temperature**2 * (np.exp(p) * (p - q)).sum(-1),
+        "logit_mse": ((s - z) ** 2).sum(-1),
         "mlm": surprise,
-        "clm": surprise,
     }
     sums = {name: float((each[name] * weights).sum()) for name, weights in positions.weights.items()}
     return float(sum(coefficients[name] * value for name, value in sums.items())), sums
@@ -114,7 +113,7 @@ def test_one_position() -> None:
 
 
 def test_next_tokens_without_a_teacher() -> None:
-    student, teacher, positions, coefficients = make_case(("clm",))
+    student, teacher, positions, coefficients = make_case(("mlm",))
     found = value_and_gradient(
         partial(fused_vocabulary_loss, temperature=2.0, chunk=4), (student, None, positions, coefficients)
     )
@@ -146,7 +145,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 def test_what_does_not_count_may_be_anything_and_what_counts_shows() -> None:
     student, teacher, positions, coefficients = make_case()
-    unused = (positions.weights["ce"] == 0)[:, None]
+    unused = (positions.weights["kl"] == 0)[:, None]
 
     @jax.jit
     def run(student: Any, teacher: Any) -> Any:
@@ -165,7 +164,7 @@ def test_what_does_not_count_may_be_anything_and_what_counts_shows() -> None:
 
 
 def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
-    _, teacher, positions, coefficients = make_case(("ce",))
+    _, teacher, positions, coefficients = make_case(("kl",))
     teacher = teacher._replace(bias=teacher.bias * 1e3)  # far apart within a row, too
     fused = partial(fused_vocabulary_loss, temperature=2.0, chunk=4)
     total, _, gradient = value_and_gradient(fused, (teacher, teacher, positions, coefficients))
@@ -173,7 +172,7 @@ def test_a_student_equal_to_its_teacher_has_no_divergence() -> None:
 
 
 def test_a_constant_that_all_logits_share_does_not_count() -> None:
-    _, teacher, positions, coefficients = make_case(("ce",))
+    _, teacher, positions, coefficients = make_case(("kl",))
     # Multiples of 1/16, so that adding the constant rounds nothing: what is seen is the loss's own rounding.
     teacher = teacher._replace(hidden=jnp.round(teacher.hidden * 4) / 4, table=jnp.round(teacher.table * 4) / 4)
     teacher = teacher._replace(bias=jnp.zeros(VOCAB))
@@ -184,7 +183,7 @@ def test_a_constant_that_all_logits_share_does_not_count() -> None:
 
 
 def test_extreme_logits_stay_finite() -> None:
-    student, teacher, positions, coefficients = make_case(("ce", "mlm"))
+    student, teacher, positions, coefficients = make_case(("kl", "mlm"))
     extreme = [layer._replace(hidden=layer.hidden * 1e3) for layer in (student, teacher)]
     check((*extreme, positions, coefficients), 2.0, 4)
 
@@ -299,7 +298,7 @@ def test_positions_spread_over_devices_add_up(mapping: str) -> None:
 @pytest.mark.parametrize("chunk", [0, 4])
 def test_measures_are_the_plain_losses(chunk: int) -> None:
     student, teacher, positions, _ = make_case()
-    weights, targets = positions.weights["ce"], positions.targets
+    weights, targets = positions.weights["kl"], positions.targets
     student = student._replace(table=student.table.at[7].set(student.table[5]), bias=student.bias.at[5:8:2].set(60.0))
     found = jax.jit(partial(vocabulary_measures, chunk=chunk))(student, teacher, targets, weights)
     ours, theirs = (layer.hidden @ layer.table.T + layer.bias[None] for layer in (student, teacher))
@@ -324,7 +323,7 @@ def test_what_is_missing_is_an_error(loss: Any) -> None:
         (None, positions, coefficients, "no teacher"),
         (teacher, positions._replace(targets=None), coefficients, "no targets"),
         (teacher, positions, {**coefficients, "other": jnp.float32(1)}, "other"),
-        (teacher, positions, {"ce": coefficients["ce"]}, "coefficients of"),
+        (teacher, positions, {"kl": coefficients["kl"]}, "coefficients of"),
         (teacher, positions._replace(weights={}), {}, "coefficients of"),
     ]
     for *arguments, message in wrong:

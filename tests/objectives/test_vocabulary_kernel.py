@@ -17,7 +17,7 @@ from distil_jax.objectives.vocabulary import fused_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 
 TOKENS, VOCAB = 6, 2 * 2048 + 37  # two blocks and a part of one
-COEFFICIENTS = {"ce": 0.7, "mlm": 0.3, "mse": 0.001}
+COEFFICIENTS = {"kl": 0.7, "mlm": 0.3, "logit_mse": 0.001}
 interpreted: Any = partial(vocabulary_kernel.loss_and_dlogits, interpret=True)
 
 
@@ -53,7 +53,9 @@ def check(case: tuple[Any, ...], temperature: float = 2.0) -> None:
 
 
 @pytest.mark.parametrize(
-    "terms", [("ce",), ("mlm",), ("mse",), ("ce", "mlm"), ("ce", "mse"), ("ce", "mlm", "mse"), ("clm",)], ids="+".join
+    "terms",
+    [("kl",), ("mlm",), ("logit_mse",), ("kl", "mlm"), ("kl", "logit_mse"), ("kl", "mlm", "logit_mse"), ("clm",)],
+    ids="+".join,
 )
 def test_every_loss_and_their_sums(terms: tuple[str, ...]) -> None:
     check(make_case(terms))
@@ -61,7 +63,7 @@ def test_every_loss_and_their_sums(terms: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_temperatures(temperature: float) -> None:
-    check(make_case(("ce", "mlm")), temperature)
+    check(make_case(("kl", "mlm")), temperature)
 
 
 @pytest.mark.parametrize("vocabulary", [16, 2048, 2049])
@@ -70,14 +72,14 @@ def test_vocabularies_shorter_than_a_block_and_of_whole_blocks(vocabulary: int) 
 
 
 def test_bfloat16() -> None:
-    check(make_case(("ce", "mlm"), jnp.bfloat16))
+    check(make_case(("kl", "mlm"), jnp.bfloat16))
 
 
 def test_extreme_and_equal_logits() -> None:
-    student, _, positions, coefficients = make_case(("ce", "mlm"))
+    student, _, positions, coefficients = make_case(("kl", "mlm"))
     check((student._replace(bias=student.bias * 1e4), student, positions, coefficients))
     sums, slopes = interpreted(student, student, positions, coefficients | {"mlm": jnp.float32(0)}, 2.0)
-    assert float(sums["ce"]) == 0 and float(jnp.abs(slopes).max()) < 1e-8
+    assert float(sums["kl"]) == 0 and float(jnp.abs(slopes).max()) < 1e-8
 
 
 def test_small_losses_keep_their_digits_where_logits_are_large() -> None:

@@ -25,10 +25,11 @@ from distil_jax.objectives.vocabulary import (
 )
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import FrozenInputs, StepConfig, init_state, make_evaluation_step, make_train_step
+from distil_jax.training.step import FrozenInputs, init_state, make_train_step
+from distil_jax.training.text_step import TextModels, make_evaluation_step, text_step_config
 
 VOCAB, WIDTH = 30522, 768
-TERMS = ("ce", "mlm", "mse")
+TERMS = ("kl", "mlm", "logit_mse")
 
 
 def compiled(
@@ -64,7 +65,7 @@ def test_no_array_of_positions_by_vocabulary() -> None:
     assert (tokens, vocab) in sizes(compiled(with_gradient(plain_vocabulary_loss), tokens, vocab, width).as_text())
 
     def measures(student: Any, teacher: Any, positions: Positions, _: Any) -> Any:
-        return vocabulary_measures(student, teacher, positions.targets, positions.weights["ce"], chunk=16)  # type: ignore
+        return vocabulary_measures(student, teacher, positions.targets, positions.weights["kl"], chunk=16)  # type: ignore
 
     held = largest(compiled(measures, tokens, vocab, width).as_text())
     assert held <= max(16 * vocab, vocab * width)
@@ -99,7 +100,7 @@ def test_memory_grows_by_hidden_states_only_base_size() -> None:
         assert held[many] - held[few] < 4 * 4 * WIDTH * (many - few) + logits // 2, held
 
 
-@pytest.mark.parametrize(("terms", "arrays"), [(("ce", "mlm"), 3), (("mlm",), 2), (("ce", "mlm", "mse"), 5)])
+@pytest.mark.parametrize(("terms", "arrays"), [(("kl", "mlm"), 3), (("mlm",), 2), (("kl", "mlm", "logit_mse"), 5)])
 def test_how_many_arrays_of_logits_are_held_at_once(terms: tuple[str, ...], arrays: int) -> None:
     """In the order of operations that `distil-jax` chooses on CPU, next to the sum of the table's gradient."""
     order: Any = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
@@ -114,30 +115,31 @@ def steps_of(objective: Objective, vocab: int, rows: int, length: int) -> list[A
     student = student_config(teacher, [0])
     shapes = jax.eval_shape(lambda: MaskedLM(teacher).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    task = StepConfig(
+    models = TextModels(
         student=MaskedLM(student),
         teacher=MaskedLM(teacher),
         objective=objective,
         rule=MaskingRule(4, vocab, 0.15, 0.8, 0.1),
         cls_id=2,
         pad_id=0,
-        seed=0,
-        micro_batch_size=rows,
     )
+    trainable = ("encoder", "mlm_head")
     optimizer, devices = optax.sgd(1.0), make_devices("shard_map", 1)
-    state = init_state(student_params(params, teacher, student, [0]), optimizer, task.trainable)
-    constants = FrozenInputs(params, masking_log_weights(np.ones(vocab, np.int64), (0, 1, 2, 3, 4), 0.7))
+    state = init_state(student_params(params, teacher, student, [0]), optimizer, trainable)
+    frozen = FrozenInputs(np.int32(0), params, masking_log_weights(np.ones(vocab, np.int64), (0, 1, 2, 3, 4), 0.7))
     ids = np.full((rows, length), 5, np.uint16)
-    train = devices.map(make_train_step(task, optimizer, lambda _: 0.1), replicated=2)
-    measure = devices.map(make_evaluation_step(task), replicated=3)
-    return [train.lower(state, constants, ids), measure.lower(state.params, constants, np.int32(0), ids)]
+    train = devices.map(
+        make_train_step(text_step_config(models, rows, trainable), optimizer, lambda _: 0.1), replicated=2
+    )
+    measure = devices.map(make_evaluation_step(models, rows), replicated=3)
+    return [train.lower(state, frozen, ids), measure.lower(state.params, frozen, np.int32(0), ids)]
 
 
 def test_whole_steps_hold_no_array_of_positions_by_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     vocab, rows, length = 1009, 8, 32
     monkeypatch.setattr(vocabulary, "CPU_CHUNK_BYTES", 1)
     monkeypatch.setattr(vocabulary, "LEAST_CHUNK", 16)
-    for objective in (Objective(), Objective(restrict_ce_to_mask=True)):
+    for objective in (Objective(), Objective(restrict_kl_to_mask=True)):
         for step in steps_of(objective, vocab, rows, length):
             program = step.compile().as_text()
             assert max(math.prod(shape) for shape in sizes(program) if vocab in shape) == 16 * vocab

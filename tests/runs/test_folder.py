@@ -58,8 +58,8 @@ def test_the_same_run_goes_on(folder: Path) -> None:
 
 
 def test_another_configuration_is_named_with_both_values(folder: Path) -> None:
-    other = Config(optimizer=Optimizer(beta1=0.8), objective=Objective(alpha_cos=0.0))
-    refuse(folder, r"holds another run \(.*objective.alpha_cos: was 1.0, is 0.0", other)
+    other = Config(optimizer=Optimizer(beta1=0.8), objective=Objective(cosine=0.0))
+    refuse(folder, r"holds another run \(.*objective.cosine: was 1.0, is 0.0", other)
     refuse(folder, r"optimizer.beta1: was 0.9, is 0.8.*choose another folder", other)
 
 

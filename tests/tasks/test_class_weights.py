@@ -16,8 +16,8 @@ from distil_jax.runs import read_metrics
 from distil_jax.tasks.class_weights import chosen_weights, class_weights, given_weights
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import SequenceExample, TaskData
-from distil_jax.tasks.finetune import finetune
 from distil_jax.tasks.registry import task_spec
+from distil_jax.training.finetune import finetune
 
 TaskConfig = Callable[..., Config]
 LABELS = ("good", "bad", "not sure")
@@ -41,7 +41,7 @@ def test_positive_weights_are_negatives_over_positives() -> None:
 
 def test_class_sets_learn_with_class_weights(task_config: TaskConfig, tmp_path: Path) -> None:
     changes = {"task.class_weights": "balanced", "training.steps": 2}
-    assert finetune(task_config("multilabel", tmp_path / "run", changes)).outcome.step == 2
+    assert finetune(task_config("multilabel", tmp_path / "run", changes)).result.step == 2
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from distil_jax.tasks.encode import IGNORED, Encoded
 from distil_jax.tasks.examples import TaskData, TokenExample
 from distil_jax.tasks.inference import make_network, measures_of, score, usual_length, usual_rows
 from distil_jax.tasks.registry import TAG_METRICS, task_spec
-from distil_jax.tasks.step import make_logits_step
 from distil_jax.training.parallel import make_devices
+from distil_jax.training.task_step import make_logits_step
 
 
 @pytest.mark.parametrize(

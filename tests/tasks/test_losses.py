@@ -11,17 +11,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distil_jax.config import FineTune
-from distil_jax.models import EncoderConfig, TaskHead, TaskModel
+from distil_jax.models import TaskHead
 from distil_jax.tasks import losses
 from distil_jax.tasks.batches import collate
 from distil_jax.tasks.encode import Encoded
-from distil_jax.tasks.losses import Models
 
 # Given NumPy arrays, where the functions are annotated with what they meet inside a step.
 task_loss: Any = losses.task_loss
 distillation_loss: Any = losses.distillation_loss
-batch_losses: Any = losses.batch_losses
 
 CLASSES = TaskHead("sequence", num_outputs=4, problem="single_label_classification")
 SETS = TaskHead("sequence", num_outputs=4, problem="multi_label_classification")
@@ -140,34 +137,3 @@ def test_a_teacher_of_scores() -> None:
     student, teacher = draw(3, 1), draw(3, 1, seed=1)
     expected = functional.mse_loss(tensor(student), tensor(teacher))
     np.testing.assert_allclose(distillation_loss(SCORES, student, teacher, even(3), 2.0), expected, rtol=1e-5)
-
-
-def test_terms_are_weighted_and_the_teacher_keeps_its_segments() -> None:
-    bert = EncoderConfig("bert", 30, 8, 1, 2, 16, 16, type_vocab_size=2, pooler=True, initializer_range=0.5)
-    small = EncoderConfig("distilbert", 30, 8, 1, 2, 16, 16, initializer_range=0.5)
-    plain = TaskHead("sequence", num_outputs=3, problem="single_label_classification")
-    models = Models(
-        TaskModel(small, TaskHead("sequence", num_outputs=3, dense=True, problem=plain.problem)), TaskModel(bert, plain)
-    )
-    ids = jnp.array([[2, 7, 3, 9, 3], [2, 5, 3, 8, 0]])
-    batch = {
-        "ids": ids,
-        "types": jnp.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]),
-        "mask": (ids > 0).astype(jnp.int32),
-        "labels": jnp.array([2, 0]),
-        "weights": jnp.array([0.5, 0.5]),
-        "shares": jnp.array([0.5, 0.5]),
-        "token_share": jnp.full(2, 1 / 9),
-    }
-    params = [model.init(jax.random.key(1), ids)["params"] for model in (models.student, models.teacher)]  # type: ignore[union-attr]
-    settings = FineTune(alpha_task=0.3, alpha_ce=0.6, alpha_cos=0.2)
-    total, terms = batch_losses(settings, models, params[0], params[1], batch, None)
-    np.testing.assert_allclose(total, 0.3 * terms["task"] + 0.6 * terms["ce"] + 0.2 * terms["cos"], rtol=1e-6)
-    apply: Any = models.teacher.apply  # type: ignore[union-attr]
-    teacher = apply({"params": params[1]}, ids, batch["mask"], None, batch["types"])
-    student: Any = models.student.apply({"params": params[0]}, ids, batch["mask"])
-    expected = torch_kl(tensor(np.asarray(student)), tensor(np.asarray(teacher)), 2.0)
-    np.testing.assert_allclose(terms["ce"], expected, rtol=1e-5)
-    alone, terms = batch_losses(settings, Models(models.student), params[0], None, batch, None)
-    assert set(terms) == {"task"}
-    np.testing.assert_allclose(alone, terms["task"])

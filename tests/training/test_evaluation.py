@@ -20,7 +20,8 @@ from distil_jax.models import MaskedLM
 from distil_jax.objectives import student_config, student_params
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import StepConfig
+from distil_jax.training.step import FrozenInputs
+from distil_jax.training.text_step import TextModels
 
 ROWS, SMOOTHING = 13, 0.7
 
@@ -33,32 +34,31 @@ def corpus(tiny_world: Path) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def models(tiny_world: Path, corpus: Corpus) -> tuple[StepConfig, Any, Any]:
+def models(tiny_world: Path, corpus: Corpus) -> tuple[TextModels, Any, Any]:
     """The task of a distillation, student and teacher parameters."""
     teacher, params, *_ = read_pretrained(tiny_world / "teacher")
     student = student_config(teacher, [1])
-    task = StepConfig(
+    task = TextModels(
         student=MaskedLM(student),
         teacher=MaskedLM(teacher),
-        objective=Objective(),
+        objective=Objective(cosine=0),
         rule=MaskingRule(corpus.mask_id, corpus.vocab_size, 0.15, 0.8, 0.1),
         cls_id=corpus.cls_id,
         pad_id=corpus.pad_id,
-        seed=99,  # of the training, which does not matter here
-        micro_batch_size=2,
     )
     return task, student_params(params, teacher, student, [1]), params
 
 
-def evaluate(corpus: Corpus, models: tuple[StepConfig, Any, Any], devices: int, batch_size: int, **changes: Any) -> Any:
+def evaluate(corpus: Corpus, models: tuple[TextModels, Any, Any], devices: int, batch_size: int, **changes: Any) -> Any:
     task, student, teacher = models
     placed = make_devices("shard_map", devices)
     settings = {"smoothing": SMOOTHING, "rows": ROWS, "seed": 3, **changes}
     evaluator = make_evaluator(placed, task, corpus, batch_size=batch_size, **settings)
-    return evaluator(placed.replicate(student), placed.replicate(teacher))
+    frozen = FrozenInputs(99, placed.replicate(teacher))  # the seed of training does not matter here
+    return evaluator(placed.replicate(student), frozen)
 
 
-def predictions(corpus: Corpus, task: StepConfig) -> tuple[np.ndarray, np.ndarray]:
+def predictions(corpus: Corpus, task: TextModels) -> tuple[np.ndarray, np.ndarray]:
     """Masked ids and labels (-1: none), a sequence of the first rows a row [S, L]."""
     log_weights = jnp.asarray(masking_log_weights(corpus.token_counts, corpus.special_ids, SMOOTHING))
     inputs, labels = [], []
@@ -86,7 +86,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
 
 
-def test_measures_are_those_of_each_sequence_alone(corpus: Corpus, models: tuple[StepConfig, Any, Any]) -> None:
+def test_measures_are_those_of_each_sequence_alone(corpus: Corpus, models: tuple[TextModels, Any, Any]) -> None:
     task, student, teacher = models
     ids, targets = predictions(corpus, task)
     chosen = targets >= 0
@@ -111,14 +111,14 @@ def test_measures_are_those_of_each_sequence_alone(corpus: Corpus, models: tuple
     assert evaluate(corpus, models, 1, 4) == pytest.approx(expected, rel=1e-5)
 
 
-def test_neither_batches_nor_devices_matter(corpus: Corpus, models: tuple[StepConfig, Any, Any]) -> None:
+def test_neither_batches_nor_devices_matter(corpus: Corpus, models: tuple[TextModels, Any, Any]) -> None:
     """13 rows as 4 + 4 + 4 + 1 on one device, as 6 + 6 + 1 on two (asked for 5), and 16 at once on eight."""
     one, *others = (evaluate(corpus, models, devices, size) for devices, size in ((1, 4), (2, 5), (8, 16)))
     for other in others:
         assert other == pytest.approx(one, rel=1e-5)
 
 
-def test_rows_and_seed(corpus: Corpus, models: tuple[StepConfig, Any, Any]) -> None:
+def test_rows_and_seed(corpus: Corpus, models: tuple[TextModels, Any, Any]) -> None:
     """Rows beyond those asked for do not count, 0 and too many mean all, and another seed asks other questions."""
     first = evaluate(corpus, models, 1, 4)
     whole = evaluate(corpus, models, 1, 4, rows=0)
@@ -129,7 +129,7 @@ def test_rows_and_seed(corpus: Corpus, models: tuple[StepConfig, Any, Any]) -> N
     assert again["mlm_loss"] != first["mlm_loss"]
 
 
-def test_a_model_agrees_with_itself(corpus: Corpus, models: tuple[StepConfig, Any, Any]) -> None:
+def test_a_model_agrees_with_itself(corpus: Corpus, models: tuple[TextModels, Any, Any]) -> None:
     """And without a teacher there is nothing to agree with."""
     task, _, teacher = models
     devices, settings = make_devices("shard_map", 1), {"smoothing": SMOOTHING, "rows": 4, "seed": 3, "batch_size": 4}
@@ -137,9 +137,9 @@ def test_a_model_agrees_with_itself(corpus: Corpus, models: tuple[StepConfig, An
     task = dataclasses.replace(task, student=task.teacher)
     placed = devices.replicate(teacher)
     itself = make_evaluator(devices, task, corpus, **settings)
-    found = itself(placed, placed)
+    found = itself(placed, FrozenInputs(0, placed))
     assert found["agreement"] == 1.0
     assert found["kl"] == pytest.approx(0.0, abs=1e-6)
-    alone = itself(placed, None)
+    alone = itself(placed, FrozenInputs(0))
     assert set(alone) == {"mlm_loss", "perplexity", "accuracy", "predictions"}
     assert alone["mlm_loss"] == pytest.approx(found["mlm_loss"], rel=1e-6)

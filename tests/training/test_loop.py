@@ -15,9 +15,9 @@ from distil_jax.config import Config, with_overrides
 from distil_jax.data.corpus import open_corpus
 from distil_jax.data.corpus.batches import training_batches
 from distil_jax.runs import METRICS_FILE, read_metrics
-from distil_jax.training import loop, stages
+from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
-from distil_jax.training.stages import distill
+from distil_jax.training.distill import distill
 
 STEPS = 12
 
@@ -55,11 +55,11 @@ def test_rows_of_metrics(whole_run: Any) -> None:
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     train = open_corpus(Path(whole_run.config.corpus.folder) / "train")
     batches = training_batches(train, batch_size=8, seed=0, steps=range(STEPS), part=slice(0, 8))
-    names = {"loss", "loss_ce", "loss_mlm", "loss_cos", "gradient_norm", "learning_rate", "tokens", "skipped_steps"}
+    names = {"loss", "loss_kl", "loss_mlm", "loss_cosine", "gradient_norm", "learning_rate", "tokens", "skipped_steps"}
     for index, (row, ids) in enumerate(zip(rows, batches, strict=True)):
         values = row["metrics"]
         assert set(values) == names
-        total = 5 * values["loss_ce"] + 2 * values["loss_mlm"] + values["loss_cos"]
+        total = 5 * values["loss_kl"] + 2 * values["loss_mlm"] + values["loss_cosine"]
         assert values["loss"] == pytest.approx(total, rel=1e-6)
         assert values["tokens"] == np.sum(ids != train.pad_id)
         assert values["gradient_norm"] > 0
@@ -108,7 +108,7 @@ def test_a_finished_run_computes_nothing_more(whole_run: Any, monkeypatch: pytes
     def never(*_: Any) -> Any:
         raise AssertionError("nothing is left to be trained")
 
-    monkeypatch.setattr(stages, "make_train_step", never)
+    monkeypatch.setattr(loop, "make_train_step", never)
     before = (whole_run.folder / METRICS_FILE).read_bytes()
     outcome = distill(whole_run.config)
     assert (outcome.resumed_from, outcome.step) == (STEPS, STEPS)

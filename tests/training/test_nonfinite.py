@@ -18,12 +18,12 @@ from distil_jax.data.corpus import open_corpus
 from distil_jax.data.corpus.batches import batch_rows, stream_order
 from distil_jax.errors import FaultError
 from distil_jax.runs import read_metrics
-from distil_jax.training import loop, stages
+from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.distill import distill
 from distil_jax.training.nonfinite import FOLDER, REPORT_FILE, Skips, refuse_nonfinite
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.stages import distill
 from distil_jax.training.step import AXIS, TrainState, apply_gradients, init_state
 
 pytestmark = pytest.mark.fault("loss or gradient not finite")
@@ -142,7 +142,7 @@ def host_state(folder: Path, step: int, like: Any) -> Any:
 def test_a_run_goes_on_after_skipped_steps_also_when_it_is_killed(
     often_saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stages, "make_train_step", poisoned(stages.make_train_step, (4, 5, 9)))
+    monkeypatch.setattr(loop, "make_train_step", poisoned(loop.make_train_step, (4, 5, 9)))
     changes = {"training.max_skipped_steps": 3, "logging.progress": "plain"}
     outcome = distill(often_saved(tmp_path / "whole", changes))
     assert outcome.skipped_steps == 3
@@ -176,7 +176,7 @@ def test_a_run_goes_on_after_skipped_steps_also_when_it_is_killed(
 def test_too_many_in_a_row_end_the_run_with_a_report(
     often_saved: Any, whole_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "make_train_step", poisoned(stages.make_train_step, tuple(range(3, STEPS))))
+    monkeypatch.setattr(loop, "make_train_step", poisoned(loop.make_train_step, tuple(range(3, STEPS))))
     config = often_saved(tmp_path / "run", {"training.max_skipped_steps": 4})
     for _ in range(2):  # started again it ends at the same step
         with pytest.raises(FaultError, match="step 7: loss or gradients of 4 steps in a row are not finite"):
@@ -189,7 +189,7 @@ def test_too_many_in_a_row_end_the_run_with_a_report(
     folder = tmp_path / "run" / FOLDER / "step_7"
     report = json.loads((folder / REPORT_FILE).read_text())
     assert (report["step"], report["skipped_in_a_row"], report["skipped_steps"]) == (7, 4, 4)
-    assert report["metrics"]["loss"] == report["metrics"]["loss_ce"] == "nan"
+    assert report["metrics"]["loss"] == report["metrics"]["loss_kl"] == "nan"
     assert np.isfinite(report["metrics"]["loss_mlm"]), "the term that has no part of the teacher in it"
     train = open_corpus(Path(config.corpus.folder) / "train")
     rows = batch_rows(stream_order(train.num_rows, 0), 6, 8, slice(0, 8))
@@ -206,7 +206,7 @@ def test_too_many_in_a_row_end_the_run_with_a_report(
 def test_a_state_that_is_not_finite_is_never_saved(
     often_saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = stages.make_train_step
+    make = loop.make_train_step
 
     def breaking(*arguments: Any) -> Any:
         step = make(*arguments)
@@ -219,7 +219,7 @@ def test_a_state_that_is_not_finite_is_never_saved(
 
         return train_step
 
-    monkeypatch.setattr(stages, "make_train_step", breaking)
+    monkeypatch.setattr(loop, "make_train_step", breaking)
     with pytest.raises(FaultError, match="step 4: .* is not finite, and so is not saved"):
         distill(often_saved(tmp_path / "run"))
     assert Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).all_steps() == [1, 2, 3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
@@ -17,13 +16,8 @@ from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices, make_devices
-from distil_jax.training.step import (
-    FrozenInputs,
-    StepConfig,
-    init_state,
-    make_evaluation_step,
-    make_train_step,
-)
+from distil_jax.training.step import FrozenInputs, init_state, make_train_step
+from distil_jax.training.text_step import TextModels, make_evaluation_step, text_step_config
 
 PAD, UNK, CLS, SEP, MASK, VOCAB, LENGTH, BATCH = 0, 1, 2, 3, 4, 50, 16, 32
 SPECIAL = (PAD, UNK, CLS, SEP, MASK)
@@ -44,19 +38,15 @@ def make_rows(seed: int = 0) -> np.ndarray:
     return rows
 
 
-def make_task(**changes: Any) -> StepConfig:
-    student = MaskedLM(student_config(TEACHER, [0]))
-    task = StepConfig(
-        student=student,
-        teacher=MaskedLM(TEACHER),
-        objective=Objective(alpha_mse=0.01),
-        rule=MaskingRule(MASK, VOCAB, 0.15, 0.8, 0.1),
-        cls_id=CLS,
-        pad_id=PAD,
-        seed=3,
-        micro_batch_size=2,
-    )
-    return dataclasses.replace(task, **changes)
+MODELS = TextModels(
+    student=MaskedLM(student_config(TEACHER, [0])),
+    teacher=MaskedLM(TEACHER),
+    objective=Objective(logit_mse=0.01, hidden=0.5),
+    rule=MaskingRule(MASK, VOCAB, 0.15, 0.8, 0.1),
+    cls_id=CLS,
+    pad_id=PAD,
+)
+TRAINABLE = ("encoder", "mlm_head")
 
 
 @pytest.fixture(scope="module")
@@ -65,26 +55,29 @@ def teacher_params() -> Any:
     return jax.tree.map(lambda x: np.asarray(x + 0.01), init)
 
 
-def constants_of(task: StepConfig, teacher_params: Any) -> FrozenInputs:
+def frozen_of(teacher_params: Any) -> FrozenInputs:
     counts = np.arange(VOCAB, dtype=np.int64) ** 2
-    teacher = teacher_params if task.teacher is not None else None
-    return FrozenInputs(teacher, masking_log_weights(counts, SPECIAL, 0.7))
+    return FrozenInputs(np.int32(3), teacher_params, masking_log_weights(counts, SPECIAL, 0.7))
+
+
+def first_params(teacher_params: Any) -> Any:
+    return student_params(teacher_params, TEACHER, MODELS.student.config, [0])
 
 
 def train(
-    devices: Devices, task: StepConfig, teacher_params: Any, steps: int = 3
+    devices: Devices, teacher_params: Any, micro: int = 2, trainable: tuple[str, ...] = TRAINABLE
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Parameters and metrics after `steps` steps on different rows."""
+    """Parameters and metrics after three steps on different rows."""
     optimizer = make_optimizer(OPTIMIZER, 10)
-    params = student_params(teacher_params, TEACHER, task.student.config, [0])
-    state = devices.replicate(init_state(params, optimizer, task.trainable))
-    constants = devices.replicate(constants_of(task, teacher_params))
+    state = devices.replicate(init_state(first_params(teacher_params), optimizer, trainable))
+    frozen = devices.replicate(frozen_of(teacher_params))
+    config = text_step_config(MODELS, micro, trainable)
     step = devices.map(
-        make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10)), replicated=2, donate=(0,)
+        make_train_step(config, optimizer, learning_rate_schedule(OPTIMIZER, 10)), replicated=2, donate=(0,)
     )
     metrics = []
-    for index in range(steps):
-        state, values = step(state, constants, devices.shard_batch(make_rows(index)))
+    for index in range(3):
+        state, values = step(state, frozen, devices.shard_batch(make_rows(index)))
         metrics.append({name: float(value) for name, value in values.items() if value.ndim == 0})
     return jax.tree.map(np.asarray, state), metrics
 
@@ -94,27 +87,26 @@ def flat(tree: Any) -> np.ndarray:
 
 
 def test_pmap_and_shard_map_give_the_same_bits(teacher_params: Any) -> None:
-    one = train(make_devices("shard_map"), make_task(), teacher_params)
-    two = train(make_devices("pmap"), make_task(), teacher_params)
+    one = train(make_devices("shard_map"), teacher_params)
+    two = train(make_devices("pmap"), teacher_params)
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_fewer_devices_give_the_same_numbers_dropout_on(teacher_params: Any, count: int) -> None:
-    many, many_metrics = train(make_devices("shard_map"), make_task(), teacher_params)
-    few, few_metrics = train(make_devices("shard_map", count), make_task(micro_batch_size=4), teacher_params)
+    many, many_metrics = train(make_devices("shard_map"), teacher_params)
+    few, few_metrics = train(make_devices("shard_map", count), teacher_params, micro=4)
     for left, right in zip(many_metrics, few_metrics, strict=True):
         assert left == pytest.approx(right, rel=2e-5)
     np.testing.assert_allclose(flat(many.params), flat(few.params), atol=2e-4)
 
 
 def test_every_parameter_moves_and_the_frozen_ones_do_not(teacher_params: Any) -> None:
-    task = make_task()
-    start = student_params(teacher_params, TEACHER, task.student.config, [0])
-    state, _ = train(make_devices("shard_map"), task, teacher_params)
+    start = first_params(teacher_params)
+    state, _ = train(make_devices("shard_map"), teacher_params)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), start, state.params)
     assert all(jax.tree.leaves(moved)), moved
-    frozen, _ = train(make_devices("shard_map"), make_task(trainable=("mlm_head",)), teacher_params)
+    frozen, _ = train(make_devices("shard_map"), teacher_params, trainable=("mlm_head",))
     jax.tree.map(np.testing.assert_array_equal, start["encoder"], frozen.params["encoder"])
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), start["mlm_head"], frozen.params["mlm_head"])))
     assert len(jax.tree.leaves(frozen.opt_state)) < len(jax.tree.leaves(state.opt_state))
@@ -122,14 +114,13 @@ def test_every_parameter_moves_and_the_frozen_ones_do_not(teacher_params: Any) -
 
 def compiled(teacher_params: Any, micro_batch_size: int, times: int = 1) -> Any:
     """The compiled step for `times` copies of the rows."""
-    devices, task = make_devices("shard_map"), make_task(micro_batch_size=micro_batch_size)
-    optimizer = make_optimizer(OPTIMIZER, 10)
-    params = student_params(teacher_params, TEACHER, task.student.config, [0])
-    state = devices.replicate(init_state(params, optimizer, task.trainable))
-    made = make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, 10))
+    devices, optimizer = make_devices("shard_map"), make_optimizer(OPTIMIZER, 10)
+    state = devices.replicate(init_state(first_params(teacher_params), optimizer, TRAINABLE))
+    config = text_step_config(MODELS, micro_batch_size, TRAINABLE)
+    made = make_train_step(config, optimizer, learning_rate_schedule(OPTIMIZER, 10))
     step = devices.map(made, replicated=2, donate=(0,))
     rows = devices.shard_batch(np.tile(make_rows(), (times, 1)))
-    return step.lower(state, devices.replicate(constants_of(task, teacher_params)), rows).compile()
+    return step.lower(state, devices.replicate(frozen_of(teacher_params)), rows).compile()
 
 
 def test_moments_are_updated_where_they_lie(teacher_params: Any) -> None:
@@ -163,28 +154,25 @@ def test_the_gradient_is_that_of_the_whole_batch_at_once(teacher_params: Any) ->
     """Two micro-batches a device on eight devices against one batch on one device, with SGD in place of AdamW."""
     import optax
 
-    task = make_task()
     results = []
     for count, micro in ((8, 2), (1, BATCH)):
         devices, optimizer = make_devices("shard_map", count), optax.sgd(1.0)
-        params = student_params(teacher_params, TEACHER, task.student.config, [0])
-        state = devices.replicate(init_state(params, optimizer, task.trainable))
-        step = devices.map(
-            make_train_step(dataclasses.replace(task, micro_batch_size=micro), optimizer, lambda _: 1.0), replicated=2
-        )
-        after, _ = step(state, devices.replicate(constants_of(task, teacher_params)), devices.shard_batch(make_rows()))
+        params = first_params(teacher_params)
+        state = devices.replicate(init_state(params, optimizer, TRAINABLE))
+        config = text_step_config(MODELS, micro, TRAINABLE)
+        step = devices.map(make_train_step(config, optimizer, lambda _: 1.0), replicated=2)
+        after, _ = step(state, devices.replicate(frozen_of(teacher_params)), devices.shard_batch(make_rows()))
         results.append(flat(params) - flat(jax.tree.map(np.asarray, after.params)))
     np.testing.assert_allclose(results[0], results[1], atol=1e-5 * np.abs(results[1]).max())
 
 
 def test_evaluation_does_not_depend_on_batch_size_or_devices(teacher_params: Any) -> None:
-    task = make_task()
-    params = student_params(teacher_params, TEACHER, task.student.config, [0])
+    params = first_params(teacher_params)
     totals = []
     for count, batch in ((8, 32), (2, 8)):
         devices = make_devices("shard_map", count)
-        step = devices.map(make_evaluation_step(dataclasses.replace(task, micro_batch_size=2)), replicated=3)
-        placed = devices.replicate((params, constants_of(task, teacher_params)))
+        step = devices.map(make_evaluation_step(MODELS, 2), replicated=3)
+        placed = devices.replicate((params, frozen_of(teacher_params)))
         sums = [
             step(*placed, np.int32(first), devices.shard_batch(make_rows()[first : first + batch]))
             for first in range(0, BATCH, batch)
@@ -196,27 +184,6 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(teacher_params: Any
     assert predicted == sum(-(-length * 15 // 100) for length in lengths)
 
 
-def test_a_causal_objective_predicts_the_next_token_of_the_same_sequence(teacher_params: Any) -> None:
-    causal = dataclasses.replace(TEACHER, causal=True, hidden_dropout=0.0, attention_dropout=0.0)
-    causal = dataclasses.replace(causal, attention_output_dropout=0.0)
-    module = MaskedLM(causal)
-    task = make_task(
-        student=module, teacher=None, objective=Objective(alpha_ce=0, alpha_mlm=0, alpha_cos=0, alpha_clm=1)
-    )
-    devices, optimizer = make_devices("shard_map"), make_optimizer(OPTIMIZER, 10)
-    state = devices.replicate(init_state(teacher_params, optimizer, task.trainable))
-    step = devices.map(make_train_step(task, optimizer, lambda _: 0.0), replicated=2)
-    _, metrics = step(state, devices.replicate(constants_of(task, None)), devices.shard_batch(make_rows()))
-    losses = []
-    for row in make_rows().astype(int):  # each packed sequence alone, written out
-        for piece in np.split(row, np.flatnonzero(row == CLS)[1:]):
-            piece = piece[piece != PAD]
-            logits = module.apply({"params": teacher_params}, jnp.asarray(piece[None]))[0]
-            log_probabilities = jax.nn.log_softmax(logits)
-            losses += [-float(log_probabilities[i, piece[i + 1]]) for i in range(len(piece) - 1)]
-    assert float(metrics["loss_clm"]) == pytest.approx(np.mean(losses), rel=1e-5)
-
-
 def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
     with pytest.raises(ValueError, match="teacher"):
-        objective_loss(Objective(), make_task().student, teacher_params, None, None, *(None, None))  # type: ignore[arg-type]
+        objective_loss(Objective(), MODELS.student, teacher_params, None, None, *(None, None))  # type: ignore[arg-type]

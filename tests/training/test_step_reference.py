@@ -24,13 +24,15 @@ from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import FrozenInputs, StepConfig, init_state, make_train_step
+from distil_jax.training.step import FrozenInputs, init_state, make_train_step
+from distil_jax.training.text_step import TextModels, text_step_config
 
 PAD, UNK, CLS, SEP, MASK, VOCAB, LENGTH, BATCH = 0, 1, 2, 3, 4, 60, 24, 8
 SEED, STEPS = 11, 10
 TEACHER = EncoderConfig("bert", VOCAB, 16, 3, 2, 24, 32, type_vocab_size=2, attention_output_dropout=0.1)
 QUIET = dataclasses.replace(TEACHER, hidden_dropout=0.0, attention_dropout=0.0, attention_output_dropout=0.0)
 LAYERS = [0, 2]
+TRAINABLE = ("encoder", "mlm_head")
 OPTIMIZER = Optimizer(learning_rate=1e-3, weight_decay=0.1, warmup_fraction=0.0, clip_norm=0.5)
 OBJECTIVE = Objective()  # 5 ce + 2 mlm + 1 cos at temperature 2
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "training_step.json"
@@ -61,16 +63,14 @@ def draw_rows(seed: int) -> np.ndarray:
     return rows
 
 
-def make_task(teacher: EncoderConfig) -> StepConfig:
-    return StepConfig(
+def make_models(teacher: EncoderConfig) -> TextModels:
+    return TextModels(
         student=MaskedLM(student_config(teacher, LAYERS)),
         teacher=MaskedLM(teacher),
         objective=OBJECTIVE,
         rule=MaskingRule(MASK, VOCAB, 0.15, 0.8, 0.1),
         cls_id=CLS,
         pad_id=PAD,
-        seed=SEED,
-        micro_batch_size=4,
     )
 
 
@@ -80,14 +80,15 @@ def log_weights() -> np.ndarray:
 
 def take_steps(teacher: EncoderConfig, count: int) -> Iterator[tuple[Any, dict[str, float]]]:
     """The state on the host and the metrics after each of `count` steps on one device."""
-    task, devices, optimizer = make_task(teacher), make_devices("shard_map", 1), make_optimizer(OPTIMIZER, STEPS)
+    models, devices, optimizer = make_models(teacher), make_devices("shard_map", 1), make_optimizer(OPTIMIZER, STEPS)
     params = draw_params(teacher)
-    student = student_params(params, teacher, task.student.config, LAYERS)
-    state = devices.replicate(init_state(student, optimizer, task.trainable))
-    constants = devices.replicate(FrozenInputs(params, log_weights()))
-    step = devices.map(make_train_step(task, optimizer, learning_rate_schedule(OPTIMIZER, STEPS)), replicated=2)
+    student = student_params(params, teacher, models.student.config, LAYERS)
+    state = devices.replicate(init_state(student, optimizer, TRAINABLE))
+    frozen = devices.replicate(FrozenInputs(np.int32(SEED), params, log_weights()))
+    config = text_step_config(models, 4, TRAINABLE)
+    step = devices.map(make_train_step(config, optimizer, learning_rate_schedule(OPTIMIZER, STEPS)), replicated=2)
     for number in range(count):
-        state, metrics = step(state, constants, devices.shard_batch(draw_rows(number)))
+        state, metrics = step(state, frozen, devices.shard_batch(draw_rows(number)))
         yield (
             jax.tree.map(np.asarray, state),
             {name: float(value) for name, value in metrics.items() if name not in ("skipped", "gradient_norms")},
@@ -105,7 +106,7 @@ def sequences_of_step(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     assert int(quotas.sum()) == -(-lengths.sum() * 15 // 100)
     step_key = jax.random.fold_in(jax.random.key(SEED), number)
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(step_key, row), 0))(jnp.arange(BATCH))
-    masked = mask_rows(jnp.asarray(ids), keys, quotas, jnp.asarray(log_weights()), make_task(QUIET).rule)
+    masked = mask_rows(jnp.asarray(ids), keys, quotas, jnp.asarray(log_weights()), make_models(QUIET).rule)
     labels = np.full_like(ids, -100)
     for row in range(BATCH):
         chosen = np.asarray(masked.positions)[row][np.asarray(masked.weights)[row] > 0]
@@ -132,9 +133,9 @@ def torch_losses(student: Any, teacher: Any, number: int) -> dict[str, torch.Ten
     log_q = torch.log_softmax(wanted.logits[real] / 2.0, -1)
     cosine = torch.nn.functional.cosine_similarity(found.hidden_states[-1][real], wanted.hidden_states[-1][real], -1)
     return {
-        "ce": 4.0 * (log_q.exp() * (log_q - log_p)).sum(-1).mean(),
+        "kl": 4.0 * (log_q.exp() * (log_q - log_p)).sum(-1).mean(),
         "mlm": torch.nn.functional.cross_entropy(found.logits.flatten(0, 1), labels.flatten(), ignore_index=-100),
-        "cos": (1 - cosine).mean(),
+        "cosine": (1 - cosine).mean(),
     }
 
 
@@ -169,7 +170,7 @@ def test_a_step_is_that_of_pytorch(torch_models: tuple[Any, Any], tmp_path: Path
     steps = list(take_steps(QUIET, 3))
     for number, (_, metrics) in enumerate(steps):
         losses = torch_losses(student, teacher, number)
-        total = 5.0 * losses["ce"] + 2.0 * losses["mlm"] + losses["cos"]
+        total = 5.0 * losses["kl"] + 2.0 * losses["mlm"] + losses["cosine"]
         optimizer.zero_grad()
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), OPTIMIZER.clip_norm)

@@ -93,11 +93,3 @@ def mask_rows(ids: Array, keys: Array, quotas: Array, log_weights: Array, rule: 
         return MaskedRows(masked, positions, targets, predicted.astype(jnp.float32))
 
     return jax.vmap(one_row)(ids, keys, quotas)
-
-
-def next_token_rows(ids: Array, sequences: Array) -> MaskedRows:
-    """Labels of a causal model: every token predicts the next one of its sequence; ids [b, L] stay as they are."""
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-    follows = (jnp.roll(sequences, -1, axis=1) == sequences) & (sequences > 0)
-    weights = follows.at[:, -1].set(False).astype(jnp.float32)
-    return MaskedRows(ids, positions, jnp.roll(ids, -1, axis=1), weights)

@@ -18,7 +18,6 @@ from distil_jax.data.corpus.masking import (
     MaskingRule,
     mask_rows,
     masking_log_weights,
-    next_token_rows,
     predictions_per_row,
 )
 
@@ -228,15 +227,3 @@ def test_a_larger_quota_adds_positions_and_changes_none() -> None:
 
 
 # Causal models
-
-
-def test_next_tokens_of_the_same_sequence() -> None:
-    ids = np.array([[2, 11, 12, 3, 2, 13, 3, 0], [2, 21, 22, 23, 24, 25, 26, 3]], np.int32)
-    sequences = np.array([[1, 1, 1, 1, 2, 2, 2, 0], [1] * 8], np.int32)
-    found = next_token_rows(jnp.asarray(ids), jnp.asarray(sequences))
-    np.testing.assert_array_equal(found.ids, ids)
-    np.testing.assert_array_equal(found.weights, [[1, 1, 1, 0, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]])
-    for row, weights in enumerate(np.asarray(found.weights)):
-        for place in np.flatnonzero(weights):
-            assert int(found.positions[row, place]) == place
-            assert int(found.targets[row, place]) == ids[row, place + 1]

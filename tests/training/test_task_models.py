@@ -14,7 +14,7 @@ import pytest
 from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.hf import add_task_head, load_tokenizer, read_pretrained, save_pretrained, task_head
-from distil_jax.tasks.finetune import RESULT_FILE, finetune
+from distil_jax.training.finetune import RESULT_FILE, finetune
 
 TaskConfig = Callable[..., Config]
 UNNAMED = "its labels have no names; taken in the order bad, good"
@@ -60,7 +60,7 @@ def test_the_encoder_can_be_frozen(task_config: TaskConfig, learner: str, tmp_pa
     changes = {"model.freeze_encoder": True, "training.epochs": 1}
     found = finetune(task_config("classification", tmp_path / "run", changes))
     assert any(note.startswith(f"model.freeze_encoder: {learner} has no pooler") for note in found.notes)
-    state: Any = jax.tree.map(np.asarray, found.outcome.state)
+    state: Any = jax.tree.map(np.asarray, found.result.state)
     kept = {name: value for name, value in state.params["encoder"].items() if name != "pooler"}
     given = read_pretrained(learner)[1]["encoder"]
     jax.tree.map(np.testing.assert_array_equal, kept, {name: given[name] for name in kept})

@@ -19,10 +19,9 @@ from distil_jax.config import Config, load_config
 from distil_jax.errors import PreemptedError, UserError
 from distil_jax.hf import load_tokenizer, save_pretrained
 from distil_jax.runs import read_metrics, read_model_file
-from distil_jax.tasks import finetune as finetune_module
-from distil_jax.tasks.finetune import RESULT_FILE, finetune
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.finetune import RESULT_FILE, finetune
 
 TaskConfig = Callable[..., Config]
 KINDS = ["classification", "regression", "multilabel", "tagging", "question", "choice"]
@@ -38,7 +37,7 @@ def trained(task_config: TaskConfig, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("trained") / "run"
     changes = {"training.epochs": 6, "checkpoint.keep": 10, "checkpoint.every_steps": 7}
     found = finetune(task_config("classification", folder, changes))
-    return folder, found, jax.tree.map(np.asarray, found.outcome.state)
+    return folder, found, jax.tree.map(np.asarray, found.result.state)
 
 
 def test_it_learns_and_says_how_well(trained: tuple[Path, Any, Any]) -> None:
@@ -48,15 +47,15 @@ def test_it_learns_and_says_how_well(trained: tuple[Path, Any, Any]) -> None:
     result = json.loads((folder / RESULT_FILE).read_text())
     assert result["score"] == found.measures["score"]
     assert result["measures"] == found.measures
-    assert (result["task"], result["step"], result["steps"]) == ("classification", found.outcome.best_step, 30)
+    assert (result["task"], result["step"], result["steps"]) == ("classification", found.result.best_step, 30)
 
 
 def test_the_chosen_step_is_the_best_and_is_still_there(trained: tuple[Path, Any, Any]) -> None:
     folder, found, _ = trained
-    scores = {step: measures["score"] for step, measures in found.outcome.evaluations.items()}
+    scores = {step: measures["score"] for step, measures in found.result.evaluations.items()}
     assert sorted(scores) == [5, 10, 15, 20, 25, 30]
-    assert found.outcome.best_step == min(step for step in scores if scores[step] == max(scores.values()))
-    assert found.outcome.best_step in Checkpoints(folder / "checkpoints", read_only=True).all_steps()
+    assert found.result.best_step == min(step for step in scores if scores[step] == max(scores.values()))
+    assert found.result.best_step in Checkpoints(folder / "checkpoints", read_only=True).all_steps()
 
 
 def test_a_stopped_run_ends_with_the_same_bits(
@@ -82,10 +81,10 @@ def test_a_stopped_run_ends_with_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             finetune(config)
     again = finetune(config)
-    assert 0 < again.outcome.resumed_from < 17
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.outcome.state), state)
+    assert 0 < again.result.resumed_from < 17
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.result.state), state)
     assert losses(tmp_path / "run") == losses(folder)
-    assert again.outcome.evaluations == found.outcome.evaluations
+    assert again.result.evaluations == found.result.evaluations
 
 
 @pytest.mark.fault("SIGTERM, one process")
@@ -110,21 +109,21 @@ def test_a_preempted_run_ends_with_the_same_bits(
         with pytest.raises(PreemptedError):
             finetune(config)
     again = finetune(config)
-    assert told <= again.outcome.resumed_from <= min(told + 2, 30)
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.outcome.state), state)
+    assert told <= again.result.resumed_from <= min(told + 2, 30)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.result.state), state)
     rows = [
         [(row["step"], row["kind"], row["metrics"]) for row in read_metrics(run)] for run in (tmp_path / "run", folder)
     ]
     assert rows[0] == rows[1]
-    assert again.outcome.evaluations == found.outcome.evaluations
-    assert again.outcome.resumed_from in Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).all_steps()
+    assert again.result.evaluations == found.result.evaluations
+    assert again.result.resumed_from in Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).all_steps()
 
 
 def test_a_small_task_is_measured_every_epoch_whatever_suits_long_runs(task_config: TaskConfig, tmp_path: Path) -> None:
     long = finetune(task_config("classification", tmp_path / "long", {"evaluation.every_steps": 1000}))
-    assert sorted(long.outcome.evaluations) == [5, 10]
+    assert sorted(long.result.evaluations) == [5, 10]
     given = finetune(task_config("classification", tmp_path / "given", {"evaluation.every_steps": 4}))
-    assert sorted(given.outcome.evaluations) == [4, 8, 10]
+    assert sorted(given.result.evaluations) == [4, 8, 10]
 
 
 def test_patience_ends_a_run_that_gets_no_better(task_config: TaskConfig, tmp_path: Path) -> None:
@@ -132,23 +131,23 @@ def test_patience_ends_a_run_that_gets_no_better(task_config: TaskConfig, tmp_pa
     changes |= {"logging.every_steps": 4}
     config = task_config("classification", tmp_path / "run", changes)
     found = finetune(config)
-    assert (found.outcome.step, found.outcome.best_step) == (15, 5)
+    assert (found.result.step, found.result.best_step) == (15, 5)
     # The last step has a row of metrics, wherever the run may end.
     assert [row["step"] for row in read_metrics(tmp_path / "run", "train")] == [4, 5, 8, 10, 12, 15]
-    assert finetune(config).outcome.resumed_from == 15, "a run that stopped early is finished"
+    assert finetune(config).result.resumed_from == 15, "a run that stopped early is finished"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_learns_from_labels_and_from_a_teacher(task_config: TaskConfig, tmp_path: Path, kind: str) -> None:
     first = finetune(task_config(kind, tmp_path / "teacher", {"training.epochs": 3}))
     assert losses(tmp_path / "teacher")[-1] < losses(tmp_path / "teacher")[0]
-    assert first.measures["score"] == max(row["score"] for row in first.outcome.evaluations.values())
-    export(tmp_path / "teacher", first.outcome.state.params)
-    changes = {"teacher.path": str(tmp_path / "teacher" / "hf"), "finetune.alpha_cos": 0.1, "training.epochs": 1}
+    assert first.measures["score"] == max(row["score"] for row in first.result.evaluations.values())
+    export(tmp_path / "teacher", first.result.state.params)
+    changes = {"teacher.path": str(tmp_path / "teacher" / "hf"), "finetune.cosine": 0.1, "training.epochs": 1}
     finetune(task_config(kind, tmp_path / "student", changes))
     rows = [row["metrics"] for row in read_metrics(tmp_path / "student", "train")]
-    assert all(row["loss_ce"] > 0 and row["loss_cos"] > 0 for row in rows)
-    total = [0.5 * row["loss_task"] + 0.5 * row["loss_ce"] + 0.1 * row["loss_cos"] for row in rows]
+    assert all(row["loss_kl"] > 0 and row["loss_cosine"] > 0 for row in rows)
+    total = [0.5 * row["loss_task"] + 0.5 * row["loss_kl"] + 0.1 * row["loss_cosine"] for row in rows]
     np.testing.assert_allclose([row["loss"] for row in rows], total, rtol=1e-5)
 
 
@@ -180,7 +179,7 @@ def test_augmentation_changes_what_is_seen(task_config: TaskConfig, tmp_path: Pa
     finetune(task_config("classification", tmp_path / "one", changes))
     finetune(task_config("classification", tmp_path / "two", changes))
     assert losses(tmp_path / "one") == losses(tmp_path / "two") != losses(tmp_path / "plain")
-    assert plain.outcome.step == 5
+    assert plain.result.step == 5
 
 
 @pytest.mark.parametrize(
@@ -232,7 +231,7 @@ def test_the_shipped_configurations_train(
         "logging.progress": "none",
     }
     found = finetune(load_config(name, changes))
-    assert found.outcome.step == 2
+    assert found.result.step == 2
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
@@ -240,19 +239,19 @@ def test_the_shipped_configurations_train(
 def test_a_step_that_is_not_finite_is_skipped(
     task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = finetune_module.make_task_step
+    make = loop.make_train_step
 
-    def breaking(setup: Any, optimizer: Any, schedule: Any) -> Any:
-        step = make(setup, optimizer, schedule)
+    def breaking(config: Any, optimizer: Any, schedule: Any) -> Any:
+        step = make(config, optimizer, schedule)
 
-        def train_step(state: Any, constants: Any, batch: Any) -> Any:
+        def train_step(state: Any, frozen: Any, batch: Any) -> Any:
             factor = jnp.where(state.step == 2, jnp.nan, 1.0)
-            return step(state, constants, {**batch, "weights": batch["weights"] * factor})
+            return step(state, frozen, {**batch, "weights": batch["weights"] * factor})
 
         return train_step
 
-    monkeypatch.setattr(finetune_module, "make_task_step", breaking)
+    monkeypatch.setattr(loop, "make_train_step", breaking)
     found = finetune(task_config("classification", tmp_path / "run", {"training.epochs": 1}))
-    assert found.outcome.skipped_steps == 1
+    assert found.result.skipped_steps == 1
     rows = read_metrics(tmp_path / "run", "train")
     assert [row["metrics"]["skipped_steps"] for row in rows] == [0, 0, 1, 1, 1]

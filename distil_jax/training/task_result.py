@@ -1,25 +1,85 @@
-"""Test sets whose labels are known (IMDb's, WNUT-17's, one's own), measured once, with the run's best checkpoint."""
+"""What a fine-tuning leaves besides its checkpoints: result.json, and measures of labelled test sets."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from distil_jax.config import Config, TaskSettings
 from distil_jax.hf import Tokenizer
 from distil_jax.models import TaskModel
+from distil_jax.runs import write_atomically
 from distil_jax.tasks.encode import Encoded, encode_examples
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
-from distil_jax.tasks.inference import Logits, make_predictor, measures_of
+from distil_jax.tasks.inference import SCORE, Logits, make_predictor, measures_of
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.loop import TrainResult
 from distil_jax.training.parallel import Devices
 
+RESULT_FILE = "result.json"
+_UNTESTED = "untested"  # in a result: labelled test sets that several processes left to a single one
+
+
+def measured(config: Config, data: TaskData, measures: Mapping[str, float]) -> dict[str, Any]:
+    """The fields of a result that say what was measured on which task."""
+    return {
+        "task": data.spec.name,
+        "title": data.spec.title,
+        "seed": config.run.seed,
+        "score": measures.get(SCORE),
+        "measures": dict(measures),
+    }
+
+
+def wants_tests(folder: Path) -> bool:
+    """Whether a finished run has test sets that several processes left to this one."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # damaged: its readers report it
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        return jax.process_count() == 1 and isinstance(result, dict) and bool(result.get(_UNTESTED))
+    return False
+
+
+def write_result(
+    config: Config,
+    data: TaskData,
+    result: TrainResult,
+    measures: Mapping[str, float],
+    seconds: float | None,
+    notes: Sequence[str],
+    untested: Sequence[str],
+) -> None:
+    """Write what tables are made from; written last, so that its presence says that the run is finished.
+
+    Where `seconds` is None, the run was finished before, and what that took stays as it is.
+    """
+    path = Path(config.run.output) / RESULT_FILE
+    fields: dict[str, Any] = {
+        **measured(config, data, measures),
+        "step": result.best_step,
+        "steps": result.step,
+        "examples": len(data.train),
+        "seconds": round(seconds or 0.0, 1),
+        "resumed_from": result.resumed_from,
+        "skipped_steps": result.skipped_steps,
+        "notes": list(notes),
+    }
+    if seconds is None:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        fields |= {name: before[name] for name in ("seconds", "resumed_from", "skipped_steps") if name in before}
+    if untested:
+        fields[_UNTESTED] = list(untested)
+    write_atomically(path, json.dumps(fields, indent=2) + "\n")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """Measures of labelled test sets, what the user should hear of them, and the sets that could not be measured."""
+    """Measures of labelled test sets, notes on them, and the sets that could not be measured."""
 
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -45,9 +105,9 @@ def measured_tests(
     tests: Mapping[str, Sequence[Example]],
     model: TaskModel,
     tokenizer: Tokenizer,
-    outcome: TrainResult,
+    result: TrainResult,
     devices: Devices,
-    go: Callable[[], None],
+    before_batch: Callable[[], None],
 ) -> Tested:
     """Measures of the run's result on these sets, as `measures_on` has them.
 
@@ -57,16 +117,16 @@ def measured_tests(
         tests: labelled sets by name.
         model: the network.
         tokenizer: of the model.
-        outcome: the run, whose best checkpoint is in its folder.
+        result: the run, whose best checkpoint is in its folder.
         devices: what it ran on.
-        go: is called before every batch.
+        before_batch: is called before every batch.
     """
-    params = outcome.state.params
-    if outcome.best_step != outcome.step:
+    params = result.state.params
+    if result.best_step != result.step:
         checkpoints = Checkpoints(Path(config.run.output) / "checkpoints", read_only=True)
-        params = checkpoints.params(outcome.best_step, params)
+        params = checkpoints.params(result.best_step, params)
     predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
-    return measures_on(data, config.task, tests, tokenizer, lambda encoded: predict(params, encoded, go))
+    return measures_on(data, config.task, tests, tokenizer, lambda encoded: predict(params, encoded, before_batch))
 
 
 def measures_on(

@@ -11,7 +11,6 @@ import jax
 import pytest
 
 from distil_jax.config import Config
-from distil_jax.tasks import finetune as finetune_module
 from distil_jax.tasks.examples import (
     ChoiceExample,
     Example,
@@ -20,9 +19,10 @@ from distil_jax.tasks.examples import (
     TaskData,
     TokenExample,
 )
-from distil_jax.tasks.finetune import finetune
 from distil_jax.tasks.registry import task_spec
-from distil_jax.tasks.testing import labelled_tests
+from distil_jax.training import finetune as finetune_module
+from distil_jax.training.finetune import finetune
+from distil_jax.training.task_result import labelled_tests
 
 TaskConfig = Callable[..., Config]
 

@@ -9,14 +9,15 @@ from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.hf import PretrainedModel, Tokenizer, load_tokenizer, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
+from distil_jax.objectives import TERMS
 from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.losses import Params
+from distil_jax.training.step import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Learner:
-    """The model that learns and the one it learns from, each with its parameters, and what the user should hear."""
+class TaskTraining:
+    """What a fine-tuning trains, the teacher it learns from, each with its parameters, and notes for the user."""
 
     encoder: EncoderConfig
     head: TaskHead
@@ -32,7 +33,7 @@ class Learner:
         return min(encoder.max_length for encoder in encoders)
 
 
-def read_learner(config: Config, data: TaskData) -> Learner:
+def read_task_training(config: Config, data: TaskData) -> TaskTraining:
     """`model.initial` with a head for the task, and the teacher of `teacher.path`.
 
     Raises:
@@ -57,7 +58,7 @@ def read_learner(config: Config, data: TaskData) -> Learner:
         assert found.head is not None
         teacher = (found.config, found.head, found.params)
         notes += tuple(f"teacher.path = {note}" for note in found.notes)
-    return Learner(encoder, head, params, tokenizer, teacher, notes)
+    return TaskTraining(encoder, head, params, tokenizer, teacher, notes)
 
 
 def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
@@ -98,9 +99,10 @@ def _teacher(
             "(distil-jax finetune), or leave teacher.path empty"
         )
     check_lengths(config, data, "teacher.path", model.config)
-    if config.finetune.alpha_cos > 0 and model.config.hidden_size != student.hidden_size:
+    compared = [name for name in config.finetune.weights if name in TERMS and not TERMS[name].over_vocabulary]
+    if compared and model.config.hidden_size != student.hidden_size:
         raise UserError(
-            f"finetune.alpha_cos = {config.finetune.alpha_cos:g}: hidden states of widths {student.hidden_size} "
-            f"(model.initial) and {model.config.hidden_size} (teacher.path) cannot be compared; set it to 0"
+            f"finetune.{compared[0]}: hidden states of widths {student.hidden_size} (model.initial) and "
+            f"{model.config.hidden_size} (teacher.path) cannot be compared; set it to 0"
         )
     return model

@@ -14,11 +14,10 @@ import transformers
 from distil_jax.config import FineTune, Optimizer
 from distil_jax.hf import read_task_model
 from distil_jax.models import TaskModel
-from distil_jax.tasks.losses import Models
-from distil_jax.tasks.step import TaskFrozenInputs, TaskSetup, make_task_step
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import make_devices
-from distil_jax.training.step import init_state
+from distil_jax.training.step import FrozenInputs, init_state, make_train_step
+from distil_jax.training.task_step import TaskModels, task_step_config
 
 STEPS, ROWS, LENGTH = 3, 6, 10
 SETTINGS = Optimizer(learning_rate=3e-3, weight_decay=0.05, warmup_fraction=0.0, clip_norm=0.5, epsilon=1e-6)
@@ -70,9 +69,11 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path / "model")
     encoder, params, head, *_ = read_task_model(tmp_path / "model", "sequence")
     devices, optimizer = make_devices("shard_map", 2), make_optimizer(SETTINGS, STEPS)
+    assert head is not None
+    models = TaskModels(TaskModel(encoder, head), None, FineTune())
     schedule: Any = learning_rate_schedule(SETTINGS, STEPS)
     step = devices.map(
-        make_task_step(TaskSetup(Models(TaskModel(encoder, head)), FineTune(), 3), optimizer, schedule), replicated=2
+        make_train_step(task_step_config(models, 3, ("encoder", "task_head")), optimizer, schedule), replicated=2
     )
     state = devices.replicate(init_state(params, optimizer, ("encoder", "task_head")))
     decayed = [p for p in theirs.parameters() if p.ndim > 1]
@@ -94,7 +95,7 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
         for group in torch_adam.param_groups:
             group["lr"] = float(schedule(number))
         torch_adam.step()
-        state, metrics = step(state, devices.replicate(TaskFrozenInputs(None, np.int32(0))), devices.shard_batch(batch))
+        state, metrics = step(state, devices.replicate(FrozenInputs(np.int32(0))), devices.shard_batch(batch))
         np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
     theirs.save_pretrained(tmp_path / "after")
     _, expected, *_ = read_task_model(tmp_path / "after", "sequence")

@@ -9,18 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
+from torch.nn import functional
 
 from distil_jax.config import FineTune
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
-from distil_jax.tasks.losses import Models, batch_losses
-from distil_jax.tasks.step import TaskFrozenInputs, TaskSetup, make_logits_step, make_task_step
 from distil_jax.training.parallel import Devices, make_devices
-from distil_jax.training.step import init_state
+from distil_jax.training.step import FrozenInputs, init_state, make_train_step
+from distil_jax.training.task_step import TaskModels, make_logits_step, task_losses, task_step_config
 
 BERT = EncoderConfig("bert", 40, 8, 1, 2, 16, 16, type_vocab_size=2, pooler=True, initializer_range=0.4)
 HEAD = TaskHead("sequence", num_outputs=3, dropout=0.3, problem="single_label_classification")
-MODELS = Models(TaskModel(BERT, HEAD), TaskModel(BERT, HEAD))
-SETTINGS = FineTune(alpha_cos=0.5)
+SETTINGS = FineTune(cosine=0.5, hidden=0.25)
+MODELS = TaskModels(TaskModel(BERT, HEAD), TaskModel(BERT, HEAD), SETTINGS)
+TRAINABLE = ("encoder", "task_head")
 
 
 def params_of(seed: int) -> Any:
@@ -46,11 +48,12 @@ def make_batch() -> dict[str, np.ndarray]:
 
 
 def run(devices: Devices, micro: int) -> tuple[Any, dict[str, Any]]:
-    setup, optimizer, schedule = TaskSetup(MODELS, SETTINGS, micro), optax.adam(1e-2), optax.constant_schedule(1e-2)
-    step = devices.map(make_task_step(setup, optimizer, schedule), replicated=2)
-    state = devices.replicate(init_state(params_of(1), optimizer, ("encoder", "task_head")))
-    constants = devices.replicate(TaskFrozenInputs(params_of(2), np.int32(7)))
-    return step(state, constants, devices.shard_batch(make_batch()))
+    optimizer: Any = optax.with_extra_args_support(optax.adam(1e-2))
+    config = task_step_config(MODELS, micro, TRAINABLE)
+    step = devices.map(make_train_step(config, optimizer, optax.constant_schedule(1e-2)), replicated=2)
+    state = devices.replicate(init_state(params_of(1), optimizer, TRAINABLE))
+    frozen = devices.replicate(FrozenInputs(np.int32(7), params_of(2)))
+    return step(state, frozen, devices.shard_batch(make_batch()))
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +86,20 @@ def test_every_parameter_moves(alone: Any) -> None:
 def test_metrics_are_those_of_the_whole_batch(alone: Any) -> None:
     batch = make_batch()
     assert float(alone[1]["tokens"]) == 34
-    _, terms = batch_losses(SETTINGS, MODELS, params_of(1), params_of(2), batch, None)  # type: ignore[arg-type]
-    total = 0.5 * alone[1]["loss_task"] + 0.5 * alone[1]["loss_ce"] + 0.5 * alone[1]["loss_cos"]
+    _, terms = task_losses(MODELS, params_of(1), params_of(2), batch, None)  # type: ignore[arg-type]
+    total = sum(weight * alone[1][f"loss_{name}"] for name, weight in SETTINGS.weights.items())
+    assert set(SETTINGS.weights) == {"task", "kl", "cosine", "hidden"}
     np.testing.assert_allclose(alone[1]["loss"], total, rtol=1e-6)
-    assert all(abs(float(alone[1][f"loss_{name}"] - terms[name])) > 1e-6 for name in terms), "no dropout in training"
+    assert all(abs(float(alone[1][f"loss_{name}"] - terms[name].mean)) > 1e-6 for name in terms), (
+        "no dropout in training"
+    )
 
 
 def test_empty_places_change_nothing() -> None:
     batch, other = make_batch(), make_batch()
     other["ids"][6:], other["labels"][6:] = 9, 2
     found = [
-        batch_losses(SETTINGS, MODELS, params_of(1), params_of(2), each, None)[0]  # type: ignore[arg-type]
+        task_losses(MODELS, params_of(1), params_of(2), each, None)[0]  # type: ignore[arg-type]
         for each in (batch, other)
     ]
     assert float(found[0]) == float(found[1])
@@ -108,3 +114,41 @@ def test_logits_come_back_in_the_rows_order(mapping: str, count: int) -> None:
     found = step(devices.replicate(params), devices.shard_batch(inputs))
     expected: Any = MODELS.student.apply({"params": params}, batch["ids"], batch["mask"], None, batch["types"])
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)
+
+
+def torch_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    log_probabilities = functional.log_softmax(student / temperature, dim=-1)
+    probabilities = functional.softmax(teacher / temperature, dim=-1)
+    return functional.kl_div(log_probabilities, probabilities, reduction="batchmean") * temperature**2
+
+
+def test_terms_are_weighted_and_the_teacher_keeps_its_segments() -> None:
+    bert = EncoderConfig("bert", 30, 8, 1, 2, 16, 16, type_vocab_size=2, pooler=True, initializer_range=0.5)
+    small = EncoderConfig("distilbert", 30, 8, 1, 2, 16, 16, initializer_range=0.5)
+    plain = TaskHead("sequence", num_outputs=3, problem="single_label_classification")
+    settings = FineTune(task=0.3, kl=0.6, cosine=0.2)
+    head = TaskHead("sequence", num_outputs=3, dense=True, problem=plain.problem)
+    models = TaskModels(TaskModel(small, head), TaskModel(bert, plain), settings)
+    ids = jnp.array([[2, 7, 3, 9, 3], [2, 5, 3, 8, 0]])
+    batch = {
+        "ids": ids,
+        "types": jnp.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]),
+        "mask": (ids > 0).astype(jnp.int32),
+        "labels": jnp.array([2, 0]),
+        "weights": jnp.array([0.5, 0.5]),
+        "shares": jnp.array([0.5, 0.5]),
+        "token_share": jnp.full(2, 1 / 9),
+    }
+    params: list[Any] = [model.init(jax.random.key(1), ids)["params"] for model in (models.student, models.teacher)]  # type: ignore[union-attr]
+    total, terms = task_losses(models, params[0], params[1], batch, None)
+    np.testing.assert_allclose(
+        total, 0.3 * terms["task"].mean + 0.6 * terms["kl"].mean + 0.2 * terms["cosine"].mean, rtol=1e-6
+    )
+    apply: Any = models.teacher.apply  # type: ignore[union-attr]
+    teacher = apply({"params": params[1]}, ids, batch["mask"], None, batch["types"])
+    student: Any = models.student.apply({"params": params[0]}, ids, batch["mask"])
+    expected = torch_kl(torch.from_numpy(np.array(student)), torch.from_numpy(np.array(teacher)), 2.0)
+    np.testing.assert_allclose(terms["kl"].mean, expected, rtol=1e-5)
+    alone, terms = task_losses(TaskModels(models.student, None, settings), params[0], None, batch, None)
+    assert set(terms) == {"task"}
+    np.testing.assert_allclose(alone, terms["task"].mean)

@@ -1,0 +1,140 @@
+"""Fine-tuning: a model of one task, alone or with a fine-tuned teacher (second distillation)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from distil_jax.config import Config, Evaluation, require
+from distil_jax.errors import UserError
+from distil_jax.models import TaskModel
+from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, keep_model_file, open_run_folder
+from distil_jax.tasks.class_weights import chosen_weights
+from distil_jax.tasks.data.load import load_task
+from distil_jax.tasks.data.report import encoded_lines
+from distil_jax.tasks.encode import Encoded, encode_examples
+from distil_jax.tasks.examples import TaskData
+from distil_jax.training.loop import TrainResult, run_training
+from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.task_models import TaskTraining, read_task_training
+from distil_jax.training.task_result import (
+    RESULT_FILE,
+    Tested,
+    labelled_tests,
+    measured_tests,
+    untested,
+    wants_tests,
+    write_result,
+)
+from distil_jax.training.task_run import task_model_facts, task_run_spec
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuned:
+    """A finished fine-tuning: the run, the task, the measures of the chosen step, and notes for the user."""
+
+    result: TrainResult
+    data: TaskData
+    measures: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
+    """Fine-tune `model.initial` on a task; with `teacher.path` it also learns from that model of the same task.
+
+    With `model.freeze_encoder` the task head alone is trained. BERT's pooler belongs to the encoder and stays as it
+    is, random where the folder of `model.initial` has none.
+
+    Args:
+        config: a configuration with run.output, model.initial and task.name.
+        data: the task's data where it is loaded already; None loads it.
+
+    Raises:
+        UserError: settings, data, models or the run's folder do not fit each other; before anything is compiled.
+    """
+    require(config, "run.output", "model.initial", "task.name")
+    _check_evaluation(config.evaluation)
+    with Watchdog(config) as watchdog:
+        if data is None:
+            data = load_task(config.task, config.run.seed)
+            announce(data.report.lines())
+        _check_data(config, data)
+        return _finetune(config, data, read_task_training(config, data), watchdog)
+
+
+def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: Watchdog) -> FineTuned:
+    train, held_out = _encoded(config, data, training)
+    devices = make_devices(config.parallel.mapping, config.parallel.devices)
+    check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+    inputs = {"task": data.sha256, "model.initial": fingerprint(training.params)}
+    if training.teacher is not None:
+        inputs["teacher.path"] = fingerprint(training.teacher[2])
+    sets = {"train": train, **held_out}
+    notes = (*data.notes, *training.notes, *(f"{name}: {note}" for name, one in sets.items() for note in one.notes))
+    announce(encoded_lines({name: encoded.ids for name, encoded in sets.items()}, training.tokenizer.unk_id))
+    folder, main = Path(config.run.output), jax.process_index() == 0
+    with first_process_in(partial(open_run_folder, folder, config, inputs, "finetune")):
+        facts = task_model_facts(config, data, training)
+        model_file = keep_model_file(folder, facts, training.tokenizer, training.encoder.family)
+        started = time.monotonic()
+        result = run_training(task_run_spec(config, data, training, train, held_out, model_file), devices, watchdog)
+        measures = result.evaluations.get(result.best_step, {})
+        finished_before = result.resumed_from == result.step and (folder / RESULT_FILE).is_file()
+        if main and (not finished_before or wants_tests(folder)):
+            seconds = None if finished_before else time.monotonic() - started
+            tested = _tested(config, data, training, result, devices, watchdog)
+            measures, notes = {**measures, **tested.measures}, (*notes, *tested.notes)
+            write_result(config, data, result, measures, seconds, notes, tested.untested)
+    return FineTuned(result, data, measures, notes)
+
+
+def _encoded(config: Config, data: TaskData, training: TaskTraining) -> tuple[Encoded, dict[str, Encoded]]:
+    """The training set and the validation sets as token ids."""
+    train = encode_examples(training.tokenizer, data.spec.kind, data.train, config.task, training=True)
+    if not len(train):
+        raise UserError(f"task {data.spec.name}: no training example has an answer that tokens cover; check task.train")
+    return train, {
+        name: encode_examples(training.tokenizer, data.spec.kind, examples, config.task)
+        for name, examples in data.validation.items()
+    }
+
+
+def _check_evaluation(settings: Evaluation) -> None:
+    """A score of some rows would look like one of all, and nothing is masked here."""
+    given = [f"evaluation.{name}" for name in ("rows", "seed") if getattr(settings, name)]
+    if given:
+        raise UserError(f"{' and '.join(given)}: finetune measures whole validation sets, without masks; leave it at 0")
+
+
+def _check_data(config: Config, data: TaskData) -> None:
+    if not data.train:
+        where = config.task.source or "its dataset"
+        raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
+    settings = config.task
+    chosen_weights(settings, data)
+    if (settings.word_masking or settings.word_shuffling) and data.spec.kind != "sequence":
+        raise UserError(
+            f"task.word_masking and task.word_shuffling: only for whole texts, not for {data.spec.name}; set both to 0"
+        )
+
+
+def _tested(
+    config: Config, data: TaskData, training: TaskTraining, result: TrainResult, devices: Devices, watchdog: Watchdog
+) -> Tested:
+    """Measures on labelled test sets; by one process alone, as a checkpoint is read for them."""
+    tests = labelled_tests(data)
+    if not tests:
+        return Tested()
+    if jax.process_count() > 1:
+        return untested(tests)
+    model = TaskModel(
+        training.encoder, training.head, jnp.dtype(config.training.compute_dtype), config.training.attention
+    )
+    with watchdog.preemption.interruptible():
+        return measured_tests(config, data, tests, model, training.tokenizer, result, devices, watchdog.go)

@@ -1,0 +1,189 @@
+"""The specification of a fine-tuning run: its models, batches and evaluations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distil_jax.config import Config
+from distil_jax.errors import UserError
+from distil_jax.models import TaskModel
+from distil_jax.tasks.augment import augment_ids, continuation_table
+from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
+from distil_jax.tasks.class_weights import chosen_weights
+from distil_jax.tasks.encode import Encoded
+from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks.inference import SCORE, is_version_2, make_predictor, validation_measures
+from distil_jax.training.flops import encoder_flops
+from distil_jax.training.loop import RunSpec
+from distil_jax.training.parallel import Devices
+from distil_jax.training.selection import Selection
+from distil_jax.training.step import Evaluator, FrozenInputs, Params
+from distil_jax.training.task_models import TaskTraining
+from distil_jax.training.task_step import TaskModels, task_step_config
+
+_STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for it
+
+
+def task_run_spec(
+    config: Config,
+    data: TaskData,
+    training: TaskTraining,
+    train: Encoded,
+    held_out: Mapping[str, Encoded],
+    model_file: Mapping[str, Any],
+) -> RunSpec:
+    """The run that fine-tunes on `train` and is measured on `held_out`.
+
+    Args:
+        config: its settings.
+        data: the task, and the examples that `train` was made from.
+        training: the models.
+        train: encoded examples.
+        held_out: encoded examples by the name of their set; empty: nothing is measured.
+        model_file: the contents of the run's model.json.
+
+    Raises:
+        UserError: finetune.metric is not measured here.
+    """
+    dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
+    model = TaskModel(training.encoder, training.head, dtype, attention, config.training.remat)
+    teacher = None if training.teacher is None else TaskModel(*training.teacher[:2], dtype, attention)
+    trainable = ("task_head",) if config.model.freeze_encoder else ("encoder", "task_head")
+    per_epoch, steps = steps_per_epoch(len(train), config.training.batch_size), _steps(config, train)
+    measures = [SCORE, *data.spec.metrics]
+    selection = Selection(_measure(config), config.finetune.patience)
+    if selection.measure not in measures:
+        raise UserError(
+            f"finetune.metric = {selection.measure!r}: not measured here; choose from {', '.join(measures)}"
+        )
+    return RunSpec(
+        config=config,
+        folder=Path(config.run.output),
+        steps=steps,
+        params=training.params,
+        frozen=FrozenInputs(np.int32(config.run.seed), _teacher_params(config, training)),
+        step=task_step_config(TaskModels(model, teacher, config.finetune), config.training.micro_batch_size, trainable),
+        make_batches=partial(_batches, config, data, training, train),
+        batch_rows=lambda step: _plan(config, training, train)(step)[1],
+        make_evaluator=partial(_evaluator, config, data, model, held_out),
+        model_file=model_file,
+        flops_per_token=_flops_per_token(training, float(train.lengths.mean()), config.model.freeze_encoder),
+        evaluate_every=_evaluate_every(config, per_epoch, steps),
+        evaluate_start=False,
+        selection=selection if held_out and config.finetune.keep == "best" else None,
+    )
+
+
+def task_model_facts(config: Config, data: TaskData, training: TaskTraining) -> dict[str, Any]:
+    """What model.json says of the run, so that its checkpoints can be used without its inputs."""
+    return {
+        "model": dataclasses.asdict(training.encoder),
+        "head": dataclasses.asdict(training.head),
+        "description": _description(config, data),
+        "selection": _measure(config) if config.finetune.keep == "best" else "",
+    }
+
+
+def _measure(config: Config) -> str:
+    """What the best evaluation is chosen by."""
+    return config.finetune.metric or SCORE
+
+
+def _description(config: Config, data: TaskData) -> dict[str, Any]:
+    return {
+        "stage": "finetune",
+        "task": data.spec.name,
+        "initial": config.model.initial,
+        "teacher": config.teacher.path,
+        "examples": len(data.train),
+        "no_answer": is_version_2(data),
+    }
+
+
+def _evaluate_every(config: Config, per_epoch: int, steps: int) -> int:
+    every = config.evaluation.every_steps
+    if 0 < every <= steps:
+        return every
+    # The default for long runs on text would leave a small task without any choice of checkpoints.
+    return max(per_epoch // config.finetune.evaluations_per_epoch, 1)
+
+
+def _steps(config: Config, train: Encoded) -> int:
+    return config.training.steps or config.training.epochs * steps_per_epoch(len(train), config.training.batch_size)
+
+
+def _teacher_params(config: Config, training: TaskTraining) -> Params | None:
+    if training.teacher is None:
+        return None
+    return jax.tree.map(lambda x: np.asarray(x, jnp.dtype(config.teacher.dtype)), training.teacher[2])
+
+
+def _flops_per_token(training: TaskTraining, length: float, frozen: bool) -> float:
+    forward = 0.0 if training.teacher is None else encoder_flops(training.teacher[0], round(length))
+    return forward + (1 if frozen else 3) * encoder_flops(training.encoder, round(length))
+
+
+def _plan(config: Config, training: TaskTraining, encoded: Encoded) -> Callable[[int], tuple[int, np.ndarray]]:
+    """A function: number of a batch -> the length it is padded to, and its rows."""
+    programs = max(_steps(config, encoded) // _STEPS_A_PROGRAM, 1)
+    buckets = choose_buckets(encoded.lengths, config.finetune.buckets, programs, training.positions)
+    return training_plan(encoded.lengths, buckets, config.training.batch_size, config.run.seed)
+
+
+def _batches(
+    config: Config, data: TaskData, training: TaskTraining, encoded: Encoded, steps: range, devices: Devices
+) -> Iterator[Batch]:
+    """This process's rows of the batches of `steps`, made ready ahead on threads."""
+    settings, size = config.task, config.training.batch_size
+    plan = _plan(config, training, encoded)
+    weights = chosen_weights(settings, data)
+    part = devices.process_part(size)
+    change = None
+    if settings.word_masking or settings.word_shuffling:
+        change = partial(
+            augment_ids,
+            masking=settings.word_masking,
+            shuffling=settings.word_shuffling,
+            continuation=continuation_table(training.tokenizer),
+            special_ids=training.tokenizer.special_ids,
+            mask_id=training.tokenizer.mask_id,
+        )
+
+    def load(step: int) -> Batch:
+        length, rows = plan(int(step))
+        changed = None
+        if change is not None:
+            seeds = ([config.run.seed, int(step), int(row)] for row in rows)
+            changed = [
+                change(encoded.ids[row], np.random.default_rng(seed)) for row, seed in zip(rows, seeds, strict=True)
+            ]
+        batch = collate(encoded, data.spec.kind, rows, length, size, weights, changed)
+        return {name: values[part] for name, values in batch.items()}
+
+    dataset = grain.MapDataset.range(steps.start, steps.stop).map(load)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def _evaluator(
+    config: Config, data: TaskData, model: TaskModel, held_out: Mapping[str, Encoded], devices: Devices
+) -> Evaluator | None:
+    if not held_out:
+        return None
+    predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
+
+    def evaluate(
+        params: Params, frozen: FrozenInputs, before_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        del frozen
+        return validation_measures(data, config.task, held_out, lambda encoded: predict(params, encoded, before_batch))
+
+    return evaluate

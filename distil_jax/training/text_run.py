@@ -1,0 +1,273 @@
+"""What `pretrain` and `distill` share: the corpus, the checks before a program is compiled, the run's specification."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distil_jax.config import Config, CorpusSettings, Objective
+from distil_jax.config.fields import shown
+from distil_jax.data.corpus import Corpus, open_corpus
+from distil_jax.data.corpus.batches import batch_rows, stream_order, training_batches
+from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
+from distil_jax.errors import UserError
+from distil_jax.hf import Tokenizer, load_tokenizer, read_pretrained
+from distil_jax.models import EncoderConfig, MaskedLM
+from distil_jax.objectives import needs_all_logits, uses_teacher, uses_vocabulary
+from distil_jax.runs import CONFIG_FILE, Watchdog, first_process_in, keep_model_file, open_run_folder
+from distil_jax.training.evaluation import make_evaluator
+from distil_jax.training.flops import distillation_flops, pretraining_flops
+from distil_jax.training.loop import RunSpec, TrainResult, run_training
+from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.step import Evaluator, FrozenInputs, Params
+from distil_jax.training.text_step import TextModels, text_step_config
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTraining:
+    """What a run on text trains, and the teacher it learns from.
+
+    Attributes:
+        encoder: of the model that is trained.
+        params: before the first step; "encoder" and "mlm_head" start from random values where they are missing and
+            the objective reads logits.
+        trainable: the top-level groups that get updates.
+        objective: the loss terms.
+        teacher: its encoder; None without one.
+        teacher_params: its parameters.
+        description: what checkpoints and cards say of the run.
+    """
+
+    encoder: EncoderConfig
+    params: Params
+    trainable: tuple[str, ...]
+    objective: Objective
+    teacher: EncoderConfig | None = None
+    teacher_params: Params | None = None
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpora:
+    """The text that a run learns from, and the held-out text if there is some."""
+
+    train: Corpus
+    validation: Corpus | None = None
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest rows."""
+        return max(corpus.sequence_length for corpus in (self.train, self.validation) if corpus is not None)
+
+
+def train_on_text(
+    config: Config,
+    watchdog: Watchdog,
+    training: TextTraining,
+    corpora: Corpora,
+    tokenizer: Tokenizer,
+    inputs: Mapping[str, str],
+) -> TrainResult:
+    """The finished run. `inputs` are the fingerprints of the models it starts from, by the setting that names them.
+
+    Raises:
+        UserError: corpus, models, devices and the run's folder do not fit each other; before anything is compiled.
+    """
+    check_vocabulary("model", training.encoder, corpora.train)
+    positions = training.encoder.max_length
+    if corpora.longest_row > positions:
+        raise UserError(
+            f"corpus.folder = {config.corpus.folder}: rows of {corpora.longest_row} tokens, but the model has "
+            f"{positions} positions; prepare with a smaller corpus.sequence_length"
+        )
+    devices = make_devices(config.parallel.mapping, config.parallel.devices)
+    check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+    train = corpora.train
+    steps = config.training.steps or (config.training.epochs * train.num_rows) // config.training.batch_size
+    if steps == 0:
+        raise UserError(
+            f"training.epochs = {config.training.epochs}: {train.num_rows} rows are fewer than training.batch_size = "
+            f"{config.training.batch_size}; lower the batch size or set training.steps"
+        )
+    inputs = {**inputs, "corpus.train": train.sha256}
+    if corpora.validation is not None:
+        inputs["corpus.validation"] = corpora.validation.sha256
+    folder = Path(config.run.output)
+    with first_process_in(partial(open_run_folder, folder, config, inputs, training.description["stage"])):
+        model_file = keep_model_file(folder, _model_facts(training, train), tokenizer, training.encoder.family)
+        return run_training(text_run_spec(config, training, corpora, model_file, steps), devices, watchdog)
+
+
+def text_run_spec(
+    config: Config, training: TextTraining, corpora: Corpora, model_file: Mapping[str, Any], steps: int
+) -> RunSpec:
+    """The run of `steps` steps that trains on `corpora`, without looking for mistakes.
+
+    `model_file` is the contents of the run's model.json.
+    """
+    train = corpora.train
+    models = _models(config, training, train)
+    return RunSpec(
+        config=config,
+        folder=Path(config.run.output),
+        steps=steps,
+        params=completed(training, config.run.seed),
+        frozen=_frozen(config, training, train),
+        step=text_step_config(models, config.training.micro_batch_size, training.trainable),
+        make_batches=partial(_batches, config, train),
+        batch_rows=partial(_batch_rows, config, train),
+        make_evaluator=partial(_evaluator, config, models, corpora.validation),
+        model_file=model_file,
+        flops_per_token=_flops_per_token(config, training, train.sequence_length),
+        evaluate_every=config.evaluation.every_steps,
+    )
+
+
+def _models(config: Config, training: TextTraining, corpus: Corpus) -> TextModels:
+    dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
+    masking = config.masking
+    return TextModels(
+        student=MaskedLM(training.encoder, dtype, attention, config.training.remat),
+        teacher=None if training.teacher is None else MaskedLM(training.teacher, dtype, attention),
+        objective=training.objective,
+        rule=MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random),
+        cls_id=corpus.cls_id,
+        pad_id=corpus.pad_id,
+    )
+
+
+def _frozen(config: Config, training: TextTraining, corpus: Corpus) -> FrozenInputs:
+    teacher = training.teacher_params
+    if teacher is not None and config.teacher.dtype == "bfloat16":
+        teacher = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), teacher)
+    log_weights = masking_log_weights(corpus.token_counts, corpus.special_ids, config.masking.smoothing)
+    return FrozenInputs(np.int32(config.run.seed), teacher, log_weights)
+
+
+def _batches(config: Config, corpus: Corpus, steps: range, devices: Devices) -> Iterator[np.ndarray]:
+    size = config.training.batch_size
+    part = devices.process_part(size)
+    return training_batches(corpus, batch_size=size, seed=config.run.seed, steps=steps, part=part)
+
+
+def _batch_rows(config: Config, corpus: Corpus, step: int) -> np.ndarray:
+    size = config.training.batch_size
+    return batch_rows(stream_order(corpus.num_rows, config.run.seed), step, size, slice(0, size))
+
+
+def _evaluator(config: Config, models: TextModels, corpus: Corpus | None, devices: Devices) -> Evaluator | None:
+    settings = config.evaluation
+    if corpus is None:
+        return None
+    return make_evaluator(
+        devices,
+        models,
+        corpus,
+        smoothing=config.masking.smoothing,
+        rows=settings.rows,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+
+
+def _flops_per_token(config: Config, training: TextTraining, length: int) -> float:
+    objective, predicted = training.objective, config.masking.probability
+    if not uses_vocabulary(objective):
+        predicted = 0.0
+    if training.teacher is not None and uses_teacher(objective):
+        share = 1.0 if needs_all_logits(objective) else predicted
+        return distillation_flops(training.teacher, training.encoder, length, head_share=share)
+    frozen = "encoder" not in training.trainable
+    return pretraining_flops(training.encoder, length, freeze_encoder=frozen, head_share=predicted)
+
+
+def _model_facts(training: TextTraining, corpus: Corpus) -> dict[str, Any]:
+    """What model.json says of the run, so that its checkpoints can be used without its inputs."""
+    return {
+        "model": dataclasses.asdict(training.encoder),
+        "description": dict(training.description),
+        "corpus": {
+            "sources": [_source_name(source) for source in corpus.index["sources"]],
+            "rows": corpus.num_rows,
+            "tokens": corpus.num_tokens,
+            "sha256": corpus.sha256,
+            "sequence_length": corpus.sequence_length,
+        },
+    }
+
+
+def _source_name(source: Mapping[str, Any]) -> str:
+    """A dataset's name, or a file's without its folder, which does not belong in a model card."""
+    return source["name"] if source["kind"] in ("hf", "tfds") else Path(source["name"]).name
+
+
+def open_corpora(config: Config) -> Corpora:
+    """The prepared corpus of `corpus.folder`.
+
+    Raises:
+        UserError: there is none, its parts differ, or its rows have another form than the settings ask for.
+    """
+    folder = Path(config.corpus.folder)
+    train = open_corpus(folder / "train")
+    validation = open_corpus(folder / "validation") if (folder / "validation").is_dir() else None
+    if validation is not None and validation.tokenizer_sha256 != train.tokenizer_sha256:
+        raise UserError(f"{folder}: train and validation were prepared with different tokenizers; prepare them again")
+    if not (Path(config.run.output) / CONFIG_FILE).is_file():  # else settings are compared with those of that run
+        _check_rows(config.corpus, train)
+    return Corpora(train, validation)
+
+
+def _check_rows(settings: CorpusSettings, corpus: Corpus) -> None:
+    """Refuse rows that were asked for in another form than the corpus has; a default asks for nothing."""
+    for key, found in (("sequence_length", corpus.sequence_length), ("pack", corpus.packed)):
+        given = getattr(settings, key)
+        if given not in (found, getattr(CorpusSettings(), key)):
+            raise UserError(
+                f"corpus.{key} = {shown(given)}: {corpus.folder} was prepared with {shown(found)}; give that, or "
+                "prepare another folder"
+            )
+
+
+def matching_tokenizer(path_or_id: str, corpus: Corpus) -> Tokenizer:
+    """The tokenizer of a folder or hub id. Raises UserError where `corpus` was prepared with another one."""
+    tokenizer = load_tokenizer(path_or_id)
+    if tokenizer.sha256 != corpus.tokenizer_sha256:
+        raise UserError(
+            f"{corpus.folder}: was prepared with another vocabulary than that of {path_or_id} "
+            f"({corpus.vocab_size} and {tokenizer.vocab_size} tokens); prepare it again with this tokenizer"
+        )
+    return tokenizer
+
+
+def check_vocabulary(name: str, encoder: EncoderConfig, corpus: Corpus) -> None:
+    """Raises UserError where the corpus has tokens that the encoder lacks; the message calls the model `name`."""
+    if corpus.vocab_size > encoder.vocab_size:
+        raise UserError(
+            f"{name}: has {encoder.vocab_size} word embeddings, but the vocabulary of {corpus.folder} has "
+            f"{corpus.vocab_size} tokens; use the model's own tokenizer to prepare the corpus"
+        )
+
+
+def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
+    """Configuration and parameters without BERT's pooler, which no loss here trains."""
+    encoder, params, *_ = read_pretrained(path_or_id)
+    body = {name: value for name, value in params["encoder"].items() if name != "pooler"}
+    return dataclasses.replace(encoder, pooler=False), {**params, "encoder": body}
+
+
+def completed(training: TextTraining, seed: int) -> Params:
+    """The parameters before the first step, with random values for the parts that are missing."""
+    params = training.params
+    wanted = {"encoder", "mlm_head"} if uses_vocabulary(training.objective) else {"encoder"}
+    if params.keys() >= wanted:
+        return params
+    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # no step has this number
+    init = jax.jit(lambda: MaskedLM(training.encoder).init(key, jnp.zeros((1, 8), jnp.int32))["params"])
+    return {**jax.tree.map(np.asarray, dict(init())), **params}
