@@ -83,6 +83,8 @@ def _built(
         num_outputs=count,
         dropout=dropout,
         dense=bool(rule.dense),
+        dense_activation=rule.dense_activation,
+        input_dropout=dropout if rule.drops_input else 0.0,
         problem=cast("Problem", problem),
     )
 
@@ -125,9 +127,10 @@ def task_head_to_hf(config: EncoderConfig, head: TaskHead) -> dict[str, Any]:
         UserError: transformers' class of this family and task computes something else.
     """
     rule = head_rule(config, head.kind)
-    if head.dense != bool(rule.dense):
-        built = "a" if head.dense else "no"
-        raise UserError(f"a {config.family} folder cannot hold a {head.kind} head with {built} dense layer")
+    built = (head.dense, head.dense and head.dense_activation)
+    if built != (bool(rule.dense), bool(rule.dense) and rule.dense_activation):
+        layer = f"a dense layer and {head.dense_activation}" if head.dense else "no dense layer"
+        raise UserError(f"a {config.family} folder cannot hold a {head.kind} head with {layer}")
     _refuse_a_single_class(head.num_outputs, head.problem, "problem")
     fields: dict[str, Any] = {}
     if head.kind in ("sequence", "token"):

@@ -24,8 +24,11 @@ from distil_jax.models.encoder import (
 )
 from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 
+DenseActivation = Literal["relu", "tanh"]
 HeadKind = Literal["sequence", "token", "question", "choice"]
 Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
+
+_DENSE_ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
 class MLMHead(nn.Module):
@@ -102,8 +105,10 @@ class TaskHead:
         num_outputs: classes or regression targets of "sequence", tags of "token"; 2 (start, end) for "question", 1
             (the score of one choice) for "choice".
         dropout: rate right before the output layer.
-        dense: a dense layer with ReLU comes before the dropout (DistilBERT's way; BERT's is the encoder's pooler).
-        problem: what the outputs of "sequence" mean, in transformers' words; "" if nobody has said.
+        dense: a dense layer comes before the dropout (as in DistilBERT and RoBERTa; BERT has the encoder's pooler).
+        dense_activation: what follows that layer: "relu" (DistilBERT) or "tanh" (RoBERTa).
+        input_dropout: rate before that layer (RoBERTa).
+        problem: what the outputs of "sequence" mean, in transformers' words; "" if it does not matter.
     """
 
     kind: HeadKind
@@ -112,6 +117,8 @@ class TaskHead:
     num_outputs: int
     dropout: float = 0.0
     dense: bool = False
+    dense_activation: DenseActivation = "relu"
+    input_dropout: float = 0.0
     problem: Problem = ""
 
     def __post_init__(self) -> None:
@@ -152,9 +159,11 @@ class TaskLayers(nn.Module):
 
     def __call__(self, x: Array, dropout_keys: Array | None) -> Array:
         """x [N, H] of token 0 or [N, L, H] of all -> [N, num_outputs] or [N, L, num_outputs] float32."""
+        site = dropout_sites(self.config)
         if self.head.dense:
-            x = jax.nn.relu(self.dense(x))
-        return self.output(dropout(x, dropout_keys, dropout_sites(self.config), self.head.dropout))
+            x = dropout(x, dropout_keys, site + 1, self.head.input_dropout)
+            x = _DENSE_ACTIVATIONS[self.head.dense_activation](self.dense(x))
+        return self.output(dropout(x, dropout_keys, site, self.head.dropout))
 
 
 class TaskModel(nn.Module):

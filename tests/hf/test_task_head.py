@@ -180,7 +180,7 @@ def test_the_usual_dropout_is_written_as_transformers_writes_it() -> None:
 
 def test_a_head_of_the_other_family_is_not_written() -> None:
     bert, distilbert = (encoder_config_from_hf(raw, "here") for raw in (BERT, DISTILBERT))
-    with pytest.raises(UserError, match="bert folder cannot hold a sequence head with a dense layer"):
+    with pytest.raises(UserError, match="bert folder cannot hold a sequence head with a dense layer and relu"):
         task_head_to_hf(bert, task_head(distilbert, None, "sequence", ["a", "b"]))
     with pytest.raises(UserError, match="distilbert folder cannot hold a choice head with no dense layer"):
         task_head_to_hf(distilbert, task_head(bert, None, "choice"))

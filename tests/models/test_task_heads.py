@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -166,6 +167,26 @@ def test_the_call_is_the_head_on_the_encoders_output() -> None:
     np.testing.assert_allclose(jax.jit(lambda: module.apply({"params": params}, IDS))(), expected, atol=1e-5)
 
 
+def test_dropout_before_a_dense_layer_with_tanh() -> None:
+    """RoBERTa's head: dropout, dense, tanh, dropout, output; each dropout draws values of its own."""
+    plain = TaskHead("sequence", num_outputs=3, dense=True, dense_activation="tanh")
+    module = model("distilbert", "sequence")
+    params = random_params(module)
+    hidden = np.random.default_rng(6).standard_normal((64, 1, 12)).astype(np.float32)
+    keys = keys_of(range(64))
+
+    def logits(**rates: float) -> np.ndarray:
+        changed = TaskModel(module.config, dataclasses.replace(plain, num_outputs=module.head.num_outputs, **rates))
+        return np.asarray(changed.apply({"params": params}, hidden, keys, method="task_logits"))
+
+    head = params["task_head"]
+    inner = np.tanh(hidden[:, 0] @ head["dense"]["kernel"] + head["dense"]["bias"][None])
+    expected = inner @ head["output"]["kernel"] + head["output"]["bias"][None]
+    np.testing.assert_allclose(logits(), expected, atol=1e-5)
+    found = [logits(input_dropout=0.5), logits(dropout=0.5), logits(input_dropout=0.5, dropout=0.5)]
+    assert all(np.abs(left - right).max() > 0.1 for left, right in itertools.combinations([expected, *found], 2))
+
+
 def test_scores_are_float32_in_bfloat16_too() -> None:
     module = model("bert", "sequence")
     params = random_params(module)
@@ -186,7 +207,15 @@ def test_initial_values() -> None:
 
 
 def test_a_head_survives_json() -> None:
-    head = TaskHead("sequence", labels=("no", "yes"), num_outputs=2, dropout=0.2, dense=True, problem="regression")
+    head = TaskHead(
+        "sequence",
+        labels=("no", "yes"),
+        num_outputs=2,
+        dropout=0.2,
+        dense=True,
+        dense_activation="tanh",
+        problem="regression",
+    )
     assert TaskHead(**json.loads(json.dumps(dataclasses.asdict(head)))) == head
     assert hash(TaskHead(**json.loads(json.dumps(dataclasses.asdict(head))))) == hash(head)
 
