@@ -38,7 +38,7 @@ LAYER = (
 
 
 def _implied(config: EncoderConfig) -> dict[str, Any]:
-    return {"attention_output_dropout": config.hidden_dropout}
+    return {"attention_output_dropout": config.hidden_dropout, "position_offset": 0}
 
 
 BERT = Family(
