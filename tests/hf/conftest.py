@@ -58,10 +58,12 @@ def make_model() -> ModelMaker:
         import torch
         import transformers
 
-        distil = architecture.startswith("Distil")
-        config_class = transformers.DistilBertConfig if distil else transformers.BertConfig
         torch.manual_seed(seed)
-        model = getattr(transformers, architecture)(config_class(**((DISTILBERT if distil else BERT) | settings)))
+        model_class = getattr(transformers, architecture)
+        sizes = DISTILBERT if architecture.startswith("Distil") else BERT
+        if model_class.config_class().pad_token_id == 1:  # RoBERTa's positions count from 2
+            sizes = sizes | {"max_position_embeddings": sizes["max_position_embeddings"] + 2}
+        model = model_class(model_class.config_class(**(sizes | settings)))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim == 1:

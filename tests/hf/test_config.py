@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 from distil_jax.errors import UserError
-from distil_jax.hf import encoder_config_from_hf, encoder_config_to_hf, read_encoder_config
+from distil_jax.hf import FAMILIES, encoder_config_from_hf, encoder_config_to_hf, read_encoder_config
 
 BERT = transformers.BertConfig(
     vocab_size=70,
@@ -41,6 +41,13 @@ DISTILBERT = transformers.DistilBertConfig(
     initializer_range=0.05,
     pad_token_id=4,
 )
+
+
+SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("max_position_embeddings", "type_vocab_size", "hidden_dropout_prob", "layer_norm_eps"),
+)
+ROBERTA = transformers.RobertaConfig(**{name: getattr(BERT, name) for name in SIZES}, pad_token_id=3)
 
 
 def test_every_field_of_bert() -> None:
@@ -79,7 +86,19 @@ def test_every_field_of_distilbert() -> None:
     assert dataclasses.asdict(config) == expected
 
 
-@pytest.mark.parametrize("theirs", [BERT, DISTILBERT], ids=["bert", "distilbert"])
+def test_positions_of_roberta() -> None:
+    config = encoder_config_from_hf(ROBERTA.to_dict(), "here")
+    bert = encoder_config_from_hf(BERT.to_dict() | {"hidden_act": "gelu"}, "here")
+    assert (config.position_offset, config.max_position_embeddings, config.max_length) == (4, 17, 13)
+    same = dataclasses.replace(config, family="bert", position_offset=0, pad_token_id=bert.pad_token_id)
+    assert same == dataclasses.replace(bert, attention_dropout=0.1, initializer_range=0.02)
+    with pytest.raises(UserError, match="max_position_embeddings = 4"):
+        encoder_config_from_hf(ROBERTA.to_dict() | {"max_position_embeddings": 4}, "here")
+    with pytest.raises(UserError, match="position_offset = 4, not 2"):
+        encoder_config_to_hf(dataclasses.replace(config, position_offset=2), "mlm")
+
+
+@pytest.mark.parametrize("theirs", [BERT, DISTILBERT, ROBERTA], ids=["bert", "distilbert", "roberta"])
 @pytest.mark.parametrize("head", ["mlm", "none"])
 def test_back_to_transformers(theirs: Any, head: Literal["mlm", "none"]) -> None:
     config = encoder_config_from_hf(theirs.to_dict(), "here")
@@ -95,7 +114,8 @@ def test_back_to_transformers(theirs: Any, head: Literal["mlm", "none"]) -> None
 
 
 def test_defaults_are_those_of_transformers() -> None:
-    for name, theirs in (("bert", transformers.BertConfig()), ("distilbert", transformers.DistilBertConfig())):
+    for name in FAMILIES:
+        theirs = transformers.AutoConfig.for_model(name)
         bare = encoder_config_from_hf({"model_type": name}, "here")
         assert bare == encoder_config_from_hf(theirs.to_dict(), "here")
 

@@ -20,12 +20,16 @@ SIZES = {
     "three_heads": ("BertForMaskedLM", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
     "wide": ("BertForMaskedLM", {"hidden_size": 70, "num_attention_heads": 7, "intermediate_size": 33}),
     "distil": ("DistilBertForMaskedLM", {"n_layers": 3}),
+    "roberta": ("RobertaForMaskedLM", {"layer_norm_eps": 1e-5, "type_vocab_size": 1}),
+    "roberta_other_padding": ("RobertaForMaskedLM", {"pad_token_id": 3, "num_hidden_layers": 3}),
+    "xlm_roberta": ("XLMRobertaForMaskedLM", {}),
+    "camembert": ("CamembertForMaskedLM", {}),
     "distil_five": ("DistilBertForMaskedLM", {"dim": 40, "n_heads": 5, "activation": "relu"}),
 }
 
 
 def _batch(config: EncoderConfig, rng: np.random.Generator, token_types: bool) -> dict[str, np.ndarray]:
-    shape = (3, config.max_position_embeddings)
+    shape = (3, config.max_length)
     mask = np.arange(shape[1])[None] < np.array([[shape[1]], [7], [1]])
     batch = {"ids": rng.integers(0, config.vocab_size, shape).astype(np.int32), "attention_mask": mask.astype(np.int32)}
     if token_types:
@@ -58,14 +62,14 @@ def test_logits(make_folder: Callable[..., Path], make_model: Callable[..., Any]
     np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel"])
+@pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel", "RobertaModel"])
 def test_hidden_states_of_headless_models(
     make_folder: Callable[..., Path], make_model: Callable[..., Any], architecture: str
 ) -> None:
     import torch
 
     module, params = from_pretrained(make_folder(architecture, initializer_range=0.15))
-    batch = _batch(module.config, np.random.default_rng(2), architecture == "BertModel")
+    batch = _batch(module.config, np.random.default_rng(2), not architecture.startswith("Distil"))
     with torch.no_grad():
         theirs = make_model(architecture, initializer_range=0.15)(**_torch_inputs(batch)).last_hidden_state.numpy()
     ours = np.asarray(jax.jit(module.apply)({"params": params}, **batch))

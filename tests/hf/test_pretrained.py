@@ -44,7 +44,9 @@ def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel"])
+@pytest.mark.parametrize(
+    "architecture", ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", "RobertaForMaskedLM"]
+)
 def test_there_and_back_is_byte_identical(make_folder: Callable[..., Path], architecture: str) -> None:
     folder = make_folder(architecture)
     theirs = safetensors.numpy.load_file(folder / "model.safetensors")
@@ -266,7 +268,11 @@ def test_tied_copies(make_folder: Callable[..., Path], edit_tensors: Callable[..
 
 @pytest.mark.parametrize(
     ("architecture", "name"),
-    [("BertForMaskedLM", "cls.predictions.decoder.weight"), ("DistilBertForMaskedLM", "vocab_projector.weight")],
+    [
+        ("BertForMaskedLM", "cls.predictions.decoder.weight"),
+        ("DistilBertForMaskedLM", "vocab_projector.weight"),
+        ("RobertaForMaskedLM", "lm_head.decoder.weight"),
+    ],
 )
 def test_an_untied_head_is_refused(
     make_folder: Callable[..., Path], edit_tensors: Callable[..., None], architecture: str, name: str

@@ -19,7 +19,15 @@ import transformers
 from distil_jax.errors import UserError
 from distil_jax.hf import from_pretrained, load_tokenizer, read_pretrained, save_pretrained
 
-CLASSES = ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel"]
+CLASSES = [
+    "BertForMaskedLM",
+    "BertModel",
+    "DistilBertForMaskedLM",
+    "DistilBertModel",
+    "RobertaForMaskedLM",
+    "RobertaModel",
+    "XLMRobertaForMaskedLM",
+]
 
 
 @pytest.mark.parametrize("architecture", CLASSES)

@@ -91,6 +91,16 @@ def test_the_student_is_a_distilbert_as_wide_as_its_teacher() -> None:
     assert bert == dataclasses.replace(TEACHER, num_layers=2, pooler=False)
 
 
+def test_the_student_of_a_roberta_is_a_roberta() -> None:
+    teacher = dataclasses.replace(TEACHER, family="roberta", pad_token_id=1, position_offset=2)
+    assert student_config(teacher, [0, 3]) == dataclasses.replace(teacher, num_layers=2, pooler=False)
+    for family in ("distilbert", "bert"):
+        with pytest.raises(UserError, match=f"student.family = {family}: .*; choose roberta"):
+            student_config(teacher, [0], family)
+    with pytest.raises(UserError, match="student.family = 'gpt2'.*known: bert, distilbert, roberta"):
+        student_config(teacher, [0], "gpt2")
+
+
 def test_a_student_that_could_not_be_exported_is_refused() -> None:
     """DistilBERT's files have no field for the epsilon of its norms."""
     other = dataclasses.replace(TEACHER, layer_norm_eps=1e-5)

@@ -9,8 +9,9 @@ from distil_jax.errors import UserError, one_line
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.distilbert import DISTILBERT
 from distil_jax.hf.families.family import CLASS_SUFFIXES, ConfigField, Family, Head, HeadRule, TensorRule
+from distil_jax.hf.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (BERT, DISTILBERT)}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)}
 
 __all__ = [
     "CLASS_SUFFIXES",
