@@ -19,6 +19,7 @@ import numpy as np
 from interleaved import ended
 
 from distil_jax.errors import UserError
+from distil_jax.tasks.encoded import NO_TOKEN
 
 LARGEST_DIFFERENCE = 1e-4
 
@@ -38,7 +39,8 @@ def torch_logits(folder: Path, kind: str, encoded: Any) -> list[np.ndarray]:
     segments = getattr(model.config, "type_vocab_size", 0) > 1
     found = []
     for ids, types in zip(encoded.ids, encoded.types, strict=True):
-        inputs = {"input_ids": ids[None], "attention_mask": (ids != encoded.pad_id)[None]}
+        real = ids != NO_TOKEN
+        inputs = {"input_ids": np.where(real, ids, encoded.pad_id)[None], "attention_mask": real[None]}
         inputs |= {"token_type_ids": types[None]} if segments else {}
         with torch.no_grad():
             output = model(**{name: torch.from_numpy(values).long() for name, values in inputs.items()})
@@ -51,9 +53,9 @@ def torch_logits(folder: Path, kind: str, encoded: Any) -> list[np.ndarray]:
 
 def decision(logits: np.ndarray, spec: Any) -> np.ndarray:
     """What a row's logits say: a class, a class a token, the ends of a span, or which labels hold."""
-    if spec.problem == "multi_label_classification":
+    if spec.kind.problem == "multi_label_classification":
         return logits > 0
-    return logits.argmax(axis=0 if spec.kind == "question" else -1)
+    return logits.argmax(axis=0 if spec.kind.head == "question" else -1)
 
 
 def compare(run: Path) -> tuple[int, int, float]:
@@ -62,8 +64,7 @@ def compare(run: Path) -> tuple[int, int, float]:
     from distil_jax.models import TaskModel
     from distil_jax.runs import read_config
     from distil_jax.tasks.data.load import load_task
-    from distil_jax.tasks.encode import encode_examples
-    from distil_jax.tasks.inference import make_predictor
+    from distil_jax.training.inference import make_predictor
     from distil_jax.training.parallel import make_devices
 
     config, trained = read_config(run), read_run(run)
@@ -76,8 +77,8 @@ def compare(run: Path) -> tuple[int, int, float]:
     with tempfile.TemporaryDirectory() as temporary:
         export(run, Path(temporary) / "model")
         for examples in data.validation.values():
-            encoded = encode_examples(trained.tokenizer, data.spec.kind, examples, config.task)
-            theirs = torch_logits(Path(temporary) / "model", data.spec.kind, encoded)
+            encoded = data.spec.kind.encode(trained.tokenizer, examples, config.task)
+            theirs = torch_logits(Path(temporary) / "model", data.spec.kind.head, encoded)
             for one, other in zip(predict(params, encoded), theirs, strict=True):
                 rows += 1
                 largest = max(largest, float(np.abs(one - other).max()))

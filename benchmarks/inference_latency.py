@@ -41,7 +41,7 @@ from interleaved import (
 from distil_jax.benchmark.process import Worker
 from distil_jax.errors import FaultError, UserError, one_line
 from distil_jax.tables import markdown
-from distil_jax.tasks.inference import LENGTHS_ALONE
+from distil_jax.training.inference import LENGTHS_ALONE
 
 OURS = "jax"
 SIDES = (OURS, "eager", "sdpa", "compile")

@@ -14,8 +14,8 @@ from distil_jax.benchmark.machine import describe_machine
 from distil_jax.benchmark.process import peak_memory, pin, serve
 from distil_jax.benchmark.synthetic import random_params
 from distil_jax.hf import read_task_model, save_pretrained, task_head
-from distil_jax.models import EncoderConfig, TaskModel
-from distil_jax.tasks.inference import make_network, usual_length, usual_rows
+from distil_jax.models import EncoderConfig, EncoderInputs, TaskModel
+from distil_jax.training.inference import make_network, usual_length, usual_rows
 from distil_jax.training.parallel import make_devices
 
 
@@ -60,8 +60,8 @@ class Side:
         return padded, (padded > 0).astype(np.int32)
 
     def _call(self, batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        ids, mask = batch
-        return np.asarray(self._compute({"ids": ids, "mask": mask, "types": np.zeros_like(ids)}))
+        arrays: Any = batch
+        return np.asarray(self._compute(EncoderInputs(*arrays, token_type_ids=0 * arrays[0])))
 
     def scores(self) -> dict[str, Any]:
         """What the model says to every row."""

@@ -36,7 +36,6 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     from distil_jax.hf import load_tokenizer
     from distil_jax.tasks.batches import steps_per_epoch
     from distil_jax.tasks.data.load import load_task
-    from distil_jax.tasks.encode import encode_examples
 
     settings = {
         "task.name": arguments.task,
@@ -58,7 +57,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     }
     config = load_config("finetune", settings)
     data = load_task(config.task, config.run.seed)
-    train = encode_examples(load_tokenizer(arguments.model), data.spec.kind, data.train, config.task, training=True)
+    train = data.spec.kind.encode(load_tokenizer(arguments.model), data.train, config.task, training=True)
     once = EPOCHS * steps_per_epoch(len(train), BATCH)  # measured at the end only
     return with_overrides(config, {"evaluation.every_steps": once}), data, train
 
@@ -122,13 +121,12 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
 
     from distil_jax.hf import load_tokenizer
     from distil_jax.tasks.batches import choose_buckets, steps_per_epoch, training_plan
-    from distil_jax.tasks.encode import encode_examples
-    from distil_jax.tasks.inference import measures_of, score
+    from distil_jax.tasks.measures import measures_of, score
 
     config, data, train = load(arguments)
     began = time.monotonic()
     examples = next(iter(data.validation.values()))
-    validation = encode_examples(load_tokenizer(arguments.model), data.spec.kind, examples, config.task)
+    validation = data.spec.kind.encode(load_tokenizer(arguments.model), examples, config.task)
     steps = EPOCHS * steps_per_epoch(len(train), BATCH)
     plan = training_plan(train.lengths, choose_buckets(train.lengths, (), max(steps // 50, 1)), BATCH, arguments.seed)
     batches = [[int(row) for row in plan(step)[1]] for step in range(steps)]
@@ -139,9 +137,8 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
             return torch.utils.data.DataLoader(data, batch_sampler=batches, collate_fn=self.data_collator)
 
     transformers.set_seed(arguments.seed)
-    regression = data.spec.problem == "regression"
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        arguments.model, num_labels=1 if regression else len(data.labels), problem_type=data.spec.problem
+        arguments.model, num_labels=len(data.labels) or 1, problem_type=data.spec.kind.problem
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
     trainer = InOrder(
@@ -197,8 +194,10 @@ def main() -> int:
         Path(arguments.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output: {one_line(str(error))}; name a folder") from error
+    from distil_jax.tasks.kinds.sequence import CLASSES, SCORES
+
     _, data, _ = load(arguments)  # what is wrong with the data or the model is said before anything is measured
-    if data.spec.kind != "sequence" or data.spec.problem == "multi_label_classification":
+    if data.spec.kind not in (CLASSES, SCORES):
         raise UserError(f"--task {arguments.task}: only tasks with one label or number a text, or pair, are compared")
     found: dict[str, list[dict[str, Any]]] = {"jax": [], "torch": []}
     settings = {name: environment(name, INSTALLED, Path(arguments.output)) for name in found}

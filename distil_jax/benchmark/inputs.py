@@ -25,7 +25,6 @@ from distil_jax.errors import UserError
 from distil_jax.hf import WEIGHT_FILES, Tokenizer, load_tokenizer, read_encoder_config, task_head
 from distil_jax.models import EncoderConfig, MaskedLM, TaskModel
 from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.encode import encode_examples
 from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.distill import distillation
@@ -133,7 +132,7 @@ def _finetuning(config: Config, vocabulary: int) -> MeasuredRun:
     real = bool(source) and not missing
     tokenizer = load_tokenizer(source) if real else synthetic_tokenizer(vocabulary)
     data = _task_data(config, tokenizer, notes)
-    train = encode_examples(tokenizer, data.spec.kind, data.train, config.task, training=True)
+    train = data.spec.kind.encode(tokenizer, data.train, config.task, training=True)
     if real:
         training = read_task_training(config, data)
     else:
@@ -160,7 +159,7 @@ def _random_training(
 ) -> TaskTraining:
     """Random weights with a head for the task. A teacher has the same sizes."""
     spec = data.spec
-    head = task_head(encoder, None, spec.kind, data.labels, spec.problem if spec.kind == "sequence" else "")
+    head = task_head(encoder, None, spec.kind.head, data.labels, spec.kind.problem)
     encoder = dataclasses.replace(encoder, pooler=head.needs_pooler)
     params = random_params(TaskModel(encoder, head), encoder.initializer_range)
     return TaskTraining(encoder, head, params, tokenizer, (encoder, head, params) if with_teacher else None)

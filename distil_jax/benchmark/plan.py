@@ -97,10 +97,9 @@ def with_rows(config: Config, rows: int, devices: int) -> Config:
 def _length(config: Config, stage: Stage) -> int:
     if stage != "finetune":
         return config.corpus.sequence_length
-    from distil_jax.tasks.encode import longest_row
     from distil_jax.tasks.registry import task_spec
 
-    return longest_row(config.task, task_spec(config.task.name or USUAL_TASK).kind)
+    return task_spec(config.task.name or USUAL_TASK).kind.row_length(config.task)
 
 
 def _with_length(config: Config, stage: Stage, length: int) -> Config:

@@ -15,16 +15,7 @@ from distil_jax.data.corpus import Corpus
 from distil_jax.data.corpus.packing import best_fit, token_dtype
 from distil_jax.data.corpus.tokens import Shard
 from distil_jax.hf import Tokenizer, load_tokenizer
-from distil_jax.tasks.examples import (
-    Answer,
-    ChoiceExample,
-    Example,
-    QuestionExample,
-    SequenceExample,
-    TaskData,
-    TaskSpec,
-    TokenExample,
-)
+from distil_jax.tasks.examples import TaskData, TaskSpec
 
 PAD, _UNK, _CLS, _SEP, _MASK = range(5)
 _SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -32,8 +23,6 @@ _SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _LOG_LENGTH = (3.9, 0.9)
 _EXAMPLES = 512
 _LOG_WORDS = (3.0, 0.6)  # of the words of a sentence in GLUE: mean and deviation of their logarithm
-_CONTEXT_WORDS = 150  # of a paragraph in SQuAD
-_CHOICES = 4
 Params = dict[str, Any]
 
 
@@ -124,33 +113,12 @@ def synthetic_task(spec: TaskSpec, tokenizer: Tokenizer, examples: int = _EXAMPL
     """Examples in the shape of the task's, of words of one token each."""
     words = [token for token in tokenizer.tokens() if token.isalnum()]
     generator = np.random.default_rng(0)
-    labels = spec.labels or (("no", "yes") if spec.problem.endswith("classification") or spec.kind == "token" else ())
+    labels = spec.labels or (("no", "yes") if spec.kind.has_classes else ())
     pairs = spec.name in ("mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax")
 
-    def text() -> str:
-        return _text(words, max(3, int(np.exp(generator.normal(*_LOG_WORDS)))), generator)
+    def text(count: int = 0) -> str:
+        count = count or max(3, int(np.exp(generator.normal(*_LOG_WORDS))))
+        return " ".join(words[i] for i in generator.integers(0, len(words), count))
 
-    def example(number: int) -> Example:
-        if spec.kind == "token":
-            found = tuple(text().split())
-            return TokenExample(str(number), found, tuple(generator.integers(0, len(labels), len(found)).tolist()))
-        if spec.kind == "question":
-            context = _text(words, _CONTEXT_WORDS, generator)
-            return QuestionExample(str(number), text(), context, (Answer(context.split()[0], 0),))
-        if spec.kind == "choice":
-            return ChoiceExample(str(number), text(), tuple(text() for _ in range(_CHOICES)), number % _CHOICES)
-        return SequenceExample(str(number), text(), text() if pairs else None, _label(spec, labels, number))
-
-    return TaskData(spec, labels, [example(number) for number in range(examples)], {}, {}, "", ())
-
-
-def _text(words: list[str], count: int, generator: np.random.Generator) -> str:
-    return " ".join(words[i] for i in generator.integers(0, len(words), count))
-
-
-def _label(spec: TaskSpec, labels: tuple[str, ...], number: int) -> int | float | tuple[int, ...]:
-    if spec.problem == "regression":
-        return float(number % 6)
-    if spec.problem == "multi_label_classification":
-        return tuple((number >> bit) & 1 for bit in range(len(labels)))
-    return number % len(labels)
+    rows = [spec.kind.synthetic(str(number), text, len(labels), pairs) for number in range(examples)]
+    return TaskData(spec, labels, rows, {}, {}, "", ())

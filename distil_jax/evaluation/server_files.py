@@ -12,9 +12,8 @@ from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.models import TaskModel
 from distil_jax.runs import write_atomically
-from distil_jax.tasks.encode import encode_examples
 from distil_jax.tasks.examples import Example, TaskData, TaskSpec
-from distil_jax.tasks.inference import make_predictor
+from distil_jax.training.inference import make_predictor
 from distil_jax.training.parallel import make_devices
 
 FOLDER = "server"
@@ -56,7 +55,7 @@ def write_server_files(
     for task in data:
         for name, file in task.spec.server_file.items():
             if name in task.test:
-                encoded = encode_examples(trained.tokenizer, task.spec.kind, task.test[name], config.task)
+                encoded = task.spec.kind.encode(trained.tokenizer, task.test[name], config.task)
                 logits = np.stack(predict(params, encoded))
                 numbers = _numbers(task.test[name])
                 rows = zip(numbers, spelled(task.spec, logits), strict=True)
@@ -70,7 +69,7 @@ def spelled(spec: TaskSpec, logits: np.ndarray) -> list[str]:
 
     Scores are clipped to STS-B's range and rounded to three decimals.
     """
-    if spec.problem == "regression":
+    if not spec.kind.has_classes:
         return [f"{score:.3f}" for score in np.clip(logits.reshape(len(logits)), _LOWEST, _HIGHEST)]
     names = spec.server_labels or spec.labels
     return [names[number] for number in logits.argmax(axis=-1)]

@@ -54,5 +54,7 @@ class InputsNow:
         for key in ((source, None), (source, seed)):
             if key in self._models:
                 return self._models[key]
-        model = read_task_model(source, data.spec.kind, labels=data.labels, problem=data.spec.problem, seed=seed)
+        model = read_task_model(
+            source, data.spec.kind.head, labels=data.labels, problem=data.spec.kind.problem, seed=seed
+        )
         return self._models.setdefault((source, seed if model.is_new_head else None), fingerprint(model.params))

@@ -13,7 +13,7 @@ from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan
 from distil_jax.runs import write_atomically
 from distil_jax.tables import markdown
 from distil_jax.tasks.examples import TaskSpec
-from distil_jax.tasks.inference import SCORE
+from distil_jax.tasks.measures import SCORE
 from distil_jax.training.finetune import RESULT_FILE
 
 REPORT_FILE, TABLE_FILE = "report.json", "report.md"
@@ -148,7 +148,7 @@ def score_name(spec: TaskSpec, measured: Sequence[str] = ()) -> str:
     `measured` says what was measured in fact: own tags that mark no entities are measured by something else.
     """
     names = spec.headline or spec.metrics[:1]
-    if spec.kind == "token" and measured and not {*names} <= {*measured}:
+    if measured and not {*names} <= {*measured}:
         names = measured[:1]
     return " and ".join(measure_title(name) for name in names)
 

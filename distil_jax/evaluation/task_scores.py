@@ -15,25 +15,23 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Config, TaskSettings, require
-from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
-from distil_jax.export.prediction_settings import QUESTION_FIELDS
-from distil_jax.export.predictor import ReadyModel, read_ready
+from distil_jax.export.task_models import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
 from distil_jax.models import TaskHead, TaskModel
 from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, unfinished, write_atomically
 from distil_jax.tables import markdown
 from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.encode import Encoded, encode_examples, longest_row
+from distil_jax.tasks.encoded import Encoded
 from distil_jax.tasks.examples import TaskData, TaskSpec
-from distil_jax.tasks.inference import SCORE, Logits, make_predictor, validation_measures
+from distil_jax.tasks.kinds import Logits, kind_of
+from distil_jax.tasks.measures import SCORE, validation_measures
 from distil_jax.tasks.registry import task_spec
+from distil_jax.training.inference import make_predictor
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.task_models import check_lengths, check_vocabulary
 from distil_jax.training.task_result import RESULT_FILE, labelled_tests, measured, measures_on
-
-_READS = {"sequence": "whole texts", "token": "tags of words", "question": "answers", "choice": "choices"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,21 +87,19 @@ def score_model(config: Config) -> TaskScores:
 
 
 def _check_kind(model: str, head: TaskHead, spec: TaskSpec) -> None:
-    if head.kind != spec.kind:
+    own, wanted = kind_of(head), spec.kind
+    if own.head != wanted.head or not wanted.fits(head):
         raise UserError(
-            f"{model}: has a head for {_READS[head.kind]}, but {spec.name} is a task of {_READS[spec.kind]}; choose "
-            "another task or model"
+            f"{model}: has a head for {own.reads} ({own.outputs(head) or own.name}), but {spec.name} is a task of "
+            f"{wanted.reads}; choose another task or model"
         )
-    regression = head.problem == "regression" or (not head.problem and head.num_outputs == 1)
-    if spec.kind == "sequence" and regression != (spec.problem == "regression"):
-        wanted = "has classes" if regression else "is a regression with 1 output"
-        raise UserError(f"{model}: {_outputs(head)}, but {spec.name} {wanted}; choose another task or model")
 
 
 def _with_own(model: str, given: TaskSettings, own: TaskSettings) -> tuple[TaskSettings, tuple[str, ...]]:
     """`given` with the model's own values where it is at its default, and what to say of those that differ from it."""
     default = TaskSettings()
-    kept = {name: getattr(own, name) for name in QUESTION_FIELDS if getattr(given, name) == getattr(default, name)}
+    names = task_spec(given.name).kind.settings
+    kept = {name: getattr(own, name) for name in names if getattr(given, name) == getattr(default, name)}
     notes = tuple(
         f"task.{name} = {value}, as {model} has it" for name, value in kept.items() if value != getattr(default, name)
     )
@@ -112,7 +108,7 @@ def _with_own(model: str, given: TaskSettings, own: TaskSettings) -> tuple[TaskS
 
 def _known(head: TaskHead, settings: TaskSettings, spec: TaskSpec) -> tuple[str, ...]:
     """The model's classes where nothing else says which there are, as numbers if they have no names."""
-    if spec.labels or settings.labels or spec.problem == "regression" or spec.kind in ("question", "choice"):
+    if spec.labels or settings.labels or not spec.kind.has_classes:
         return ()
     return head.labels if has_names(head.labels) else tuple(map(str, range(head.num_outputs)))
 
@@ -129,34 +125,29 @@ def _aside_notes(config: Config, data: TaskData) -> tuple[str, ...]:
 def _fitted(config: Config, ready: ReadyModel, data: TaskData) -> tuple[TaskHead, dict[str, Any], tuple[str, ...]]:
     """The head with its outputs in the order of the task's labels, the parameters with it, and what to say about it."""
     model, own, spec = config.model.initial, ready.head, data.spec
-    if spec.kind in ("question", "choice"):
+    if spec.kind.has_fixed_outputs:
         return own, ready.params, ()
     outputs = len(data.labels) or 1
-    wanted = dataclasses.replace(own, labels=data.labels, num_outputs=outputs, problem=spec.problem)
+    wanted = dataclasses.replace(own, labels=data.labels, num_outputs=outputs, problem=spec.kind.problem)
     # Numbers as names are those of outputs without names, in whatever order they come, unless it was given.
     numbered = not has_names(own.labels) and bool(data.labels) and all(label.isdecimal() for label in data.labels)
     astray = numbered and not config.task.labels and data.labels != tuple(map(str, range(outputs)))
     fitted = None if astray else match_head(own, wanted, ready.params)
     if fitted is None:
         raise UserError(
-            f"{model}: {_outputs(own)}, but {spec.name} {_outputs(wanted)}; choose another task or model, or name the "
+            f"{model}: has {spec.kind.outputs(own)}, but {spec.name} has "
+            f"{spec.kind.outputs(wanted)}; choose another task or model, or name the "
             "classes of own data as the model does (task.labels, in the order of their numbers)"
         )
     unnamed = not has_names(own.labels) and len(data.labels) > 1 and (has_names(data.labels) or config.task.labels)
     return *fitted, (order_note(model, data.labels),) if unnamed else ()
 
 
-def _outputs(head: TaskHead) -> str:
-    if head.problem == "regression" or (head.num_outputs == 1 and not head.labels and head.kind == "sequence"):
-        return f"is a regression with {head.num_outputs} output{'s' * (head.num_outputs > 1)}"
-    sets = "sets of " * (head.problem == "multi_label_classification")
-    return f"has {sets}the labels {some(head.labels)}"
-
-
 def _origin(config: Config, data: TaskData, ready: ReadyModel) -> dict[str, Any]:
     """What decides the measures: where it is the same, so are they."""
-    settings = {name: getattr(config.task, name) for name in QUESTION_FIELDS}
-    settings |= {"max_length": longest_row(config.task, data.spec.kind), "compute_dtype": config.training.compute_dtype}
+    kind = data.spec.kind
+    settings = {name: getattr(config.task, name) for name in kind.settings}
+    settings |= {"max_length": kind.row_length(config.task), "compute_dtype": config.training.compute_dtype}
     return {
         "task": data.spec.name,
         "inputs": {"task": data.sha256, "model": fingerprint(ready.params), "tokenizer": ready.tokenizer.sha256},
@@ -199,7 +190,7 @@ def _measures(
         return logits_of(placed, encoded, watch.go)
 
     held_out = {
-        name: encode_examples(ready.tokenizer, data.spec.kind, examples, config.task)
+        name: data.spec.kind.encode(ready.tokenizer, examples, config.task)
         for name, examples in data.validation.items()
     }
     with watch.preemption.interruptible():

@@ -9,14 +9,12 @@ from distil_jax.lazy import lazy_imports
 if TYPE_CHECKING:
     from distil_jax.export.checkpoint import Trained, export, read_run
     from distil_jax.export.latency import encoder_latency
-    from distil_jax.export.prediction_settings import QUESTION_FIELDS
     from distil_jax.export.predictions import predict_rows
-    from distil_jax.export.predictor import ReadyModel, load_predictor, predict, read_ready
+    from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
 else:
     __getattr__ = lazy_imports(__name__)
 
 __all__ = [
-    "QUESTION_FIELDS",
     "ReadyModel",
     "Trained",
     "encoder_latency",

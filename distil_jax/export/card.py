@@ -11,7 +11,7 @@ from distil_jax.config import Config
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
 from distil_jax.tasks.data.official import OFFICIAL
-from distil_jax.tasks.encode import longest_row
+from distil_jax.tasks.kinds import kind_of
 from distil_jax.tasks.registry import task_spec
 
 _MEASURES = {
@@ -21,27 +21,6 @@ _MEASURES = {
     "kl": "KL to the teacher (nats)",
     "agreement": "agreement with the teacher",
 }
-_PIPELINE_TAGS = {
-    "sequence": "text-classification",
-    "token": "token-classification",
-    "question": "question-answering",
-    "choice": "multiple-choice",
-}
-_MOST_LABELS = 30  # named in the card; all are in config.json
-_QUESTION = (
-    'inputs = tokenizer("A question?", "A context that answers it.", return_tensors="pt")',
-    "with torch.no_grad():",
-    "    found = model(**inputs)",
-    "start, end = found.start_logits.argmax(), found.end_logits.argmax()",
-    'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
-)
-_CHOICE = (
-    'endings = ["one ending.", "another ending."]',
-    'inputs = tokenizer(["A prompt"] * len(endings), endings, padding=True, return_tensors="pt")',
-    "with torch.no_grad():",
-    "    scores = model(**{key: values[None] for key, values in inputs.items()}).logits",
-    "print(endings[scores.argmax()])",
-)
 
 
 def model_card(
@@ -79,16 +58,20 @@ def model_card(
         table, code = _heldout(metadata["evaluations"], step), _fill_mask_snippet(name)
         tag, extra, origin = "fill-mask", [], _origin(config, description)
     else:
-        distilled = _has_task_teacher(config)
+        kind, distilled = kind_of(head), _has_task_teacher(config)
+        outputs = kind.outputs(head)
         facts = [
-            *_outputs(head),
+            *([f"- {outputs}"] if outputs else []),
             f"- data: {_data(config)}; {description['examples']:,} training examples of up to "
-            f"{longest_row(config.task, head.kind)} tokens",
+            f"{kind.row_length(config.task)} tokens",
             f"- {progress} examples a step, {peak}, seed {config.run.seed}",
             f"- loss: {_task_losses(config)}",
         ]
-        table, code = _measures(metadata["evaluations"].get(step, {})), _snippet(head, name, _takes_pairs(config))
-        tag, extra, origin = _PIPELINE_TAGS[head.kind], _datasets(config), _task_origin(config, description)
+        table, code = (
+            _measures(metadata["evaluations"].get(step, {})),
+            kind.snippet(json.dumps(name), _takes_pairs(config)),
+        )
+        tag, extra, origin = kind.pipeline, _datasets(config), _task_origin(config, description)
     tags = ["distil_jax", *(["knowledge-distillation"] if distilled else [])]
     front = ["---", "library_name: transformers", f"pipeline_tag: {tag}", *extra, f"tags: [{', '.join(tags)}]", "---"]
     about = [f"# {name}", "", origin, "", f"- architecture: {_architecture(encoder)}", *facts, ""]
@@ -175,18 +158,6 @@ def _task_origin(config: Config, description: Mapping[str, Any]) -> str:
     return f"{text}."
 
 
-def _outputs(head: TaskHead) -> list[str]:
-    if head.problem == "regression":
-        return ["- output: a score"]
-    if not head.labels:
-        return []
-    shown = ", ".join(f"`{label}`" for label in head.labels[:_MOST_LABELS])
-    more = len(head.labels) - _MOST_LABELS
-    several = ", any number of them a text" if head.problem == "multi_label_classification" else ""
-    what = "tags" if head.kind == "token" else "labels"
-    return [f"- {len(head.labels)} {what}{several}: {shown}{f' and {more} more' if more > 0 else ''}"]
-
-
 def _data(config: Config) -> str:
     given = config.task.train or config.task.source
     return f"`{given}`" if given else task_spec(config.task.name).title
@@ -210,35 +181,3 @@ def _measures(measures: Mapping[str, float]) -> list[str]:
 def _takes_pairs(config: Config) -> bool:
     official = OFFICIAL.get(config.task.name)
     return bool(official.columns.pair if official else config.task.pair)
-
-
-def _snippet(head: TaskHead, name: str, pairs: bool) -> list[str]:
-    quoted = json.dumps(name)
-    if head.kind == "question":
-        return _torch_snippet("QuestionAnswering", quoted, _QUESTION)
-    if head.kind == "choice":
-        return _torch_snippet("MultipleChoice", quoted, _CHOICE)
-    lines = ["from transformers import pipeline", ""]
-    if head.kind == "token":
-        call = f'pipeline("token-classification", {quoted}, aggregation_strategy="first")'
-        return [*lines, f"tagger = {call}", 'print(tagger("A sentence."))']
-    every = ", top_k=None" if head.problem == "multi_label_classification" else ""
-    # Without this a single output would go through a sigmoid in older versions.
-    scores = ', function_to_apply="none"' if head.problem == "regression" else ""
-    text = '{"text": "A text.", "text_pair": "Another one."}' if pairs else '"A text."'
-    return [
-        *lines,
-        f'classifier = pipeline("text-classification", {quoted}{every}{scores})',
-        f"print(classifier({text}))",
-    ]
-
-
-def _torch_snippet(kind: str, quoted: str, use: Sequence[str]) -> list[str]:
-    return [
-        "import torch",
-        f"from transformers import AutoModelFor{kind}, AutoTokenizer",
-        "",
-        f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
-        f"model = AutoModelFor{kind}.from_pretrained({quoted})",
-        *use,
-    ]

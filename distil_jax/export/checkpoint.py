@@ -14,7 +14,7 @@ import numpy as np
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, UserError
 from distil_jax.export.card import model_card
-from distil_jax.export.prediction_settings import answer_options, to_config_json
+from distil_jax.export.prediction_settings import prediction_options, to_config_json
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM, TaskHead, TaskModel
 from distil_jax.runs import (
@@ -29,6 +29,7 @@ from distil_jax.runs import (
     read_starts,
     tokenizer_flaws,
 )
+from distil_jax.tasks.kinds import kind_of
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.integrity import DamagedError
 from distil_jax.training.selection import Selection
@@ -159,8 +160,8 @@ def save_trained(trained: Trained, output: Path, *, overwrite: bool = False, nam
     config = trained.config
     extra: dict[str, Any] = {}
     if trained.head is not None:
-        options = answer_options(config.task, trained.metadata["description"])
-        extra = to_config_json(config.task, options, trained.head.kind)
+        options = prediction_options(config.task, trained.metadata["description"])
+        extra = to_config_json(config.task, options, kind_of(trained.head))
     about = (config, trained.encoder, trained.metadata, trained.step, name or output.name)
     save_pretrained(
         output,

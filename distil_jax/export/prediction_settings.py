@@ -7,18 +7,14 @@ from typing import Any
 
 from distil_jax.config import Config, TaskSettings, with_overrides
 from distil_jax.errors import UserError
-from distil_jax.models.heads import HeadKind
-from distil_jax.tasks.answers import AnswerOptions
-from distil_jax.tasks.encode import longest_row
+from distil_jax.tasks.kinds import PredictionOptions, TaskKind
 from distil_jax.tasks.requests import reading_of
 
 KEY = "distil_jax"  # in config.json; transformers keeps keys that it does not know
-# Settings of [task] that a model which answers questions goes on using.
-QUESTION_FIELDS = ("doc_stride", "max_question_length", "max_answer_length", "n_best", "null_threshold")
 _NO_ANSWER, _PAIRS = "no_answer", "pairs"
 
 
-def answer_options(settings: TaskSettings, description: Mapping[str, Any]) -> AnswerOptions:
+def prediction_options(settings: TaskSettings, description: Mapping[str, Any]) -> PredictionOptions:
     """What a fine-tuned model says about a question.
 
     Args:
@@ -26,27 +22,28 @@ def answer_options(settings: TaskSettings, description: Mapping[str, Any]) -> An
         description: in its checkpoint's metadata.
     """
     no_answer = settings.name == "squad_v2" or bool(description.get(_NO_ANSWER))
-    return AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold)
+    return PredictionOptions(no_answer=no_answer, null_threshold=settings.null_threshold)
 
 
-def to_config_json(settings: TaskSettings, options: AnswerOptions, kind: HeadKind) -> dict[str, Any]:
+def to_config_json(settings: TaskSettings, options: PredictionOptions, kind: TaskKind[Any]) -> dict[str, Any]:
     """Fields to add to config.json: what `from_config_json` reads.
 
     They are the length of rows; of texts whether they are pairs, of choices whether their endings have a start; of
     questions windows, spans and when there is no answer.
     """
-    fields: dict[str, Any] = {"max_length": longest_row(settings, kind)}
+    fields: dict[str, Any] = {"max_length": kind.row_length(settings)}
     pairs = reading_of(settings, kind).pairs
     if pairs is not None:
         fields[_PAIRS] = pairs
-    if kind == "question":
-        fields |= {name: getattr(settings, name) for name in QUESTION_FIELDS} | {_NO_ANSWER: options.no_answer}
+    fields |= {name: getattr(settings, name) for name in kind.settings}
+    if kind.may_lack_answer:
+        fields[_NO_ANSWER] = options.no_answer
     return {KEY: fields}
 
 
 def from_config_json(
-    raw: Mapping[str, Any], kind: HeadKind, where: str
-) -> tuple[TaskSettings, AnswerOptions, bool | None] | None:
+    raw: Mapping[str, Any], kind: TaskKind[Any], where: str
+) -> tuple[TaskSettings, PredictionOptions, bool | None] | None:
     """What `to_config_json` has added; None for a folder that something else has written.
 
     The last part is `Reading.pairs`. A key that is missing has its default (of `Reading.pairs` None), one that is not
@@ -54,7 +51,7 @@ def from_config_json(
 
     Args:
         raw: contents of config.json.
-        kind: of the head.
+        kind: of the model.
         where: the file, for messages.
 
     Raises:
@@ -69,9 +66,9 @@ def from_config_json(
     for name, value in ((_NO_ANSWER, no_answer), (_PAIRS, pairs)):
         if name in fields and not isinstance(value, bool):
             raise UserError(f"{where}: {KEY}.{name} must be true or false; export the run again")
-    names = ("max_length", *QUESTION_FIELDS) if kind == "question" else ("max_length",)
+    names = ("max_length", *kind.settings)
     try:
         settings = with_overrides(Config(), {f"task.{name}": fields[name] for name in names if name in fields}).task
     except UserError as error:
         raise UserError(f"{where}: {KEY}: {error}") from error
-    return settings, AnswerOptions(no_answer=no_answer, null_threshold=settings.null_threshold), pairs
+    return settings, PredictionOptions(no_answer=no_answer, null_threshold=settings.null_threshold), pairs

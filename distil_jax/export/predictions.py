@@ -9,15 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from distil_jax.config import PredictArguments
 from distil_jax.data.rows import PLAIN, Arriving, Faults, Row, json_line
 from distil_jax.errors import UserError
-from distil_jax.export.predictor import faults_of, load_predictor
-from distil_jax.tasks.answers import AnswerOptions
+from distil_jax.export.predictor import PredictionSummary, Predictor
+from distil_jax.export.task_models import faults_of, load_predictor
 from distil_jax.tasks.files import rows_to_predict
-from distil_jax.tasks.predict import Predictor, Tally
+from distil_jax.tasks.kinds import PredictionOptions
 from distil_jax.tasks.requests import Reading, requests, with_columns
 
 PIPE = "-"
@@ -68,7 +68,7 @@ def write_predictions(
         UserError: rows that cannot be read, or a file that cannot be written.
     """
     reading = with_columns(predictor.reading, given.text_column, given.pair_column, given.endings_columns)
-    options, faults, tally = _options(predictor, given), faults_of(given.on_error), Tally()
+    options, faults, summary = _options(predictor, given), faults_of(given.on_error), PredictionSummary()
     _refuse_own_input(given.output, given.input)
     rows, name, unit = _rows(given, reading, faults, predictor.head.labels)
     found = requests(rows, reading, faults, name, unit)
@@ -83,17 +83,17 @@ def write_predictions(
     with _opened(given.output) as file:
         # A terminal that takes no Unicode gets the escapes of JSON.
         plain = "utf" not in (file.encoding or "utf-8").lower()
-        for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, tally=tally):
+        for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, summary=summary):
             file.write("".join(f"{json_line(result, plain)}\n" for result in chunk))
             file.flush()
-            show(Written(tally.rows, time.monotonic() - started).text)
-    notes = [f"{count:,} {what}" for what, count in tally.notes.items()]
+            show(Written(summary.rows, time.monotonic() - started).text)
+    notes = [f"{count:,} {what}" for what, count in summary.notes.items()]
     if faults.count:
         notes.append(f"{faults.count} {'row' if faults.count == 1 else 'rows'} skipped (first: {faults.first})")
-    return Written(tally.rows, time.monotonic() - started, tuple(notes))
+    return Written(summary.rows, time.monotonic() - started, tuple(notes))
 
 
-def _options(predictor: Predictor, given: PredictArguments) -> AnswerOptions:
+def _options(predictor: Predictor, given: PredictArguments) -> PredictionOptions:
     """The predictor's options, with those given."""
     own = predictor.options
     no_answer = given.no_answer or own.no_answer
@@ -125,36 +125,31 @@ def _rows(
 
 
 def _check_typed(given: PredictArguments, reading: Reading, typed: Sequence[str]) -> None:
-    needed = {"question": ["--question", "--context"], "choice": ["--text", "--endings"]}
-    wanted = [*needed.get(reading.kind, ["--text"]), *(["--pair"] if reading.pairs else [])]
+    wanted = [*reading.kind.flags, *(["--pair"] if reading.pairs else [])]
     missing = [flag for flag in wanted if flag not in typed]
     if missing:
         raise UserError(
             f"nothing to predict: {' and '.join(missing)} not given; give {' and '.join(wanted)}, or --input"
         )
-    allowed = [*wanted, *(["--pair"] if reading.kind == "sequence" and reading.pairs is None else [])]
+    allowed = [*wanted, *(["--pair"] if reading.kind.optional_pair and reading.pairs is None else [])]
     strange = [flag for flag in typed if flag not in allowed]
     if strange:
         raise UserError(f"{strange[0]} does not fit this model, which reads {' and '.join(wanted)}; leave it out")
     if given.pair and len(given.pair) != len(given.text):
         raise UserError(f"{len(given.text)} --text and {len(given.pair)} --pair; give as many of both")
-    if reading.kind == "choice" and len(given.text) > 1:
+    if given.endings and len(given.text) > 1:
         raise UserError(f"{len(given.text)} --text with --endings; give one, or a file with --input")
 
 
 def _typed_rows(given: PredictArguments, reading: Reading) -> list[Row]:
     columns = reading.columns
-    if reading.kind == "question":
-        return [Row(1, 0, {columns.text[0]: given.question, columns.pair[0]: given.context})]
-    if reading.kind == "choice":
-        start = {columns.pair[0]: given.pair[0]} if given.pair else {}
-        return [Row(1, 0, {columns.text[0]: given.text[0], columns.endings[-1][0]: list(given.endings), **start})]
-    if given.pair:
-        both = zip(given.text, given.pair, strict=True)
-        values = [{columns.text[0]: text, columns.pair[0]: pair} for text, pair in both]
-    else:
-        values = [{PLAIN: text} for text in given.text]
-    return [Row(number + 1, number, row) for number, row in enumerate(values)]
+    seconds = given.pair or ((given.context,) if given.context else ())
+    endings = {columns.endings[-1][0]: list(given.endings)} if given.endings else {}
+    rows: list[dict[Any, Any]] = []
+    for text, second in itertools.zip_longest(given.text or (given.question,), seconds):
+        pair = {} if second is None else {columns.pair[0]: second}
+        rows.append({columns.text[0]: text, **pair, **endings} if pair or endings else {PLAIN: text})
+    return [Row(number + 1, number, row) for number, row in enumerate(rows)]
 
 
 def _refuse_own_input(output: str, source: str) -> None:

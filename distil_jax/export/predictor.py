@@ -1,185 +1,178 @@
-"""A fine-tuning run's folder, a model folder or a hub id as something that predicts."""
+"""Predictions for rows that come one after the other, as many as there are: a chunk at a time, in their order.
+
+Within a chunk rows are sorted by length, so that batches hold little padding; batches have few shapes, so that few
+programs are compiled. Predictions leave in the order in which the rows came.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
+import numpy as np
+
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import Faults, Row
+from distil_jax.data.rows import Arriving
 from distil_jax.errors import UserError
-from distil_jax.export.checkpoint import read_run
-from distil_jax.export.prediction_settings import answer_options, from_config_json
-from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
+from distil_jax.hf import Tokenizer
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.runs import CONFIG_FILE
-from distil_jax.tasks.answers import AnswerOptions
-from distil_jax.tasks.encode import longest_row
-from distil_jax.tasks.examples import Kind
-from distil_jax.tasks.predict import Predictor, Tally
-from distil_jax.tasks.requests import Reading, reading_of, requests, usual_reading
+from distil_jax.tasks.encoded import Encoded
+from distil_jax.tasks.examples import Example
+from distil_jax.tasks.kinds import Predicted, Prediction, PredictionOptions, kind_of
+from distil_jax.tasks.requests import Reading
+from distil_jax.training.inference import LENGTHS, logits_of_rows, make_network, usual_length, usual_rows
+from distil_jax.training.parallel import make_devices
 
-_MOST_TOKENS = 512  # of a row where a model could take more and nobody has said how many
-_QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
+Request = tuple[Any, Example]
+
+_SIZES = (1, 8, 64, 512)  # rows of a batch that is not full
+_CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
+_CHUNK_CHARACTERS = 1 << 22  # long texts in smaller chunks, so that memory is bounded
+_PATIENCE_SECONDS = 0.05  # for the next row of a pipe, before those at hand are predicted without it
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadyModel:
-    """A task model with what it needs to be used.
+@dataclasses.dataclass
+class PredictionSummary:
+    """What a user reads at the end: how many predictions were made, and how often a note was made on a row."""
+
+    rows: int = 0
+    notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, notes: Iterable[str]) -> None:
+        """Adds notes of the form "12 examples cut to 128 tokens", as `Encoded` has them."""
+        for note in notes:
+            count, _, what = note.partition(" ")
+            self.notes[what] += int(count.replace(",", ""))
+
+
+class Predictor:
+    """A fine-tuned model with its tokenizer, on all devices, ready for rows.
 
     Attributes:
-        encoder: sizes.
         head: what it predicts.
-        params: {"encoder", "task_head"}, NumPy float32.
-        tokenizer: of the model.
-        settings: lengths, windows and spans, as it was fine-tuned with or fits it.
+        settings: lengths, windows and spans.
         reading: which columns of a row it reads.
-        options: what is said about a row; None: the usual.
+        options: what is said about a row, unless a call says otherwise.
     """
 
-    encoder: EncoderConfig
-    head: TaskHead
-    params: dict[str, Any]
-    tokenizer: Tokenizer
-    settings: TaskSettings
-    reading: Reading
-    options: AnswerOptions | None
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        head: TaskHead,
+        params: Any,
+        tokenizer: Tokenizer,
+        *,
+        settings: TaskSettings,
+        reading: Reading,
+        options: PredictionOptions | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        """Puts the parameters on the devices; nothing is compiled yet.
+
+        Args:
+            encoder: sizes.
+            head: of the task.
+            params: {"encoder", "task_head"} of NumPy arrays.
+            tokenizer: of the model.
+            settings: max_length (0: as in fine-tuning), doc_stride, max_question_length, max_answer_length, n_best.
+            reading: which columns are read.
+            options: what is said about a row.
+            dtype: what is computed in.
+
+        Raises:
+            UserError: rows longer than the model, a tokenizer larger than it, or one of several processes.
+        """
+        if jax.process_count() > 1:
+            raise UserError(f"predictions are made by one process, and this is one of {jax.process_count()}; start one")
+        self._kind = kind_of(head)
+        self._limit = self._kind.row_length(settings)
+        if self._limit > encoder.max_length:
+            raise UserError(f"max_length = {self._limit}: the model has {encoder.max_length} positions; lower it")
+        if tokenizer.vocab_size > encoder.vocab_size:
+            raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {encoder.vocab_size}")
+        self.head, self.settings, self.reading, self.options = head, settings, reading, options or PredictionOptions()
+        self._tokenizer = tokenizer
+        self._devices = make_devices("shard_map")
+        self._compute = make_network(self._devices, encoder, head, params, dtype)
+
+    def chunks(
+        self,
+        requests: Iterable[Request],
+        *,
+        batch_size: int = 0,
+        options: PredictionOptions | None = None,
+        summary: PredictionSummary | None = None,
+    ) -> Iterator[list[Prediction]]:
+        """Predictions for a chunk of rows after the other, in the order of the rows.
+
+        The first chunk is one batch, so that the first predictions come soon; later ones are larger.
+
+        Args:
+            requests: (id, example) pairs; no more are taken than the chunk needs that is worked on, and of those that
+                are `Arriving` only what is there.
+            batch_size: rows of a batch over all devices; 0: chosen by the kind of device and the rows' lengths.
+            options: what is said about a row; None: `self.options`.
+            summary: counts rows and notes.
+
+        Raises:
+            UserError: the model's numbers are not finite.
+        """
+        pending, rows = iter(requests), self._batch_rows(LENGTHS[0], batch_size)
+        most, chosen = rows * _CHUNK_BATCHES, options or self.options
+        while chunk := _taken(pending, rows, self._kind.characters):
+            encoded, found = self._predictions([example for _, example in chunk], batch_size, chosen)
+            if summary is not None:
+                summary.rows += len(chunk)
+                summary.add(encoded.notes)
+            yield [{"id": identity, **one} for (identity, _), one in zip(chunk, found, strict=True)]
+            rows = min(4 * rows, most)
+
+    def _batch_rows(self, length: int, given: int, choices: int = 1) -> int:
+        """Rows of a full batch of this length, a multiple of the number of devices."""
+        count = self._devices.count
+        rows = given or usual_rows(self._devices, length * choices)
+        return -(-rows // count) * count
+
+    def _predictions(
+        self, examples: list[Example], batch_size: int, options: PredictionOptions
+    ) -> tuple[Encoded, list[Prediction]]:
+        encoded = self._kind.encode(self._tokenizer, examples, self.settings)
+        predicted = Predicted(self._logits(encoded, batch_size), encoded, examples, self.settings)
+        return encoded, self._kind.decode(predicted, self.head, options)
+
+    def _logits(self, encoded: Encoded, batch_size: int) -> list[np.ndarray]:
+        """Of each row, without those of the padding."""
+        return logits_of_rows(self.head, encoded, self._plan(encoded, batch_size), self._compute)
+
+    def _plan(self, encoded: Encoded, batch_size: int) -> Iterator[tuple[np.ndarray, int, int]]:
+        """(rows, length, batch size) of each batch, the longest rows first."""
+        order = np.argsort(-encoded.lengths, kind="stable")
+        choices = max(encoded.choices, 1)
+        first = 0
+        while first < len(order):
+            longest = int(encoded.lengths[order[first]])
+            length = usual_length(longest, self._limit, alone=len(order) == 1)
+            size = self._batch_rows(length, batch_size, choices)
+            rows = order[first : first + size]
+            if len(rows) < size:
+                fitting = (self._batch_rows(length, one) for one in _SIZES if one >= len(rows))
+                size = min(size, *fitting) if len(rows) <= _SIZES[-1] else size
+            yield rows, length, size
+            first += len(rows)
 
 
-def load_predictor(
-    path: str | Path, *, step: int | None = None, max_length: int = 0, dtype: str = "float32"
-) -> Predictor:
-    """The model of a fine-tuning run (its best checkpoint), of a model folder with a task head, or of a hub id.
-
-    A run brings the settings it was fine-tuned with: lengths, columns, whether it reads pairs, whether questions may
-    have no answer; the folder it is exported to all of them but the columns.
-
-    Args:
-        path: folder of a run, model folder, or hub id.
-        step: which checkpoint of a run; None: its result.
-        max_length: tokens a row may have; 0: as in fine-tuning, for a model from elsewhere as many as it takes (512
-            at most, for questions 384).
-        dtype: what is computed in: "float32" or "bfloat16".
-
-    Raises:
-        UserError: none of these, no task head, or lengths that the model does not have.
-    """
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype = {dtype!r}; known: float32, bfloat16")
-    ready = read_ready(path, step=step, max_length=max_length)
-    return Predictor(
-        ready.encoder,
-        ready.head,
-        ready.params,
-        ready.tokenizer,
-        settings=ready.settings,
-        reading=ready.reading,
-        options=ready.options,
-        dtype=dtype,
-    )
-
-
-def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0) -> ReadyModel:
-    """What `load_predictor` loads, not yet on the devices. Arguments and errors as there."""
-    run = home_resolved(path)
-    if any((run / name).exists() for name in (CONFIG_FILE, "checkpoints")):
-        return _of_run(run, step, max_length)
-    if step is not None:
-        raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
-    folder = locate(path)
-    raw = read_json(folder / "config.json")
-    kind = named_kind(raw)
-    if kind is None:
-        raise UserError(f"{path}: has no task head, so there is nothing to predict; fine-tune it (distil-jax finetune)")
-    encoder, params, head, *_ = read_task_model(folder, kind)
-    assert head is not None
-    exported = from_config_json(raw, kind, f"{path}/config.json")
-    settings, options, pairs = exported or (TaskSettings(), None, None)
-    settings = _fitted_settings(settings, encoder, kind, max_length)
-    tokenizer = load_tokenizer(path)  # of a hub id, the folder has nothing but what the model needed
-    return ReadyModel(encoder, head, params, tokenizer, settings, usual_reading(kind, pairs), options)
-
-
-def _of_run(folder: Path, step: int | None, max_length: int) -> ReadyModel:
-    trained = read_run(folder, step)
-    if trained.head is None:
-        raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
-    settings = trained.config.task
-    return ReadyModel(
-        trained.encoder,
-        trained.head,
-        trained.params,
-        trained.tokenizer,
-        _with_length(settings, max_length),
-        reading_of(settings, trained.head.kind),
-        answer_options(settings, trained.metadata["description"]),
-    )
-
-
-def _with_length(settings: TaskSettings, max_length: int) -> TaskSettings:
-    if max_length and not 8 <= max_length <= 1 << 16:
-        raise UserError(f"max_length = {max_length}: must be 0, or from 8 to {1 << 16}")
-    return dataclasses.replace(settings, max_length=max_length or settings.max_length)
-
-
-def _fitted_settings(settings: TaskSettings, encoder: EncoderConfig, kind: Kind, max_length: int) -> TaskSettings:
-    """`settings` where they say how long rows are and no shorter ones are wanted, else as far as the length allows.
-
-    The length is then `max_length`, or, if that is 0, the usual one within the model's positions.
-    """
-    if settings.max_length and (not max_length or max_length >= settings.max_length):
-        return _with_length(settings, max_length)
-    usual = longest_row(TaskSettings(), kind) if kind == "question" else _MOST_TOKENS
-    usual = max(min(usual, encoder.max_length), 8)
-    settings = _with_length(dataclasses.replace(settings, max_length=usual), max_length)
-    question = min(settings.max_question_length, settings.max_length // _QUESTION_SHARE)
-    stride = min(settings.doc_stride, max((settings.max_length - question - 3) // 2, 1))
-    return dataclasses.replace(settings, max_question_length=question, doc_stride=stride)
-
-
-def predict(
-    model: str | Path | Predictor,
-    rows: Iterable[Any],
-    *,
-    batch_size: int = 0,
-    options: AnswerOptions | None = None,
-    reading: Reading | None = None,
-    on_error: str = "stop",
-    tally: Tally | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Predictions for rows, one after the other, in their order; a chunk of rows is held at a time.
-
-    Args:
-        model: a path or hub id (see `load_predictor`), or a predictor, which keeps its compiled programs.
-        rows: texts; (text, second text) pairs; lists of words; or mappings with the columns that `reading` names, such
-            as {"text", "pair"}, {"words"}, {"question", "context"}, {"text", "endings"}, and an "id" if they like.
-        batch_size: rows of a batch; 0: chosen.
-        options: what is said about a row; None: the predictor's.
-        reading: which columns are read; None: the predictor's.
-        on_error: "stop" raises at a row that can't be used, "skip" leaves it out.
-        tally: is told what a user should hear.
-
-    Yields:
-        {"id", ...}: "label", "score", "scores" of classes; "labels", "scores" where several may hold; "score" of a
-        regression; "words", "tags", "scores", "entities" (words[start:end]); "answer", "start", "score",
-        "no_answer_score" of a question; "choice", "ending", "score", "scores". Ids are the row's, else its number.
-
-    Raises:
-        UserError: as `load_predictor`, or a row that can't be used.
-    """
-    if isinstance(rows, str | Mapping):
-        raise UserError("rows: is one row, not rows; put it into a list")
-    predictor = model if isinstance(model, Predictor) else load_predictor(model)
-    numbered = (Row(number + 1, number, row) for number, row in enumerate(rows))
-    asked = requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")
-    for chunk in predictor.chunks(asked, batch_size=batch_size, options=options, tally=tally):
-        yield from chunk
-
-
-def faults_of(on_error: str) -> Faults:
-    """What "stop" and "skip" mean. Raises UserError for anything else."""
-    if on_error not in ("stop", "skip"):
-        raise UserError(f"on_error = {on_error!r}: must be stop or skip")
-    return Faults(on_error == "skip", "--on-error skip")
+def _taken(pending: Iterator[Request], rows: int, count: Callable[[Any], int]) -> list[Request]:
+    """The next requests, at most `rows` of them, fewer where they are long or not there yet."""
+    found: list[Request] = []
+    characters = 0
+    for request in itertools.islice(pending, rows):
+        found.append(request)
+        characters += count(request[1])
+        late = isinstance(pending, Arriving) and not pending.is_there(_PATIENCE_SECONDS)
+        if late or characters > _CHUNK_CHARACTERS:
+            break
+    return found

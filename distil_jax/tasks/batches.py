@@ -4,18 +4,52 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from distil_jax.tasks.encode import IGNORED, Encoded
-from distil_jax.tasks.examples import Kind
+from distil_jax.models import EncoderInputs
+from distil_jax.tasks.encoded import NO_TOKEN, Encoded
+
+if TYPE_CHECKING:
+    from distil_jax.tasks.kinds import TaskKind
 
 _MULTIPLE = 8  # lengths are multiples of what matrix units and vector registers like
 MOST_BUCKETS = 6  # programs to compile at most
 _ENOUGH = 1.1  # this much padded / real work is not worth one more program
 
-Batch = dict[str, np.ndarray]
+
+class Labels(NamedTuple):
+    """Labels of a batch.
+
+    Attributes:
+        labels: as in `Encoded`, padded with 0.
+        weights: [B] or (tags) [B, L] float32, which add up to 1: of the loss against the labels.
+        shares: alike, without the class weights: of the loss against a teacher.
+    """
+
+    labels: np.ndarray
+    weights: np.ndarray
+    shares: np.ndarray
+
+
+class TaskBatch(NamedTuple):
+    """A batch of fine-tuning, of NumPy arrays or, inside a step, of JAX arrays.
+
+    Attributes:
+        inputs: ids, mask and segments [B, L] int32; of choices [B, C, L].
+        labels: as in `Encoded`, padded with 0.
+        weights: of the loss against the labels, [B] or (tags) [B, L] float32; they add up to 1 over a global batch,
+            but for class sets [B, K] with class weights.
+        shares: of the loss against a teacher, [B] or (tags) [B, L] float32; they add up to 1.
+        token_share: [B] (of choices [B, C]) float32, one over the real tokens of the global batch; 0 for empty rows.
+    """
+
+    inputs: EncoderInputs
+    labels: Any
+    weights: Any
+    shares: Any
+    token_share: Any
 
 
 def choose_buckets(
@@ -123,16 +157,47 @@ def training_plan(
     return lambda step: epoch(step // per_epoch)[step % per_epoch]
 
 
+def collate_inputs(
+    encoded: Encoded, rows: np.ndarray, length: int, batch_size: int, ids: Sequence[np.ndarray] | None = None
+) -> tuple[EncoderInputs, np.ndarray]:
+    """What a model reads of a batch, and the share of a row's token among the real ones of the batch.
+
+    Args:
+        encoded: the set.
+        rows: numbers of the rows, at most `batch_size`.
+        length: tokens to pad to.
+        batch_size: B; places beyond `rows` are empty.
+        ids: token ids of the rows, where they are not those of `encoded` (augmented ones).
+
+    Returns:
+        ids, mask and segments [B, L] (of choices [B, C, L]) int32, and shares [B] (or [B, C]) float32, 0 for empty
+        places and for endings that an example does not have.
+    """
+    given = [encoded.ids[row] for row in rows] if ids is None else ids
+    shape = (batch_size, encoded.choices, length) if encoded.choices else (batch_size, length)
+    # NumPy arrays, for fields that hold JAX arrays inside a step.
+    tokens, mask, types = arrays = [np.full(shape, fill, np.int32) for fill in (encoded.pad_id, 0, 0)]
+    for place, (row, values) in enumerate(zip(rows, given, strict=True)):
+        area = (place, *map(slice, values.shape))
+        real = values != NO_TOKEN
+        tokens[area], mask[area], types[area] = np.where(real, values, encoded.pad_id), real, encoded.types[row]
+    shares = np.where(mask.any(axis=-1), np.float32(1.0 / max(float(mask.sum()), 1.0)), np.float32(0))
+    # An empty row attends to its first token: softmax over nothing would be NaN.
+    mask[..., 0] = 1
+    ids_mask_types: Any = arrays
+    return EncoderInputs(*ids_mask_types[:2], token_type_ids=ids_mask_types[2]), shares
+
+
 def collate(
     encoded: Encoded,
-    kind: Kind,
+    kind: TaskKind[Any],
     rows: np.ndarray,
     length: int,
     batch_size: int,
     class_weights: np.ndarray | None = None,
     ids: Sequence[np.ndarray] | None = None,
-) -> Batch:
-    """A global batch of `batch_size` rows of `length`; places beyond `rows` are empty and weigh nothing.
+) -> TaskBatch:
+    """A global batch of `batch_size` rows of `length` with known labels; places beyond `rows` weigh nothing.
 
     Args:
         encoded: the set.
@@ -143,63 +208,28 @@ def collate(
         class_weights: [classes] float32, weight of an example or tag by its label, of class sets [K] that of each
             class where the example has it; None: all 1.
         ids: token ids of the rows, where they are not those of `encoded` (augmented ones).
-
-    Returns:
-        ids, types [B, L] ([B, C, L] for choices) int32; mask, alike, int32; labels (as in `Encoded`, padded with 0);
-        weights [B] or (tags) [B, L] float32, which add up to 1: of the loss against the labels; shares, alike,
-        without the class weights: of the loss against a teacher; token_share [B] float32, one over the real tokens of
-        the batch. Labels, weights and shares are left out where labels are not known (tags keep theirs). Class sets
-        with class weights have weights [B, K], the shares times 1 or the class's weight: their sum is not 1, as in
-        torch's BCEWithLogitsLoss(pos_weight).
     """
-    given = [encoded.ids[row] for row in rows] if ids is None else ids
-    shape = (batch_size, *encoded.ids[rows[0]].shape[:-1], length)
-    batch: Batch = {
-        name: np.full(shape, fill, np.int32) for name, fill in (("ids", encoded.pad_id), ("types", 0), ("mask", 0))
-    }
-    for place, (row, values) in enumerate(zip(rows, given, strict=True)):
-        size = values.shape[-1]
-        batch["ids"][place, ..., :size] = values
-        batch["types"][place, ..., :size] = encoded.types[row]
-        # The padding inside a choice's shorter endings is recognised by its id, which no text gives.
-        batch["mask"][place, ..., :size] = 1 if values.ndim == 1 else values != encoded.pad_id
-    # An empty row attends to its first token: softmax over nothing would be NaN.
-    batch["mask"][len(rows) :, ..., 0] = 1
-    real = float(batch["mask"][: len(rows)].sum())
-    batch["token_share"] = np.zeros(batch_size, np.float32)
-    batch["token_share"][: len(rows)] = 1.0 / real
-    if encoded.labels is not None:
-        batch |= _labelled(encoded.labels, kind, rows, length, batch_size, class_weights)
-    return batch
+    assert encoded.labels is not None
+    inputs, token_share = collate_inputs(encoded, rows, length, batch_size, ids)
+    labels = kind.labels([encoded.labels[row] for row in rows], length, batch_size, class_weights)
+    return TaskBatch(inputs, labels.labels, labels.weights, labels.shares, token_share)
 
 
-def _labelled(
-    labels: list[np.ndarray],
-    kind: Kind,
-    rows: np.ndarray,
-    length: int,
-    batch_size: int,
-    class_weights: np.ndarray | None,
-) -> dict[str, Any]:
-    first = labels[rows[0]]
-    tags = kind == "token"
-    shape = (batch_size, length) if tags else (batch_size, *first.shape)
-    found: Any = np.zeros(shape, first.dtype)
-    counts = np.zeros(shape if tags else (batch_size,), np.float32)
-    for place, row in enumerate(rows):
-        if tags:
-            size = len(labels[row])
-            found[place, :size] = np.maximum(labels[row], 0)
-            counts[place, :size] = labels[row] != IGNORED
-        else:
-            found[place], counts[place] = labels[row], 1.0
-    shares = (counts / max(counts.sum(dtype=np.float64), 1.0)).astype(np.float32)
-    if class_weights is not None and kind == "sequence" and first.ndim == 1:
-        positive = np.where(found > 0, class_weights, 1.0)
-        return {"labels": found, "weights": (shares[:, None] * positive).astype(np.float32), "shares": shares}
-    weights = counts if class_weights is None else counts * class_weights[found]
-    return {
-        "labels": found,
-        "weights": (weights / max(weights.sum(dtype=np.float64), 1e-9)).astype(np.float32),
-        "shares": shares,
-    }
+def row_labels(labels: Sequence[np.ndarray], length: int, batch_size: int, class_weights: np.ndarray | None) -> Labels:
+    """One label a row: labels [B, ...], weights and shares [B]. Arguments as in `TaskKind.labels`."""
+    del length
+    found = np.zeros((batch_size, *labels[0].shape), labels[0].dtype)
+    counts = np.zeros(batch_size, np.float32)
+    for place, label in enumerate(labels):
+        found[place], counts[place] = label, 1.0
+    return normalised(found, counts, class_weights)
+
+
+def normalised(labels: np.ndarray, counts: np.ndarray, class_weights: np.ndarray | None) -> Labels:
+    """Labels with weights and shares that add up to 1; `counts`, shaped as they are, is 1 where a label counts."""
+    weights = counts if class_weights is None else counts * class_weights[labels]
+    return Labels(
+        labels,
+        (weights / max(weights.sum(dtype=np.float64), 1e-9)).astype(np.float32),
+        (counts / max(counts.sum(dtype=np.float64), 1.0)).astype(np.float32),
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from distil_jax.config import TaskSettings
@@ -22,27 +20,17 @@ def chosen_weights(settings: TaskSettings, data: TaskData) -> np.ndarray | None:
     text = settings.class_weights
     if text == "none":
         return None
-    if not (data.spec.problem.endswith("classification") or data.spec.kind == "token"):
+    rule = data.spec.kind.class_weights
+    if rule is None:
         raise UserError(f"task.class_weights = {text}: only for classes and tags, not for {data.spec.name}")
-    weights = class_weights(data) if text == "balanced" else given_weights(text, data.labels)
+    weights = (
+        rule([*map(data.spec.kind.label_of, data.train)], len(data.labels))
+        if text == "balanced"
+        else given_weights(text, data.labels)
+    )
     if not weights.any():
         raise UserError(f"task.class_weights = {text}: all weights are 0, so nothing would be learned; raise one")
     return weights
-
-
-def class_weights(data: TaskData) -> np.ndarray:
-    """Weight of each class or tag [K] float32: examples / (classes x examples of the class); 0 where there is none.
-
-    Of sets of classes it is that of the examples that have the class: those without it / those with it, or 1 where
-    there are none of either.
-    """
-    labels: Any = [example.tags if data.spec.kind == "token" else example.label for example in data.train]  # type: ignore[union-attr]
-    if data.spec.problem == "multi_label_classification":
-        positives = np.sum(labels, axis=0, dtype=np.float64)
-        ratios = (len(labels) - positives) / np.maximum(positives, 1)
-        return np.where((positives > 0) & (ratios > 0), ratios, 1.0).astype(np.float32)
-    counts = np.bincount(np.concatenate([np.atleast_1d(label) for label in labels]), minlength=len(data.labels))
-    return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
 
 
 def given_weights(text: str, labels: tuple[str, ...]) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 from distil_jax.tasks.data.report import DataReport
 
-Kind = Literal["sequence", "token", "question", "choice"]
+if TYPE_CHECKING:
+    from distil_jax.tasks.kinds import TaskKind
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,10 +72,9 @@ class TaskSpec:
     Attributes:
         name: "sst2".
         title: "SST-2".
-        kind: which head it needs.
-        problem: what the labels of a "sequence" task are, in transformers' words; "" for the other kinds.
-        metrics: names of its measures (`metrics.py`), the official ones; the first is the one to report and to choose
-            checkpoints by, unless `headline` says otherwise.
+        kind: what its examples and labels are.
+        metrics: names of its measures, the official ones; the first is the one to report and to choose checkpoints by,
+            unless `headline` says otherwise. Empty: those of the kind.
         labels: names of the classes or tags in the order of their numbers; empty where the data says.
         headline: measures whose mean is the task's score in a table (MRPC: accuracy and F1); empty: the first metric.
         server_file: name of the prediction file that the GLUE server wants for each test set, by test set.
@@ -83,13 +83,15 @@ class TaskSpec:
 
     name: str
     title: str
-    kind: Kind
-    problem: Literal["", "single_label_classification", "multi_label_classification", "regression"] = ""
-    metrics: tuple[str, ...] = ("accuracy",)
+    kind: TaskKind[Any]
+    metrics: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
     server_file: Mapping[str, str] = dataclasses.field(default_factory=dict)
     server_labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", self.metrics or self.kind.metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +116,8 @@ class TaskData:
     aside: bool = False
     scheme: str = ""
     report: DataReport = dataclasses.field(default_factory=DataReport)
+
+    @property
+    def no_answer(self) -> bool:
+        """Whether the answer to any known example may be missing (SQuAD 2.0)."""
+        return any(map(self.spec.kind.no_answer, [self.train, *self.validation.values()]))

@@ -39,7 +39,7 @@ def rows_to_predict(
         separator=separator,
         wanted=columns.text,
         positions=columns.positions,
-        tagged=reading.kind == "token",
+        tagged=reading.kind.tagged,
         words=name if chosen else "",
         tag_names=labels,
     )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from typing import Literal
 
 from distil_jax.errors import UserError
 from distil_jax.tasks.examples import TaskSpec
+from distil_jax.tasks.kinds.choice import CHOICE
+from distil_jax.tasks.kinds.question import QUESTION
+from distil_jax.tasks.kinds.sequence import CLASS_SETS, CLASSES, SCORES
+from distil_jax.tasks.kinds.token import TAGS
 
 ENTAILMENT = ("entailment", "neutral", "contradiction")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 CONLL_TYPES = ("PER", "ORG", "LOC", "MISC")
-ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall")
-TAG_METRICS = ("tag_accuracy",)  # of tags that mark no entities
-SPAN_METRICS = ("exact_match", "squad_f1")
 
 
 def glue_tasks() -> list[str]:
@@ -50,22 +50,13 @@ def _classes(
     return TaskSpec(
         name=name,
         title=title,
-        kind="sequence",
-        problem="single_label_classification",
+        kind=CLASSES,
         metrics=metrics,
         labels=labels,
         headline=metrics if len(metrics) > 1 else (),
         server_file=files,
         server_labels=tuple(map(str, range(len(labels)))) if files and numbers else (),
     )
-
-
-def _own(
-    name: str,
-    problem: Literal["single_label_classification", "multi_label_classification", "regression"],
-    metrics: tuple[str, ...],
-) -> TaskSpec:
-    return TaskSpec(name, name.capitalize(), "sequence", problem, metrics)
 
 
 _ALL = (
@@ -75,9 +66,7 @@ _ALL = (
     TaskSpec(
         "stsb",
         "STS-B",
-        "sequence",
-        "regression",
-        ("pearson", "spearman"),
+        SCORES,
         headline=("pearson", "spearman"),
         server_file={"test": "STS-B.tsv"},
     ),
@@ -88,17 +77,17 @@ _ALL = (
     _classes("wnli", "WNLI", ("not_entailment", "entailment"), server="WNLI.tsv"),
     _classes("ax", "AX", ENTAILMENT, ("matthews",), server="AX.tsv", numbers=False),
     _classes("imdb", "IMDb", ("neg", "pos")),
-    TaskSpec("squad", "SQuAD 1.1", "question", metrics=SPAN_METRICS, headline=("squad_f1",)),
-    TaskSpec("squad_v2", "SQuAD 2.0", "question", metrics=SPAN_METRICS, headline=("squad_f1",)),
-    TaskSpec("wnut17", "WNUT-17", "token", metrics=ENTITY_METRICS, labels=_bio(WNUT_TYPES)),
-    TaskSpec("conll2003", "CoNLL-2003", "token", metrics=ENTITY_METRICS, labels=_bio(CONLL_TYPES)),
-    TaskSpec("swag", "SWAG", "choice"),
-    TaskSpec("codah", "CODAH", "choice"),
-    _own("classification", "single_label_classification", ("accuracy", "macro_f1")),
-    _own("regression", "regression", ("pearson", "spearman")),
-    _own("multilabel", "multi_label_classification", ("micro_f1", "macro_f1", "accuracy")),
-    TaskSpec("tagging", "Tagging", "token", metrics=ENTITY_METRICS),
-    TaskSpec("question", "Question answering", "question", metrics=SPAN_METRICS, headline=("squad_f1",)),
-    TaskSpec("choice", "Multiple choice", "choice"),
+    TaskSpec("squad", "SQuAD 1.1", QUESTION, headline=("squad_f1",)),
+    TaskSpec("squad_v2", "SQuAD 2.0", QUESTION, headline=("squad_f1",)),
+    TaskSpec("wnut17", "WNUT-17", TAGS, labels=_bio(WNUT_TYPES)),
+    TaskSpec("conll2003", "CoNLL-2003", TAGS, labels=_bio(CONLL_TYPES)),
+    TaskSpec("swag", "SWAG", CHOICE),
+    TaskSpec("codah", "CODAH", CHOICE),
+    TaskSpec("classification", "Classification", CLASSES),
+    TaskSpec("regression", "Regression", SCORES),
+    TaskSpec("multilabel", "Multilabel", CLASS_SETS),
+    TaskSpec("tagging", "Tagging", TAGS),
+    TaskSpec("question", "Question answering", QUESTION, headline=("squad_f1",)),
+    TaskSpec("choice", "Multiple choice", CHOICE),
 )
 _SPECS = {spec.name: spec for spec in _ALL}

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import FIELD_LIMIT, PLAIN, BadRowError, Faults, Row, place_of, some
-from distil_jax.tasks.data.choices import listed_endings, present_endings
+from distil_jax.data.rows import PLAIN, BadRowError, Faults, Row, place_of, some
+from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text
 from distil_jax.tasks.data.gather import own_columns
 from distil_jax.tasks.data.official import OFFICIAL, Columns
-from distil_jax.tasks.examples import ChoiceExample, Example, Kind, QuestionExample, SequenceExample, TokenExample
-
-_TEXT, _PAIR, _ENDINGS = "--text-column", "--pair-column", "--endings-columns"  # of the command, for messages
-_USUAL_PAIR = ("pair", "text_pair")
-_USUAL: dict[Kind, Columns] = {
-    "sequence": Columns(("text", "sentence"), _USUAL_PAIR, id=("id",)),
-    "token": Columns(("words", "tokens", "text"), id=("id",)),
-    "question": Columns(("question",), ("context",), id=("id",)),
-    "choice": Columns(("text", "prompt"), id=("id",), endings=(("endings",),)),
-}
+from distil_jax.tasks.examples import Example
+from distil_jax.tasks.kinds import TaskKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +22,26 @@ class Reading:
     Attributes:
         kind: what the model reads.
         columns: alternatives, best first; `label` does not matter.
-        pairs: of "sequence": the model reads pairs, or single texts; of "choice": a start in front of every ending, or
-            none; None: not known, a second text is taken where there is one.
+        pairs: where a second text may be there or not: the model reads pairs, or single texts; of choices: a start in
+            front of every ending, or none; None: not known, a second text is taken where there is one.
     """
 
-    kind: Kind
+    kind: TaskKind[Any]
     columns: Columns
     pairs: bool | None = None
 
 
-def usual_reading(kind: Kind, pairs: bool | None = None) -> Reading:
+def usual_reading(kind: TaskKind[Any], pairs: bool | None = None) -> Reading:
     """For a model of which nothing but its kind is known, and perhaps `Reading.pairs`."""
-    columns = _USUAL[kind]
-    if pairs is None or kind not in ("sequence", "choice"):
-        return Reading(kind, columns)
-    return Reading(kind, dataclasses.replace(columns, pair=_USUAL_PAIR if pairs else ()), pairs)
+    if pairs is None or not kind.optional_pair:
+        return Reading(kind, kind.columns)
+    return Reading(kind, kind.columns if pairs else dataclasses.replace(kind.columns, pair=()), pairs)
 
 
-def reading_of(settings: TaskSettings, kind: Kind) -> Reading:
+def reading_of(settings: TaskSettings, kind: TaskKind[Any]) -> Reading:
     """For a model that was fine-tuned with these settings: the columns it was trained on, then the usual ones."""
     official = OFFICIAL.get(settings.name)
-    known = official.columns if official else own_columns(settings, kind)
+    known = official.columns if official else own_columns(settings, kind.head)
     reading = usual_reading(kind, bool(known.pair))
     usual = reading.columns
     columns = Columns(
@@ -72,7 +63,7 @@ def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tupl
         pair=(pair,) if pair else columns.pair,
         endings=(endings,) if endings else columns.endings,
     )
-    named_pair = bool(pair) and reading.kind in ("sequence", "choice")
+    named_pair = bool(pair) and reading.kind.optional_pair
     return dataclasses.replace(reading, columns=columns, pairs=True if named_pair else reading.pairs)
 
 
@@ -104,8 +95,7 @@ def request(row: Any, reading: Reading) -> tuple[Any, Example]:
     """A row's id, None without one, and its example.
 
     Args:
-        row: named columns; or a bare text (sequence; words between blanks), two texts (sequence: a pair; question:
-            question and context), or a list of words (token).
+        row: named columns; or what `TaskKind.bare` takes: a text, two texts, a list of words.
         reading: how rows are read.
 
     Raises:
@@ -116,105 +106,40 @@ def request(row: Any, reading: Reading) -> tuple[Any, Example]:
     if identity is not None and not isinstance(identity, str | int):
         raise BadRowError(f"an id of type {type(identity).__name__}, expected a text or a number")
     if isinstance(identity, str):
-        _text(identity, "the id")
-    return identity, _MAKERS[reading.kind]("" if identity is None else str(identity), values, reading)
+        checked_text(identity, "the id")
+    name = "" if identity is None else str(identity)
+    return identity, reading.kind.to_example(name, values, _taken(values, reading), ExampleRules())
 
 
 def _named(row: Any, reading: Reading) -> Mapping[str, Any]:
-    kind, columns = reading.kind, reading.columns
     if isinstance(row, Mapping):
         if PLAIN not in row:
             return row
         row = row[PLAIN]
-    if isinstance(row, str) and kind in ("sequence", "token"):
-        return {columns.text[0]: row}
-    if isinstance(row, list | tuple) and kind == "token":
-        return {columns.text[0]: list(row)}
-    if isinstance(row, list | tuple) and len(row) == 2 and kind in ("sequence", "question") and columns.pair:
-        return {columns.text[0]: row[0], columns.pair[0]: row[1]}
-    wanted = {"question": "a question and its context", "choice": "a text and its endings"}.get(kind, "a text")
-    raise BadRowError(f"{'a bare text' if isinstance(row, str) else type(row).__name__} where {wanted} is wanted")
+    values = reading.kind.bare(row, reading.columns)
+    if values is None:
+        what = "a bare text" if isinstance(row, str) else type(row).__name__
+        raise BadRowError(f"{what} where {reading.kind.row} is wanted")
+    return values
 
 
-def _find(values: Mapping[str, Any], names: tuple[str, ...], flag: str) -> Any:
-    """The first of the columns that is there. Raises BadRowError without one, with the flag that names another."""
-    for name in names:
-        if name in values:
-            return values[name]
-    raise _missing(" or ".join(map(repr, names)), values, flag)
+def _taken(values: Mapping[str, Any], reading: Reading) -> TakenColumns:
+    """The columns of a row. Raises BadRowError for one that is missing, with the flag that names another."""
+    columns = reading.columns
+    pair = next((name for name in columns.pair if values.get(name) is not None), "")
+    if not pair and columns.pair and (reading.pairs or not reading.kind.optional_pair):
+        pair = _first(values, columns.pair, "--pair-column")
+    endings: tuple[str, ...] = ()
+    if columns.endings:
+        whole = (names for names in columns.endings if all(name in values for name in names))
+        endings = next(whole, ()) or _missing(values, map(", ".join, columns.endings), "--endings-columns")
+    return TakenColumns(_first(values, columns.text, "--text-column"), pair, endings=endings)
 
 
-def _missing(names: str, values: Mapping[str, Any], flag: str) -> BadRowError:
-    return BadRowError(f"no column {names} (found: {some([*values])}; {flag} names another)")
+def _first(values: Mapping[str, Any], names: tuple[str, ...], flag: str) -> str:
+    return next((name for name in names if name in values), "") or _missing(values, names, flag)
 
 
-def _text(value: Any, what: str) -> str:
-    """A text that tokenizers take. Raises BadRowError."""
-    if not isinstance(value, str):
-        raise BadRowError(f"{what} is empty" if value is None else f"{what} holds {type(value).__name__}, not text")
-    if not value.strip():
-        raise BadRowError(f"{what} is empty")
-    if len(value) > FIELD_LIMIT:
-        raise BadRowError(f"{what} is longer than {FIELD_LIMIT} characters")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise BadRowError(f"{what} is not valid Unicode (half of a surrogate pair)") from error
-    return value
-
-
-def _sequence(identity: str, values: Mapping[str, Any], reading: Reading) -> SequenceExample:
-    text = _text(_find(values, reading.columns.text, _TEXT), "the text")
-    return SequenceExample(identity, text, _second(values, reading, "the second text of the pair"))
-
-
-def _second(values: Mapping[str, Any], reading: Reading, what: str) -> str | None:
-    """The second text, None without one. Raises BadRowError where the model needs one."""
-    names = reading.columns.pair
-    given = next((values[name] for name in names if values.get(name) is not None), None)
-    if given is None and not reading.pairs:
-        return None
-    return _text(_find(values, names, _PAIR) if given is None else given, what)
-
-
-def _token(identity: str, values: Mapping[str, Any], reading: Reading) -> TokenExample:
-    words = _find(values, reading.columns.text, _TEXT)
-    if isinstance(words, str):
-        words = _text(words, "the text").split()
-    if not isinstance(words, list) or not words:
-        raise BadRowError(f"words are {'an empty list' if words == [] else type(words).__name__}, not a list of words")
-    return TokenExample(identity, tuple(_text(word, f"word {i} of the sentence") for i, word in enumerate(words, 1)))
-
-
-def _question(identity: str, values: Mapping[str, Any], reading: Reading) -> QuestionExample:
-    question = _text(_find(values, reading.columns.text, _TEXT), "the question")
-    return QuestionExample(identity, question, _text(_find(values, reading.columns.pair, _PAIR), "the context"))
-
-
-def _choice(identity: str, values: Mapping[str, Any], reading: Reading) -> ChoiceExample:
-    prompt = _text(_find(values, reading.columns.text, _TEXT), "the text")
-    endings = [_text(ending, f"ending {i}") for i, ending in enumerate(_endings(values, reading.columns))]
-    start = _second(values, reading, "the start of the endings")
-    if start is not None:
-        endings = [f"{start.strip()} {ending}" for ending in endings]
-    return ChoiceExample(identity, prompt, tuple(endings))
-
-
-def _endings(values: Mapping[str, Any], columns: Columns) -> list[Any]:
-    names = next((names for names in columns.endings if all(name in values for name in names)), None)
-    if names is None:
-        missing = " or ".join(", ".join(map(repr, names)) for names in columns.endings)
-        raise _missing(missing, values, _ENDINGS)
-    if len(names) != 1:
-        return [values[name] for name in names]
-    (column,) = names
-    return present_endings(listed_endings(values[column], column).texts)
-
-
-_MAKERS: dict[Kind, Callable[[str, Mapping[str, Any], Reading], Example]] = {
-    "sequence": _sequence,
-    "token": _token,
-    "question": _question,
-    "choice": _choice,
-}
+def _missing(values: Mapping[str, Any], names: Iterable[str], flag: str) -> NoReturn:
+    wanted = " or ".join(map(repr, names))
+    raise BadRowError(f"no column {wanted} (found: {some([*values])}; {flag} names another)")

@@ -28,10 +28,11 @@ class Window:
 
     Attributes:
         example: number of the question.
-        ids: [L] int32, [CLS] question [SEP] context [SEP].
+        ids: [L] int32, the question and a stretch of its context with the special tokens of a pair.
         context_start: position of the first context token.
         context_offsets: [C, 2] int32, first character of a context token in the context, and the one after its last.
         max_context: [C] bool, whether this window is the one that predicts answers starting there.
+        context_type: segment of the context and what follows; that of the question is 0.
         start, end: positions of the first and last token of the first answer; both 0 where this window does not hold
             it whole or there is none; both -1 where the answers are unknown or no token covers the answer.
     """
@@ -43,11 +44,12 @@ class Window:
     max_context: np.ndarray
     start: int
     end: int
+    context_type: int = 1
 
     @property
     def token_types(self) -> np.ndarray:
-        """[L] int32: 0 for the question with its [CLS] and [SEP], 1 for what follows."""
-        types = np.ones(len(self.ids), np.int32)
+        """[L] int32: 0 for the question with its special tokens, `context_type` for what follows."""
+        types = np.full(len(self.ids), self.context_type, np.int32)
         types[: self.context_start] = 0
         return types
 
@@ -92,7 +94,7 @@ def question_windows(
     Args:
         tokenizer: of the model.
         examples: a context that many questions share is tokenised once.
-        max_length: most tokens of a window, the three special ones included.
+        max_length: most tokens of a window, special ones included.
         doc_stride: tokens from the start of a window to the start of the next; more than fit into a window count as
             as many as fit, so that none is left out.
         max_question_length: most tokens of a question.
@@ -100,10 +102,11 @@ def question_windows(
     Raises:
         UserError: lengths that leave no room for a context.
     """
-    if max_length - max_question_length - 3 < 1:
+    pair, special = tokenizer.pair, tokenizer.num_special(pair=True)
+    if max_length - max_question_length - special < 1:
         raise UserError(
             f"task.max_length = {max_length} leaves no room for a context beside task.max_question_length = "
-            f"{max_question_length} and 3 special tokens; raise the one or lower the other"
+            f"{max_question_length} and {special} special tokens; raise the one or lower the other"
         )
     if doc_stride < 1:
         raise UserError(f"task.doc_stride = {doc_stride}: windows would not advance; must be at least 1")
@@ -114,8 +117,8 @@ def question_windows(
     counts = {"found": 0, "none": 0, "inexact": 0, "lost": 0, "split": 0}
     for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
         context = contexts[example.context]
-        head = np.array([tokenizer.cls_id, *question[:max_question_length], tokenizer.sep_id], np.int32)
-        key = (len(context.ids), max_length - len(head) - 1)
+        head = np.array([*pair.before, *question[:max_question_length], *pair.between], np.int32)
+        key = (len(context.ids), max_length - len(head) - len(pair.after))
         layout = layouts.get(key) or layouts.setdefault(key, window_layout(*key, doc_stride))
         state, first, last = _answer_tokens(example, context.offsets)
         counts[state] += 1
@@ -128,8 +131,9 @@ def question_windows(
                 holders += inside
                 shift = len(head) - begin
                 start, end = (first + shift, last + shift) if inside else (_NO_ANSWER, _NO_ANSWER)
-            ids = np.concatenate([head, context.ids[begin:stop], np.array([tokenizer.sep_id], np.int32)])
-            windows.append(Window(number, ids, len(head), context.offsets[begin:stop], max_context, start, end))
+            ids = np.concatenate([head, context.ids[begin:stop], np.array(pair.after, np.int32)])
+            offsets = context.offsets[begin:stop]
+            windows.append(Window(number, ids, len(head), offsets, max_context, start, end, pair.types[1]))
         counts["split"] += state in ("found", "inexact") and not holders
     cut = sum(len(question) > max_question_length for question in questions)
     return QuestionWindows(windows, cut, counts["inexact"], counts["lost"], counts["split"])

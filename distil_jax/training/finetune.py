@@ -18,7 +18,7 @@ from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, k
 from distil_jax.tasks.class_weights import chosen_weights
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.data.report import encoded_lines
-from distil_jax.tasks.encode import Encoded, encode_examples
+from distil_jax.tasks.encoded import Encoded
 from distil_jax.tasks.examples import TaskData
 from distil_jax.training.loop import TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
@@ -96,11 +96,11 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
 
 def _encoded(config: Config, data: TaskData, training: TaskTraining) -> tuple[Encoded, dict[str, Encoded]]:
     """The training set and the validation sets as token ids."""
-    train = encode_examples(training.tokenizer, data.spec.kind, data.train, config.task, training=True)
+    train = data.spec.kind.encode(training.tokenizer, data.train, config.task, training=True)
     if not len(train):
         raise UserError(f"task {data.spec.name}: no training example has an answer that tokens cover; check task.train")
     return train, {
-        name: encode_examples(training.tokenizer, data.spec.kind, examples, config.task)
+        name: data.spec.kind.encode(training.tokenizer, examples, config.task)
         for name, examples in data.validation.items()
     }
 
@@ -118,7 +118,7 @@ def _check_data(config: Config, data: TaskData) -> None:
         raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
     settings = config.task
     chosen_weights(settings, data)
-    if (settings.word_masking or settings.word_shuffling) and data.spec.kind != "sequence":
+    if (settings.word_masking or settings.word_shuffling) and not data.spec.kind.texts_only:
         raise UserError(
             f"task.word_masking and task.word_shuffling: only for whole texts, not for {data.spec.name}; set both to 0"
         )

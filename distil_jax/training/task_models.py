@@ -10,7 +10,6 @@ from distil_jax.errors import UserError
 from distil_jax.hf import PretrainedModel, Tokenizer, load_tokenizer, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import TERMS
-from distil_jax.tasks.encode import longest_row
 from distil_jax.tasks.examples import TaskData
 from distil_jax.training.step import Params
 
@@ -40,7 +39,7 @@ def read_task_training(config: Config, data: TaskData) -> TaskTraining:
         UserError: one of them cannot be read, or they do not fit the task or each other.
     """
     source, spec = config.model.initial, data.spec
-    model = read_task_model(source, spec.kind, labels=data.labels, problem=spec.problem, seed=config.run.seed)
+    model = read_task_model(source, spec.kind.head, labels=data.labels, problem=spec.kind.problem, seed=config.run.seed)
     encoder, params, head = model.config, model.params, model.head
     assert head is not None
     check_lengths(config, data, "model.initial", encoder)
@@ -69,16 +68,10 @@ def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) 
 
 def check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderConfig) -> None:
     """Raises UserError where rows or windows are longer than an encoder takes, which messages call `name`."""
-    settings, length = config.task, longest_row(config.task, data.spec.kind)
+    kind, length = data.spec.kind, data.spec.kind.row_length(config.task)
     if length > encoder.max_length:
         raise UserError(f"task.max_length = {length}: {name} has {encoder.max_length} positions; lower it")
-    room = length - settings.max_question_length - 3
-    if data.spec.kind == "question" and settings.doc_stride > max(room, 0):
-        raise UserError(
-            f"task.doc_stride = {settings.doc_stride}: beside a question of task.max_question_length = "
-            f"{settings.max_question_length} a window of task.max_length = {length} holds only {room} tokens of the "
-            "context; lower doc_stride or raise max_length"
-        )
+    kind.check(config.task, length)
 
 
 def _teacher(
@@ -90,7 +83,7 @@ def _teacher(
             f"teacher.path = {source}: its vocabulary is not that of model.initial = {config.model.initial}"
         )
     model = read_task_model(
-        source, data.spec.kind, labels=head.labels, problem=head.problem, num_outputs=head.num_outputs
+        source, data.spec.kind.head, labels=head.labels, problem=head.problem, num_outputs=head.num_outputs
     )
     if model.is_new_head:
         labels = f" with the labels {some(data.labels)}" if data.labels else ""

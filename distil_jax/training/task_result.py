@@ -15,10 +15,12 @@ from distil_jax.config import Config, TaskSettings
 from distil_jax.hf import Tokenizer
 from distil_jax.models import TaskModel
 from distil_jax.runs import write_atomically
-from distil_jax.tasks.encode import Encoded, encode_examples
-from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TokenExample
-from distil_jax.tasks.inference import SCORE, Logits, make_predictor, measures_of
+from distil_jax.tasks.encoded import Encoded
+from distil_jax.tasks.examples import Example, TaskData
+from distil_jax.tasks.kinds import Logits
+from distil_jax.tasks.measures import SCORE, measures_of
 from distil_jax.training.checkpoint import Checkpoints
+from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import TrainResult
 from distil_jax.training.parallel import Devices
 
@@ -88,15 +90,12 @@ class Tested:
 
 def labelled_tests(data: TaskData) -> dict[str, Sequence[Example]]:
     """The test sets of which every label is known, by name."""
-    return {name: examples for name, examples in data.test.items() if examples and all(map(_is_labelled, examples))}
+    label_of = data.spec.kind.label_of
 
+    def is_labelled(examples: Sequence[Example]) -> bool:
+        return bool(examples) and all(label_of(example) is not None for example in examples)
 
-def _is_labelled(example: Example) -> bool:
-    if isinstance(example, TokenExample):
-        return example.tags is not None
-    if isinstance(example, QuestionExample):
-        return example.answers is not None
-    return example.label is not None
+    return {name: examples for name, examples in data.test.items() if is_labelled(examples)}
 
 
 def measured_tests(
@@ -148,7 +147,7 @@ def measures_on(
     found: dict[str, float] = {}
     notes: list[str] = []
     for name, examples in tests.items():
-        encoded = encode_examples(tokenizer, data.spec.kind, examples, settings)
+        encoded = data.spec.kind.encode(tokenizer, examples, settings)
         measures = measures_of(data, settings, examples, encoded, predict(encoded))
         prefix = "test" if len(tests) == 1 else f"test_{name}"
         found |= {f"{prefix}_{key}": value for key, value in measures.items()}

@@ -17,12 +17,13 @@ from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
 from distil_jax.tasks.augment import augment_ids, continuation_table
-from distil_jax.tasks.batches import Batch, choose_buckets, collate, steps_per_epoch, training_plan
+from distil_jax.tasks.batches import TaskBatch, choose_buckets, collate, steps_per_epoch, training_plan
 from distil_jax.tasks.class_weights import chosen_weights
-from distil_jax.tasks.encode import Encoded
+from distil_jax.tasks.encoded import Encoded
 from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.inference import SCORE, is_version_2, make_predictor, validation_measures
+from distil_jax.tasks.measures import SCORE, validation_measures
 from distil_jax.training.flops import encoder_flops
+from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.parallel import Devices
 from distil_jax.training.selection import Selection
@@ -105,7 +106,7 @@ def _description(config: Config, data: TaskData) -> dict[str, Any]:
         "initial": config.model.initial,
         "teacher": config.teacher.path,
         "examples": len(data.train),
-        "no_answer": is_version_2(data),
+        "no_answer": data.no_answer,
     }
 
 
@@ -141,7 +142,7 @@ def _plan(config: Config, training: TaskTraining, encoded: Encoded) -> Callable[
 
 def _batches(
     config: Config, data: TaskData, training: TaskTraining, encoded: Encoded, steps: range, devices: Devices
-) -> Iterator[Batch]:
+) -> Iterator[TaskBatch]:
     """This process's rows of the batches of `steps`, made ready ahead on threads."""
     settings, size = config.task, config.training.batch_size
     plan = _plan(config, training, encoded)
@@ -158,7 +159,7 @@ def _batches(
             mask_id=training.tokenizer.mask_id,
         )
 
-    def load(step: int) -> Batch:
+    def load(step: int) -> TaskBatch:
         length, rows = plan(int(step))
         changed = None
         if change is not None:
@@ -167,7 +168,7 @@ def _batches(
                 change(encoded.ids[row], np.random.default_rng(seed)) for row, seed in zip(rows, seeds, strict=True)
             ]
         batch = collate(encoded, data.spec.kind, rows, length, size, weights, changed)
-        return {name: values[part] for name, values in batch.items()}
+        return jax.tree.map(lambda values: values[part], batch)
 
     dataset = grain.MapDataset.range(steps.start, steps.stop).map(load)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

@@ -14,11 +14,14 @@ from distil_jax.config import Config, PredictArguments, TaskSettings, with_overr
 from distil_jax.errors import UserError
 from distil_jax.export import load_predictor, predict
 from distil_jax.export.checkpoint import Trained, save_trained
-from distil_jax.export.prediction_settings import answer_options, from_config_json, to_config_json
+from distil_jax.export.prediction_settings import from_config_json, prediction_options, to_config_json
 from distil_jax.export.predictions import predict_rows
 from distil_jax.hf import load_tokenizer, read_task_model
-from distil_jax.models import HeadKind
-from distil_jax.tasks.answers import AnswerOptions
+from distil_jax.tasks.kinds import PredictionOptions, TaskKind
+from distil_jax.tasks.kinds.choice import CHOICE
+from distil_jax.tasks.kinds.question import QUESTION
+from distil_jax.tasks.kinds.sequence import CLASSES
+from distil_jax.tasks.kinds.token import TAGS
 
 WINDOWS = {"task.max_length": 48, "task.doc_stride": 9, "task.max_question_length": 20, "task.max_answer_length": 7}
 ROWS = [{"question": f"the {word}", "context": "the cat sat on a mat . " * 9} for word in ("cat", "dog", "sea", "moon")]
@@ -75,8 +78,8 @@ def test_transformers_keeps_what_it_does_not_know(exported: Callable[..., Path],
     assert not any(loading.values()), loading
     model.config.save_pretrained(tmp_path / "again")
     raw = json.loads((tmp_path / "again" / "config.json").read_text())
-    found = from_config_json(raw, "question", "x")
-    assert found is not None and found[1] == AnswerOptions(no_answer=True, null_threshold=1.5)
+    found = from_config_json(raw, QUESTION, "x")
+    assert found is not None and found[1] == PredictionOptions(no_answer=True, null_threshold=1.5)
 
 
 @pytest.mark.parametrize(
@@ -103,27 +106,27 @@ def test_damaged_settings_are_one_line(exported: Callable[..., Path], value: Any
 
 
 def test_missing_and_unknown_fields_are_no_damage() -> None:
-    assert from_config_json({}, "question", "x") is None
-    plain = (TaskSettings(), AnswerOptions(), None)
-    assert from_config_json({"distil_jax": {"later": [1]}}, "question", "x") == plain
-    assert from_config_json({"distil_jax": {"doc_stride": 0}}, "sequence", "x") == plain
+    assert from_config_json({}, QUESTION, "x") is None
+    plain = (TaskSettings(), PredictionOptions(), None)
+    assert from_config_json({"distil_jax": {"later": [1]}}, QUESTION, "x") == plain
+    assert from_config_json({"distil_jax": {"doc_stride": 0}}, CLASSES, "x") == plain
 
 
 def test_there_and_back() -> None:
     settings = TaskSettings(max_length=200, doc_stride=64, null_threshold=-2.0)
-    options = answer_options(settings, {"no_answer": True})
-    raw = json.loads(json.dumps(to_config_json(settings, options, "question")))
-    assert from_config_json(raw, "question", "x") == (settings, options, None)
-    assert to_config_json(TaskSettings(), AnswerOptions(), "token") == {"distil_jax": {"max_length": 128}}
-    cases: list[tuple[HeadKind, str, str, bool]] = [
-        ("sequence", "classification", "", False),
-        ("sequence", "classification", "title", True),
-        ("sequence", "mrpc", "", True),
-        ("choice", "swag", "", True),
-        ("choice", "codah", "", False),
+    options = prediction_options(settings, {"no_answer": True})
+    raw = json.loads(json.dumps(to_config_json(settings, options, QUESTION)))
+    assert from_config_json(raw, QUESTION, "x") == (settings, options, None)
+    assert to_config_json(TaskSettings(), PredictionOptions(), TAGS) == {"distil_jax": {"max_length": 128}}
+    cases: list[tuple[TaskKind[Any], str, str, bool]] = [
+        (CLASSES, "classification", "", False),
+        (CLASSES, "classification", "title", True),
+        (CLASSES, "mrpc", "", True),
+        (CHOICE, "swag", "", True),
+        (CHOICE, "codah", "", False),
     ]
     for kind, name, pair, pairs in cases:
-        raw = to_config_json(TaskSettings(name=name, pair=pair), AnswerOptions(), kind)
+        raw = to_config_json(TaskSettings(name=name, pair=pair), PredictionOptions(), kind)
         assert raw["distil_jax"]["pairs"] is pairs
         found = from_config_json(raw, kind, "x")
         assert found is not None and found[2] is pairs

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from distil_jax.tasks.batches import choose_buckets, collate, epoch_plan, evaluation_plan, training_plan
-from distil_jax.tasks.encode import IGNORED, Encoded
+from distil_jax.tasks.encoded import IGNORED, NO_TOKEN, Encoded
+from distil_jax.tasks.kinds.choice import CHOICE
+from distil_jax.tasks.kinds.sequence import CLASSES
+from distil_jax.tasks.kinds.token import TAGS
 
 RANDOM = np.random.default_rng(0)
 LENGTHS = np.clip(RANDOM.gamma(2.0, 9.0, 500).astype(int) + 3, 3, 128)
@@ -85,34 +88,35 @@ def test_an_evaluation_has_every_row_once() -> None:
 
 def test_rows_are_padded_and_empty_places_weigh_nothing() -> None:
     encoded = encoded_rows([np.array(label, np.int32) for label in (2, 0, 1)], [4, 2, 6])
-    batch = collate(encoded, "sequence", np.array([2, 0]), 8, 4)
-    np.testing.assert_array_equal(batch["ids"][:2], [[5, 6, 7, 8, 9, 10, 0, 0], [5, 6, 7, 8, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(batch["mask"].sum(axis=1), [6, 4, 1, 1])
-    np.testing.assert_array_equal(batch["labels"][:2], [1, 2])
-    np.testing.assert_allclose(batch["weights"], [0.5, 0.5, 0, 0])
-    np.testing.assert_allclose(batch["token_share"], [0.1, 0.1, 0, 0])
+    batch = collate(encoded, CLASSES, np.array([2, 0]), 8, 4)
+    np.testing.assert_array_equal(batch.inputs.ids[:2], [[5, 6, 7, 8, 9, 10, 0, 0], [5, 6, 7, 8, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(np.asarray(batch.inputs.mask).sum(axis=1), [6, 4, 1, 1])
+    np.testing.assert_array_equal(batch.labels[:2], [1, 2])
+    np.testing.assert_allclose(batch.weights, [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(batch.token_share, [0.1, 0.1, 0, 0])
 
 
 def test_class_weights_make_a_weighted_mean() -> None:
     encoded = encoded_rows([np.array(label, np.int32) for label in (0, 1, 1)], [3, 3, 3])
-    batch = collate(encoded, "sequence", np.arange(3), 8, 4, np.array([3.0, 0.5], np.float32))
-    np.testing.assert_allclose(batch["weights"], [0.75, 0.125, 0.125, 0], rtol=1e-6)
-    np.testing.assert_allclose(batch["shares"], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
+    batch = collate(encoded, CLASSES, np.arange(3), 8, 4, np.array([3.0, 0.5], np.float32))
+    np.testing.assert_allclose(batch.weights, [0.75, 0.125, 0.125, 0], rtol=1e-6)
+    np.testing.assert_allclose(batch.shares, [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
 
 
 def test_tags_weigh_alike_whatever_row_they_are_in() -> None:
     labels = [np.array([IGNORED, 2, IGNORED], np.int32), np.array([IGNORED, 1, 0, 3, IGNORED], np.int32)]
-    batch = collate(encoded_rows(labels, [3, 5]), "token", np.arange(2), 8, 2)
+    batch = collate(encoded_rows(labels, [3, 5]), TAGS, np.arange(2), 8, 2)
     expected = np.zeros((2, 8))
     expected[0, 1] = expected[1, 1:4] = 0.25
-    np.testing.assert_allclose(batch["weights"], expected)
-    np.testing.assert_array_equal(batch["labels"][1], [0, 1, 0, 3, 0, 0, 0, 0])
+    np.testing.assert_allclose(batch.weights, expected)
+    np.testing.assert_array_equal(batch.labels[1], [0, 1, 0, 3, 0, 0, 0, 0])
 
 
 def test_the_padding_of_shorter_endings_is_masked() -> None:
-    ids = [np.array([[5, 6, 7], [5, 6, 0]], np.int32)]
-    encoded = Encoded(ids, [np.zeros((2, 3), np.int32)], [np.array(1, np.int32)], np.array([3]), pad_id=0, notes=())
-    batch = collate(encoded, "choice", np.array([0]), 8, 2)
-    assert batch["ids"].shape == (2, 2, 8)
-    np.testing.assert_array_equal(batch["mask"].sum(axis=-1), [[3, 2], [1, 1]])
-    np.testing.assert_allclose(batch["token_share"], [0.2, 0])
+    ids = [np.array([[5, 6, 7], [5, 6, NO_TOKEN]], np.int32)]
+    types, labels, lengths = [np.zeros((2, 3), np.int32)], [np.array(1, np.int32)], np.array([3])
+    encoded = Encoded(ids, types, labels, lengths, pad_id=0, notes=(), choices=2)
+    batch = collate(encoded, CHOICE, np.array([0]), 8, 2)
+    assert batch.inputs.ids.shape == (2, 2, 8)
+    np.testing.assert_array_equal(np.asarray(batch.inputs.mask).sum(axis=-1), [[3, 2], [1, 1]])
+    np.testing.assert_allclose(batch.token_share, [[0.2, 0.2], [0, 0]])

@@ -13,14 +13,21 @@ from distil_jax.cli import main
 from distil_jax.config import Config, TaskSettings
 from distil_jax.errors import UserError
 from distil_jax.runs import read_metrics
-from distil_jax.tasks.class_weights import chosen_weights, class_weights, given_weights
+from distil_jax.tasks.class_weights import chosen_weights, given_weights
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.registry import task_spec
 from distil_jax.training.finetune import finetune
 
+BALANCED = TaskSettings(class_weights="balanced")
 TaskConfig = Callable[..., Config]
 LABELS = ("good", "bad", "not sure")
+
+
+def balanced(data: TaskData) -> np.ndarray:
+    weights = chosen_weights(BALANCED, data)
+    assert weights is not None
+    return weights
 
 
 def test_balanced_ones_are_scikit_learns(task_config: TaskConfig, tmp_path: Path) -> None:
@@ -29,14 +36,14 @@ def test_balanced_ones_are_scikit_learns(task_config: TaskConfig, tmp_path: Path
     data = load_task(task_config("classification", tmp_path).task, 0)
     labels = np.array([example.label for example in data.train])  # type: ignore[union-attr]
     expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
-    np.testing.assert_allclose(class_weights(data), expected, rtol=1e-6)
+    np.testing.assert_allclose(balanced(data), expected, rtol=1e-6)
 
 
 def test_positive_weights_are_negatives_over_positives() -> None:
     labels = [(1, 0, 1), (0, 0, 1), (0, 0, 1), (0, 0, 1)]
     examples = [SequenceExample(str(number), "a", None, label) for number, label in enumerate(labels)]
     data = TaskData(task_spec("multilabel"), ("x", "y", "z"), examples, {}, {}, "")
-    np.testing.assert_array_equal(class_weights(data), np.array([3, 1, 1], np.float32))
+    np.testing.assert_array_equal(balanced(data), np.array([3, 1, 1], np.float32))
 
 
 def test_class_sets_learn_with_class_weights(task_config: TaskConfig, tmp_path: Path) -> None:
@@ -116,9 +123,7 @@ def test_own_weights_are_learned_with(task_config: TaskConfig, tmp_path: Path) -
         return [row["metrics"]["loss"] for row in read_metrics(tmp_path / name, "train")]
 
     data = load_task(task_config("classification", tmp_path).task, 0)
-    same = ",".join(
-        f"{name}={weight!r}" for name, weight in zip(data.labels, class_weights(data).tolist(), strict=True)
-    )
+    same = ",".join(f"{name}={weight!r}" for name, weight in zip(data.labels, balanced(data).tolist(), strict=True))
     assert losses("rule", "balanced") == losses("own", same) != losses("other", "1,9")
 
 

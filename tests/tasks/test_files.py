@@ -17,6 +17,9 @@ from distil_jax.errors import UserError
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import Example, TokenExample
 from distil_jax.tasks.files import rows_to_predict
+from distil_jax.tasks.kinds.question import QUESTION
+from distil_jax.tasks.kinds.sequence import CLASSES
+from distil_jax.tasks.kinds.token import TAGS
 from distil_jax.tasks.requests import reading_of, requests, usual_reading
 
 CONLL = "-DOCSTART- -X- O\n\nAda NNP B-PER\nsat VBD O\n\nin IN O\nParis NNP B-LOC\n"
@@ -32,7 +35,7 @@ def read(
 
 
 def words(path: Path, labels: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = read(path, "token", labels=labels)
+    found = read(path, TAGS, labels=labels)
     return [example.words for _, example in found if isinstance(example, TokenExample)]
 
 
@@ -92,9 +95,9 @@ def test_text_and_tables_stay_what_they_are_for_a_tagger(tmp_path: Path) -> None
 def test_a_bad_line_of_columns_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text(WNUT)
     with pytest.raises(UserError, match=r"a\.conll, line 4: no word"):
-        read(tmp_path / "a.conll", "token")
+        read(tmp_path / "a.conll", TAGS)
     faults = Faults(skip=True)
-    assert [identity for identity, _ in read(tmp_path / "a.conll", "token", faults)] == [0]
+    assert [identity for identity, _ in read(tmp_path / "a.conll", TAGS, faults)] == [0]
     assert faults.count == 1
 
 
@@ -107,30 +110,30 @@ def squad(context: str) -> dict[str, Any]:
 def test_squad_json_gives_the_examples_of_the_loader(tmp_path: Path) -> None:
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(squad("Ada sat")))
-    ((identity, example),) = read(path, "question")
+    ((identity, example),) = read(path, QUESTION)
     (expected,) = load_task(TaskSettings(name="squad", train=str(path), validation=str(path)), 0).train
     assert identity == "q7"
     assert (example.question, example.context) == (expected.question, expected.context)  # type: ignore[union-attr]
     path.write_text(json.dumps(squad(" ")))
-    with pytest.raises(UserError, match=r"dev\.json, data\[0\]\.paragraphs\[0\]\.qas\[0\] \(id q7\): the context is"):
-        read(path, "question")
+    with pytest.raises(UserError, match=r"dev\.json, data\[0\]\.paragraphs\[0\]\.qas\[0\] \(id q7\): .*'context' is"):
+        read(path, QUESTION)
 
 
 def test_arrays_and_parquet(tmp_path: Path) -> None:
     rows = [{"text": "a", "pair": "b", "id": "x"}, {"text": "c", "pair": "d", "id": "y"}]
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.json", "sequence") == read(tmp_path / "a.parquet", "sequence")
-    assert [identity for identity, _ in read(tmp_path / "a.parquet", "sequence")] == ["x", "y"]
+    assert read(tmp_path / "a.json", CLASSES) == read(tmp_path / "a.parquet", CLASSES)
+    assert [identity for identity, _ in read(tmp_path / "a.parquet", CLASSES)] == ["x", "y"]
     rows[1]["text"] = ""
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.parquet, row 2: the text is empty"):
-        read(tmp_path / "a.parquet", "sequence")
+    with pytest.raises(UserError, match=r"a\.parquet, row 2: .*'text' is empty"):
+        read(tmp_path / "a.parquet", CLASSES)
 
 
 def test_columns_of_the_run_come_first(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"review": ["a"], "text": ["b"]}), tmp_path / "a.parquet")
-    reading = reading_of(TaskSettings(name="classification", text="review"), "sequence")
+    reading = reading_of(TaskSettings(name="classification", text="review"), CLASSES)
     rows = rows_to_predict(tmp_path / "a.parquet", reading, Faults())
     ((_, example),) = requests(rows, reading, Faults(), "a", rows.unit)
     assert example.text == "a"  # type: ignore[union-attr]
@@ -139,7 +142,7 @@ def test_columns_of_the_run_come_first(tmp_path: Path) -> None:
 def test_published_tables_without_header(tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").write_text("gj04\t1\t\tThe cat sat.\ngj04\t0\t*\tSat cat the.\n")
     (tmp_path / "test.tsv").write_text("index\tsentence\n0\tThe cat sat.\n")
-    reading = reading_of(TaskSettings(name="cola"), "sequence")
+    reading = reading_of(TaskSettings(name="cola"), CLASSES)
 
     def texts(name: str) -> list[str]:
         rows = rows_to_predict(tmp_path / name, reading, Faults())

@@ -6,6 +6,7 @@ import pytest
 
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.official import OFFICIAL
+from distil_jax.tasks.kinds import KINDS
 from distil_jax.tasks.registry import glue_tasks, task_spec
 
 OWN = {"classification", "regression", "multilabel", "tagging", "question", "choice"}
@@ -21,7 +22,7 @@ def test_every_task_is_either_known_with_its_data_or_for_own_data() -> None:
         spec = task_spec(name)
         assert spec.name == name and spec.metrics
         assert set(spec.headline) <= set(spec.metrics)
-        assert bool(spec.problem) == (spec.kind == "sequence")
+        assert bool(spec.kind.problem) == (spec.kind.head == "sequence") and spec.kind in KINDS.values()
 
 
 def test_official_measures_and_class_numbers() -> None:

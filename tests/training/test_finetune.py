@@ -246,7 +246,7 @@ def test_a_step_that_is_not_finite_is_skipped(
 
         def train_step(state: Any, frozen: Any, batch: Any) -> Any:
             factor = jnp.where(state.step == 2, jnp.nan, 1.0)
-            return step(state, frozen, {**batch, "weights": batch["weights"] * factor})
+            return step(state, frozen, batch._replace(weights=batch.weights * factor))
 
         return train_step
 

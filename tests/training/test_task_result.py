@@ -25,6 +25,7 @@ from distil_jax.training.finetune import finetune
 from distil_jax.training.task_result import labelled_tests
 
 TaskConfig = Callable[..., Config]
+TASKS = {"sequence": "imdb", "token": "wnut17", "question": "squad", "choice": "swag"}  # one of each kind
 
 
 @pytest.mark.parametrize("task", ["classification", "question"])
@@ -57,7 +58,7 @@ def test_sets_with_a_secret_label_are_left_alone() -> None:
     }
     for kind, example in known.items():
         sets = {"open": [example], "mixed": [example, secret[kind]], "secret": [secret[kind]], "empty": []}
-        data = TaskData(task_spec("imdb"), (), [], {}, sets, "")
+        data = TaskData(task_spec(TASKS[kind]), (), [], {}, sets, "")
         assert labelled_tests(data) == {"open": [example]}
 
 

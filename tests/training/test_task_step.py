@@ -13,10 +13,12 @@ import torch
 from torch.nn import functional
 
 from distil_jax.config import FineTune
-from distil_jax.models import EncoderConfig, TaskHead, TaskModel
+from distil_jax.models import EncoderConfig, EncoderInputs, TaskHead, TaskModel
+from distil_jax.tasks.batches import TaskBatch
+from distil_jax.training.inference import make_logits_step
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.step import FrozenInputs, init_state, make_train_step
-from distil_jax.training.task_step import TaskModels, make_logits_step, task_losses, task_step_config
+from distil_jax.training.task_step import TaskModels, task_losses, task_step_config
 
 BERT = EncoderConfig("bert", 40, 8, 1, 2, 16, 16, type_vocab_size=2, pooler=True, initializer_range=0.4)
 HEAD = TaskHead("sequence", num_outputs=3, dropout=0.3, problem="single_label_classification")
@@ -30,21 +32,23 @@ def params_of(seed: int) -> Any:
     return jax.tree.map(np.asarray, init())
 
 
-def make_batch() -> dict[str, np.ndarray]:
+def make_batch() -> Any:
     """Eight places of which six are rows, of uneven lengths."""
     random = np.random.default_rng(0)
     lengths = np.array([8, 3, 5, 8, 4, 6, 1, 1])
     real = np.arange(8)[None] < lengths[:, None]
     rows = np.where(np.arange(8) < 6, 1.0, 0.0)
-    return {
-        "ids": np.where(real, random.integers(5, 40, (8, 8)), 0).astype(np.int32),
-        "types": (np.arange(8)[None] > 3).astype(np.int32) * real,
-        "mask": real.astype(np.int32),
-        "labels": random.integers(0, 3, 8).astype(np.int32),
-        "weights": (rows / 6).astype(np.float32),
-        "shares": (rows / 6).astype(np.float32),
-        "token_share": (rows / 34).astype(np.float32),
-    }
+    ids: Any = np.where(real, random.integers(5, 40, (8, 8)), 0).astype(np.int32)
+    mask: Any = real.astype(np.int32)
+    types: Any = (np.arange(8)[None] > 3).astype(np.int32) * real
+    shares = (rows / 6).astype(np.float32)
+    return TaskBatch(
+        EncoderInputs(ids, mask, token_type_ids=types),
+        labels=random.integers(0, 3, 8).astype(np.int32),
+        weights=shares,
+        shares=shares,
+        token_share=(rows / 34).astype(np.float32),
+    )
 
 
 def run(devices: Devices, micro: int) -> tuple[Any, dict[str, Any]]:
@@ -97,7 +101,7 @@ def test_metrics_are_those_of_the_whole_batch(alone: Any) -> None:
 
 def test_empty_places_change_nothing() -> None:
     batch, other = make_batch(), make_batch()
-    other["ids"][6:], other["labels"][6:] = 9, 2
+    other.inputs.ids[6:], other.labels[6:] = 9, 2
     found = [
         task_losses(MODELS, params_of(1), params_of(2), each, None)[0]  # type: ignore[arg-type]
         for each in (batch, other)
@@ -109,10 +113,10 @@ def test_empty_places_change_nothing() -> None:
 def test_logits_come_back_in_the_rows_order(mapping: str, count: int) -> None:
     devices, batch = make_devices(mapping, count), make_batch()
     params = params_of(1)
-    inputs = {name: batch[name] for name in ("ids", "mask", "types")}
+    inputs = batch.inputs
     step = devices.map(make_logits_step(MODELS.student), replicated=1)
     found = step(devices.replicate(params), devices.shard_batch(inputs))
-    expected: Any = MODELS.student.apply({"params": params}, batch["ids"], batch["mask"], None, batch["types"])
+    expected: Any = MODELS.student.apply({"params": params}, inputs.ids, inputs.mask, None, inputs.token_type_ids)
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -130,23 +134,17 @@ def test_terms_are_weighted_and_the_teacher_keeps_its_segments() -> None:
     head = TaskHead("sequence", num_outputs=3, dense=True, problem=plain.problem)
     models = TaskModels(TaskModel(small, head), TaskModel(bert, plain), settings)
     ids = jnp.array([[2, 7, 3, 9, 3], [2, 5, 3, 8, 0]])
-    batch = {
-        "ids": ids,
-        "types": jnp.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]),
-        "mask": (ids > 0).astype(jnp.int32),
-        "labels": jnp.array([2, 0]),
-        "weights": jnp.array([0.5, 0.5]),
-        "shares": jnp.array([0.5, 0.5]),
-        "token_share": jnp.full(2, 1 / 9),
-    }
+    mask, types = (ids > 0).astype(jnp.int32), jnp.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]])
+    half = jnp.array([0.5, 0.5])
+    batch = TaskBatch(EncoderInputs(ids, mask, None, types), jnp.array([2, 0]), half, half, jnp.full(2, 1 / 9))
     params: list[Any] = [model.init(jax.random.key(1), ids)["params"] for model in (models.student, models.teacher)]  # type: ignore[union-attr]
     total, terms = task_losses(models, params[0], params[1], batch, None)
     np.testing.assert_allclose(
         total, 0.3 * terms["task"].mean + 0.6 * terms["kl"].mean + 0.2 * terms["cosine"].mean, rtol=1e-6
     )
     apply: Any = models.teacher.apply  # type: ignore[union-attr]
-    teacher = apply({"params": params[1]}, ids, batch["mask"], None, batch["types"])
-    student: Any = models.student.apply({"params": params[0]}, ids, batch["mask"])
+    teacher = apply({"params": params[1]}, ids, mask, None, types)
+    student: Any = models.student.apply({"params": params[0]}, ids, mask)
     expected = torch_kl(torch.from_numpy(np.array(student)), torch.from_numpy(np.array(teacher)), 2.0)
     np.testing.assert_allclose(terms["kl"].mean, expected, rtol=1e-5)
     alone, terms = task_losses(TaskModels(models.student, None, settings), params[0], None, batch, None)

@@ -13,7 +13,8 @@ import transformers
 
 from distil_jax.config import FineTune, Optimizer
 from distil_jax.hf import read_task_model
-from distil_jax.models import TaskModel
+from distil_jax.models import EncoderInputs, TaskModel
+from distil_jax.tasks.batches import TaskBatch
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.step import FrozenInputs, init_state, make_train_step
@@ -42,18 +43,15 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_batch(step: int) -> dict[str, np.ndarray]:
+def draw_batch(step: int) -> Any:
     random = np.random.default_rng(step)
     mask = (np.arange(LENGTH)[None] < random.integers(4, LENGTH + 1, ROWS)[:, None]).astype(np.int32)
-    return {
-        "ids": (random.integers(5, 50, (ROWS, LENGTH)) * mask).astype(np.int32),
-        "types": ((np.arange(LENGTH)[None] > 4) * mask).astype(np.int32),
-        "mask": mask,
-        "labels": random.integers(0, 3, ROWS).astype(np.int32),
-        "weights": np.full(ROWS, 1 / ROWS, np.float32),
-        "shares": np.full(ROWS, 1 / ROWS, np.float32),
-        "token_share": np.full(ROWS, 1 / mask.sum(), np.float32),
-    }
+    arrays: Any = (random.integers(5, 50, (ROWS, LENGTH)) * mask).astype(np.int32), mask
+    types: Any = ((np.arange(LENGTH)[None] > 4) * mask).astype(np.int32)
+    shares = np.full(ROWS, 1 / ROWS, np.float32)
+    labels = random.integers(0, 3, ROWS).astype(np.int32)
+    tokens = np.full(ROWS, 1 / mask.sum(), np.float32)
+    return TaskBatch(EncoderInputs(*arrays, token_type_ids=types), labels, shares, shares, tokens)
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
@@ -86,8 +84,9 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
     )
     for number in range(STEPS):
         batch = draw_batch(number)
-        inputs: dict[str, Any] = {"input_ids": batch["ids"], "attention_mask": batch["mask"], "labels": batch["labels"]}
-        inputs |= {"token_type_ids": batch["types"]} if family == "bert" else {}
+        ids, mask, _, types, _ = batch.inputs
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": batch.labels}
+        inputs |= {"token_type_ids": types} if family == "bert" else {}
         loss = theirs(**{name: torch.from_numpy(values).long() for name, values in inputs.items()}).loss
         torch_adam.zero_grad()
         loss.backward()

@@ -29,9 +29,10 @@ from distil_jax.tasks.data.labels import (
 )
 from distil_jax.tasks.data.official import Role
 from distil_jax.tasks.examples import TaskSpec
+from distil_jax.tasks.kinds.choice import CHOICE
+from distil_jax.tasks.kinds.sequence import CLASS_SETS
+from distil_jax.tasks.kinds.token import TAGS
 from distil_jax.tasks.metrics.tag_schemes import TAG, mark_first
-
-MULTI = "multi_label_classification"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +70,17 @@ def decide_labels(
     Raises:
         UserError: labels can be read in several ways.
     """
-    if spec.kind == "choice":
+    if spec.kind is CHOICE:
         rows = [row for one in sets for row in _choice_rows(one)]
         from_zero = bool(spec.name != "choice")
         choices, note = choice_labels(rows, settings.labels, from_zero=from_zero)
         return LabelRules(choices=choices, notes=(note,) if note else ())
-    if spec.problem == "regression" or spec.kind == "question":
+    if not spec.kind.has_classes:
         return LabelRules()
-    if spec.problem == MULTI and (columns := _indicator_columns(settings, sets, known)):
+    if spec.kind is CLASS_SETS and (columns := _indicator_columns(settings, sets, known)):
         return _indicated(settings, columns)
     form, notes = NAMES, ()
-    if spec.problem == MULTI:
+    if spec.kind is CLASS_SETS:
         count = len(given_classes(settings.labels, ())[0]) or len(known)
         values = [value for one in sets for value in _sets_written(one)]
         form = set_form(values, count, settings.sets_as)
@@ -87,7 +88,7 @@ def decide_labels(
     classes = _classes(settings, spec, sets, known, form)
     merged = merged_spellings(_items(spec, [value for one in sets for value in one.labels()], form))
     shown = "; ".join(f"{', '.join(map(repr, spellings))} are {name!r}" for name, spellings in [*merged.items()][:3])
-    notes += (f"spellings of one class: {shown}",) if merged and spec.kind != "token" and not form.width else ()
+    notes += (f"spellings of one class: {shown}",) if merged and spec.kind is not TAGS and not form.width else ()
     return LabelRules(classes, form, notes=(*notes, *classes.notes))
 
 
@@ -114,9 +115,9 @@ def _classes(
     if named:
         return match_classes(named, items, counting="zero")
     learned = [one for one in sets if known or one.role != "test"]
-    learned = learned if known or spec.kind == "token" else learned[:1]  # the training data, where there is some
+    learned = learned if known or spec.kind is TAGS else learned[:1]  # the training data, where there is some
     found = _items(spec, [value for one in learned for value in one.labels()], form)
-    if spec.kind != "token":
+    if spec.kind is not TAGS:
         return match_classes(found_classes(found), items, counting="never")
     if found and not any(isinstance(tag, str) for tag in found):
         raise UserError(f"{sets[0].table.name}: its tags are numbers; name them in order with task.labels")
@@ -125,9 +126,9 @@ def _classes(
 
 def _items(spec: TaskSpec, values: Iterable[Any], form: SetForm) -> list[Any]:
     """The labels one by one: those of sets, the tags of words."""
-    if spec.problem == MULTI:
+    if spec.kind is CLASS_SETS:
         return [*items_of_sets(values, form)]
-    if spec.kind == "token":
+    if spec.kind is TAGS:
         return [tag for tags in values if isinstance(tags, list) for tag in tags]
     return [*values]
 

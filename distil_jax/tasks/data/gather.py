@@ -29,7 +29,7 @@ from distil_jax.data.rows import (
 )
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.official import OFFICIAL, PLAIN_SPLITS, Columns, Official, Role, SplitPlace
-from distil_jax.tasks.examples import Kind, TaskSpec
+from distil_jax.tasks.examples import TaskSpec
 
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
 OWN_STEMS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -77,7 +77,7 @@ def gather(settings: TaskSettings, spec: TaskSpec, rows: Mapping[Role, Any] | No
     return sorted(parts, key=lambda part: ROLES.index(part.role))
 
 
-def own_columns(settings: TaskSettings, kind: Kind) -> Columns:
+def own_columns(settings: TaskSettings, kind: str) -> Columns:
     """The columns of own data, as the settings call them; what they leave at its default has its usual name."""
     defaults = TaskSettings()
     plain_text, plain_label = settings.text == defaults.text, settings.label == defaults.label
@@ -104,7 +104,7 @@ class _Reader:
 
     @property
     def columns(self) -> Columns:
-        return self.official.columns if self.official else own_columns(self.settings, self.spec.kind)
+        return self.official.columns if self.official else own_columns(self.settings, self.spec.kind.head)
 
     def file(self, role: Role, name: str, path: Any) -> Part:
         """The rows of one file, or of an object in memory."""
@@ -128,7 +128,7 @@ class _Reader:
             keep=columns.names(),
             positions=columns.positions,
             flawed=bool(self.official and self.official.flawed),
-            tagged=self.spec.kind == "token",
+            tagged=self.spec.kind.tagged,
             labelled=True,
             words=settings.text if settings.text != defaults.text else "",
             tags=settings.label[0] if settings.label not in ((), defaults.label) else "",

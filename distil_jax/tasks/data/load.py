@@ -16,8 +16,9 @@ from distil_jax.tasks.data.official import OFFICIAL, Role
 from distil_jax.tasks.data.report import DataReport, SetReport, class_warnings, label_counts
 from distil_jax.tasks.data.splits import digest, draw, set_aside
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec, TokenExample
+from distil_jax.tasks.kinds.token import TAG_METRICS
 from distil_jax.tasks.metrics.tag_schemes import tag_scheme
-from distil_jax.tasks.registry import TAG_METRICS, task_spec
+from distil_jax.tasks.registry import task_spec
 
 
 def load_task(
@@ -52,14 +53,14 @@ def load_task(
     labels, notes, reports = rules.classes.names, [*rules.notes], []
     sets: dict[str, dict[str, list[Example]]] = {"train": {}, "validation": {}, "test": {}}
     for part, columns, lost in zip(parts, taken, unread, strict=True):
-        examples = to_examples(part.table, columns, _row_rules(part, spec, rules), part.faults)
+        examples = to_examples(part.table, columns, spec.kind, _row_rules(part, spec, rules), part.faults)
         sets[part.role][part.name] = examples
         reports.append(_set_report(part, columns, lost, examples, labels))
         notes += _part_notes(part)
     if not known:
         _check_labels(labels, spec, parts)
     scheme = ""
-    if spec.kind == "token":
+    if spec.kind.tagged:
         scheme = _scheme(labels, sets)
         if not scheme:
             spec = dataclasses.replace(spec, metrics=TAG_METRICS)
@@ -103,9 +104,9 @@ def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
         raise UserError(f"task.labels names {repeated!r} twice; name every class once")
     if any(name != name.strip() for name in settings.labels):
         raise UserError("task.labels: a name begins or ends with a blank; take it away")
-    if len(settings.label) > 1 and spec.problem != "multi_label_classification":
+    if len(settings.label) > 1 and not spec.kind.several_labels:
         raise UserError(f"task.label names {len(settings.label)} columns; only multilabel reads several, name one")
-    if settings.labels and (spec.kind == "question" or spec.problem == "regression"):
+    if settings.labels and not spec.kind.may_name_labels:
         raise UserError(f"task.labels: {spec.name} has no classes; leave it away")
 
 
@@ -114,19 +115,19 @@ def _columns(part: Part, settings: TaskSettings, spec: TaskSpec) -> TakenColumns
     if not part.table.rows:
         why = f" (first: {part.faults.first})" if part.faults.first else ""
         raise UserError(f"{part.table.name}: holds no row that can be used{why}; check the file")
-    taken = find_columns(part.table, part.columns, spec.kind, part.role)
+    taken = find_columns(part.table, part.columns, part.role)
     if settings.id and not taken.id:
         columns = ", ".join(part.table.columns)
         raise UserError(f"{part.table.name}: no column {settings.id!r} (found: {columns}); check task.id")
     names = part.table.classes.get(taken.label, ())
-    if spec.kind == "choice" or taken.indicators or (spec.labels and not {*names} <= {*spec.labels}):
+    if not spec.kind.has_classes or taken.indicators or (spec.labels and not {*names} <= {*spec.labels}):
         part.table.classes = {}
     return taken
 
 
 def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]) -> None:
     """Raises UserError where one class is all there is; after the rows were checked, which may tell the reason."""
-    needed = {"single_label_classification": 2, "multi_label_classification": 1}.get(spec.problem, 0)
+    needed = spec.kind.fewest_classes
     if len(labels) < needed and parts[0].role != "test":
         only = f"only the class {labels[0]!r}" if labels else "no class"
         raise UserError(f"{parts[0].table.name}: holds {only}, nothing can be learned from it; check task.label")
@@ -135,8 +136,6 @@ def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]
 def _row_rules(part: Part, spec: TaskSpec, labels: LabelRules) -> ExampleRules:
     official = OFFICIAL.get(spec.name)
     rules = ExampleRules(
-        spec.kind,
-        spec.problem,
         labels.classes,
         part.role,
         sets=labels.sets,
@@ -150,7 +149,7 @@ def _row_rules(part: Part, spec: TaskSpec, labels: LabelRules) -> ExampleRules:
         limits=official.limits,
         iob2=official.iob2,
         blank_text=official.blank_text,
-        unique_ids=spec.kind == "question",
+        unique_ids=spec.kind.unique_ids,
     )
 
 

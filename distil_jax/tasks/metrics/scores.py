@@ -1,25 +1,30 @@
-"""Measures of predictions that are numbers: classes, class sets and scores. Shares from 0 to 1, correlations to ±1."""
+"""Measures of predictions that are numbers: classes, class sets and scores, by scikit-learn and SciPy.
+
+Both are imported where they are used: they take a second.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from distil_jax.errors import UserError
 
+_MOST_CLASSES = 200  # of a confusion matrix in a result
+_ZERO: Any = 0  # of 0 / 0; the annotations of scikit-learn only know the word "warn"
+
 
 def measure(names: Sequence[str], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """The named measures, as scikit-learn and SciPy define them.
+    """The named measures, as shares from 0 to 1 and correlations to ±1.
 
     Three sorts of input: class numbers or their logits ("accuracy", "f1", "macro_f1", "micro_f1", "matthews"); scores
     ("pearson", "spearman"); class sets or their logits ("accuracy": the whole set is right; "macro_f1", "micro_f1").
     "f1" is that of class 1 of two. "macro_f1" is the mean over the classes that occur (class sets: over all columns).
 
-    Where a measure is 0 / 0 it is 0: F1 of a class that neither occurs nor is predicted, Matthews' coefficient where
-    all is one class (scikit-learn), and correlations with a constant (scikit-learn's `r_regression`; SciPy says nan,
-    with which checkpoints could not be ranked).
+    Where a measure is 0 / 0 it is 0, also a correlation with a constant (SciPy says NaN, with which checkpoints could
+    not be ranked).
 
     Args:
         names: which measures.
@@ -43,8 +48,45 @@ def measure(names: Sequence[str], predictions: np.ndarray, references: np.ndarra
     for name in names:
         function = _MEASURES[name]
         prepare = _scores if function in (_pearson, _spearman) else _classes
-        found[name] = float(function(prepare(name, predictions, references), references))
+        found[name] = float(function(references, prepare(name, predictions, references)))
     return found
+
+
+def class_details(labels: Sequence[str], predicted: np.ndarray, references: np.ndarray) -> dict[str, Any]:
+    """Precision, recall and F1 of each class, and the confusion matrix (a row a right class, a column a predicted one).
+
+    Args:
+        labels: names of the classes.
+        predicted: [N] class numbers.
+        references: [N] class numbers.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    numbers = range(len(labels))
+    found: dict[str, Any] = {"classes": _by_class(labels, references, predicted, labels=[*numbers])}
+    if len(labels) <= _MOST_CLASSES:
+        found["confusion"] = confusion_matrix(references, predicted, labels=[*numbers]).tolist()
+    return found
+
+
+def set_details(labels: Sequence[str], predicted: np.ndarray, references: np.ndarray) -> dict[str, Any]:
+    """Precision, recall and F1 of each class of class sets.
+
+    Args:
+        labels: names of the classes.
+        predicted: [N, C] bool.
+        references: [N, C] 0 or 1.
+    """
+    return {"classes": _by_class(labels, *_two_columns(references > 0, predicted))}
+
+
+def _by_class(names: Sequence[str], references: np.ndarray, predicted: np.ndarray, **more: Any) -> dict[str, Any]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    values = precision_recall_fscore_support(references, predicted, average=None, zero_division=_ZERO, **more)
+    columns = zip(*(np.asarray(column).tolist() for column in values), strict=True)
+    fields = ("precision", "recall", "f1", "rows")
+    return {name: dict(zip(fields, row, strict=True)) for name, row in zip(names, columns, strict=False)}
 
 
 def _check_shapes(predictions: np.ndarray, references: np.ndarray) -> None:
@@ -84,77 +126,70 @@ def _classes(name: str, predictions: np.ndarray, references: np.ndarray) -> np.n
     return predictions.argmax(axis=1)
 
 
-def _accuracy(predicted: np.ndarray, references: np.ndarray) -> float:
+def _accuracy(references: np.ndarray, predicted: np.ndarray) -> float:
     right = predicted == references
     return float(np.mean(right if right.ndim == 1 else right.all(axis=1)))
 
 
-def _f1(predicted: np.ndarray, references: np.ndarray) -> float:
+def _f1(references: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
     others = np.setdiff1d(np.concatenate([predicted, references]), [0, 1])
     if others.size:
         raise ValueError(f"f1 is for the classes 0 and 1, here is {others[0]:g}; use macro_f1 or micro_f1")
-    return _f1_of_counts(*(int(np.count_nonzero(x)) for x in (predicted * references, predicted, references)))
+    return float(f1_score(references, predicted, zero_division=_ZERO))
 
 
-def _macro_f1(predicted: np.ndarray, references: np.ndarray) -> float:
-    counts = np.stack(_counts(predicted, references), axis=1).tolist()  # [classes, 3]
-    return fmean(_f1_of_counts(*row) for row in counts)
+def _macro_f1(references: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    if references.ndim == 1:
+        return float(f1_score(references, predicted, average="macro", zero_division=_ZERO))
+    columns = references.shape[1]
+    every: Any = None
+    found: Any = f1_score(*_two_columns(references > 0, predicted), average=every, zero_division=_ZERO)
+    return float(np.mean(found[:columns]))
 
 
-def _micro_f1(predicted: np.ndarray, references: np.ndarray) -> float:
-    return _f1_of_counts(*(int(counts.sum()) for counts in _counts(predicted, references)))
+def _micro_f1(references: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
 
-
-def _f1_of_counts(both: int, predicted: int, referred: int) -> float:
-    """Harmonic mean of both / predicted and both / referred, where 0 / 0 is 0."""
-    return 2 * both / (predicted + referred) if predicted + referred else 0.0
-
-
-def _counts(predicted: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each class: rows where it is right, where it is predicted, where it is the reference; [classes] int64 each."""
     if references.ndim == 2:
-        real = references > 0
-        return (predicted & real).sum(axis=0), predicted.sum(axis=0), real.sum(axis=0)
-    classes, numbers = np.unique(np.concatenate([predicted, references]), return_inverse=True)
-    left, right = np.split(numbers.reshape(-1), [len(predicted)])
-    both, left_counts, right_counts = (
-        np.bincount(found, minlength=len(classes)) for found in (left[left == right], left, right)
-    )
-    return both, left_counts, right_counts
+        references, predicted = _two_columns(references > 0, predicted)
+    return float(f1_score(references, predicted, average="micro", zero_division=_ZERO))
 
 
-def _matthews(predicted: np.ndarray, references: np.ndarray) -> float:
-    """Correlation of two classifications with any number of classes (Gorodkin 2004)."""
-    both, left, right = (counts.astype(np.float64) for counts in _counts(predicted, references))
-    rows = float(len(references))
-    spread = (rows**2 - left @ left) * (rows**2 - right @ right)
-    return (rows * both.sum() - left @ right) / np.sqrt(spread) if spread > 0 else 0.0
+def _two_columns(references: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sets of one class with a second, empty one: scikit-learn takes a single column for two classes."""
+    if references.shape[1] > 1:
+        return references, predicted
+    empty = np.zeros_like(references)
+    return np.concatenate([references, empty], axis=1), np.concatenate([predicted, empty], axis=1)
 
 
-def _pearson(predicted: np.ndarray, references: np.ndarray) -> float:
-    left, right = (_centered(values) for values in (predicted, references))
-    return float(np.clip(left @ right, -1, 1))
+def _matthews(references: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(references, predicted))
 
 
-def _centered(values: np.ndarray) -> np.ndarray:
-    """Values less their mean, scaled to norm 1: [N] -> [N] float64; zeros where all values are the same."""
-    values = values.astype(np.float64)
-    if np.ptp(values) == 0:  # their mean may be off by a rounding error, which would be scaled up
-        return np.zeros_like(values)
-    values = values / np.abs(values).max()
-    values = values - values.mean()
-    norm = np.linalg.norm(values)
-    return values / norm if norm > 0 else values
+def _pearson(references: np.ndarray, predicted: np.ndarray) -> float:
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, references, predicted)
 
 
-def _spearman(predicted: np.ndarray, references: np.ndarray) -> float:
-    return _pearson(_ranks(predicted), _ranks(references))
+def _spearman(references: np.ndarray, predicted: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, references, predicted)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing the mean of theirs: [N] -> [N] float64."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places.reshape(-1)]
+def _correlation(function: Callable[..., Any], references: np.ndarray, predicted: np.ndarray) -> float:
+    left, right = references.astype(np.float64), predicted.astype(np.float64)
+    if min(np.ptp(left), np.ptp(right)) == 0:
+        return 0.0
+    return float(np.clip(function(right, left).statistic, -1, 1))
 
 
 _MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

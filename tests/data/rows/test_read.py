@@ -27,6 +27,7 @@ from distil_jax.data.rows import (
 )
 from distil_jax.errors import UserError
 from distil_jax.tasks.examples import SequenceExample
+from distil_jax.tasks.kinds.sequence import CLASSES
 from distil_jax.tasks.requests import request, usual_reading
 
 STRICT = Faults()
@@ -77,10 +78,10 @@ def test_a_column_without_a_name_is_no_line_of_text(
     """As in tables that pandas has written with their index, and the published ones of SWAG."""
     (row,) = open_rows(write(tmp_path, name, content), TEXT, STRICT)
     assert row.values == values
-    assert request(row.values, usual_reading("sequence"))[1] == SequenceExample("", "a cat")
+    assert request(row.values, usual_reading(CLASSES))[1] == SequenceExample("", "a cat")
     (without,) = open_rows(write(tmp_path, name, content.replace("text", "title")), TEXT, STRICT)
     with pytest.raises(BadRowError, match="no column 'text'"):
-        request(without.values, usual_reading("sequence"))
+        request(without.values, usual_reading(CLASSES))
 
 
 def test_quotes_of_a_tsv_are_characters(tmp_path: Path) -> None:

@@ -12,13 +12,10 @@ import torch
 from torch.nn import functional
 
 from distil_jax.models import TaskHead
-from distil_jax.tasks import losses
-from distil_jax.tasks.batches import collate
-from distil_jax.tasks.encode import Encoded
-
-# Given NumPy arrays, where the functions are annotated with what they meet inside a step.
-task_loss: Any = losses.task_loss
-distillation_loss: Any = losses.distillation_loss
+from distil_jax.tasks.batches import TaskBatch, collate
+from distil_jax.tasks.encoded import Encoded
+from distil_jax.tasks.kinds import kind_of
+from distil_jax.tasks.kinds.sequence import CLASS_SETS
 
 CLASSES = TaskHead("sequence", num_outputs=4, problem="single_label_classification")
 SETS = TaskHead("sequence", num_outputs=4, problem="multi_label_classification")
@@ -26,6 +23,22 @@ SCORES = TaskHead("sequence", num_outputs=1, problem="regression")
 TAGS = TaskHead("token", num_outputs=4)
 SPANS = TaskHead("question", num_outputs=2)
 CHOICES = TaskHead("choice", num_outputs=1)
+
+
+def batch_of(labels: Any, weights: Any) -> TaskBatch:
+    """A batch as far as losses look at it: labels and weights, every place real."""
+    nothing: Any = None
+    return TaskBatch(nothing, labels, weights, weights, np.ones((len(weights), 1), np.float32))
+
+
+def task_loss(head: TaskHead, logits: Any, labels: Any, weights: Any) -> Any:
+    return kind_of(head).loss(jnp.asarray(logits), batch_of(labels, weights))
+
+
+def distillation_loss(head: TaskHead, student: Any, teacher: Any, shares: Any, temperature: float) -> Any:
+    return kind_of(head).distillation_loss(
+        jnp.asarray(student), jnp.asarray(teacher), batch_of(None, shares), temperature
+    )
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -59,13 +72,13 @@ def test_class_sets_with_class_weights_are_weighted_as_in_torch() -> None:
     per_class = np.array([2, 1, 0, 2.5], np.float32)
     ids = [np.arange(2, dtype=np.int32)] * 3
     encoded = Encoded(ids, ids, [*labels], np.full(3, 2, np.int32), 0, ())
-    batch = collate(encoded, "sequence", np.arange(3), 2, 4, per_class)
-    np.testing.assert_allclose(batch["shares"], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
+    batch = collate(encoded, CLASS_SETS, np.arange(3), 2, 4, per_class)
+    np.testing.assert_allclose(batch.shares, [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
     logits = draw(4, 4)
     given = tensor(logits[:3]).requires_grad_()
     expected = functional.binary_cross_entropy_with_logits(given, tensor(labels), pos_weight=tensor(per_class))
     expected.backward()
-    found, gradient = jax.value_and_grad(lambda x: task_loss(SETS, x, batch["labels"], batch["weights"]))(logits)
+    found, gradient = jax.value_and_grad(lambda x: task_loss(SETS, x, batch.labels, batch.weights))(logits)
     np.testing.assert_allclose(found, expected.detach(), rtol=1e-5)
     assert given.grad is not None
     np.testing.assert_allclose(gradient[:3], given.grad.numpy(), rtol=1e-5, atol=1e-7)

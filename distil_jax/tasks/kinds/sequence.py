@@ -1,0 +1,319 @@
+"""Whole texts or pairs of texts: one class each, a set of classes, or a score."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from distil_jax.config import TaskSettings
+from distil_jax.data.rows import BadRowError
+from distil_jax.hf import Tokenizer, numbered_labels
+from distil_jax.models import TaskHead
+from distil_jax.tasks.batches import Labels, row_labels
+from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, label_of, text_of
+from distil_jax.tasks.data.labels import class_set, indicator, is_blank, score
+from distil_jax.tasks.data.official import Columns
+from distil_jax.tasks.encoded import Encoded, assembled, cut_note, joined, label_arrays, pieces
+from distil_jax.tasks.examples import SequenceExample, TaskData
+from distil_jax.tasks.kinds.kind import (
+    Predicted,
+    Prediction,
+    PredictionOptions,
+    TaskKind,
+    class_distillation_loss,
+    class_loss,
+    divergence,
+    named_outputs,
+    plain_score,
+    rounded,
+    softmax,
+)
+from distil_jax.tasks.metrics.scores import class_details, measure, set_details
+
+_Predicted = Predicted[SequenceExample]
+
+
+def _texts(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
+    blank = rules.blank_text
+    pair = text_of(values, taken.pair, blank=blank) if taken.pair else None
+    return SequenceExample(identity, text_of(values, taken.text, blank=blank), pair)
+
+
+def _with_class(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
+    example = _texts(identity, values, taken, rules)
+    value = label_of(values, taken, rules, hidden="-1" not in rules.classes.names)
+    return example if value is None else dataclasses.replace(example, label=rules.classes.number(value))
+
+
+def _with_set(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
+    found = _indicated(values, taken, rules) if taken.indicators else _listed(values, taken, rules)
+    return dataclasses.replace(_texts(identity, values, taken, rules), label=found)
+
+
+def _listed(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> tuple[int, ...] | None:
+    """The set of classes in the column of labels; an empty text is a set without classes."""
+    value = values.get(taken.label) if taken.label else None
+    secret = rules.role == "test" and (value is None or value in (-1, "-1"))
+    return None if secret else class_set(value, rules.classes, rules.sets)
+
+
+def _indicated(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> tuple[int, ...] | None:
+    """The set of classes of a row with a column a class; None where a test set keeps them secret."""
+    given = [values.get(name) for name in taken.indicators]
+    if rules.role == "test" and all(is_blank(value) or value in (-1, "-1") for value in given):
+        return None
+    found = []
+    for name, value in zip(taken.indicators, given, strict=True):
+        try:
+            found.append(indicator(value))
+        except BadRowError as error:
+            raise BadRowError(f"column {name!r}: {error}") from error
+    return tuple(found)
+
+
+def _with_score(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
+    example = _texts(identity, values, taken, rules)
+    value = label_of(values, taken, rules, hidden=rules.limits is not None)
+    return example if value is None else dataclasses.replace(example, label=score(value, rules.limits))
+
+
+def _bare(row: Any, columns: Columns) -> dict[str, Any] | None:
+    """A text, or two texts where the model reads pairs."""
+    if isinstance(row, str):
+        return {columns.text[0]: row}
+    if isinstance(row, list | tuple) and len(row) == 2 and columns.pair:
+        return {columns.text[0]: row[0], columns.pair[0]: row[1]}
+    return None
+
+
+def _encode(
+    tokenizer: Tokenizer, examples: Sequence[SequenceExample], settings: TaskSettings, training: bool
+) -> Encoded:
+    del training
+    texts = pieces(tokenizer, (example.text for example in examples))
+    pairs = iter(pieces(tokenizer, (example.pair for example in examples if example.pair is not None)))
+    limit = CLASSES.row_length(settings)
+    rows = [
+        joined(tokenizer, text, None if example.pair is None else next(pairs), limit)
+        for example, text in zip(examples, texts, strict=True)
+    ]
+    labels = label_arrays([example.label for example in examples])
+    return assembled(tokenizer, [row[:2] for row in rows], labels, cut_note(sum(cut for *_, cut in rows), limit))
+
+
+def _characters(example: SequenceExample) -> int:
+    return len(example.text) + len(example.pair or "")
+
+
+def _names(head: TaskHead) -> tuple[str, ...]:
+    return head.labels or numbered_labels(head.num_outputs)
+
+
+def _stacked(predicted: _Predicted) -> np.ndarray:
+    return np.stack(predicted.logits).astype(np.float64)
+
+
+def _references(predicted: _Predicted) -> np.ndarray:
+    return np.stack(predicted.encoded.labels or [])
+
+
+def _measure(data: TaskData, predicted: _Predicted) -> dict[str, float]:
+    return measure(data.spec.metrics, np.stack(predicted.logits), _references(predicted))
+
+
+def _synthetic(
+    identity: str, text: Callable[..., str], pairs: bool, label: int | float | tuple[int, ...]
+) -> SequenceExample:
+    return SequenceExample(identity, text(), text() if pairs else None, label)
+
+
+def _snippet(model: str, pairs: bool, arguments: str = "") -> list[str]:
+    text = '{"text": "A text.", "text_pair": "Another one."}' if pairs else '"A text."'
+    return [
+        "from transformers import pipeline",
+        "",
+        f'classifier = pipeline("text-classification", {model}{arguments})',
+        f"print(classifier({text}))",
+    ]
+
+
+# One class
+
+
+def _decode_classes(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
+    names, logits = _names(head), _stacked(predicted)
+    return [
+        {"label": names[place], "score": row[place], "scores": dict(zip(names, row, strict=True))}
+        for row, place in zip(softmax(logits).tolist(), logits.argmax(axis=-1), strict=True)
+    ]
+
+
+def _class_details(data: TaskData, predicted: _Predicted) -> dict[str, Any]:
+    return class_details(data.labels, np.stack(predicted.logits).argmax(axis=-1), _references(predicted))
+
+
+def balanced_weights(labels: Sequence[Any], classes: int) -> np.ndarray:
+    """Weight of each class [K] float32: labels / (classes x labels of the class); 0 where there is none."""
+    counts = np.bincount(np.concatenate([np.atleast_1d(label) for label in labels]), minlength=classes)
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
+
+
+CLASSES = TaskKind(
+    name="classes",
+    head="sequence",
+    problem="single_label_classification",
+    reads="whole texts",
+    example=SequenceExample,
+    columns=Columns(("text", "sentence"), ("pair", "text_pair"), id=("id",)),
+    row="a text",
+    bare=_bare,
+    to_example=_with_class,
+    rows=_encode,
+    labels=row_labels,
+    loss=class_loss,
+    distillation_loss=class_distillation_loss,
+    decode=_decode_classes,
+    measure=_measure,
+    details=_class_details,
+    label_of=lambda example: example.label,
+    characters=_characters,
+    synthetic=lambda name, text, classes, pairs: _synthetic(name, text, pairs, int(name) % classes),
+    snippet=_snippet,
+    pipeline="text-classification",
+    metrics=("accuracy", "macro_f1"),
+    fits=lambda head: head.problem in ("", "single_label_classification") and head.num_outputs > 1,
+    class_weights=balanced_weights,
+    outputs=lambda head: named_outputs(head, "labels"),
+    optional_pair=True,
+    fewest_classes=2,
+    texts_only=True,
+)
+
+
+# Sets of classes
+
+
+def _label_sets(labels: Sequence[np.ndarray], length: int, batch_size: int, class_weights: np.ndarray | None) -> Labels:
+    """With class weights, weights [B, K] are the shares times 1, or the class's weight where the example has it.
+
+    Their sum is not 1, as in torch's BCEWithLogitsLoss(pos_weight).
+    """
+    found = row_labels(labels, length, batch_size, None)
+    if class_weights is None:
+        return found
+    positive = np.where(found.labels > 0, class_weights, 1.0)
+    return found._replace(weights=(found.shares[:, None] * positive).astype(np.float32))
+
+
+def _set_loss(logits: Array, batch: Any) -> Array:
+    entropies = optax.sigmoid_binary_cross_entropy(logits, batch.labels)
+    return jnp.sum(jnp.mean(entropies * batch.weights.reshape(len(batch.weights), -1), axis=-1))
+
+
+def _set_distillation_loss(student: Array, teacher: Array, batch: Any, temperature: float) -> Array:
+    # A yes/no decision with logit z is a softmax over (z, 0).
+    pairs = [jnp.stack([logits, jnp.zeros_like(logits)], axis=-1) for logits in (student, teacher)]
+    even = jnp.broadcast_to(batch.shares[:, None] / student.shape[-1], student.shape)
+    return divergence(pairs[0], pairs[1], even, temperature)
+
+
+def _decode_sets(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
+    names, logits = _names(head), _stacked(predicted)
+    small = np.exp(-np.abs(logits))  # cannot overflow
+    chances = np.where(logits >= 0, 1.0, small) / (1.0 + small)
+    given = chances >= options.threshold
+    return [
+        {
+            "labels": [name for name, one in zip(names, chosen, strict=True) if one],
+            "scores": dict(zip(names, row, strict=True)),
+        }
+        for row, chosen in zip(rounded(chances).tolist(), given, strict=True)
+    ]
+
+
+def _set_details(data: TaskData, predicted: _Predicted) -> dict[str, Any]:
+    return set_details(data.labels, np.stack(predicted.logits) > 0, _references(predicted))
+
+
+def _set_weights(labels: Sequence[Any], classes: int) -> np.ndarray:
+    """Weight [K] float32 of the examples with a class: those without it / with it; 1 where there are none of either."""
+    positives = np.sum(labels, axis=0, dtype=np.float64)
+    ratios = (len(labels) - positives) / np.maximum(positives, 1)
+    return np.where((positives > 0) & (ratios > 0), ratios, 1.0).astype(np.float32)
+
+
+CLASS_SETS = dataclasses.replace(
+    CLASSES,
+    name="class_sets",
+    problem="multi_label_classification",
+    to_example=_with_set,
+    labels=_label_sets,
+    loss=_set_loss,
+    distillation_loss=_set_distillation_loss,
+    decode=_decode_sets,
+    details=_set_details,
+    synthetic=lambda name, text, classes, pairs: _synthetic(
+        name, text, pairs, tuple(int(name) >> bit & 1 for bit in range(classes))
+    ),
+    snippet=lambda model, pairs: _snippet(model, pairs, ", top_k=None"),
+    metrics=("micro_f1", "macro_f1", "accuracy"),
+    fits=lambda head: head.problem in ("", "multi_label_classification"),
+    class_weights=_set_weights,
+    fewest_classes=1,
+    several_labels=True,
+    outputs=lambda head: named_outputs(head, "labels, any number of them a text"),
+)
+
+
+# Scores
+
+
+def _score_loss(logits: Array, batch: Any) -> Array:
+    error = (logits - batch.labels.reshape(logits.shape)) ** 2
+    return jnp.sum(batch.weights * jnp.mean(error, axis=-1))
+
+
+def _score_distillation_loss(student: Array, teacher: Array, batch: Any, temperature: float) -> Array:
+    del temperature
+    return jnp.sum(batch.shares * jnp.mean((student - teacher) ** 2, axis=-1))
+
+
+def _decode_scores(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
+    rows = [[plain_score(value) for value in row] for row in _stacked(predicted)]
+    if head.num_outputs == 1:
+        return [{"score": row[0]} for row in rows]
+    return [{"scores": dict(zip(_names(head), row, strict=True))} for row in rows]
+
+
+def _measure_scores(data: TaskData, predicted: _Predicted) -> dict[str, float]:
+    scores, references = np.stack(predicted.logits), _references(predicted)
+    return measure(data.spec.metrics, scores.reshape(len(scores), -1)[:, 0], references.reshape(len(scores), -1)[:, 0])
+
+
+SCORES = dataclasses.replace(
+    CLASSES,
+    name="scores",
+    problem="regression",
+    reads="scores of texts",
+    to_example=_with_score,
+    loss=_score_loss,
+    distillation_loss=_score_distillation_loss,
+    decode=_decode_scores,
+    measure=_measure_scores,
+    details=lambda data, predicted: {},
+    synthetic=lambda name, text, classes, pairs: _synthetic(name, text, pairs, float(int(name) % 6)),
+    # Without this a single output would go through a sigmoid in older versions.
+    snippet=lambda model, pairs: _snippet(model, pairs, ', function_to_apply="none"'),
+    metrics=("pearson", "spearman"),
+    fits=lambda head: head.problem == "regression" or head.num_outputs == 1,
+    class_weights=None,
+    fewest_classes=0,
+    may_name_labels=False,
+    outputs=lambda head: "output: a score" if head.num_outputs == 1 else f"output: {head.num_outputs} scores",
+)

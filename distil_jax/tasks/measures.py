@@ -1,0 +1,48 @@
+"""What a model's logits are worth: the measures of a task over its sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from distil_jax.config import TaskSettings
+from distil_jax.tasks.encoded import Encoded
+from distil_jax.tasks.examples import Example, TaskData
+from distil_jax.tasks.kinds import Logits, Predicted
+
+SCORE = "score"
+
+
+def measures_of(
+    data: TaskData, settings: TaskSettings, examples: Sequence[Example], encoded: Encoded, logits: Logits
+) -> dict[str, float]:
+    """The task's measures over one set, as shares (0 to 1)."""
+    return data.spec.kind.measure(data, Predicted(logits, encoded, examples, settings))
+
+
+def validation_measures(
+    data: TaskData, settings: TaskSettings, held_out: Mapping[str, Encoded], predict: Callable[[Encoded], Logits]
+) -> dict[str, float]:
+    """Measures over all validation sets, the task's score first.
+
+    The first set's have plain names, those of further ones (MNLI's mismatched) the set's before.
+
+    Args:
+        data: the task, whose validation sets are measured on.
+        settings: of its data.
+        held_out: those sets, encoded, by name.
+        predict: logits of every row of a set.
+    """
+    found: dict[str, float] = {}
+    for number, (name, encoded) in enumerate(held_out.items()):
+        measures = measures_of(data, settings, data.validation[name], encoded, predict(encoded))
+        if number == 0:
+            found = {SCORE: score(data.spec.headline, data.spec.metrics, measures)}
+        found |= {key if number == 0 else f"{name}_{key}": value for key, value in measures.items()}
+    return found
+
+
+def score(headline: Sequence[str], metrics: Sequence[str], measures: Mapping[str, float]) -> float:
+    """The one number of a task: the mean of its headline measures, else its first measure."""
+    return float(np.mean([measures[name] for name in headline or metrics[:1]]))
