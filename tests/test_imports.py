@@ -21,10 +21,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Module -> packages above its own that it still imports. Shrinks, and never grows.
-UPWARD = {
-    "tasks.inference": {"training"},
-    "tasks.predict": {"training"},
-}
+UPWARD: dict[str, set[str]] = {}
 # Package -> packages whose modules it still imports, not their faces. Shrinks, and never grows.
 BESIDE_FACES: dict[str, set[str]] = {
     "benchmark": {"data", "runs", "tasks", "training"},
@@ -34,7 +31,7 @@ BESIDE_FACES: dict[str, set[str]] = {
     "hf": {"config", "models"},
     "objectives": {"models"},
     "runs": {"data"},
-    "tasks": {"config", "data", "objectives", "training"},
+    "tasks": {"config", "data", "objectives"},
     "training": {"config", "data", "models", "objectives", "runs", "tasks"},
 }
 
