@@ -144,11 +144,15 @@ def quotes_enclose(lines: Sequence[str], separator: str) -> bool | None:
     speaks against quoting; a cell in quotes that holds a doubled quote, the separator or a line end speaks for it. If
     neither is there, quotes enclose where a whole column or every cell with a comma has them, and no other.
     """
+    return _counted(lines, separator).result()
+
+
+def _counted(lines: Sequence[str], separator: str) -> _QuoteVotes:
     votes = _QuoteVotes(separator)
     start = 0
     while start < len(lines):
         start += votes.add(lines, start)
-    return votes.result()
+    return votes
 
 
 class _QuoteVotes:
@@ -225,8 +229,10 @@ def _cells(batches: Iterator[list[Line]], separator: str, stream: RowStream, fau
         lines = [line for _, line in batch if line]
         header = header or (lines or [""])[0]
         if enclose is None and any('"' in line for line in lines):
-            enclose = quotes_enclose(lines if lines[0] == header else [header, *lines], separator)
-            stream.note(f"double quotes {'enclose cells' if enclose else 'are part of the text'}")
+            votes = _counted(lines if lines[0] == header else [header, *lines], separator)
+            enclose = votes.result()
+            if enclose or votes.good or not votes.bad:  # text with quotes that enclose nothing can be read in one way
+                stream.note(f"double quotes {'enclose cells' if enclose else 'are part of the text'}")
         if enclose:
             rest = itertools.chain(batch, itertools.chain.from_iterable(batches))
             yield from _quoted_cells(rest, separator, stream.name, faults)

@@ -111,6 +111,9 @@ def test_published_files_of_tabs_keep_their_quotes(tmp_path: Path) -> None:
     path = write(tmp_path, "a.tsv", "text\tlabel\n" + "".join(f"{row}\t1\n" for row in rows))
     stream = open_rows(path, WANTED)
     assert [row.values["text"] for row in stream] == rows
+    assert stream.notes == []  # there is no other way to read them
+    stream = open_rows(write(tmp_path, "b.tsv", 'text\tlabel\n"Great!"\t1\nfine\t0\n'), WANTED)
+    assert [row.values["text"] for row in stream] == ['"Great!"', "fine"]
     assert any("part of the text" in note for note in stream.notes)
 
 

@@ -68,3 +68,11 @@ def test_columns_are_named_in_the_settings(tmp_path: Path) -> None:
     assert named(data, data.train) == [(("Am", "Rhein", "FC"), ["O", "B-LOC", "B-ORG"])]
     data = load("tagging", train=train, validation=train, text="2", label="4")
     assert named(data, data.train) == [(("Am", "Rhein", "FC"), ["O", "O", "B-LOC"])]
+
+
+def test_what_was_taken_is_reported(tmp_path: Path) -> None:
+    text = "1\tAm\tO\tO\n2\tRhein\tB-LOC\tO\n3\tFC\tB-ORG\tB-LOC\n"
+    train = write(tmp_path / "train.tsv", text)
+    data = load("tagging", train=train, validation=train)
+    assert data.report.sets[0].columns == {"text": "column 2", "label": "column 3"}
+    assert any("column 4" in line for line in data.report.lines())
