@@ -50,7 +50,7 @@ _ROWS = ("csv", "tsv", "jsonl", "json", "parquet")
 _IN_FOLDERS = (".txt", ".text", ".jsonl", ".ndjson", ".json", ".parquet")
 # WikiExtractor puts every article between such lines.
 _MARKUP = (b"<doc ", b"</doc>")
-_MARK = re.compile(rb"<doc [^>]*>|</doc>")
+_MARK = re.compile(rb"<doc [a-z]+=.*>|</doc>")
 
 
 @dataclass(frozen=True)

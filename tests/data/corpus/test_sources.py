@@ -301,3 +301,63 @@ def test_real_text(shared: Path) -> None:
             expected.append([])
     assert read(path) == expected[:-1]
     assert len(expected) > 300
+
+
+REVIEWS = [
+    {"id": "1", "review": 'It "works", mostly.', "label": "good"},
+    {"id": "2", "review": "Two\nlines", "label": "bad"},
+    {"id": "3", "review": "001", "label": "2020-01-01"},
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet", "a.csv.gz", "semicolons.csv", "array.json"]
+)
+def test_the_text_column_of_tables(tmp_path: Path, name: str) -> None:
+    import pandas
+
+    path, frame = tmp_path / name, pandas.DataFrame(REVIEWS)
+    if name.endswith("parquet"):
+        frame.to_parquet(path)
+    elif "json" in name:
+        frame.to_json(path, orient="records", lines=name != "array.json")
+    else:
+        frame.to_csv(path, index=False, sep=";" if "semi" in name else "\t" if "tsv" in name else ",")
+    state = ReadState()
+    assert read(path, state=state, text_column="review") == [['It "works", mostly.'], ["Two", "lines"], ["001"]]
+    assert state.bytes_read == path.stat().st_size
+    assert state.sha256[str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=rf"{name}.*no column 'body' \(found: id, review, label"):
+        check(resolve([str(path)]), options(text_column="body"))
+
+
+def test_bad_rows_of_tables_stop_or_are_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", b"text,label\ngood,a\nbad\nmore,c\n")
+    with pytest.raises(UserError, match=r"a\.csv, line 3: 1 columns, not 2.*corpus\.on_error"):
+        read(path)
+    path.write_bytes(path.read_bytes() + b"na\xefve,b\n")
+    state = ReadState()
+    assert read(path, state=state, on_error="skip") == [["good"], ["more"]]
+    assert state.bad_lines == 2
+
+
+def test_a_separator_that_was_found_is_noted(tmp_path: Path) -> None:
+    state = ReadState()
+    read(write(tmp_path / "a.csv", "text;label\nx;y\n"), state=state)
+    assert any("a.csv" in note and "';'" in note for note in state.notes)
+
+
+WIKI = (
+    b'<doc id="12" url="https://x?curid=12" title="A > B">\nA > B\n\nText of it.\n</doc>\n<doc id="2">\nTwo.\n</doc>\n'
+)
+
+
+def test_markup_of_wikiextractor(tmp_path: Path) -> None:
+    path, state = write(tmp_path / "wiki_00", WIKI), ReadState()
+    assert read(path, state=state)[0] == ['<doc id="12" url="https://x?curid=12" title="A > B">', "A > B"]
+    assert state.markup_lines == 4
+    state = ReadState()
+    assert read(path, state=state, markup="drop") == [["A > B"], ["Text of it."], ["Two."]]
+    assert state.markup_lines == 4
+    plain = write(tmp_path / "a.txt", "<doc is a word\nno </doc>\n<document>\n")
+    assert read(plain, markup="drop") == [["<doc is a word", "no </doc>", "<document>"]]

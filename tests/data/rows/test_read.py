@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,3 +241,78 @@ def test_results_are_json_that_any_reader_takes() -> None:
     assert json_line(value, True).isascii()
     with pytest.raises(ValueError, match="JSON"):
         json_line(float("nan"))
+
+
+# Formats of pipes
+
+
+@pytest.mark.parametrize(
+    ("data", "values", "note"),
+    [
+        (b"id,text\n1,a\n", [{"id": "1", "text": "a"}], "csv"),
+        (b"id;text\n1;a, b\n", [{"id": "1", "text": "a, b"}], "csv"),
+        (b"id\ttext\n1\ta\n", [{"id": "1", "text": "a"}], "tsv"),
+        (b'[{"text": "a"},\n {"text": "b"}]', [{"text": "a"}, {"text": "b"}], "json"),
+        (b"a text, of one line\nmore text\n", [{PLAIN: "a text, of one line"}, {PLAIN: "more text"}], ""),
+        (b"[sic] this is text\n", [{PLAIN: "[sic] this is text"}], ""),
+        (b"text\none\n", [{PLAIN: "text"}, {PLAIN: "one"}], ""),
+    ],
+)
+def test_the_format_of_a_pipe_is_recognised_and_said(data: bytes, values: list[Any], note: str) -> None:
+    stream = open_rows(io.BytesIO(data), TEXT)
+    assert [row.values for row in stream] == values
+    assert any(f"read as {note}" in text for text in stream.notes) == bool(note)
+
+
+@pytest.mark.parametrize(
+    ("format", "data", "values"),
+    [
+        ("csv", b"text\none\n", [{"text": "one"}]),
+        ("text", b'{"text": "a"}\n', [{PLAIN: '{"text": "a"}'}]),
+        ("jsonl", b'{"text": "a"}\n', [{"text": "a"}]),
+        ("conll", b"one O\n", [{"words": ["one"], "tags": ["O"]}]),
+    ],
+)
+def test_the_format_can_be_named(tmp_path: Path, format: Any, data: bytes, values: list[Any]) -> None:
+    options = ReadOptions(format=format, wanted=("text",))
+    assert [row.values for row in open_rows(io.BytesIO(data), options)] == values
+    (tmp_path / "a.dat").write_bytes(data)
+    assert [row.values for row in open_rows(tmp_path / "a.dat", options)] == values
+
+
+@pytest.mark.parametrize("header", [b"id,text\n", b"id\ttext\n", b'{"text": "zero"}\n'])
+def test_rows_of_a_pipe_are_there_before_its_end(header: bytes) -> None:
+    mark = b"\t" if b"\t" in header else b","
+    row = b'{"text": "one"}\n' if header.startswith(b"{") else mark.join([b"1", b"one\n"])
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as pipe:
+        os.write(write, header + row)
+        rows = open_rows(pipe, TEXT)
+        texts = [next(rows).values["text"]]
+        texts += [] if texts == ["one"] else [next(rows).values["text"]]
+        assert texts[-1] == "one"
+        os.close(write)
+        assert [*rows] == []
+
+
+def test_memory_does_not_grow_with_a_pipe() -> None:
+    import tracemalloc
+
+    class Endless(io.RawIOBase):
+        def __init__(self) -> None:
+            self.left, self.line = 40 << 20, b'12,"some text, of a row",x\n' * 100
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any, /) -> int:
+            part = self.line[: len(buffer)] if self.left > 0 else b""
+            part = b"id,text,label\n" if self.left == 40 << 20 else part
+            self.left -= len(part)
+            buffer[: len(part)] = part
+            return len(part)
+
+    tracemalloc.start()
+    rows = sum(1 for _ in open_rows(io.BufferedReader(Endless()), TEXT))
+    assert rows > 1_000_000 and tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
