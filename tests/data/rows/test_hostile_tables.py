@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distil_jax.data.rows import ReadOptions, read_table, repeated
+from distil_jax.data.rows import ReadOptions, read_table
 from distil_jax.errors import UserError
 
 OPTIONS = ReadOptions(wanted=("text",), keep=("text", "label"))
@@ -61,10 +60,3 @@ def test_a_hundred_thousand_columns(tmp_path: Path) -> None:
     table = read_table(rows, OPTIONS)
     assert table.columns == ["text", *names]
     assert table.rows[-1].values == {"text": "a"}
-
-
-@pytest.mark.parametrize(
-    ("names", "found"), [([], None), (["a", "b"], None), (["a", "b", "a", "b"], "a"), (["", ""], "")]
-)
-def test_repeated(names: list[str], found: Any) -> None:
-    assert repeated(names) == found

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import lzma
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,10 @@ import pytest
 
 from distil_jax.data.rows import (
     PLAIN,
-    Arriving,
     BadRowError,
     Faults,
     ReadOptions,
     Row,
-    json_line,
     open_rows,
     read_table,
 )
@@ -200,47 +196,6 @@ def test_a_pipe_is_read_as_far_as_needed() -> None:
     assert next(rows).values == {PLAIN: "one"}
     assert slow.reads == 1
     assert [row.values for row in rows] == [{PLAIN: "two"}]
-
-
-def test_what_arrives_keeps_its_order_and_ends_as_its_source_does() -> None:
-    def source() -> Iterator[int]:
-        yield from range(10_000)
-        raise UserError("line 10001: not JSON")
-
-    arriving = Arriving(source())
-    assert [next(arriving) for _ in range(10_000)] == [*range(10_000)]
-    assert arriving.is_there(60)
-    for _ in range(2):
-        with pytest.raises(UserError, match="line 10001"):
-            next(arriving)
-    assert [*Arriving([])] == []
-
-
-def test_nothing_is_there_while_the_source_waits() -> None:
-    go = threading.Event()
-
-    def source() -> Iterator[int]:
-        yield 1
-        go.wait()
-        yield 2
-
-    arriving = Arriving(source())
-    assert arriving.is_there(60) and arriving.is_there(60) and next(arriving) == 1
-    assert not arriving.is_there(0.01)
-    go.set()
-    assert arriving.is_there(60) and [*arriving] == [2]
-    assert arriving.is_there(0), "the end is there, too"
-
-
-def test_results_are_json_that_any_reader_takes() -> None:
-    value = {"text": "naïve\u2028\n", "score": 0.25}
-    for plain in (False, True):
-        line = json_line(value, plain)
-        assert "\n" not in line
-        assert json.loads(line) == value
-    assert json_line(value, True).isascii()
-    with pytest.raises(ValueError, match="JSON"):
-        json_line(float("nan"))
 
 
 # Formats of pipes

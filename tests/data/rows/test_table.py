@@ -1,0 +1,39 @@
+"""Rows, tables of them, faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distil_jax.data.rows import Faults, Row, RowStream, repeated, some
+from distil_jax.errors import UserError
+
+
+def test_a_table_is_a_list_of_the_stream() -> None:
+    rows = [Row(1, 0, {"a": 1, "b": 2}), Row(3, 1, {"c": 3})]
+    table = RowStream("x.jsonl", rows=iter(rows)).table(("a", "c"))
+    assert table.columns == ["a", "b", "c"]
+    assert table.rows == [Row(1, 0, {"a": 1}), Row(3, 1, {"c": 3})]
+    assert table.where(table.rows[1]) == "x.jsonl, line 3"
+    assert RowStream("x", rows=iter(rows), columns=["a"]).table().columns == ["a"]
+
+
+def test_faults_stop_or_are_counted() -> None:
+    faults = Faults(skip=True)
+    faults("a.csv, line 2", "no label")
+    faults("a.csv, line 3", "no text")
+    assert (faults.count, faults.first) == (2, "a.csv, line 2: no label")
+    with pytest.raises(UserError, match="a.csv, line 2: no label; .*--on-error skip"):
+        Faults(remedy="--on-error skip")("a.csv, line 2", "no label")
+
+
+def test_names_for_messages() -> None:
+    assert some([]) == "none" and some(["a", "b"]) == "a, b" and some([*range(5)], 2) == "0, 1 and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("names", "found"), [([], None), (["a", "b"], None), (["a", "b", "a", "b"], "a"), (["", ""], "")]
+)
+def test_repeated(names: list[str], found: Any) -> None:
+    assert repeated(names) == found
