@@ -21,6 +21,7 @@ DOCUMENT_START = "-DOCSTART-"
 CONLLU_COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 OUTSIDE = "O"  # the tag of what is in no entity
 _SAMPLE = 2000  # lines by which columns are recognised
+_MANY = 50  # rows from which on the number of different values says something
 _SPAN_TAG = re.compile(r"[BILESMU](-|$)|[BILESMU]_\S|O$|[A-Za-z0-9_.]+-[BILESMU]$")
 _ID = re.compile(r"\d+(?:[-.]\d+)?$")
 _PART_OF_SPEECH = re.compile(
@@ -158,19 +159,32 @@ class _Columns:
         return 1 if self.numbered else 0
 
     def _found_tags(self) -> int:
-        """The last column; of nested tags, the outermost."""
-        if "UPOS" in self.names:
-            return self.names.index("UPOS")
-        last, first = self.width - 1, 1 + self.numbered
-        if last < first:
+        """The last column that can hold tags; of nested tags the outermost. Raises UserError where two kinds can."""
+        first = 1 + self.numbered
+        if first >= self.width:
             return -1
+        if "UPOS" in self.names:
+            return self._first_filled("UPOS", "XPOS")
         types = [_types(column) for column in self.columns]
+        able = [i for i in range(first, self.width) if types[i] is not None or _is_varied(self.columns[i])]
+        last = able[-1] if able else self.width - 1
+        spans = [i for i in range(first, last) if types[i] and not (types[i] or set()) <= _PHRASES]
+        if types[last] is None and spans:
+            found = ", ".join(f"{self.title(i)}: {some(sorted({*self.columns[i]}), 4)}" for i in (spans[-1], last))
+            raise UserError(f"{self.name}: two columns can hold the tags ({found}); name one with task.label")
         outer = last
         while outer > first and self._nests(types[outer - 1], types[last]):
             outer -= 1
         if outer < last:
             self.more = f"; {self.title(last)} holds inner tags of the same kind, task.label takes another column"
         return outer
+
+    def _first_filled(self, *names: str) -> int:
+        """The first of the columns that is not blank ("_") in every row."""
+        for name in names:
+            if name in self.names and {*self.columns[self.names.index(name)]} != {"_"}:
+                return self.names.index(name)
+        raise UserError(f"{self.name}: its columns {' and '.join(names)} are blank; name one of them with task.label")
 
     def _nests(self, outer: set[str] | None, inner: set[str] | None) -> bool:
         """Whether a column holds tags of entities around those of another one."""
@@ -183,7 +197,7 @@ class _Columns:
         first, last = self.columns[0], self.columns[-1]
         if self._are_tags(first) and not self._are_tags(last) and not {*last} <= {OUTSIDE}:
             self.words, self.tags, self.swapped = self.width - 1, 0, True
-        elif len(first) >= 50 and 4 * len({*first}) < len({*last}):
+        elif len(first) >= _MANY and 4 * len({*first}) < len({*last}):
             raise UserError(
                 f"{self.name}: {len({*first})} different values in column 1, {len({*last})} in column {self.width}: "
                 "which one holds the words? Name both columns by number, with task.text and task.label"
@@ -194,6 +208,14 @@ class _Columns:
         spans = all(map(is_span_tag, values)) and bool(values - {OUTSIDE})
         parts = all(map(_PART_OF_SPEECH.fullmatch, values))
         return spans or parts or values <= {*self.options.tag_names}
+
+
+def _is_varied(column: Sequence[str]) -> bool:
+    """Whether a column can hold tags of any kind: not one value in every row, no numbers, not mostly unique values."""
+    values = {*column}
+    number = all(re.fullmatch(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?", value) for value in values)
+    unique = len(column) >= _MANY and len(values) > len(column) // 2
+    return not number and not unique and (len(values) > 1 or len(column) < 3)
 
 
 def _types(column: Sequence[str]) -> set[str] | None:

@@ -28,11 +28,11 @@ def columns(*rows: str, mark: str = "\t") -> str:
     return "\n".join(row.replace(" ", mark) for row in rows) + "\n"
 
 
-@pytest.mark.parametrize("mark", [" ", "\t"])
-@pytest.mark.parametrize("name", ["a.conll", "train.txt", "x.annotated", "a.tsv", "a.bio"])
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("a.tsv", "\t"), *((name, mark) for name in ("a.conll", "train.txt", "x.annotated", "a.bio") for mark in "\t ")],
+)
 def test_words_and_tags(tmp_path: Path, mark: str, name: str) -> None:
-    if mark == " " and name == "a.tsv":
-        pytest.skip("tabs are wanted there")
     text = columns("-DOCSTART- O", "", "Ann B-PER", "ran O", "", "", "to O", "Rome B-LOC", mark=mark)
     stream = opened(tmp_path, "\ufeff" + text, name)
     assert sentences(stream) == [(["Ann", "ran"], ["B-PER", "O"]), (["to", "Rome"], ["O", "B-LOC"])]
@@ -168,6 +168,38 @@ def test_tags_in_front_of_words(tmp_path: Path, text: str, words: list[str]) -> 
     assert sentences(stream)[0][0] == words
     assert stream.columns_taken["tags"] == "column 1"
     assert any("tags from column 1" in note for note in stream.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        (columns("1 In O - -", "2 Rome B-LOC - -", "3 so O - -"), ["O", "B-LOC", "O"]),  # as in Universal NER
+        (columns("In IN O _", "Rome NNP B-LOC _", "so RB O _"), ["O", "B-LOC", "O"]),
+        (columns("In O 0.5", "Rome B-LOC 0.75", "so O 1"), ["O", "B-LOC", "O"]),
+        (columns("In B-PP O", "Rome B-NP O", "so O O"), ["O", "O", "O"]),
+        (columns("In O B-PP", "Rome B-LOC B-NP", "so O O"), ["B-PP", "B-NP", "O"]),
+    ],
+)
+def test_columns_that_hold_no_tags(tmp_path: Path, text: str, tags: list[str]) -> None:
+    assert sentences(opened(tmp_path, text))[0][1] == tags
+
+
+def test_two_kinds_of_tags_are_asked_about(tmp_path: Path) -> None:
+    text = columns("In O IN", "Rome B-LOC NNP", "so O RB")
+    with pytest.raises(UserError, match=r"a\.conll: .*column 2: B-LOC, O.*column 3: IN, NNP, RB.*task\.label"):
+        opened(tmp_path, text)
+    assert sentences(opened(tmp_path, text, tags="3"))[0][1] == ["IN", "NNP", "RB"]
+
+
+def test_conll_u_without_universal_tags(tmp_path: Path) -> None:
+    blank = CONLLU
+    for tag in ("PRON", "AUX", "PART", "VERB", "PUNCT", "NUM"):
+        blank = blank.replace(f"\t{tag}\t", "\t_\t")
+    assert opened(tmp_path, blank).columns_taken["tags"] == "column 5 (XPOS)"
+    for tag in ("PRP", "VBP", "RB", ".", "CD"):
+        blank = blank.replace(f"\t_\t{tag}\t", "\t_\t_\t")
+    with pytest.raises(UserError, match=r"UPOS and XPOS are blank.*task\.label"):
+        opened(tmp_path, blank)
 
 
 def test_known_labels_tell_tags_from_words(tmp_path: Path) -> None:
