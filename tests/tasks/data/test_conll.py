@@ -74,5 +74,5 @@ def test_what_was_taken_is_reported(tmp_path: Path) -> None:
     text = "1\tAm\tO\tO\n2\tRhein\tB-LOC\tO\n3\tFC\tB-ORG\tB-LOC\n"
     train = write(tmp_path / "train.tsv", text)
     data = load("tagging", train=train, validation=train)
-    assert data.report.sets[0].columns == {"text": "column 2", "label": "column 3"}
+    assert data.report.sets[0].columns == {"words": "column 2", "tags": "column 3"}
     assert any("column 4" in line for line in data.report.lines())
