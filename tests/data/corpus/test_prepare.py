@@ -374,26 +374,28 @@ def test_real_text_and_vocabulary(
 
 
 def test_what_a_user_should_know_is_noted(tmp_path: Path, tiny: Any) -> None:
-    text = '<doc id="1" url="x" title="y">\n' + "the cat sat on a mat and ran fast home\n" * 3 + "</doc>\n"
-    (tmp_path / "wiki.txt").write_text(text)
-    made = {}
-    for markup in ("keep", "drop"):
-        folder = tmp_path / markup
-        settings = PrepareSettings((str(tmp_path / "wiki.txt"),), folder, 32, workers=1, min_tokens=3, markup=markup)
-        made[markup] = prepare(settings, tiny)
-        assert any("<doc" in note and "2" in note for note in made[markup].notes)
-        assert prepare(settings, tiny).notes == made[markup].notes
-    assert made["drop"].num_sequences == 3
-    (tmp_path / "plain.txt").write_text("the cat sat on a mat and ran fast home\n")
-    settings = PrepareSettings((str(tmp_path / "plain.txt"),), tmp_path / "plain", 32, workers=1, min_tokens=3)
-    assert prepare(settings, tiny).notes == ()
+    line = "the cat sat on a mat and ran fast home\n"
+    (tmp_path / "wiki.txt").write_text(f'<doc id="1" url="x" title="y">\n{line * 3}</doc>\n')
+    (tmp_path / "plain.txt").write_text(line)
+
+    def made(name: str, **changes: Any) -> Any:
+        folder = tmp_path / "-".join(("corpus", name, *changes.values()))
+        settings = CorpusSettings(
+            folder=str(folder), train=(str(tmp_path / name),), sequence_length=32, min_tokens=3, workers=1, **changes
+        )
+        corpus = prepare(settings, "train", tiny)
+        assert prepare(settings, "train", tiny).notes == corpus.notes
+        return corpus
+
+    kept, dropped = made("wiki.txt"), made("wiki.txt", markup="drop")
+    assert all(any("<doc" in note and "2" in note for note in corpus.notes) for corpus in (kept, dropped))
+    assert (kept.num_sequences, dropped.num_sequences) == (5, 3)
+    assert made("plain.txt").notes == ()
 
 
-def test_a_folder_of_a_version_without_a_setting_goes_on(tmp_path: Path, tiny: Any) -> None:
-    (tmp_path / "a.txt").write_text("the cat sat on a mat and ran fast home\n" * 3)
-    settings = PrepareSettings((str(tmp_path / "a.txt"),), tmp_path / "out", 32, workers=1, min_tokens=3)
-    made = prepare(settings, tiny)
-    plan = json.loads((tmp_path / "out" / "prepare.json").read_text())
+def test_a_folder_of_a_version_without_a_setting_goes_on(settings: CorpusSettings, tiny: Any) -> None:
+    corpus = prepare(settings, "train", tiny)
+    plan = json.loads((corpus.folder / "prepare.json").read_text())
     del plan["settings"]["markup"]
-    (tmp_path / "out" / "prepare.json").write_text(json.dumps(plan))
-    assert prepare(settings, tiny).sha256 == made.sha256
+    (corpus.folder / "prepare.json").write_text(json.dumps(plan))
+    assert prepare(settings, "train", tiny).sha256 == corpus.sha256
