@@ -42,6 +42,7 @@ from distil_jax.data.rows import (
     open_chunks,
     open_rows,
     open_source,
+    recognised_format,
     suffix_of,
 )
 from distil_jax.errors import UserError, one_line
@@ -194,7 +195,9 @@ def _text_documents(source: Source, options: SourceOptions, state: ReadState, fa
     assert source.path is not None
     start, lines, size, continued = state.bytes_read, [], 0, False
     raw, chunks = open_chunks(source.path)
-    for _, batch in batches_of_lines(chunks, source.name, faults, options.max_line_bytes):
+    for number, batch in batches_of_lines(chunks, source.name, faults, options.max_line_bytes):
+        if number == 1 and (form := _other_form(batch, options.text_column)):
+            state.notes.append(f"{source.name}: read as plain text, but it looks like {form}; its ending decides")
         state.bytes_read, state.bad_lines = start + raw.position, faults.count
         for line in batch:
             if line is None:
@@ -215,6 +218,13 @@ def _text_documents(source: Source, options: SourceOptions, state: ReadState, fa
     if lines:
         yield Document(lines, continued)
     state.sha256[source.name] = raw.sha256
+
+
+def _other_form(batch: Sequence[bytes | None], column: str) -> str:
+    """The format of rows with the text column that the first line has, "" for plain text."""
+    first = next(filter(None, batch), b"")
+    form = recognised_format(first, ReadOptions(wanted=(column,)))
+    return "" if form is None or (form == "json" and f'"{column}"'.encode() not in first) else form
 
 
 def _row_documents(source: Source, options: SourceOptions, state: ReadState, faults: Faults) -> Iterator[Document]:

@@ -11,7 +11,7 @@ from distil_jax.data.rows.files import Compression, RawFile, compression_of, ope
 from distil_jax.data.rows.json_rows import parse_json
 from distil_jax.data.rows.lines import LINE_LIMIT, batches_of_lines, is_utf8
 from distil_jax.data.rows.options import FORMATS, Format, ReadOptions
-from distil_jax.data.rows.read import ENDINGS, open_rows, read_table
+from distil_jax.data.rows.read import ENDINGS, open_rows, read_table, recognised_format
 from distil_jax.data.rows.separated import FIELD_LIMIT
 from distil_jax.data.rows.table import PLAIN, BadRowError, Faults, Row, RowStream, Table, place_of, repeated, some
 from distil_jax.data.rows.write import RowWriter, json_line, open_writer, with_predictions, writable_format, write_rows
@@ -53,6 +53,7 @@ __all__ = [
     "parse_json",
     "place_of",
     "read_table",
+    "recognised_format",
     "repeated",
     "some",
     "suffix_of",

@@ -115,7 +115,7 @@ def _open_pipe(pipe: BinaryIO, name: str, options: ReadOptions, faults: Faults) 
         first += chunk
         if b"\n" in first.lstrip():
             break
-    format = options.format or _format_of_text(first, options) or "text"
+    format = options.format or recognised_format(first, options) or "text"
     if format == "parquet":
         raise UserError(f"{name}: Parquet cannot be read from a pipe; save it in a file first")
     stream = RowStream(name)
@@ -151,15 +151,15 @@ def _format_of_file(path: Path, first: bytes, options: ReadOptions) -> Format:
     suffix = suffix_of(path)
     format = ENDINGS.get(suffix)
     if format == "tsv":
-        return "conll" if _format_of_text(first, options) == "conll" else "tsv"
+        return "conll" if recognised_format(first, options) == "conll" else "tsv"
     if format == "text" and not options.labelled:
-        found = _format_of_text(first, options)
+        found = recognised_format(first, options)
         return found if found in ("conll", "csv", "tsv") else "text"
     if format not in (None, "text"):
         return format
     if options.tagged:
         return "conll"
-    if format == "text" and (found := _format_of_text(first, options)) in ("csv", "tsv"):
+    if format == "text" and (found := recognised_format(first, options)) in ("csv", "tsv"):
         return found
     known = some([*ENDINGS])
     raise UserError(
@@ -168,7 +168,7 @@ def _format_of_file(path: Path, first: bytes, options: ReadOptions) -> Format:
     )
 
 
-def _format_of_text(first: bytes, options: ReadOptions) -> Format | None:
+def recognised_format(first: bytes, options: ReadOptions) -> Format | None:
     """The format that the first bytes show: JSON, columns of words and tags, or a table whose header is known."""
     text = first[:_LOOKED_AT].removeprefix(BOM).lstrip(b" \t\r\n" if not options.tagged else b"\r\n")
     start = text.decode(errors="replace")

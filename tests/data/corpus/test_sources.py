@@ -361,3 +361,20 @@ def test_markup_of_wikiextractor(tmp_path: Path) -> None:
     assert state.markup_lines == 4
     plain = write(tmp_path / "a.txt", "<doc is a word\nno </doc>\n<document>\n")
     assert read(plain, markup="drop") == [["<doc is a word", "no </doc>", "<document>"]]
+
+
+@pytest.mark.parametrize(
+    ("data", "noted"),
+    [
+        ('{"id": 1, "text": "a"}\n', True),
+        ("id,text\n1,a\n", True),
+        ("id\ttext\n1\ta\n", True),
+        ("{curly} text, here\n", False),
+        ("text\nis what this is\n", False),
+        ("A line, then more text.\n", False),
+    ],
+)
+def test_rows_under_the_ending_of_text_are_noted(tmp_path: Path, data: str, noted: bool) -> None:
+    state = ReadState()
+    assert read(write(tmp_path / "a.txt", data), state=state) == [data.splitlines()]
+    assert any("a.txt" in note for note in state.notes) == noted
