@@ -31,7 +31,6 @@ class Cell:
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"objective.vocabulary": "plain"},
     "fused": {"objective.vocabulary": "fused"},
-    "kernel": {"objective.vocabulary": "kernel"},
     "attention-xla": {"training.attention": "xla"},
     "attention-cudnn": {"training.attention": "cudnn"},
     "attention-splash": {"training.attention": "splash"},
@@ -42,10 +41,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"training.compute_dtype": "bfloat16"},
     "masked-kl": {"objective.restrict_kl_to_mask": True},
 }
-_NEEDS_PLATFORM = {"kernel": "gpu", "attention-cudnn": "gpu", "attention-splash": "tpu"}
+_NEEDS_PLATFORM = {"attention-cudnn": "gpu", "attention-splash": "tpu"}
 _ON_TEXT: tuple[Stage, ...] = ("pretrain", "distill")
 _STAGES_OF: dict[str, tuple[Stage, ...]] = {
-    **dict.fromkeys(("plain", "fused", "kernel", "padded", "packed"), _ON_TEXT),
+    **dict.fromkeys(("plain", "fused", "padded", "packed"), _ON_TEXT),
     "masked-kl": ("distill",),
 }
 

@@ -19,9 +19,8 @@ from distil_jax.training.flops import encoder_flops
 _MADE_WIDE, _MADE_SCORES = 17.0, 2.5
 _FORWARD_PASSES, _BACKWARD_PASSES = 2.0, 3.0  # written and read; read again, its gradient written and read
 # Passes over [tokens, V] in float32, of student and teacher together: logits written and read by two matrix products
-# and the softmaxes; the plain loss also writes and reads the log-softmax of both; the kernel reads each array once, if
-# its second and third time are the cache's, and writes slopes of two bytes.
-_LOGIT_PASSES = {"plain": 11.0, "fused": 7.0, "kernel": 5.5}
+# and the softmaxes; the plain loss also writes and reads the log-softmax of both.
+_LOGIT_PASSES = {"plain": 11.0, "fused": 7.0}
 _OPTIMIZER_PASSES = 7.0  # reads parameter, gradient, two moments; writes parameter, two moments
 
 

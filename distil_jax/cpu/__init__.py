@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from distil_jax.cpu.environment import MALLOC_SETTINGS, cpu_environment, restart_for_cpu, tpu_files
     from distil_jax.cpu.fences import materialize, no_fuse, order_after
     from distil_jax.cpu.malloc import memory_in_use, trim_memory
-    from distil_jax.cpu.products import rows_dot, transposed_dot
+    from distil_jax.cpu.products import CHUNK_BYTES, rows_dot, transposed_dot
     from distil_jax.cpu.step_memory import StepMemory
     from distil_jax.cpu.switch import SWITCH, forms_apply, is_on
 else:
     __getattr__ = lazy_imports(__name__)
 
 __all__ = [
+    "CHUNK_BYTES",
     "MALLOC_SETTINGS",
     "SWITCH",
     "StepMemory",

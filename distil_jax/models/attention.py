@@ -18,18 +18,14 @@ from distil_jax.models.layers import softmax
 AttentionKind = Literal["auto", "xla", "cudnn", "splash"]
 
 
-def attention_mask_matrix(mask: Array, causal: bool) -> Array:
+def attention_mask_matrix(mask: Array) -> Array:
     """Which key each query may see: mask [B, L] (0 padding, else sequence number) -> [B, L, L] bool.
 
     A query sees the keys of its own sequence. Padding is never seen; what a padding query computes is
     meaningless, and it sees every real key, which is what PyTorch's BERT does with a 0/1 mask.
     """
     query, key = mask[:, :, None], mask[:, None, :]
-    allowed = (key > 0) & ((query == key) | (query == 0))
-    if causal:
-        length = mask.shape[1]
-        allowed = allowed & jnp.tril(jnp.ones((length, length), bool))[None]
-    return allowed
+    return (key > 0) & ((query == key) | (query == 0))
 
 
 def attend(
@@ -38,7 +34,6 @@ def attend(
     value: Array,
     mask: Array | None,
     *,
-    causal: bool = False,
     kind: AttentionKind = "auto",
     dropout_keys: Array | None = None,
     dropout_site: int = 0,
@@ -51,7 +46,6 @@ def attend(
         key: [B, L, N, D].
         value: [B, L, N, D].
         mask: [B, L] int32 as in `EncoderInputs`; None: one sequence a row.
-        causal: a query sees no later key.
         kind: which code computes it. "auto" takes the device's flash attention where it works and pays; another name
             demands that code. No flash attention has dropout that depends on the row alone, or Q < L: such calls always
             take the "xla" form.
@@ -69,16 +63,15 @@ def attend(
     plain = (dropout_keys is not None and dropout_rate > 0.0) or query.shape != key.shape
     chosen = "xla" if plain else flash_attention.choose(kind, shape)
     if chosen == "splash":
-        return flash_attention.splash(query, key, value, mask, causal=causal)
+        return flash_attention.splash(query, key, value, mask)
     if chosen == "cudnn":
-        allowed = _allowed(query, key, mask, causal)
+        allowed = _allowed(query, mask)
         return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation="cudnn")
     return attend_with_scores(
         query,
         key,
         value,
         mask,
-        causal=causal,
         dropout_keys=dropout_keys,
         dropout_site=dropout_site,
         dropout_rate=dropout_rate,
@@ -91,13 +84,12 @@ def attend_with_scores(
     value: Array,
     mask: Array | None,
     *,
-    causal: bool = False,
     dropout_keys: Array | None = None,
     dropout_site: int = 0,
     dropout_rate: float = 0.0,
 ) -> tuple[Array, Array]:
     """`attend` in the "xla" form, and the masked scores before the softmax, [B, N, Q, L] float32."""
-    allowed = _allowed(query, key, mask, causal)
+    allowed = _allowed(query, mask)
     # Heads before tokens: matrices then lie together for the products, which on CPU is worth the transposes.
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
@@ -116,8 +108,6 @@ def attend_with_scores(
     return jnp.swapaxes(mixed, 1, 2), scores
 
 
-def _allowed(query: Array, key: Array, mask: Array | None, causal: bool) -> Array | None:
+def _allowed(query: Array, mask: Array | None) -> Array | None:
     """Which key each of the Q queries may see, [B, 1, Q, L]; None: all."""
-    if mask is None and causal:
-        mask = jnp.ones(key.shape[:2], jnp.int32)
-    return None if mask is None else attention_mask_matrix(mask, causal)[:, None, : query.shape[1]]
+    return None if mask is None else attention_mask_matrix(mask)[:, None, : query.shape[1]]

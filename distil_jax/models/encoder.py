@@ -46,7 +46,6 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 0
     pooler: bool = False  # a dense layer on token 0 (`Encoder.pooled`), which BERT's heads for whole texts read
-    causal: bool = False
 
     @property
     def max_length(self) -> int:
@@ -201,7 +200,6 @@ class EncoderLayer(nn.Module):
         query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
         found = {"queries": query, "keys": key, "values": value}
         options: Any = {
-            "causal": self.config.causal,
             "dropout_keys": dropout_keys,
             "dropout_site": 3 * self.index + 1,
             "dropout_rate": self.config.attention_dropout,
@@ -216,7 +214,7 @@ class EncoderLayer(nn.Module):
         """Token 0 of what `__call__` gives without dropout, computed alone: x [B, L, H] -> [B, 1, H]."""
         token = x[:, :1]
         query, key, value = (self._heads(y) for y in (self.query(token), self.key(x), self.value(x)))
-        mixed = attend(query, key, value, mask, causal=self.config.causal, kind=self.attention)
+        mixed = attend(query, key, value, mask, kind=self.attention)
         return self._output(token, mixed, None)
 
     def _heads(self, x: Array) -> Array:

@@ -95,9 +95,7 @@ def _why_not_splash(shape: AttentionShape) -> str:
     return ""
 
 
-def splash(
-    query: Array, key: Array, value: Array, mask: Array | None, *, causal: bool, interpret: bool = False
-) -> Array:
+def splash(query: Array, key: Array, value: Array, mask: Array | None, *, interpret: bool = False) -> Array:
     """Splash attention: query, key, value [B, L, N, D], mask [B, L] as in `EncoderInputs` -> [B, L, N, D].
 
     Padding is one more sequence here: its queries see padding, no real query does. L is a multiple of 128;
@@ -105,7 +103,7 @@ def splash(
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
-    kernel = _splash_kernel(query.shape[1], query.shape[2], causal, interpret)
+    kernel = _splash_kernel(query.shape[1], query.shape[2], interpret)
     query = query * jnp.asarray(1.0 / math.sqrt(query.shape[-1]), query.dtype)
     heads_first = jnp.swapaxes(query, 1, 2), jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     if mask is None:
@@ -117,17 +115,16 @@ def splash(
 
 
 @lru_cache(maxsize=32)
-def _splash_kernel(length: int, heads: int, causal: bool, interpret: bool) -> Any:
+def _splash_kernel(length: int, heads: int, interpret: bool) -> Any:
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         BlockSizes,
-        CausalMask,
         FullMask,
         MultiHeadMask,
         make_splash_mha,
     )
 
     tile = next(size for size in _TILES if length % size == 0)
-    mask = MultiHeadMask([(CausalMask if causal else FullMask)((length, length)) for _ in range(heads)])
+    mask = MultiHeadMask([FullMask((length, length)) for _ in range(heads)])
     blocks = BlockSizes(
         block_q=tile,
         block_kv=tile,

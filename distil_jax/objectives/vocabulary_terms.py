@@ -1,4 +1,4 @@
-"""The losses over the vocabulary at some positions, from their logits: sums, and slopes by the student's logits."""
+"""The loss terms over the vocabulary at some positions, from their logits: sums, and the gradient by the logits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from distil_jax.objectives.losses import weighted
 
 
 class OutputLayer(NamedTuple):
-    """What the logits of some positions are made of: hidden @ table.T + bias.
+    """What the logits of T positions are made of: hidden @ table.T + bias, float32.
 
-    `hidden` [T, H] in the compute dtype, after the head's transformation; `table` [V, H], the word embeddings, and
-    `bias` [V], both in the dtype the parameters are held in. Logits are float32.
+    Attributes:
+        hidden: [T, H] in the compute dtype, after the head's transformation.
+        table: [V, H], the word embeddings, in the dtype the parameters are held in.
+        bias: [V], in that dtype.
     """
 
     hidden: Array
@@ -27,9 +29,11 @@ class OutputLayer(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """What counts at T positions: term -> `weights` [T] float32, and `targets` [T] int32 (None: no term with labels).
+    """What counts at T positions. A position of weight 0 counts nowhere, whatever its hidden states hold.
 
-    A position of weight 0 counts nowhere, whatever its hidden states hold.
+    Attributes:
+        weights: term -> [T] float32.
+        targets: [T] int32; None: no term with labels.
     """
 
     weights: dict[str, Array]
@@ -40,15 +44,10 @@ LABEL_TERMS = ("mlm",)  # cross entropy with the targets at temperature 1
 TEACHER_TERMS = ("kl", "logit_mse")  # temperature^2 * KL(teacher || student); squared difference of the logits over V
 
 
-def products_of(layer: OutputLayer) -> Array:
-    """Logits without the bias, [T, V] float32."""
-    hidden, table = layer.hidden, layer.table.astype(layer.hidden.dtype)
-    return jnp.einsum("th,vh->tv", hidden, table, preferred_element_type=jnp.float32)
-
-
 def logits_of(layer: OutputLayer) -> Array:
     """[T, V] float32."""
-    return products_of(layer) + layer.bias[None]
+    hidden, table = layer.hidden, layer.table.astype(layer.hidden.dtype)
+    return jnp.einsum("th,vh->tv", hidden, table, preferred_element_type=jnp.float32) + layer.bias[None]
 
 
 def loss_and_dlogits(
@@ -58,7 +57,7 @@ def loss_and_dlogits(
     coefficients: Mapping[str, Array],
     temperature: float,
 ) -> tuple[dict[str, Array], Array]:
-    """The sum of each term over the positions, and the gradient of their weighted total by the logits.
+    """The sum of each term over the positions, and the gradient of their weighted total by the student's logits.
 
     Args:
         student: its output layer at C positions.
@@ -70,15 +69,15 @@ def loss_and_dlogits(
     Returns:
         (term -> () float32, [C, V] in the dtype of the student's hidden states).
     """
-    found = _terms(student, teacher, positions, temperature)
-    # Slopes after values: otherwise the arrays that only values need are held beside them.
-    values = reduce(jnp.add, [term.values for term in found.values()])
-    scales = {name: order_after(coefficients[name] * positions.weights[name], values)[:, None] for name in found}
-    slopes = reduce(jnp.add, [term.slopes(scales[name]) for name, term in found.items()])
-    return _sums(found, positions), slopes.astype(student.hidden.dtype)
+    terms = _terms(student, teacher, positions, temperature)
+    # The gradient after the values: otherwise the arrays that only values need are held beside it.
+    values = reduce(jnp.add, [term.values for term in terms.values()])
+    scales = {name: order_after(coefficients[name] * positions.weights[name], values)[:, None] for name in terms}
+    dlogits = reduce(jnp.add, [term.dlogits(scales[name]) for name, term in terms.items()])
+    return _sums(terms, positions), dlogits.astype(student.hidden.dtype)
 
 
-def sums_alone(
+def loss_sums(
     student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
 ) -> dict[str, Array]:
     """The first result of `loss_and_dlogits`."""
@@ -86,21 +85,21 @@ def sums_alone(
 
 
 class _Term(NamedTuple):
-    """A term at C positions: its `values` [C], and `slopes`: scale [C, 1] -> scale * d value / d logits [C, V]."""
+    """A term at C positions: its `values` [C], and `dlogits`: scale [C, 1] -> scale * d value / d logits [C, V]."""
 
     values: Array
-    slopes: Callable[[Array], Array]
+    dlogits: Callable[[Array], Array]
 
 
-class _Below(NamedTuple):
-    """Logits [C, V] as what they are `below` their maxima `peak` [C, 1]."""
+class _Logits(NamedTuple):
+    """Logits [C, V] as `max` [C, 1] and `shifted` = logits - max."""
 
-    below: Array
-    peak: Array
+    shifted: Array
+    max: Array
 
 
 class _Softmax(NamedTuple):
-    """exp(below / temperature) of logits [C, V], and its sums [C, 1]."""
+    """exp(shifted logits / temperature) [C, V], and its sums [C, 1]."""
 
     exponentials: Array
     norm: Array
@@ -109,33 +108,34 @@ class _Softmax(NamedTuple):
 def _terms(
     student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
 ) -> dict[str, _Term]:
-    """In an order that has XLA on CPU hold three [C, V] arrays and not four, five with "logit_mse" beside other terms.
+    """Every term of `positions`.
 
-    The teacher's logits come after the student's, and the student's exponentials when what reads its logits beside the
-    teacher's is done, in the place that the teacher's had.
+    In an order in which XLA on CPU holds three [C, V] arrays and not four (five with "logit_mse"): the teacher's logits
+    come after the student's; the student's exponentials come when what reads its logits beside the teacher's is done,
+    and take the place of the teacher's logits.
     """
-    names, targets = positions.weights, positions.targets
+    names, targets = positions.weights.keys(), positions.targets
     temperature = temperature if "kl" in names else 1.0
-    ours = _below(logits_of(student))
-    theirs = wanted = of_target = apart = None
-    if targets is not None and any(name in LABEL_TERMS for name in names):
-        of_target = jnp.take_along_axis(ours.below, targets[:, None], axis=-1)
+    logits = _shift(logits_of(student))
+    target_logits = teacher_logits = teacher_softmax = mean_difference = None
+    if "mlm" in names and targets is not None:
+        target_logits = jnp.take_along_axis(logits.shifted, targets[:, None], axis=-1)
     if teacher is not None:
-        theirs = _below(logits_of(teacher._replace(hidden=order_after(teacher.hidden, ours.below[:, :1]))))
-    if theirs is not None and "kl" in names:
-        wanted = _softmax(theirs.below, temperature)
-        apart = jnp.sum(wanted.exponentials * (theirs.below - ours.below), axis=-1, keepdims=True)
-        apart = apart / (temperature * wanted.norm)
-    early = [x for x in (of_target, apart) if x is not None]
-    softmax = _softmax(reduce(order_after, early, ours.below), temperature)
+        teacher_hidden = order_after(teacher.hidden, logits.shifted[:, :1])
+        teacher_logits = _shift(logits_of(teacher._replace(hidden=teacher_hidden)))
+    if "kl" in names and teacher_logits is not None:
+        teacher_softmax = _softmax(teacher_logits.shifted, temperature)
+        difference = teacher_softmax.exponentials * (teacher_logits.shifted - logits.shifted)
+        mean_difference = jnp.sum(difference, axis=-1, keepdims=True) / (temperature * teacher_softmax.norm)
+    before = [x for x in (target_logits, mean_difference) if x is not None]
+    softmax = _softmax(reduce(order_after, before, logits.shifted), temperature)
     terms = {}
-    for name in names:
-        if name in LABEL_TERMS and targets is not None and of_target is not None:
-            terms[name] = _label(softmax, ours, targets, of_target, temperature)
-        elif name == "kl" and wanted is not None and apart is not None:
-            terms[name] = _kl(softmax, wanted, apart, temperature)
-        elif name == "logit_mse" and theirs is not None:
-            terms[name] = _squares(ours, theirs)
+    if teacher_softmax is not None and mean_difference is not None:
+        terms["kl"] = _kl(softmax, teacher_softmax, mean_difference, temperature)
+    if target_logits is not None and targets is not None:
+        terms["mlm"] = _cross_entropy(softmax, logits, targets, target_logits, temperature)
+    if "logit_mse" in names and teacher_logits is not None:
+        terms["logit_mse"] = _logit_mse(logits, teacher_logits)
     return terms
 
 
@@ -143,49 +143,51 @@ def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
     return {name: weighted(term.values, positions.weights[name]).sum for name, term in terms.items()}
 
 
-def _below(logits: Array) -> _Below:
+def _shift(logits: Array) -> _Logits:
     logits = no_fuse(logits)
-    peak = jnp.max(logits, axis=-1, keepdims=True)
-    # All later readers take this and none the logits, so that XLA on CPU holds one array of the two.
-    return _Below(logits - peak, peak)
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    # All later readers take the difference and none the logits, so that XLA on CPU holds one array of the two.
+    return _Logits(logits - highest, highest)
 
 
-def _softmax(below: Array, temperature: float) -> _Softmax:
+def _softmax(shifted: Array, temperature: float) -> _Softmax:
     # The barrier keeps XLA from computing powers of these as exponentials of their own.
-    exponentials = jax.lax.optimization_barrier(jnp.exp(below / temperature))
+    exponentials = jax.lax.optimization_barrier(jnp.exp(shifted / temperature))
     return _Softmax(exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
 
 
-def _kl(student: _Softmax, teacher: _Softmax, apart: Array, temperature: float) -> _Term:
+def _kl(student: _Softmax, teacher: _Softmax, mean_difference: Array, temperature: float) -> _Term:
     """temperature^2 * KL(teacher || student), from differences only: nothing cancels where the two are near.
 
-    Nor where all logits of one are higher by a constant, as each is taken from its own peak before they are compared:
-    `apart` [C, 1] is the teacher's mean of its logits minus the student's, so taken, over the temperature.
+    `mean_difference` [C, 1] is the teacher's expectation of its shifted logits minus the student's, over the
+    temperature; shifted, so that a constant that all logits of one model share does not count.
     """
-    values = temperature**2 * (apart + jnp.log(student.norm / teacher.norm))
+    values = temperature**2 * (mean_difference + jnp.log(student.norm / teacher.norm))
 
-    def slopes(scale: Array) -> Array:
-        ours, theirs = (temperature * scale / softmax.norm for softmax in (student, teacher))
-        return ours * student.exponentials - theirs * teacher.exponentials
+    def dlogits(scale: Array) -> Array:
+        of_student, of_teacher = (temperature * scale / softmax.norm for softmax in (student, teacher))
+        return of_student * student.exponentials - of_teacher * teacher.exponentials
 
-    return _Term(values[:, 0], slopes)
+    return _Term(values[:, 0], dlogits)
 
 
-def _label(softmax: _Softmax, logits: _Below, targets: Array, of_target: Array, temperature: float) -> _Term:
-    """Cross entropy at temperature 1, whatever that of the exponentials at hand; `of_target` [C, 1] from `below`."""
-    power = int(temperature) if temperature in (1, 2, 3, 4) else 0  # which costs less than exponentials anew
-    factors = [softmax.exponentials] * power or [jnp.exp(logits.below)]
+def _cross_entropy(
+    softmax: _Softmax, logits: _Logits, targets: Array, target_logits: Array, temperature: float
+) -> _Term:
+    """Cross entropy at temperature 1 from exponentials at another; `target_logits` [C, 1] are shifted."""
+    power = int(temperature) if temperature in (1, 2, 3, 4) else 0  # which costs less than other exponentials
+    factors = [softmax.exponentials] * power or [jnp.exp(logits.shifted)]
     norm = jnp.sum(reduce(jnp.multiply, factors), axis=-1, keepdims=True)
-    values = jnp.log(norm) - of_target
+    values = jnp.log(norm) - target_logits
 
-    def slopes(scale: Array) -> Array:
-        hot = jnp.arange(logits.below.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
-        # Not scale / norm * power: XLA would make the power once, for this and the norm, and hold it as an array.
+    def dlogits(scale: Array) -> Array:
+        hot = jnp.arange(logits.shifted.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
+        # Not scale / norm * power: XLA would compute the power once, for this and the norm, and hold it as an array.
         return reduce(jnp.multiply, factors, scale / norm) - jnp.where(hot, scale, 0.0)
 
-    return _Term(values[:, 0], slopes)
+    return _Term(values[:, 0], dlogits)
 
 
-def _squares(student: _Below, teacher: _Below) -> _Term:
-    difference = (student.below - teacher.below) + (student.peak - teacher.peak)
+def _logit_mse(student: _Logits, teacher: _Logits) -> _Term:
+    difference = (student.shifted - teacher.shifted) + (student.max - teacher.max)
     return _Term(jnp.sum(difference**2, axis=-1), lambda scale: 2.0 * scale * difference)

@@ -57,8 +57,7 @@ def test_rematerialisation_is_another_forward_pass() -> None:
 
 
 def test_the_fused_loss_passes_over_logits_less_often() -> None:
-    forms = ("plain", "fused", "kernel")
-    plain, fused, kernel = (work(with_overrides(Config(), {"objective.vocabulary": form})) for form in forms)
+    forms = ("plain", "fused")
+    plain, fused = (work(with_overrides(Config(), {"objective.vocabulary": form})) for form in forms)
     assert plain.bytes_moved - fused.bytes_moved == pytest.approx(4 * 4 * 4096 * 30_522)
-    assert fused.bytes_moved - kernel.bytes_moved == pytest.approx(1.5 * 4 * 4096 * 30_522)
-    assert plain.flops == fused.flops == kernel.flops
+    assert plain.flops == fused.flops

@@ -20,7 +20,7 @@ from distil_jax.objectives.vocabulary import fused_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 
 CONFIG = EncoderConfig("bert", 40, 12, 2, 3, 20, 16, type_vocab_size=2)
-TERMS = ("ce", "mlm")
+TERMS = ("kl", "mlm")
 IDS: Any = np.random.default_rng(0).integers(5, 40, (2, 10)).astype(np.int32)
 
 

@@ -70,7 +70,6 @@ def test_every_field_of_bert() -> None:
         "initializer_range": 0.05,
         "pad_token_id": 4,
         "pooler": False,
-        "causal": False,
     }
 
 

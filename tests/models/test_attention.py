@@ -38,43 +38,39 @@ def keys(count: int) -> Any:
     return row_keys(jax.random.key(0), jnp.arange(count))
 
 
-def brute_force_mask(sequences: np.ndarray, causal: bool) -> np.ndarray:
+def brute_force_mask(sequences: np.ndarray) -> np.ndarray:
     allowed = np.zeros((*sequences.shape, sequences.shape[1]), bool)
     for b, q, k in np.ndindex(*allowed.shape):
         mine, other = sequences[b, q], sequences[b, k]
-        allowed[b, q, k] = other != 0 and (mine in (other, 0)) and (k <= q or not causal)
+        allowed[b, q, k] = other != 0 and (mine in (other, 0))
     return allowed
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_mask_lets_each_sequence_see_itself(causal: bool) -> None:
-    found = np.asarray(attention_mask_matrix(jnp.asarray(PACKED), causal))
-    np.testing.assert_array_equal(found, brute_force_mask(PACKED, causal))
+def test_the_mask_lets_each_sequence_see_itself() -> None:
+    found = np.asarray(attention_mask_matrix(jnp.asarray(PACKED)))
+    np.testing.assert_array_equal(found, brute_force_mask(PACKED))
     real = PACKED > 0
     assert not found[:, :, :][~np.broadcast_to(real[:, None, :], found.shape)].any(), "padding is seen"
-    if not causal:
-        assert found[1, 6].tolist() == real[1].tolist(), "padding sees every real key, as in PyTorch"
+    assert found[1, 6].tolist() == real[1].tolist(), "padding sees every real key, as in PyTorch"
 
 
 @pytest.mark.parametrize("path", ["plain", "with dropout"])
-@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 @pytest.mark.parametrize("sequences", [None, PACKED], ids=["one sequence", "packed"])
-def test_softmax_over_the_keys_in_sight(path: str, causal: bool, sequences: np.ndarray | None) -> None:
+def test_softmax_over_the_keys_in_sight(path: str, sequences: np.ndarray | None) -> None:
     options: Any = {} if path == "plain" else {"dropout_keys": keys(B), "dropout_rate": BARELY}
     given = None if sequences is None else jnp.asarray(sequences)
-    found = attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), given, causal=causal, **options)
-    allowed = brute_force_mask(np.ones((B, L), np.int32) if sequences is None else sequences, causal)
+    found = attend(jnp.asarray(QUERY), jnp.asarray(KEY), jnp.asarray(VALUE), given, **options)
+    allowed = brute_force_mask(np.ones((B, L), np.int32) if sequences is None else sequences)
     np.testing.assert_allclose(found, by_hand(allowed), atol=2e-6)
 
 
-@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sequences", [None, PACKED], ids=["one sequence", "packed"])
-def test_the_first_queries_alone(causal: bool, sequences: np.ndarray | None) -> None:
+def test_the_first_queries_alone(sequences: np.ndarray | None) -> None:
     """Whatever kernel is named for whole rows."""
     given = None if sequences is None else jnp.asarray(sequences)
     query, key, value = on_device()
-    whole = attend(query, key, value, given, causal=causal)
-    found = attend(query[:, :2], key, value, given, causal=causal, kind="cudnn")
+    whole = attend(query, key, value, given)
+    found = attend(query[:, :2], key, value, given, kind="cudnn")
     np.testing.assert_allclose(found, whole[:, :2], atol=2e-6)
 
 
@@ -88,7 +84,7 @@ def test_its_gradients_are_those_of_the_softmax_written_out(path: str) -> None:
         return (attend(query, key, value, jnp.asarray(PACKED), **options) * weights.astype(np.float32)).sum()
 
     found = jax.grad(total, argnums=(0, 1, 2))(*on_device())
-    allowed = brute_force_mask(PACKED, causal=False)
+    allowed = brute_force_mask(PACKED)
     expected = [np.zeros((B, L, N, D)) for _ in range(3)]
     for b, n, q in np.ndindex(B, N, L):
         seen = np.flatnonzero(allowed[b, q])

@@ -47,7 +47,7 @@ def count(module: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-@pytest.mark.parametrize("family", [BERT, DISTILBERT, dataclasses.replace(BERT, causal=True)])
+@pytest.mark.parametrize("family", [BERT, DISTILBERT])
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_first_token_alone_is_what_it_is_among_all(family: EncoderConfig, masked: bool) -> None:
     """Also of packed rows and of rows that begin with padding, which sees every real token."""
@@ -83,11 +83,8 @@ def test_published_sizes(module: Any, expected: int) -> None:
     assert count(module) == expected
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_a_packed_row_gives_each_sequence_as_if_alone(params: Any, causal: bool) -> None:
-    apply = jax.jit(
-        lambda *inputs: Encoder(dataclasses.replace(BERT, causal=causal)).apply({"params": params}, *inputs)
-    )
+def test_a_packed_row_gives_each_sequence_as_if_alone(params: Any) -> None:
+    apply = jax.jit(lambda *inputs: Encoder(BERT).apply({"params": params}, *inputs))
     sizes = (4, 4, 4)
     sequences = np.array([[1] * 4 + [2] * 4 + [3] * 4 + [0] * 2], np.int32)
     positions = np.array([[*range(4), *range(4), *range(4), 0, 0]], np.int32)
@@ -101,15 +98,6 @@ def test_a_packed_row_gives_each_sequence_as_if_alone(params: Any, causal: bool)
     other[0, 6] = (other[0, 6] + 1) % 50  # in the second sequence
     changed = np.abs(np.asarray(apply(other, sequences, positions)) - whole).max(-1)[0] > 1e-6
     assert changed[4:8].any() and not changed[:4].any() and not changed[8:12].any()
-
-
-def test_a_causal_encoder_does_not_look_ahead(params: Any) -> None:
-    apply = jax.jit(lambda ids: Encoder(dataclasses.replace(BERT, causal=True)).apply({"params": params}, ids))
-    other = IDS.copy()
-    other[:, 9] = (other[:, 9] + 1) % 50
-    difference = np.abs(np.asarray(apply(IDS)) - np.asarray(apply(other))).max(-1)
-    assert (difference[:, :9] == 0).all()
-    assert (difference[:, 9:] > 0).all()
 
 
 def test_padding_changes_nothing_for_the_rest(params: Any) -> None:

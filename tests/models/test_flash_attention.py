@@ -99,9 +99,8 @@ def rows(length: int) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 @pytest.mark.parametrize("packed", [False, True], ids=["one sequence", "packed"])
-def test_splash_attention_is_attention(packed: bool, causal: bool) -> None:
+def test_splash_attention_is_attention(packed: bool) -> None:
     """Outputs of real queries and all gradients, which padding has no part in."""
     random = np.random.default_rng(0)
     query, key, value, weights = (random.standard_normal((2, 128, 2, 64)).astype(np.float32) for _ in range(4))
@@ -110,10 +109,10 @@ def test_splash_attention_is_attention(packed: bool, causal: bool) -> None:
     mask = jnp.asarray(sequences) if packed else None
 
     def plain(query: Any, key: Any, value: Any) -> Any:
-        return (attend(query, key, value, mask, causal=causal, kind="xla") * weights).sum()
+        return (attend(query, key, value, mask, kind="xla") * weights).sum()
 
     def tiled(query: Any, key: Any, value: Any) -> Any:
-        return (splash(query, key, value, mask, causal=causal, interpret=True) * weights).sum()
+        return (splash(query, key, value, mask, interpret=True) * weights).sum()
 
     arrays = [jnp.asarray(x) for x in (query, key, value)]
     expected, expected_gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(*arrays)
@@ -128,7 +127,7 @@ def test_splash_attention_of_a_row_of_padding_stays_finite() -> None:
     padding = jnp.zeros((1, 128), jnp.int32)
 
     def total(query: Any, key: Any, value: Any) -> Any:
-        return splash(query, key, value, padding, causal=False, interpret=True).sum()
+        return splash(query, key, value, padding, interpret=True).sum()
 
     value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(*arrays)
     assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)

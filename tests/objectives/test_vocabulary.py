@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from distil_jax.cpu import SWITCH
 from distil_jax.objectives import vocabulary
 from distil_jax.objectives.losses import cross_entropy, distillation_kl, top1_matches
 from distil_jax.objectives.vocabulary import (
@@ -331,7 +332,7 @@ def test_what_is_missing_is_an_error(loss: Any) -> None:
             loss(student, *arguments, temperature=2.0)
 
 
-def test_chunks_are_few_equal_and_within_their_bytes() -> None:
+def test_chunks_are_few_equal_and_within_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     least = vocabulary.LEAST_CHUNK
     for tokens, size, budget in itertools.product((1, 8, 100, 2048, 99_999), (37, 30522, 250_002), (1, 1 << 26)):
         chunk = chunk_size(tokens, size, max_bytes=budget)
@@ -340,4 +341,5 @@ def test_chunks_are_few_equal_and_within_their_bytes() -> None:
         assert chunks * chunk - tokens < 8 * chunks, "little is filled up"
         assert chunks <= -(-tokens // (most - 7)), "no more than needed"
     assert chunk_size(2048, 30522) == 1024, "on CPU"
-    assert vocabulary.CPU_CHUNK_BYTES < vocabulary.ACCELERATOR_CHUNK_BYTES
+    monkeypatch.setenv(SWITCH, "0")
+    assert chunk_size(2048, 30522) == 2048, "elsewhere"

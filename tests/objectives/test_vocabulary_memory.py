@@ -137,7 +137,7 @@ def steps_of(objective: Objective, vocab: int, rows: int, length: int) -> list[A
 
 def test_whole_steps_hold_no_array_of_positions_by_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     vocab, rows, length = 1009, 8, 32
-    monkeypatch.setattr(vocabulary, "CPU_CHUNK_BYTES", 1)
+    monkeypatch.setattr(vocabulary, "CHUNK_BYTES", 1)
     monkeypatch.setattr(vocabulary, "LEAST_CHUNK", 16)
     for objective in (Objective(), Objective(restrict_kl_to_mask=True)):
         for step in steps_of(objective, vocab, rows, length):
