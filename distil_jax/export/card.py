@@ -20,6 +20,8 @@ _MEASURES = {
     "accuracy": "accuracy",
     "kl": "KL to the teacher (nats)",
     "agreement": "agreement with the teacher",
+    "cosine": "cosine distance of hidden states from the teacher's",
+    "hidden": "relative squared error of hidden states",
 }
 
 
@@ -55,8 +57,10 @@ def model_card(
             f"- data: {sources}; {corpus['rows']:,} rows, {corpus['tokens']:,} tokens, sha256 {corpus['sha256']}",
             f"- loss: {_losses(config, description)}",
         ]
-        table, code = _heldout(metadata["evaluations"], step), _fill_mask_snippet(name)
-        tag, extra, origin = "fill-mask", [], _origin(config, description)
+        with_head = "mlm_head" in metadata.get("groups", ["mlm_head"])
+        table = _heldout(metadata["evaluations"], step)
+        code = _fill_mask_snippet(name) if with_head else _features_snippet(name)
+        tag, extra, origin = "fill-mask" if with_head else "feature-extraction", [], _origin(config, description)
     else:
         kind, distilled = kind_of(head), _has_task_teacher(config)
         outputs = kind.outputs(head)
@@ -120,15 +124,27 @@ def _heldout(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[
         return []
     first, last = evaluations[done[0]], evaluations[done[-1]]
     rows = [f"| {text} | {first[name]:.4f} | {last[name]:.4f} |" for name, text in _MEASURES.items() if name in last]
+    count = last.get("predictions")
+    predicted = "all tokens" if count is None else f"{count:,.0f} predicted positions"
     return [
         "## Held-out measures",
         "",
-        f"Over {last['predictions']:,.0f} predicted positions that were not trained on.",
+        f"Over {predicted} of text that was not trained on.",
         "",
         f"| | step {done[0]} | step {done[-1]} |",
         "|---|---|---|",
         *rows,
         "",
+    ]
+
+
+def _features_snippet(name: str) -> Sequence[str]:
+    return [
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        f'model = AutoModel.from_pretrained("{name}")',
+        'hidden = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state',
     ]
 
 

@@ -93,8 +93,9 @@ def _read(folder: Path, step: int | None) -> Trained:
     _check_files(folder, record, metadata)
     encoder = EncoderConfig(**record["model"])
     head = TaskHead(**record["head"]) if record.get("head") else None
-    module = MaskedLM(encoder) if head is None else TaskModel(encoder, head)
-    params = jax.tree.map(np.asarray, checkpoints.params(chosen, _shapes(module)))
+    shapes = _shapes(MaskedLM(encoder) if head is None else TaskModel(encoder, head))
+    groups = record.get("groups", [*shapes])
+    params = jax.tree.map(np.asarray, checkpoints.params(chosen, {name: shapes[name] for name in groups}))
     about = {**record, "steps": metadata["steps"], "evaluations": evaluations}
     return Trained(chosen, encoder, params, load_tokenizer(folder / TOKENIZER_FOLDER), config, about, head)
 

@@ -192,6 +192,7 @@ def _model_facts(training: TextTraining, corpus: Corpus) -> dict[str, Any]:
     """What model.json says of the run, so that its checkpoints can be used without its inputs."""
     return {
         "model": dataclasses.asdict(training.encoder),
+        "groups": sorted(_groups(training)),
         "description": dict(training.description),
         "corpus": {
             "sources": [_source_name(source) for source in corpus.index["sources"]],
@@ -265,9 +266,14 @@ def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
 def completed(training: TextTraining, seed: int) -> Params:
     """The parameters before the first step, with random values for the parts that are missing."""
     params = training.params
-    wanted = {"encoder", "mlm_head"} if uses_vocabulary(training.objective) else {"encoder"}
-    if params.keys() >= wanted:
+    if params.keys() >= _groups(training):
         return params
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # no step has this number
     init = jax.jit(lambda: MaskedLM(training.encoder).init(key, jnp.zeros((1, 8), jnp.int32))["params"])
-    return {**jax.tree.map(np.asarray, dict(init())), **params}
+    drawn = {name: value for name, value in init().items() if name in _groups(training)}
+    return {**jax.tree.map(np.asarray, drawn), **params}
+
+
+def _groups(training: TextTraining) -> set[str]:
+    """The top-level groups of the trained model's parameters; without a term over the vocabulary it needs no head."""
+    return {*training.params, *training.trainable}

@@ -41,7 +41,7 @@ def test_it_states_teacher_data_steps_and_losses() -> None:
         "distilbert, 3 layers, width 48, 4 heads, feed-forward 96, vocabulary 1234, 64 positions",
         "step 20 of 30, 32 rows of up to 64 tokens a step, peak learning rate 0.0003, seed 7",
         f"`books.txt`; 5,000 rows, 123,456 tokens, sha256 {'ab' * 32}",
-        "5 ce + 2 mlm + 1 cos; temperature 2, ce over all positions",
+        "5 kl + 2 mlm + 1 cosine; temperature 2, kl over all positions",
         'AutoModelForMaskedLM.from_pretrained("small")',
     ):
         assert said in text, said
@@ -109,4 +109,4 @@ def test_where_the_student_started() -> None:
 
 def test_narrowed_positions_are_told() -> None:
     text = card(DISTILLED, changes={"objective.restrict_kl_to_mask": True, "objective.logit_mse": 0.5})
-    assert "5 ce + 2 mlm + 1 cos + 0.5 mse; temperature 2, ce and mse over predicted positions" in text
+    assert "5 kl + 2 mlm + 1 cosine + 0.5 logit_mse; temperature 2, kl and logit_mse over predicted positions" in text

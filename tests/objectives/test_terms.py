@@ -1,0 +1,122 @@
+"""Every loss term against an independent form: PyTorch, finite differences, and the whole written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from distil_jax.config import Objective
+from distil_jax.errors import UserError
+from distil_jax.models import Activations
+from distil_jax.objectives import (
+    TERMS,
+    Compared,
+    activation_terms,
+    active_terms,
+    capture_of,
+    layer_pairs,
+    needs_all_logits,
+    uses_teacher,
+    uses_vocabulary,
+)
+
+ROWS, LENGTH, WIDTH = 2, 5, 8
+
+
+def draw(seed: int, layers: int) -> tuple[np.ndarray, ...]:
+    noise = np.random.default_rng(seed)
+    return tuple(noise.standard_normal((ROWS, LENGTH, WIDTH)).astype(np.float32) for _ in range(layers + 1))
+
+
+def compared(student: tuple[Any, ...], teacher: tuple[Any, ...]) -> Compared:
+    """Three real tokens in the first row and five in the second."""
+    weights = jnp.asarray(np.arange(LENGTH)[None] < np.array([3, 5])[:, None], jnp.float32)
+    arrays = [tuple(jnp.asarray(x) for x in states) for states in (student, teacher)]
+    return Compared(*(Activations(states[-1], states) for states in arrays), weights)
+
+
+STUDENT, TEACHER = draw(0, 2), draw(1, 4)
+REAL = np.arange(LENGTH)[None] < np.array([3, 5])[:, None]
+
+
+def by_torch(name: str, student: list[torch.Tensor], pairs: list[tuple[int, int]]) -> torch.Tensor:
+    """The mean of a term over the real tokens."""
+    teacher = [torch.from_numpy(x) for x in TEACHER]
+    real = torch.from_numpy(REAL)
+    if name == "cosine":
+        return (1 - functional.cosine_similarity(student[-1], teacher[-1], dim=-1))[real].mean()
+    errors = [
+        functional.mse_loss(student[s], teacher[t], reduction="none").sum(-1) / teacher[t].square().sum(-1)
+        for s, t in pairs
+    ]
+    return torch.stack([error[real].mean() for error in errors]).mean()
+
+
+CASES = [("cosine", ()), ("hidden", ()), ("hidden", ("0:0", "2:4", "2:4"))]
+
+
+@pytest.mark.parametrize(("name", "layers"), CASES)
+def test_values_and_gradients_are_those_of_pytorch(name: str, layers: tuple[str, ...]) -> None:
+    settings = Objective(hidden_layers=layers)
+    pairs = layer_pairs(layers, 2, 4)
+    theirs = [torch.from_numpy(x).requires_grad_() for x in STUDENT]
+    expected = by_torch(name, theirs, pairs)
+    expected.backward()
+
+    def mean(student: Any) -> Any:
+        term: Any = TERMS[name].compute
+        return term(compared(student, TEACHER), settings).mean
+
+    value, gradient = jax.value_and_grad(mean)(tuple(map(jnp.asarray, STUDENT)))
+    assert float(value) == pytest.approx(expected.item(), rel=1e-5)
+    for found, tensor in zip(gradient, theirs, strict=True):
+        wanted = np.zeros_like(found) if tensor.grad is None else tensor.grad.numpy()
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "layers"), CASES)
+def test_gradients_are_finite_differences(name: str, layers: tuple[str, ...]) -> None:
+    settings, direction = Objective(hidden_layers=layers), draw(2, 2)
+
+    def mean(step: Any) -> Any:
+        term: Any = TERMS[name].compute
+        student = tuple(x + step * d for x, d in zip(STUDENT, direction, strict=True))
+        return term(compared(student, TEACHER), settings).mean
+
+    difference = (float(mean(1e-2)) - float(mean(-1e-2))) / 2e-2
+    assert float(jax.grad(mean)(0.0)) == pytest.approx(difference, rel=1e-2)
+
+
+def test_padding_counts_nowhere_whatever_it_holds() -> None:
+    student = tuple(np.where(REAL[..., None], x, np.nan).astype(np.float32) for x in STUDENT)
+    for name in ("cosine", "hidden"):
+        term: Any = TERMS[name].compute
+        plain, padded = (term(compared(states, TEACHER), Objective()) for states in (STUDENT, student))
+        assert (float(plain.sum), float(plain.count)) == (float(padded.sum), float(padded.count))
+
+
+def test_layers_are_paired_by_relative_depth_or_as_given() -> None:
+    assert layer_pairs((), 3, 6) == [(1, 2), (2, 4), (3, 6)]
+    assert layer_pairs((), 6, 12) == [(layer, 2 * layer) for layer in range(1, 7)]
+    assert layer_pairs((), 5, 12)[-1] == (5, 12)
+    assert layer_pairs(("0:0", "3:6"), 3, 6) == [(0, 0), (3, 6)]
+    with pytest.raises(UserError, match=r"3:7.*3 layers.*6"):
+        layer_pairs(("3:7",), 3, 6)
+
+
+def test_what_an_objective_needs_follows_from_its_terms() -> None:
+    hidden = Objective(kl=0, mlm=0, cosine=0, hidden=1)
+    assert [*active_terms(hidden)] == ["hidden"] and uses_teacher(hidden)
+    assert not uses_vocabulary(hidden) and not needs_all_logits(hidden)
+    assert capture_of(active_terms(hidden)) == {"hidden_states"}
+    assert capture_of(active_terms(Objective())) == frozenset()
+    assert needs_all_logits(Objective()) and not needs_all_logits(Objective(restrict_kl_to_mask=True))
+    labels = Objective(kl=0, cosine=0)
+    assert uses_vocabulary(labels) and not uses_teacher(labels) and not needs_all_logits(labels)
+    assert activation_terms(active_terms(labels), compared(STUDENT, TEACHER), labels) == {}

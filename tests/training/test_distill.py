@@ -1,0 +1,68 @@
+"""Distillation by hidden states alone: no vocabulary work, and no masked-LM head asked of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import DistilBertModel
+
+from distil_jax.config import Config
+from distil_jax.errors import UserError
+from distil_jax.export import export
+from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
+from distil_jax.models import Encoder, EncoderInputs
+from distil_jax.runs import read_metrics
+from distil_jax.training.distill import distill
+
+HIDDEN = {"objective.kl": 0.0, "objective.mlm": 0.0, "objective.cosine": 0.0, "objective.hidden": 1.0}
+
+
+@pytest.fixture(scope="module")
+def headless(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The teacher of the tiny world without its head."""
+    encoder, params, *_ = read_pretrained(tiny_world / "teacher")
+    folder = tmp_path_factory.mktemp("headless") / "teacher"
+    save_pretrained(folder, encoder, {"encoder": params["encoder"]}, tokenizer=load_tokenizer(tiny_world / "teacher"))
+    return str(folder)
+
+
+def test_a_student_of_a_teacher_without_a_head(
+    headless: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path / "run", {**HIDDEN, "teacher.path": headless, "training.steps": 4})
+    result = distill(config)
+    assert result.state.params.keys() == {"encoder"}
+    rows = [row["metrics"] for row in read_metrics(tmp_path / "run", "train")]
+    assert all(row["loss"] == pytest.approx(row["loss_hidden"]) for row in rows)
+    assert not any("loss_kl" in row or "loss_mlm" in row for row in rows)
+    first, *_, last = (row["metrics"]["hidden"] for row in read_metrics(tmp_path / "run", "validation"))
+    assert last < first
+    export(tmp_path / "run", tmp_path / "hf")
+    model, report = DistilBertModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    ids = np.arange(5, 13)[None]
+    encoder, params, *_ = read_pretrained(tmp_path / "hf")
+    found = Encoder(encoder).apply({"params": params["encoder"]}, EncoderInputs(jnp.asarray(ids)))
+    expected = model.eval()(torch.from_numpy(ids)).last_hidden_state.detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_terms_over_the_vocabulary_ask_for_the_head(
+    headless: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="masked-language-model head"):
+        distill(tiny_config(tmp_path / "run", {"teacher.path": headless}))
+
+
+def test_a_pair_of_layers_that_is_not_there_is_refused_before_training(
+    headless: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    changes = {**HIDDEN, "teacher.path": headless, "objective.hidden_layers": ["1:9"]}
+    with pytest.raises(UserError, match="1:9"):
+        distill(tiny_config(tmp_path / "run", changes))
+    assert not (tmp_path / "run" / "checkpoints").exists()
