@@ -6,8 +6,10 @@ import io
 import re
 from typing import Any
 
+import pytest
+
 from distil_jax.data.corpus.prepare import PrepareProgress
-from distil_jax.runs.progress import PrepareDisplay, Progress
+from distil_jax.runs import PrepareDisplay, Progress, announce
 
 
 class Clock:
@@ -93,3 +95,9 @@ def test_display_of_prepare_follows_each_split() -> None:
     assert lines[0] == "prepare train: 50 %  1,234 tokens"
     assert lines[1].startswith("prepare train: 100 %  2,500 tokens")
     assert lines[2:] == ["prepare validation: 9 tokens"]
+
+
+def test_lines_are_announced_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    announce(["task SST-2", "train: 10 rows read"])
+    announce([])
+    assert capsys.readouterr() == ("", "task SST-2\ntrain: 10 rows read\n")
