@@ -11,10 +11,13 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from distil_jax.errors import UserError, one_line
 from distil_jax.hf.families import FAMILIES
@@ -24,6 +27,8 @@ from distil_jax.hf.tokenizer_files import checked_files, json_object
 
 if TYPE_CHECKING:
     import tokenizers
+
+    from distil_jax.models import EncoderInputs
 
 Ids = Sequence[int]
 # Spellings of the special tokens, where the files name none.
@@ -111,6 +116,64 @@ class Tokenizer:
         one, two = bracket.types
         types = [one] * (len(bracket.before) + len(first)) + [*bracket.between_types]
         return ids, types + [two] * len(second) + [*bracket.after_types]
+
+    def fit(self, first: Ids, second: Ids | None, max_length: int) -> tuple[list[int], list[int], bool]:
+        """`bracket` of as much as `max_length` ids hold, and whether a text was cut.
+
+        A pair that is too long loses ids at the end of its longer text, as in BERT's own code.
+
+        Raises:
+            ValueError: `max_length` leaves nothing of a text.
+        """
+        space = max_length - self.num_special(second is not None)
+        if space < (1 if second is None else 2):
+            raise ValueError(f"max_length = {max_length} holds special tokens alone")
+        if second is None:
+            return *self.bracket(first[:space]), space < len(first)
+        shorter = min(len(first), len(second))
+        one = min(
+            len(first), max(space - shorter, (space + 1) // 2) if len(first) > len(second) else space - space // 2
+        )
+        two = min(len(second), space - one)
+        one = min(len(first), space - two)
+        return *self.bracket(first[:one], second[:two]), one < len(first) or two < len(second)
+
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int | None = None
+    ) -> EncoderInputs:
+        """What a model reads for N texts or pairs of texts.
+
+        Args:
+            texts: the texts.
+            pairs: the second text of each.
+            max_length: ids a row may have; longer ones are cut as `fit` does. None: no limit.
+
+        Returns:
+            ids [N, L] int32, padded to the longest row; mask [N, L] int32, 1 where a token stands; token_type_ids
+            [N, L] int32, None where the tokenizer's models have none.
+
+        Raises:
+            ValueError: other numbers of texts and pairs, or a `max_length` that leaves nothing of a text.
+        """
+        from distil_jax.models import EncoderInputs
+
+        if isinstance(texts, str) or isinstance(pairs, str):
+            raise ValueError("texts and pairs are lists of texts; give [text] for one")
+        first, second = (
+            [one.ids for one in self.backend.encode_batch_fast(list(some), add_special_tokens=False)]
+            for some in (texts, pairs or ())
+        )
+        seconds = [None] * len(first) if pairs is None else second
+        limit = sys.maxsize if max_length is None else max_length
+        rows = [self.fit(one, two, limit) for one, two in zip(first, seconds, strict=True)]
+        shape = len(rows), max((len(ids) for ids, _, _ in rows), default=0)
+        arrays: tuple[Any, ...] = tuple(np.full(shape, fill, np.int32) for fill in (self.pad_id, 0, 0))
+        ids, mask, types = arrays
+        for number, (of_row, types_of_row, _) in enumerate(rows):
+            ids[number, : len(of_row)], types[number, : len(of_row)] = of_row, types_of_row
+            mask[number, : len(of_row)] = 1
+        has_types = "token_type_ids" in self.source.model_input_names
+        return EncoderInputs(ids, mask, token_type_ids=types if has_types else None)
 
 
 def load_tokenizer(path_or_id: str | Path) -> Tokenizer:

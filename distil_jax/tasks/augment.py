@@ -15,8 +15,24 @@ from distil_jax.hf import Tokenizer
 
 
 def continuation_table(tokenizer: Tokenizer) -> np.ndarray:
-    """Whether a token continues a word (WordPiece's "##"), by id: [V] bool."""
-    return np.array([token.startswith("##") and len(token) > 2 for token in tokenizer.tokens()], bool)
+    """Whether a token continues the word before it, by id: [V] bool.
+
+    WordPiece marks such tokens. Elsewhere a token continues a word if the tokenizer's own splitting takes it and a
+    letter (for digits: a digit) before it for one word; letters right behind a mark count to the mark's word.
+    """
+    backend, tokens = tokenizer.backend, tokenizer.tokens()
+    prefix = getattr(backend.model, "continuing_subword_prefix", None)
+    if prefix:
+        return np.array([token.startswith(prefix) and len(token) > len(prefix) for token in tokens], bool)
+
+    def continues(token: str) -> bool:
+        before = "1" if token[:1].isdigit() else "a"
+        text = backend.decoder.decode([before, token])
+        if "\ufffd" in text:  # some of the bytes of a character
+            return not text[1:2].isspace()
+        return len(text) > 1 and len(backend.pre_tokenizer.pre_tokenize_str(text)) == 1
+
+    return np.array([continues(token) for token in tokens], bool)
 
 
 def augment_ids(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from hypothesis import HealthCheck, given, settings
@@ -134,6 +135,62 @@ def test_roberta(vocab: Path, tmp_path: Path, folder: Maker, config: Files) -> N
     save_tokenizer(tmp_path / "saved", tokenizer, family="roberta")
     _assert_same_as_transformers(tokenizer, tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256
+
+
+# Called, and cut
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("max_length", [None, 7])
+def test_a_call_gives_padded_arrays(
+    vocab: Path, tmp_path: Path, folder: Maker, family: str, max_length: int | None
+) -> None:
+    roberta = {"vocab.json": vocab / "roberta-base-vocab.json", "merges.txt": vocab / "roberta-base-merges.txt"}
+    bert = {"vocab.txt": vocab / "bert-base-uncased-vocab.txt"}
+    save_tokenizer(tmp_path / "saved", load_tokenizer(folder(roberta if family == "roberta" else bert)), family=family)
+    tokenizer, reference = load_tokenizer(tmp_path / "saved"), AutoTokenizer.from_pretrained(tmp_path / "saved")
+    before = tokenizer.backend.to_str()
+    texts, pairs = ["the cat [MASK] sat", "", "one two three four five six seven eight"], ["a", "b c", "d"]
+    for given_pairs in (None, pairs):
+        found = tokenizer(texts, given_pairs, max_length=max_length)
+        expected = reference(
+            texts, given_pairs, padding=True, truncation=max_length is not None, max_length=max_length,
+            return_tensors="np",
+        )  # fmt: skip
+        assert found.ids.dtype == found.mask.dtype == np.int32
+        np.testing.assert_array_equal(found.ids, expected["input_ids"])
+        np.testing.assert_array_equal(found.mask, expected["attention_mask"])
+        assert (found.token_type_ids is None) == (family != "bert")
+        if family == "bert":
+            np.testing.assert_array_equal(found.token_type_ids, expected["token_type_ids"])
+    assert tokenizer.backend.to_str() == before
+
+
+def test_calls_that_cannot_be(vocab: Path) -> None:
+    tokenizer = load_tokenizer(vocab / "bert-base-uncased-vocab.txt")
+    assert tokenizer([]).ids.shape == (0, 0)
+    with pytest.raises(ValueError, match="lists"):
+        tokenizer("a")
+    with pytest.raises(ValueError, match="shorter|longer"):
+        tokenizer(["a"], ["b", "c"])
+    with pytest.raises(ValueError, match="max_length = 2"):
+        tokenizer(["a"], max_length=2)
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(5, 20))
+def test_pairs_are_cut_at_the_longer_text(first: int, second: int, max_length: int) -> None:
+    """One id at a time, as in BERT's own code."""
+    from distil_jax.hf.tokenizer import Bracket
+
+    single = Bracket((1,), (), (2,), (0,), (), (0,))
+    pair = Bracket((1,), (2,), (2,), (0, 1), (0,), (1,))
+    tokenizer = Tokenizer(None, None, 99, 0, 3, 1, 2, 4, "", single, pair)  # type: ignore[arg-type]
+    one, two = [*range(10, 10 + first)], [*range(30, 30 + second)]
+    ids, types, cut = tokenizer.fit(one, two, max_length)
+    while len(one) + len(two) > max_length - 3:
+        (one if len(one) > len(two) else two).pop()
+    assert (ids, types) == tokenizer.bracket(one, two)
+    assert cut == (len(one) < first or len(two) < second)
 
 
 # Every layout that transformers writes, or has written

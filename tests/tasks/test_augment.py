@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,18 @@ def test_continuations_of_a_vocabulary(tmp_path: Path) -> None:
     table = continuation_table(load_tokenizer(tmp_path))
     assert table.dtype == bool
     assert [tokens[i] for i in np.flatnonzero(table)] == ["##ing", "###"]
+
+
+def test_continuations_of_a_byte_level_vocabulary(shared: Path, tmp_path: Path) -> None:
+    """As the tokenizer itself numbers words, where letters, digits and marks do not meet without a space."""
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shared / "data" / "vocab" / f"roberta-base-{name}", tmp_path / name)
+    tokenizer = load_tokenizer(tmp_path)
+    table = continuation_table(tokenizer)
+    text = "Unfriendliest neighbours don't retokenise 1234567 na\u00efve caf\u00e9s, \u6771\u4eac! It's 50265 pieces."
+    found = tokenizer.backend.encode(text, add_special_tokens=False)
+    words = np.array(found.word_ids)
+    starts = np.concatenate([[True], words[1:] != words[:-1]])
+    continued = table[found.ids]
+    assert continued.any()
+    np.testing.assert_array_equal(continued[1:], ~starts[1:])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import lzma
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from distil_jax.data.corpus import workers
 from distil_jax.data.corpus.prepare import PrepareProgress, prepare
 from distil_jax.data.corpus.tokens import open_corpus
 from distil_jax.errors import UserError
+from distil_jax.hf import load_tokenizer
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -399,3 +401,21 @@ def test_a_folder_of_a_version_without_a_setting_goes_on(settings: CorpusSetting
     del plan["settings"]["markup"]
     (corpus.folder / "prepare.json").write_text(json.dumps(plan))
     assert prepare(settings, "train", tiny).sha256 == corpus.sha256
+
+
+def test_a_byte_level_vocabulary(tmp_path: Path, shared: Path, unpack: Callable) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shared / "data" / "vocab" / f"roberta-base-{name}", tmp_path / name)
+    roberta = load_tokenizer(tmp_path)
+    lines = [
+        "A naïve <s> caf\u00e9, <mask>  with 1234 Unfriendliest \u6771\u4eac </s> in it.",
+        " ".join(f"word {number}" for number in range(100)),
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    wanted = CorpusSettings(folder=str(tmp_path / "c"), train=(str(tmp_path / "a.txt"),), sequence_length=64)
+    corpus = prepare(wanted, "train", roberta)
+    found = unpack(corpus.row_range(0, corpus.num_rows), roberta)
+    assert roberta.mask_id not in [*chain.from_iterable(found)]
+    decoded = [roberta.backend.decode(list(one[1:-1]), skip_special_tokens=False) for one in found]
+    assert lines[0] in decoded
+    assert "".join(sorted(set(decoded) - {lines[0]}, key=lines[1].find)) == lines[1]
