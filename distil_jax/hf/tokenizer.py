@@ -39,13 +39,6 @@ _SPECIAL = {
     "sep": ("[SEP]", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
-# The class of transformers for a model_type, where tokenizer_config.json names none.
-_CLASSES = {
-    "bert": "BertTokenizer",
-    "distilbert": "BertTokenizer",
-    "roberta": "RobertaTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
-}
 _ANY_CLASS = ("TokenizersBackend", "PreTrainedTokenizerFast", "PythonBackend", "PreTrainedTokenizer")
 _LONGEST_PATH = 200  # characters of a name that may be a file's; longer ones are for `locate` to refuse
 _CASED_SHARE = 0.1  # of the tokens; lower-casing vocabularies have under 1 % with an upper-case letter
@@ -220,10 +213,11 @@ def _class_of(settings: dict[str, Any], model: dict[str, Any], files: dict[str, 
     import transformers
 
     named = settings.get("tokenizer_class") or model.get("tokenizer_class")
-    known = _CLASSES.get(str(model.get("model_type")))
+    family = FAMILIES.get(str(model.get("model_type")))
+    known = "" if family is None else family.tokenizer
     bare = "tokenizer.json" not in files
     if not named and not known and bare:
-        known = "RobertaTokenizer" if "vocab.json" in files else "BertTokenizer"
+        known = FAMILIES["roberta" if "vocab.json" in files else "bert"].tokenizer
         if not settings and "vocab.txt" in files:
             settings["do_lower_case"] = not _is_cased(files["vocab.txt"])
     name = str(named or known or _ANY_CLASS[0])

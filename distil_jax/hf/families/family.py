@@ -130,6 +130,7 @@ class Family:
         mlm_classes: classes besides "...ForMaskedLM" that have this head.
         mlm_activation: activation of this head; "": the encoder's.
         has_pooler: whether its bare model has BERT's pooler.
+        tokenizer: class of its tokenizers, where a tokenizer_config.json names none.
         reads_token_types: whether its tokenizers give its models the types of a pair's tokens.
         heads: kind of a task head -> how it is built.
         student: family of its usual students; "": its own.
@@ -150,6 +151,7 @@ class Family:
     mlm_classes: frozenset[str] = frozenset()
     mlm_activation: str = ""
     has_pooler: bool = True
+    tokenizer: str = "BertTokenizer"
     reads_token_types: bool = True
     student: str = ""
 

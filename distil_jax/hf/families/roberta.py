@@ -35,6 +35,7 @@ ROBERTA = Family(
     ),
     tied={"lm_head.decoder.weight": WORD_EMBEDDINGS, "lm_head.decoder.bias": "lm_head.bias"},
     mlm_activation="gelu",
+    tokenizer="RobertaTokenizer",
     reads_token_types=False,
     heads={
         **BERT.heads,
@@ -49,5 +50,9 @@ ROBERTA = Family(
     },
 )
 _BERTS_VOCABULARY = {**ROBERTA.fields, "vocab_size": ConfigField("vocab_size", 30522)}
-XLM_ROBERTA = dataclasses.replace(ROBERTA, name="xlm-roberta", class_prefix="XLMRoberta", fields=_BERTS_VOCABULARY)
-CAMEMBERT = dataclasses.replace(ROBERTA, name="camembert", class_prefix="Camembert", fields=_BERTS_VOCABULARY)
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA, name="xlm-roberta", class_prefix="XLMRoberta", tokenizer="XLMRobertaTokenizer", fields=_BERTS_VOCABULARY
+)
+CAMEMBERT = dataclasses.replace(
+    ROBERTA, name="camembert", class_prefix="Camembert", tokenizer="CamembertTokenizer", fields=_BERTS_VOCABULARY
+)
