@@ -37,8 +37,8 @@ def draw(seed: int, layers: int) -> tuple[np.ndarray, ...]:
 def compared(student: tuple[Any, ...], teacher: tuple[Any, ...]) -> Compared:
     """Three real tokens in the first row and five in the second."""
     weights = jnp.asarray(np.arange(LENGTH)[None] < np.array([3, 5])[:, None], jnp.float32)
-    arrays = [tuple(jnp.asarray(x) for x in states) for states in (student, teacher)]
-    return Compared(*(Activations(states[-1], states) for states in arrays), weights)
+    first, second = (tuple(jnp.asarray(x) for x in states) for states in (student, teacher))
+    return Compared(Activations(first[-1], first), Activations(second[-1], second), weights)
 
 
 STUDENT, TEACHER = draw(0, 2), draw(1, 4)
@@ -65,8 +65,8 @@ CASES = [("cosine", ()), ("hidden", ()), ("hidden", ("0:0", "2:4", "2:4"))]
 def test_values_and_gradients_are_those_of_pytorch(name: str, layers: tuple[str, ...]) -> None:
     settings = Objective(hidden_layers=layers)
     pairs = layer_pairs(layers, 2, 4)
-    theirs = [torch.from_numpy(x).requires_grad_() for x in STUDENT]
-    expected = by_torch(name, theirs, pairs)
+    tensors = [torch.from_numpy(x).requires_grad_() for x in STUDENT]
+    expected = by_torch(name, tensors, pairs)
     expected.backward()
 
     def mean(student: Any) -> Any:
@@ -75,7 +75,7 @@ def test_values_and_gradients_are_those_of_pytorch(name: str, layers: tuple[str,
 
     value, gradient = jax.value_and_grad(mean)(tuple(map(jnp.asarray, STUDENT)))
     assert float(value) == pytest.approx(expected.item(), rel=1e-5)
-    for found, tensor in zip(gradient, theirs, strict=True):
+    for found, tensor in zip(gradient, tensors, strict=True):
         wanted = np.zeros_like(found) if tensor.grad is None else tensor.grad.numpy()
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 

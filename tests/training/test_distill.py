@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,11 +44,12 @@ def test_a_student_of_a_teacher_without_a_head(
     first, *_, last = (row["metrics"]["hidden"] for row in read_metrics(tmp_path / "run", "validation"))
     assert last < first
     export(tmp_path / "run", tmp_path / "hf")
-    model, report = DistilBertModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    loaded: Any = DistilBertModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    model, report = loaded
     assert not report["missing_keys"] and not report["unexpected_keys"]
     ids = np.arange(5, 13)[None]
     encoder, params, *_ = read_pretrained(tmp_path / "hf")
-    found = Encoder(encoder).apply({"params": params["encoder"]}, EncoderInputs(jnp.asarray(ids)))
+    found: Any = Encoder(encoder).apply({"params": params["encoder"]}, EncoderInputs(jnp.asarray(ids)))
     expected = model.eval()(torch.from_numpy(ids)).last_hidden_state.detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
