@@ -125,7 +125,7 @@ def study(config: Config, command: str) -> int:
         print(f"{found.text}\n\n{config.run.output}/report.md and report.json")
     for failure in found.failures:
         print(f"distil-jax: failed: {failure}", file=sys.stderr)
-    return (2 if found.mistaken else 1) if found.failures else 0
+    return (2 if found.user_error else 1) if found.failures else 0
 
 
 def _finetuned(config: Config, found: Any) -> str:

@@ -1,6 +1,6 @@
-"""Is a folder what was written? Runs, token shards, exported models, and folders of them, by their hashes.
+"""Checks that runs, token shards, exported models, and folders of them are as they were written, by their hashes.
 
-Nothing is written, moved or mended.
+Nothing is written, moved or repaired.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CHECKPOINTS = "checkpoints"
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One thing that was looked at: its path below the folder, what was found, and whether that is damage."""
+    """One checked file or folder: its path below the folder, its state, and whether that is damage."""
 
     name: str
     state: str
@@ -50,10 +50,10 @@ class Item:
 
 
 def check_folder(folder: Path) -> list[Item]:
-    """Look at everything of ours in `folder` and in the folders below it.
+    """Check everything that distil_jax wrote in `folder` and the folders below it.
 
     Raises:
-        UserError: there is nothing of ours.
+        UserError: nothing in it is from distil_jax.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder to check")

@@ -1,4 +1,4 @@
-"""Studies side by side: what each model scores on each task, and how much of the first one's score it retains."""
+"""Studies side by side: each model's score on each task, and the share of the first one's that it retains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from distil_jax.errors import UserError
 from distil_jax.evaluation.report import folder_labels
-from distil_jax.evaluation.study_report import NOTHING, Report, percent, read_report
+from distil_jax.evaluation.study_report import ABSENT, StudyReport, percent, read_report
 from distil_jax.tables import markdown
 
 
@@ -50,7 +50,7 @@ def compare_studies(folders: Sequence[Path]) -> dict[str, Any]:
     return {"studies": labels, "tasks": tasks, "macro": {"tasks": shared, **_with_retention(means)}}
 
 
-def _median(report: Report, task: str) -> float | None:
+def _median(report: StudyReport, task: str) -> float | None:
     return report["tasks"].get(task, {}).get("median")
 
 
@@ -80,7 +80,7 @@ def _row(title: str, measure: str, row: Mapping[str, Any], first: str, others: S
     cells = [title, measure, percent(row["medians"][first])]
     for label in others:
         retained = row["retention"][label]
-        cells += [percent(row["medians"][label]), NOTHING if retained is None else f"{percent(retained)} %"]
+        cells += [percent(row["medians"][label]), ABSENT if retained is None else f"{percent(retained)} %"]
     return cells
 
 

@@ -1,4 +1,4 @@
-"""Held-out measures of finished models: any run or model folder, against any prepared text."""
+"""Held-out measures of trained models: any run or model folder, on any prepared text."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def evaluate_model(
         masking: how positions are chosen.
         rows: the first rows used; 0 is all.
         batch_size: rows a pass over all devices; does not change the result.
-        seed: of the masks; two models with one seed answer the same questions.
+        seed: of the masks; with one seed, all models predict the same tokens.
 
     Raises:
         UserError: the corpus has another vocabulary or longer rows than the models.

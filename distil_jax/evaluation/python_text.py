@@ -1,4 +1,4 @@
-"""English text that every Python installation carries: docstrings of the standard library and the help topics."""
+"""English text in every Python installation: docstrings of the standard library and the help topics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _docstring_paragraphs(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return  # some versions ship files that are broken on purpose
+        return  # some versions ship invalid files for tests
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, documented) and (text := ast.get_docstring(node)):
@@ -64,7 +64,7 @@ def write_python_text(folder: Path, held_out: int = 12) -> tuple[Path, Path]:
     """Write train.txt and validation.txt (every `held_out`-th document), a paragraph a line.
 
     Returns:
-        The two paths; about 2 MB together. The text depends on the Python version alone.
+        The two paths; about 2 MB together. The text depends only on the Python version.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts: tuple[list[str], list[str]] = ([], [])

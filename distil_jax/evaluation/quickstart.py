@@ -1,6 +1,6 @@
-"""The whole path once, small: text, vocabulary, teacher, student, the same student with less of its teacher, table.
+"""The whole flow on a small scale: text, vocabulary, teacher, student, students with less of the teacher, table.
 
-Every stage is an ordinary resumable run in its own folder, so running it again continues where it stopped.
+Every stage is an ordinary resumable run in its own folder, so a second call continues where the first stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VOCABULARY = 4096
 SENTENCE = "Return the [MASK] of the given string."
 TEACHER = "teacher"
 START = "student at initialisation"
-# label -> (folder, changes to the shipped configuration): the student, and what it would be with less of its teacher
+# label -> (folder, changes to the shipped configuration): the student, and those with less of their teacher
 STUDENTS: dict[str, tuple[str, dict[str, object]]] = {
     "student, distilled": ("student", {}),
     "... from the teacher's layers, without its losses": (
@@ -45,14 +45,14 @@ STUDENTS: dict[str, tuple[str, dict[str, object]]] = {
 
 
 def make_quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> str:
-    """Run everything that is not done yet below `folder` and return the table.
+    """Run every stage that is not done yet below `folder`; the table.
 
     Args:
         folder: made if missing; must be new, or that of an earlier quickstart.
         steps: training steps of "quickstart_teacher" and "quickstart", instead of those of the shipped configurations.
 
     Raises:
-        UserError: the folder holds something else or cannot be written.
+        UserError: the folder holds other files or cannot be written.
     """
     _check_folder(folder)
     result = folder / "results.json"
@@ -73,7 +73,7 @@ def make_quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> 
 
 
 def _measured(result: Path) -> dict[str, dict[str, object]] | None:
-    """What an earlier quickstart has measured; None where there is no such file or a torn one."""
+    """The measures of an earlier quickstart; None without such a file or where it is incomplete."""
     try:
         return json.loads(result.read_text(encoding="utf-8"))
     except (OSError, ValueError):

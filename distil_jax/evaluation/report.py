@@ -1,4 +1,4 @@
-"""Measures as tables for people: Markdown, readable as it stands."""
+"""Held-out measures as a Markdown table, and labels of folders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measures_table(measures: Mapping[str, Mapping[str, float]], first: str = "mo
 
 
 def folder_labels(folders: Sequence[Path], command: str) -> list[str]:
-    """What runs or studies are called: their folders' names, or the whole paths where those are alike.
+    """Labels of runs or studies: their folders' names, or the whole paths where names repeat.
 
     Raises:
         UserError: one is given to `command` twice.

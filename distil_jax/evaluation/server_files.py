@@ -1,4 +1,4 @@
-"""Predictions for test sets whose labels are kept secret, in the form that the GLUE server takes."""
+"""Predictions for test sets without public labels, in the form that the GLUE server takes."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def write_server_files(
         folder: made if missing.
 
     Returns:
-        The files, named as the server wants them, and what the user should hear of them: examples that were cut,
-        indices that are missing.
+        The files, named as the server wants them, and notes: examples that were cut, indices that are missing.
 
     Raises:
         UserError: as `read_run`.
@@ -81,7 +80,7 @@ def _numbers(examples: Sequence[Example]) -> list[str]:
 
 
 def _gaps(numbers: Sequence[str]) -> list[str]:
-    """A line on the indices from 0 to the largest one for which nothing is predicted, where there are such."""
+    """A line on the indices from 0 to the largest one that have no prediction, if any."""
     given = {int(number) for number in numbers if number.isdecimal()}
     missing = [number for number in range(max(given, default=-1) + 1) if number not in given]
     if not missing:

@@ -1,6 +1,6 @@
-"""A study: every run of a plan, one after the other, what failed set apart, and a report that is up to date after each.
+"""A study: every run of a plan, one after the other, with a report that is rewritten after each task.
 
-Run again, it makes the runs that are missing and leaves alone those that are finished.
+A failed run does not end it. Run again, it makes the missing runs and keeps the finished ones.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import jax
 from distil_jax.config import Config, TaskSettings, config_to_toml
 from distil_jax.errors import UserError
 from distil_jax.evaluation.server_files import FOLDER, wants_server_files, write_server_files
-from distil_jax.evaluation.study_inputs import InputsNow
+from distil_jax.evaluation.study_inputs import CurrentInputs
 from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan, for_task, plan_study, plan_task
 from distil_jax.evaluation.study_report import (
     REPORT_FILE,
-    Report,
-    Result,
-    Row,
+    RunResult,
+    StudyReport,
+    TaskRow,
     best_run,
     failure_lines,
     macro_average,
@@ -57,7 +57,7 @@ from distil_jax.tasks.registry import task_spec
 from distil_jax.training.finetune import RESULT_FILE, finetune, wants_tests
 
 MODEL = "model"
-DELIVERED_FILE = "delivered.json"
+WRITTEN_FILE = "written.json"
 DIAGNOSTIC = "ax"
 CHECKPOINTS = "checkpoints"
 _RESUME = "distil-jax resume "
@@ -70,28 +70,28 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class StudyOutcome:
-    """A study that has come to its end: its report, the same as Markdown, and a line for whatever failed."""
+    """A finished study: its report, the same as Markdown, and a line for each failure."""
 
-    report: Report
+    report: StudyReport
     text: str
     failures: tuple[str, ...]
     is_main: bool
-    mistaken: bool = False  # nothing could be made, and all of the reasons are the user's to mend
+    user_error: bool = False  # no run succeeded, and every failure is the user's mistake
 
 
 def run_study(config: Config, *, command: str = "", say: Say = lambda _: None) -> StudyOutcome:
     """Make all runs that `plan_study` lists and report on them in run.output.
 
-    A run that fails is noted with its reason and the others go on; with several processes, which could wait for each
+    A run that fails is noted with its reason, and the others follow. With several processes, which could wait for each
     other, it ends the study.
 
     Args:
         config: with run.output, model.initial and the section [study].
         command: what the user typed, for the report.
-        say: takes a line on what is being done.
+        say: takes a line of progress.
 
     Raises:
-        UserError: the plan is not one, or run.output is something else's folder, or in use.
+        UserError: the settings are no plan, or run.output is another run's folder, or in use.
     """
     plans, folder = plan_study(config), Path(config.run.output)
     report = _open_report(folder)
@@ -101,17 +101,17 @@ def run_study(config: Config, *, command: str = "", say: Say = lambda _: None) -
 
 @contextlib.contextmanager
 def _own(folder: Path, config: Config, command: str) -> Iterator[None]:
-    """Keep other studies out of `folder`, and what this one is on record, for `distil-jax resume`."""
+    """Lock `folder` and record this study in it for `distil-jax resume`."""
     with lock_folder(folder):
         write_atomically(folder / STUDY_FILE, config_to_toml(config))
         record_start(folder, config, {}, "study", command=command)
         yield
 
 
-def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: str, say: Say) -> StudyOutcome:
+def _run_plans(config: Config, plans: list[TaskPlan], report: StudyReport, command: str, say: Say) -> StudyOutcome:
     main, folder = jax.process_index() == 0, Path(config.run.output)
     command = _reproducing(folder, command)
-    made: dict[str, Row] = {}
+    made: dict[str, TaskRow] = {}
     errors: list[Exception] = []
     text, notes = "", _notes(config, plans)
     if main and notes:
@@ -130,18 +130,18 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: Report, command: s
         report = {"format": 1, "tasks": rows, "macro": macro_average(rows)}
         text = write_report(folder, report)
     nothing = not any("best_run" in row for row in made.values())
-    mistaken = nothing and bool(errors) and all(isinstance(error, UserError) for error in errors)
-    return StudyOutcome(report, text, tuple(failure_lines(made)), main, mistaken)
+    user_error = nothing and bool(errors) and all(isinstance(error, UserError) for error in errors)
+    return StudyOutcome(report, text, tuple(failure_lines(made)), main, user_error)
 
 
 def _notes(config: Config, plans: Sequence[TaskPlan]) -> dict[str, str]:
-    """For the rows of the report: what is wanted, but not written by several processes."""
+    """For the rows of the report: files that several processes do not write."""
     wanted = config.study.export or any(plan.spec.server_file for plan in plans)
     return {"note": _UNWRITTEN} if wanted and jax.process_count() > 1 else {}
 
 
 def _with_finished(config: Config, plan: TaskPlan) -> TaskPlan:
-    """The plan with all runs of other seeds that earlier commands have finished: fewer seeds than before lose none."""
+    """The plan with the runs of other seeds that earlier commands finished, so that fewer seeds lose none."""
     places = {run.folder.parent for run in plan.runs}
     names = {found.parent.name.removeprefix("seed") for place in places for found in place.glob(f"seed*/{RESULT_FILE}")}
     more = plan_task(config, plan.spec.name, {int(name) for name in names if name.isdecimal()})
@@ -151,7 +151,7 @@ def _with_finished(config: Config, plan: TaskPlan) -> TaskPlan:
 
 
 def _is_finished(run: PlannedRun) -> bool:
-    """Whether its folder holds a result of this very configuration, damaged or not."""
+    """Whether its folder holds a result of this configuration, damaged or not."""
     with contextlib.suppress(UserError):
         check_run_folder(run.folder, run.config, {})
         return (run.folder / RESULT_FILE).is_file()
@@ -159,20 +159,20 @@ def _is_finished(run: PlannedRun) -> bool:
 
 
 def _reproducing(folder: Path, command: str) -> str:
-    """What makes the rows anew, wherever it is typed: of a study that is resumed, what it was last started with."""
+    """The command that makes the rows again: for a resumed study, the one that last started it."""
     given = [str(start.get("command", "")) for start in read_starts(folder) if start.get("stage") == "study"]
     started = [one for one in given if one and not one.startswith(_RESUME)]
     return started[-1] if started and command.startswith(_RESUME) else command
 
 
 def _origin(config: Config, command: str) -> dict[str, str]:
-    """Where a row of the report comes from; it stays where nothing was trained anew."""
+    """The origin of a row of the report. A row keeps it where nothing was trained again."""
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     models = {"model": config.model.initial, "teacher": config.teacher.path}
     return {**models, "command": command, "machine": machine(), "versions": packages}
 
 
-def _open_report(folder: Path) -> Report:
+def _open_report(folder: Path) -> StudyReport:
     """The report of earlier commands in this folder, else an empty one."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.output = {folder}: is a file; give a folder")
@@ -187,8 +187,8 @@ def _open_report(folder: Path) -> Report:
     return {"tasks": {}}
 
 
-def _read_whole_report(folder: Path) -> Report:
-    """A report whose rows are all there, as they are written again with those of this command."""
+def _read_whole_report(folder: Path) -> StudyReport:
+    """A report with all its rows, which are written again with those of this command."""
     report = read_report(folder)
     try:
         report_markdown({**report, "macro": macro_average(report["tasks"])})
@@ -199,21 +199,21 @@ def _read_whole_report(folder: Path) -> Report:
     return report
 
 
-def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say) -> tuple[Row, bool]:
-    """Make a task's runs and what follows from them; the task's row of the report, and whether anything was trained.
+def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say) -> tuple[TaskRow, bool]:
+    """Make a task's runs; the task's row of the report, and whether anything was trained.
 
-    What a run failed of is added to `errors`.
+    The exception of a failed run is added to `errors`.
     """
-    results: dict[Path, Result] = {}
+    results: dict[Path, RunResult] = {}
     failures: dict[Path, str] = {}
     trained = False
     data = TaskDataBySeed(plan.runs[0].config.task)
-    inputs = InputsNow(data.of, say)
+    inputs = CurrentInputs(data.of, say)
     for number, run in enumerate(plan.runs, 1):
         where = f"{plan.spec.title}, run {number} of {len(plan.runs)}"
         try:
             found = finished(run, inputs)
-            # Without its checkpoint it would be trained again for the sake of its test sets.
+            # A run without its checkpoint is not trained again for its test sets.
             if found is None or (wants_tests(run.folder) and (run.folder / CHECKPOINTS).is_dir()):
                 say(f"{where}: {run.folder}")
                 for note in finetune(run.config, data.of(run.seed)).notes:
@@ -232,18 +232,18 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
         return {}, trained
     row = task_row(plan, results, failures)
     if "best_run" in row and jax.process_count() == 1:  # a checkpoint is read by one process
-        _deliver(config, plan, row, data, say)
+        _write_best(config, plan, row, data, say)
         if not failures and config.study.checkpoints == "best":
             _drop_checkpoints(plan, results)
     return row, trained
 
 
-def finished(run: PlannedRun, inputs: InputsNow | None = None) -> Result | None:
-    """What a run has left where it is finished; None where it has to be made or continued.
+def finished(run: PlannedRun, inputs: CurrentInputs | None = None) -> RunResult | None:
+    """The result of a finished run; None where it has to be made or continued.
 
     Args:
         run: the run.
-        inputs: what it would read now; None: they are not compared with what it did read.
+        inputs: what it would read now, compared with its record; None: not compared.
 
     Raises:
         UserError: its folder holds another run, or one of other data or models, or a damaged result.
@@ -257,9 +257,9 @@ def finished(run: PlannedRun, inputs: InputsNow | None = None) -> Result | None:
 
 
 class TaskDataBySeed:
-    """A task's data, read when they are first needed, and for every seed only where the seed decides what is in them.
+    """A task's data, read when first needed, and again for another seed only where the data depend on it.
 
-    Whether it does shows when they are read for a second seed. What went wrong once is not tried again.
+    Reading for a second seed shows whether they do. A failed reading is not repeated.
     """
 
     def __init__(self, settings: TaskSettings) -> None:
@@ -286,21 +286,21 @@ class TaskDataBySeed:
 
 
 def _reason(error: Exception) -> str:
-    """One line; with the name of its kind where it is no mistake of the user."""
+    """One line, with the class of the exception unless it is a `UserError`."""
     line = " ".join(str(error).split())[:500]
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
-def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say: Say) -> None:
-    """Write what is wanted of the best run, unless it is there already; what fails is noted in `row`."""
+def _write_best(config: Config, plan: TaskPlan, row: TaskRow, data: TaskDataBySeed, say: Say) -> None:
+    """Write the model and the server's files of the best run unless they exist; failures are noted in `row`."""
     run = next(run for run in plan.runs if str(run.folder) == row["best_run"])
     origin = {"run": str(run.folder.relative_to(plan.folder)), "step": row["best_step"]}
-    note, model = plan.folder / DELIVERED_FILE, plan.folder / MODEL
-    done = _delivered(note, origin)
+    note, model = plan.folder / WRITTEN_FILE, plan.folder / MODEL
+    done = _written(note, origin)
     server = plan.folder.parent / FOLDER
 
     def step() -> int:
-        """Of the run's checkpoint; it may have been dropped when another run, now damaged or gone, was the best."""
+        """Of the run's checkpoint. It may be gone: dropped when another run, now damaged, was the best."""
         if not (run.folder / CHECKPOINTS / str(origin["step"])).is_dir():
             say(f"{plan.spec.title}: {run.folder} is trained again, as its checkpoints were dropped")
             finetune(run.config, data.of(run.seed))
@@ -308,7 +308,7 @@ def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say
 
     def write_model() -> None:
         if config.study.export and not (done.get(MODEL) and model.is_dir()):
-            name = f"{plan.folder.parent.name}-{plan.folder.name}"  # the folder's own is the same for all
+            name = f"{plan.folder.parent.name}-{plan.folder.name}"  # every folder is called model
             export(run.folder, model, step=step(), overwrite=True, name=name)
             done[MODEL] = True
 
@@ -331,8 +331,8 @@ def _deliver(config: Config, plan: TaskPlan, row: Row, data: TaskDataBySeed, say
     row["server_files"] = [str(server / name) for name in done.get(FOLDER, ())]
 
 
-def _delivered(note: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What was written of this very checkpoint, as `note` has it."""
+def _written(note: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written of this checkpoint, as the file `note` says."""
     with contextlib.suppress(UserError):  # absent, or damaged
         done = read_json(note)
         if all(done.get(name) == value for name, value in origin.items()):
@@ -341,7 +341,7 @@ def _delivered(note: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _server_sets(config: Config, run: PlannedRun, data: TaskDataBySeed, say: Say) -> list[TaskData]:
-    """What the GLUE server wants predicted by this run: its own test sets, and by MNLI's the diagnostic one too."""
+    """The test sets that the GLUE server takes from this run: its own, and for MNLI the diagnostic set too."""
     if not task_spec(run.config.task.name).server_file:
         return []
     own = data.of(run.seed)
@@ -356,8 +356,8 @@ def _server_sets(config: Config, run: PlannedRun, data: TaskDataBySeed, say: Say
         return [own]
 
 
-def _drop_checkpoints(plan: TaskPlan, results: Mapping[Path, Result]) -> None:
-    """Remove the checkpoints of all runs but the best at every point of the sweep: with more seeds it may be that."""
+def _drop_checkpoints(plan: TaskPlan, results: Mapping[Path, RunResult]) -> None:
+    """Remove all checkpoints but those of the best run at each point of the sweep, which more seeds may make best."""
     kept = {best_run(plan, point, results) for point in plan.points}
     for run in plan.runs:
         if run not in kept:
@@ -365,7 +365,7 @@ def _drop_checkpoints(plan: TaskPlan, results: Mapping[Path, Result]) -> None:
 
 
 def machine() -> str:
-    """What computes here: "8 x NVIDIA H100", "cpu (Intel Xeon, 2 cores)"."""
+    """The devices in use: "8 x NVIDIA H100", "cpu (Intel Xeon, 2 cores)"."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"

@@ -1,4 +1,4 @@
-"""What the finished runs of a study would read now, to be compared with what they did read."""
+"""The inputs that the finished runs of a study would read now, to compare with their records."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from distil_jax.tasks.examples import TaskData
 TASK, INITIAL, TEACHER = "task", "model.initial", "teacher.path"
 
 
-class InputsNow:
+class CurrentInputs:
     """The inputs of the runs of one task as they are now, each read once.
 
-    What can't be read (moved, or deleted to make room) makes a finished run no other one; that is noted once.
+    An input that cannot be read (moved or deleted) leaves a finished run finished; this is noted once.
     """
 
     def __init__(self, data_of: Callable[[int], TaskData], note: Callable[[str], None]) -> None:
@@ -27,7 +27,7 @@ class InputsNow:
         self._models: dict[tuple[str, int | None], str] = {}
 
     def of(self, run: PlannedRun) -> dict[str, str]:
-        """Name -> sha256, as in the run's own record, of those inputs in it that can be read.
+        """Name -> sha256, as in the run's own record, of its readable inputs.
 
         Raises:
             UserError: the record is damaged.
@@ -48,7 +48,7 @@ class InputsNow:
         return found
 
     def _model(self, name: str, config: Config, data: TaskData) -> str:
-        """The fingerprint that `finetune` records; the values of a new head are the seed's."""
+        """The fingerprint that `finetune` records. The seed decides the values of a new head."""
         section, _, field = name.partition(".")
         source, seed = getattr(getattr(config, section), field), config.run.seed
         for key in ((source, None), (source, seed)):

@@ -1,4 +1,4 @@
-"""Which runs a study is made of: tasks x learning rates x epochs x seeds, each an ordinary fine-tuning."""
+"""The runs of a study: tasks x learning rates x epochs x seeds, each an ordinary fine-tuning."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PlannedRun:
 
 @dataclasses.dataclass(frozen=True)
 class TaskPlan:
-    """All runs of one task; those of one seed follow each other, so that data which depend on it are read once."""
+    """All runs of one task. Those of one seed are adjacent, so that data which depend on it are read once."""
 
     spec: TaskSpec
     folder: Path
@@ -45,7 +45,7 @@ class TaskPlan:
 
 
 def is_study(config: Config) -> bool:
-    """Whether more is asked for than one plain run, whose folder is run.output itself."""
+    """Whether the settings ask for more than one plain run in run.output itself."""
     return len(_task_names(config)) > 1 or config.study != Study()
 
 

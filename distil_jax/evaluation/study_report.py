@@ -1,4 +1,4 @@
-"""What came out of a study, in numbers and as a table for people."""
+"""The report of a study: numbers, and a Markdown table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from distil_jax.tasks.measures import SCORE
 from distil_jax.training.finetune import RESULT_FILE
 
 REPORT_FILE, TABLE_FILE = "report.json", "report.md"
-NOTHING = "-"
-Result = Mapping[str, Any]  # of one run, as `finetune` writes it
-Row = dict[str, Any]  # of one task
-Report = dict[str, Any]
+ABSENT = "-"
+RunResult = Mapping[str, Any]  # of one run, as `finetune` writes it
+TaskRow = dict[str, Any]  # of one task
+StudyReport = dict[str, Any]
 
-_MEND = "delete it and run the study again"
+_REMEDY = "delete it and run the study again"
 _NUMBER = int | float
 _RESULT_FIELDS = {"score": _NUMBER, "measures": dict, "step": int, "steps": int, "examples": int, "seconds": _NUMBER}
 _MEASURES = {
@@ -47,12 +47,12 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError(f"but {type(values).__name__}")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON object ({error}); {_MEND}") from None
+        raise UserError(f"{path}: not a JSON object ({error}); {_REMEDY}") from None
     return values
 
 
-def read_result(folder: Path) -> Result:
-    """What a finished run has left in its folder.
+def read_result(folder: Path) -> RunResult:
+    """The result of a finished run.
 
     Raises:
         UserError: the file is damaged, or the run was measured on nothing.
@@ -69,29 +69,29 @@ def read_result(folder: Path) -> Result:
 def _check_fields(path: Path, values: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     for name, kind in fields.items():
         if not isinstance(values.get(name), kind):
-            raise UserError(f"{path}: {name!r} is missing or not what it should be; {_MEND}")
+            raise UserError(f"{path}: {name!r} is missing or of another type; {_REMEDY}")
 
 
-def best_point(plan: TaskPlan, results: Mapping[Path, Result]) -> tuple[float, int] | None:
-    """The point of the sweep with the best median score, the first of equals; complete ones come before others."""
+def best_point(plan: TaskPlan, results: Mapping[Path, RunResult]) -> tuple[float, int] | None:
+    """The point of the sweep with the best median score, the first of equals. Complete points precede others."""
     scores = {point: _scores(plan, point, results) for point in plan.points}
     found = [point for point in plan.points if scores[point]]
     ranked = {p: (len(scores[p]) == len(plan.seeds), statistics.median(scores[p].values())) for p in found}
     return max(found, key=lambda point: ranked[point]) if found else None
 
 
-def best_run(plan: TaskPlan, point: tuple[float, int], results: Mapping[Path, Result]) -> PlannedRun | None:
+def best_run(plan: TaskPlan, point: tuple[float, int], results: Mapping[Path, RunResult]) -> PlannedRun | None:
     """The run with the best score at a point of the sweep, the first of equals; None where none is finished."""
     runs = [run for run in plan.runs if run.point == point and run.folder in results]
     return max(runs, key=lambda run: results[run.folder]["score"]) if runs else None
 
 
-def _scores(plan: TaskPlan, point: tuple[float, int], results: Mapping[Path, Result]) -> dict[int, float]:
+def _scores(plan: TaskPlan, point: tuple[float, int], results: Mapping[Path, RunResult]) -> dict[int, float]:
     runs = (run for run in plan.runs if run.point == point and run.folder in results)
     return {run.seed: results[run.folder]["score"] for run in runs}
 
 
-def task_row(plan: TaskPlan, results: Mapping[Path, Result], failures: Mapping[Path, str]) -> Row:
+def task_row(plan: TaskPlan, results: Mapping[Path, RunResult], failures: Mapping[Path, str]) -> TaskRow:
     """Numbers of one task over its seeds at the best point of the sweep; scores as shares, times in seconds.
 
     Args:
@@ -100,7 +100,7 @@ def task_row(plan: TaskPlan, results: Mapping[Path, Result], failures: Mapping[P
         failures: reasons of the others.
     """
     spec, point = plan.spec, best_point(plan, results)
-    row: Row = {"title": spec.title, "measure": score_name(spec), "seeds_planned": list(plan.seeds)}
+    row: TaskRow = {"title": spec.title, "measure": score_name(spec), "seeds_planned": list(plan.seeds)}
     if point is not None:
         scores = _scores(plan, point, results)
         chosen = [results[run.folder] for run in plan.runs if run.point == point and run.folder in results]
@@ -108,7 +108,7 @@ def task_row(plan: TaskPlan, results: Mapping[Path, Result], failures: Mapping[P
         assert best is not None
         # The time of a run that was interrupted is that of its last part only.
         seconds = [result["seconds"] for result in chosen if not result.get("resumed_from")]
-        # Of questions some are only measured where there are such without answer.
+        # Some measures of questions exist only where a set has questions without answer.
         everywhere = set.intersection(*(set(result["measures"]) for result in chosen)) - {SCORE}
         names = [name for name in chosen[0]["measures"] if name in everywhere]
         row |= {
@@ -118,7 +118,7 @@ def task_row(plan: TaskPlan, results: Mapping[Path, Result], failures: Mapping[P
             "examples": chosen[0]["examples"],
             "seconds": statistics.median(seconds) if seconds else None,
             "learning_rate": point[0],
-            # Where training.steps is given, epochs have no say.
+            # training.steps overrides epochs.
             "epochs": None if plan.runs[0].config.training.steps else point[1],
             "steps": results[best.folder]["steps"],
             "sweep": [
@@ -131,7 +131,7 @@ def task_row(plan: TaskPlan, results: Mapping[Path, Result], failures: Mapping[P
     return {**row, "failures": {str(folder): reason for folder, reason in failures.items()}}
 
 
-def _spread(scores: Mapping[int, float]) -> Row:
+def _spread(scores: Mapping[int, float]) -> TaskRow:
     values = list(scores.values())
     return {
         "median": statistics.median(values) if values else None,
@@ -143,9 +143,9 @@ def _spread(scores: Mapping[int, float]) -> Row:
 
 
 def score_name(spec: TaskSpec, measured: Sequence[str] = ()) -> str:
-    """What a task's score is called: "Matthews", "accuracy and F1".
+    """The name of a task's score: "Matthews", "accuracy and F1".
 
-    `measured` says what was measured in fact: own tags that mark no entities are measured by something else.
+    `measured` are the names that were measured: tags that mark no entities have other measures.
     """
     names = spec.headline or spec.metrics[:1]
     if measured and not {*names} <= {*measured}:
@@ -154,21 +154,21 @@ def score_name(spec: TaskSpec, measured: Sequence[str] = ()) -> str:
 
 
 def measure_title(name: str) -> str:
-    """A measure as tables name it; those of a further set (MNLI's) have its name before them."""
+    """A measure's name in tables. Measures of a further set (MNLI's) begin with its name."""
     if name in _MEASURES:
         return _MEASURES[name]
     prefix, _, rest = name.partition("_")
     return f"{prefix} {_MEASURES[rest]}" if rest in _MEASURES else name.replace("_", " ")
 
 
-def macro_average(rows: Mapping[str, Row]) -> Row:
+def macro_average(rows: Mapping[str, TaskRow]) -> TaskRow:
     """Mean of the tasks' medians, over which tasks, and which are missing."""
     there = [task for task, row in rows.items() if row.get("median") is not None]
     median = statistics.fmean(rows[task]["median"] for task in there) if there else None
     return {"median": median, "tasks": there, "missing": [task for task in rows if task not in there]}
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: Path) -> StudyReport:
     """The report of a study; of a single run, a report with its task alone.
 
     Raises:
@@ -193,7 +193,7 @@ def read_report(folder: Path) -> Report:
     return {"tasks": {result["task"]: row}}
 
 
-def write_report(folder: Path, report: Report) -> str:
+def write_report(folder: Path, report: StudyReport) -> str:
     """Write report.json and report.md, each whole or not at all; returns the Markdown."""
     text = report_markdown(report)
     for name, content in ((REPORT_FILE, json.dumps(report, indent=2)), (TABLE_FILE, text)):
@@ -201,9 +201,9 @@ def write_report(folder: Path, report: Report) -> str:
     return text
 
 
-def report_markdown(report: Report) -> str:
+def report_markdown(report: StudyReport) -> str:
     """A report as Markdown: the table, the sweep where there was one, what failed, and how it was made."""
-    rows: Mapping[str, Row] = report["tasks"]
+    rows: Mapping[str, TaskRow] = report["tasks"]
     header = ["task", "measure", "median", "min", "max", "seeds", "other measures (medians)"]
     header += ["examples", "time a run", "learning rate", "epochs"]
     table = [_table_row(row) for row in rows.values()]
@@ -217,12 +217,12 @@ def report_markdown(report: Report) -> str:
 
 def percent(value: float | None) -> str:
     """A share x 100 with one decimal."""
-    return NOTHING if value is None else f"{100 * value:.1f}"
+    return ABSENT if value is None else f"{100 * value:.1f}"
 
 
-def _table_row(row: Row) -> list[str]:
+def _table_row(row: TaskRow) -> list[str]:
     if row.get("median") is None:
-        return [row["title"], row["measure"], *[NOTHING] * 9]
+        return [row["title"], row["measure"], *[ABSENT] * 9]
     # A threshold is a difference of logits, no share.
     others = {name: value for name, value in row["measures"].items() if not name.endswith("threshold")}
     others = others if len(others) > 1 else {}
@@ -232,7 +232,7 @@ def _table_row(row: Row) -> list[str]:
         row["measure"],
         *(percent(row[name]) for name in ("median", "min", "max")),
         str(seeds) if seeds == planned else f"{seeds} of {planned}",
-        ", ".join(f"{measure_title(name)} {percent(value)}" for name, value in others.items()) or NOTHING,
+        ", ".join(f"{measure_title(name)} {percent(value)}" for name, value in others.items()) or ABSENT,
         f"{row['examples']:,}",
         duration(row["seconds"]),
         f"{row['learning_rate']:g}",
@@ -241,15 +241,15 @@ def _table_row(row: Row) -> list[str]:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them: "45 s", "12 min", "1.5 h"."""
+    """Seconds in a readable unit: "45 s", "12 min", "1.5 h"."""
     if seconds is None:
-        return NOTHING
+        return ABSENT
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _sweep_tables(rows: Mapping[str, Row]) -> list[str]:
+def _sweep_tables(rows: Mapping[str, TaskRow]) -> list[str]:
     swept = {task: row for task, row in rows.items() if len(row.get("sweep", ())) > 1}
     if not swept:
         return []
@@ -261,12 +261,12 @@ def _sweep_tables(rows: Mapping[str, Row]) -> list[str]:
     return ["Medians of the sweep:\n\n" + markdown(["task", *(f"{r:g}, {e} epochs" for r, e in points)], table)]
 
 
-def _failure_lines(rows: Mapping[str, Row]) -> list[str]:
+def _failure_lines(rows: Mapping[str, TaskRow]) -> list[str]:
     lines = failure_lines(rows)
     return ["Failed:\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
 
 
-def failure_lines(rows: Mapping[str, Row]) -> list[str]:
+def failure_lines(rows: Mapping[str, TaskRow]) -> list[str]:
     """A line for each reason for which runs of a task failed, with how many did."""
     lines = []
     for row in rows.values():
@@ -277,9 +277,9 @@ def failure_lines(rows: Mapping[str, Row]) -> list[str]:
     return lines
 
 
-def _footer(report: Report) -> str:
-    """How the rows were made, each thing once, as the rows may come from several commands."""
-    rows: Sequence[Row] = list(report["tasks"].values())
+def _footer(report: StudyReport) -> str:
+    """How the rows were made, each fact once, since rows may come from several commands."""
+    rows: Sequence[TaskRow] = list(report["tasks"].values())
 
     def distinct(name: str) -> str:
         return "; ".join(dict.fromkeys(str(row[name]) for row in rows if row.get(name)))

@@ -1,4 +1,4 @@
-"""Scores of a model that is fine-tuned already, measured as `finetune` measures its own, without training."""
+"""Scores of a fine-tuned model, measured as `finetune` measures its own, without training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from distil_jax.training.task_result import RESULT_FILE, labelled_tests, measure
 
 @dataclasses.dataclass(frozen=True)
 class TaskScores:
-    """What was measured on which task, and what the user should hear; files are written by the main process."""
+    """The measures of a model on a task, with notes for the user. The main process writes files."""
 
     data: TaskData
     measures: Mapping[str, float]
@@ -49,7 +49,7 @@ def score_model(config: Config) -> TaskScores:
 
     Every example counts once, on any number of devices. Lengths, windows and the no-answer threshold are the model's
     own where the configuration leaves them at their default. Labels are matched by name, those of a model without
-    names by number. With run.output, what `finetune` leaves of a run's scores is written there.
+    names by number. With run.output, the scores are written there as `finetune` writes them.
 
     Args:
         config: with model.initial (run, model folder or hub id), task.*, and how and where it is computed.
@@ -96,7 +96,7 @@ def _check_kind(model: str, head: TaskHead, spec: TaskSpec) -> None:
 
 
 def _with_own(model: str, given: TaskSettings, own: TaskSettings) -> tuple[TaskSettings, tuple[str, ...]]:
-    """`given` with the model's own values where it is at its default, and what to say of those that differ from it."""
+    """`given` with the model's own values where it is at its default, and notes on those that differ from it."""
     default = TaskSettings()
     names = task_spec(given.name).kind.settings
     kept = {name: getattr(own, name) for name in names if getattr(given, name) == getattr(default, name)}
@@ -123,7 +123,7 @@ def _aside_notes(config: Config, data: TaskData) -> tuple[str, ...]:
 
 
 def _fitted(config: Config, ready: ReadyModel, data: TaskData) -> tuple[TaskHead, dict[str, Any], tuple[str, ...]]:
-    """The head with its outputs in the order of the task's labels, the parameters with it, and what to say about it."""
+    """The head with its outputs in the order of the task's labels, the parameters with it, and notes."""
     model, own, spec = config.model.initial, ready.head, data.spec
     if spec.kind.has_fixed_outputs:
         return own, ready.params, ()
@@ -131,8 +131,8 @@ def _fitted(config: Config, ready: ReadyModel, data: TaskData) -> tuple[TaskHead
     wanted = dataclasses.replace(own, labels=data.labels, num_outputs=outputs, problem=spec.kind.problem)
     # Numbers as names are those of outputs without names, in whatever order they come, unless it was given.
     numbered = not has_names(own.labels) and bool(data.labels) and all(label.isdecimal() for label in data.labels)
-    astray = numbered and not config.task.labels and data.labels != tuple(map(str, range(outputs)))
-    fitted = None if astray else match_head(own, wanted, ready.params)
+    mismatched = numbered and not config.task.labels and data.labels != tuple(map(str, range(outputs)))
+    fitted = None if mismatched else match_head(own, wanted, ready.params)
     if fitted is None:
         raise UserError(
             f"{model}: has {spec.kind.outputs(own)}, but {spec.name} has "
@@ -144,7 +144,7 @@ def _fitted(config: Config, ready: ReadyModel, data: TaskData) -> tuple[TaskHead
 
 
 def _origin(config: Config, data: TaskData, ready: ReadyModel) -> dict[str, Any]:
-    """What decides the measures: where it is the same, so are they."""
+    """What decides the measures: equal origins have equal measures."""
     kind = data.spec.kind
     settings = {name: getattr(config.task, name) for name in kind.settings}
     settings |= {"max_length": kind.row_length(config.task), "compute_dtype": config.training.compute_dtype}
@@ -163,7 +163,7 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
         try:
             names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
             if names - {RESULT_FILE, unfinished(Path(RESULT_FILE)).name}:
-                raise UserError(f"run.output = {folder}: holds something else than a result; choose another folder")
+                raise UserError(f"run.output = {folder}: holds other files than a result; choose another folder")
             before = read_json(folder / RESULT_FILE) if RESULT_FILE in names else origin
             if any(before.get(name) != value for name, value in origin.items()):
                 raise UserError(
@@ -181,7 +181,7 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
 def _measures(
     config: Config, data: TaskData, ready: ReadyModel, devices: Devices, watch: Watchdog
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Measures of all sets whose labels are known, and what was said while they were encoded."""
+    """Measures of all sets with known labels, and the notes of encoding them."""
     model = TaskModel(ready.encoder, ready.head, jnp.dtype(config.training.compute_dtype), config.training.attention)
     logits_of = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
     placed = devices.replicate(ready.params)

@@ -104,7 +104,7 @@ def test_one_failure_is_one_failure(pretend: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "scores", "mistaken"),
+    ("tasks", "scores", "user_error"),
     [
         ("codah", {}, True),
         ("imdb,codah", {"imdb/seed0": UserError("too long"), "imdb/seed1": UserError("too long")}, True),
@@ -113,10 +113,10 @@ def test_one_failure_is_one_failure(pretend: Any, tmp_path: Path) -> None:
     ],
 )
 def test_only_a_study_of_mistakes_is_a_mistake(
-    pretend: Any, tmp_path: Path, tasks: str, scores: Any, mistaken: bool
+    pretend: Any, tmp_path: Path, tasks: str, scores: Any, user_error: bool
 ) -> None:
     pretend(scores)
-    assert run_study(config_of(tmp_path, tasks, seeds=2)).mistaken is mistaken
+    assert run_study(config_of(tmp_path, tasks, seeds=2)).user_error is user_error
 
 
 def test_again_only_what_failed_is_trained(pretend: Any, tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ def test_damaged_files_are_one_line_and_one_run(pretend: Any, tmp_path: Path) ->
     pretend({"imdb/seed0": 0.5, "imdb/seed1": 0.75, "swag/seed0": 0.25, "swag/seed1": 0.5})
     run_study(config)
     (tmp_path / "imdb" / "seed0" / "result.json").write_text('{"score": 0.5}')
-    (tmp_path / "imdb" / "delivered.json").write_text("{")
+    (tmp_path / "imdb" / "written.json").write_text("{")
     pretend({})
     found = run_study(config)
     assert found.failures == (
-        f"IMDb: {tmp_path}/imdb/seed0/result.json: 'measures' is missing or not what it should be; delete it and run "
+        f"IMDb: {tmp_path}/imdb/seed0/result.json: 'measures' is missing or of another type; delete it and run "
         "the study again",
     )
     assert {task: row["median"] for task, row in found.report["tasks"].items()} == {"imdb": 0.75, "swag": 0.375}
@@ -273,7 +273,7 @@ def test_mnli_predicts_the_diagnostic_set_too(pretend: Any, tmp_path: Path, monk
     config = with_overrides(config_of(tmp_path, "mnli"), {"task.source": "data/{task}"})
     run_study(config)
     assert asked == [[("mnli", ("matched", "mismatched")), ("ax", ("test",))]]
-    (tmp_path / "mnli" / "delivered.json").unlink()
+    (tmp_path / "mnli" / "written.json").unlink()
     del there["ax"]
     said: list[str] = []
     assert run_study(config, say=said.append).failures == ()

@@ -168,7 +168,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [{"tasks": {"imdb": []}}, {"tasks": {"imdb": {"title": "IMDb", "measure": 3}}}])
 def test_damaged_reports_are_said_in_one_line(tmp_path: Path, damage: Any) -> None:
     (tmp_path / "report.json").write_text(json.dumps(damage))
-    with pytest.raises(UserError, match=r"report\.json: '(title|measure)' is missing or not what it should be; delete"):
+    with pytest.raises(UserError, match=r"report\.json: '(title|measure)' is missing or of another type; delete"):
         read_report(tmp_path)
 
 
