@@ -1,7 +1,7 @@
 """What is minimised, and where the student starts: losses as (sum, count), their weighted total, the layer map."""
 
 from distil_jax.objectives.distillation import MicroBatch, Totals, evaluation_sums, objective_loss
-from distil_jax.objectives.losses import SumCount
+from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl
 from distil_jax.objectives.student import every_other_layer, student_config, student_params
 from distil_jax.objectives.terms import (
     TERMS,
@@ -26,6 +26,8 @@ __all__ = [
     "activation_terms",
     "active_terms",
     "capture_of",
+    "cross_entropy",
+    "distillation_kl",
     "evaluation_sums",
     "every_other_layer",
     "layer_pairs",

@@ -39,8 +39,8 @@ def test_products_and_their_gradients_are_pytorchs(switch: bool, dot: Any) -> No
     expected.backward(torch.tensor(G[..., :7], dtype=torch.float64))
     found, pull = jax.vjp(lambda x, k: dot(x, k, AXES, precision=None), X, kernel)
     np.testing.assert_allclose(found, expected.detach(), atol=1e-5)
-    for ours, theirs in zip(pull(jnp.asarray(G[..., :7])), (x, k), strict=True):
-        np.testing.assert_allclose(ours, theirs.grad, atol=1e-5)  # type: ignore[arg-type]
+    for result, reference in zip(pull(jnp.asarray(G[..., :7])), (x, k), strict=True):
+        np.testing.assert_allclose(result, reference.grad, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_no_gradient_of_a_kernel_multiplies_transposed_copies(switch: bool) -> None:

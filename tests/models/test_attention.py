@@ -95,8 +95,8 @@ def test_its_gradients_are_those_of_the_softmax_written_out(path: str) -> None:
         expected[0][b, q, n] += of_score @ KEY[b, seen, n]
         expected[1][b, seen, n] += of_score[:, None] * QUERY[b, q, n]
         expected[2][b, seen, n] += share[:, None] * weights[b, q, n]
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=5e-6)
+    for result, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(result, reference, atol=5e-6)
 
 
 def test_a_packed_row_is_its_sequences_one_by_one() -> None:

@@ -80,13 +80,13 @@ def test_ten_steps_are_those_of_pytorch(architecture: str, loss: Any, tmp_path: 
         max_position_embeddings=16,
         **dict.fromkeys(names, 0.0),
     )
-    theirs: Any = getattr(transformers, architecture)(config)
-    for parameter in theirs.parameters():
+    torch_model: Any = getattr(transformers, architecture)(config)
+    for parameter in torch_model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    theirs.save_pretrained(tmp_path / "before")
+    torch_model.save_pretrained(tmp_path / "before")
     module, params = from_pretrained(tmp_path / "before")
     before = jax.tree.map(np.asarray, params)
-    adam = torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=0.01)
+    adam = torch.optim.AdamW(torch_model.parameters(), lr=1e-3, weight_decay=0.01)
     optimizer = optax.adamw(1e-3, weight_decay=0.01)
 
     @jax.jit
@@ -101,25 +101,25 @@ def test_ten_steps_are_those_of_pytorch(architecture: str, loss: Any, tmp_path: 
         inputs = {"input_ids": torch.tensor(ids).long(), "attention_mask": torch.tensor(mask)}
         labels = torch.tensor(ends).long()
         if architecture == "BertForMaskedLM":
-            chosen = torch.take_along_dim(theirs(**inputs).logits, labels[:, :, None], 1)
+            chosen = torch.take_along_dim(torch_model(**inputs).logits, labels[:, :, None], 1)
             expected = torch.nn.functional.cross_entropy(chosen.flatten(0, 1), labels.flatten())
         else:
-            expected = theirs(**inputs, start_positions=labels[:, 0], end_positions=labels[:, 1]).loss
+            expected = torch_model(**inputs, start_positions=labels[:, 0], end_positions=labels[:, 1]).loss
         adam.zero_grad()
         expected.backward()
         adam.step()
         params, moments, value = step(params, moments, ids, mask, ends)
         assert float(value) == pytest.approx(expected.item(), rel=1e-5)
-    theirs.save_pretrained(tmp_path / "after")
+    torch_model.save_pretrained(tmp_path / "after")
     _, after = from_pretrained(tmp_path / "after")
     leaves = zip(
         jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(after), jax.tree.leaves(before), strict=True
     )
-    for (path, ours), other, start in leaves:
+    for (path, result), other, start in leaves:
         name = jax.tree_util.keystr(path)
         if name in SHARED[architecture]:
             continue
-        assert np.linalg.norm(ours - other) <= 1e-4 * np.linalg.norm(other - start), name
+        assert np.linalg.norm(result - other) <= 1e-4 * np.linalg.norm(other - start), name
 
 
 def test_a_look_up_of_padding_trains_nothing(params: Any) -> None:

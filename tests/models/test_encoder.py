@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distil_jax.errors import UserError
 from distil_jax.hf import from_pretrained
 from distil_jax.models import Encoder, EncoderConfig, EncoderInputs, MaskedLM, encoder, row_keys
 
@@ -261,17 +262,19 @@ def test_activations_are_those_of_pytorch(tmp_path: Path) -> None:
         max_position_embeddings=24,
         initializer_range=0.3,
     )
-    theirs = BertModel(sizes, add_pooling_layer=False).eval()
+    torch_model = BertModel(sizes, add_pooling_layer=False).eval()
     noted: dict[str, list[torch.Tensor]] = {"queries": [], "keys": [], "values": []}
-    for module in theirs.modules():
+    for module in torch_model.modules():
         if isinstance(module, BertSelfAttention):
             for name, layer in (("queries", module.query), ("keys", module.key), ("values", module.value)):
                 layer.register_forward_hook(lambda _, __, output, name=name: noted[name].append(output))
     mask = np.ones_like(IDS)
     mask[1, 9:] = 0
     with torch.no_grad():
-        expected = theirs(torch.tensor(IDS).long(), torch.tensor(mask).long(), output_hidden_states=True).hidden_states
-    theirs.save_pretrained(tmp_path)
+        expected = torch_model(
+            torch.tensor(IDS).long(), torch.tensor(mask).long(), output_hidden_states=True
+        ).hidden_states
+    torch_model.save_pretrained(tmp_path)
     module, params = from_pretrained(tmp_path, head="none")
     config: Any = module.config
     inputs = EncoderInputs(jnp.asarray(IDS), jnp.asarray(mask))
@@ -281,13 +284,13 @@ def test_activations_are_those_of_pytorch(tmp_path: Path) -> None:
                 {"params": params}, inputs, encoder.CAPTURES, method="activations"
             )
         )(params)
-        for ours, other in zip(found.hidden_states, expected, strict=True):
-            np.testing.assert_allclose(np.asarray(ours)[mask > 0], other.numpy()[mask > 0], atol=1e-5)
+        for result, other in zip(found.hidden_states, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(result)[mask > 0], other.numpy()[mask > 0], atol=1e-5)
         np.testing.assert_array_equal(found.hidden, found.hidden_states[-1])
         for name, layers in noted.items():
-            for ours, other in zip(getattr(found, name), layers, strict=True):
+            for result, other in zip(getattr(found, name), layers, strict=True):
                 np.testing.assert_allclose(
-                    np.asarray(ours)[mask > 0], other.numpy().reshape(2, 14, 3, 4)[mask > 0], atol=1e-5
+                    np.asarray(result)[mask > 0], other.numpy().reshape(2, 14, 3, 4)[mask > 0], atol=1e-5
                 )
         for scores, query, key in zip(found.scores, found.queries, found.keys, strict=True):
             by_hand = np.einsum("bqnd,bknd->bnqk", query, key) / 2
@@ -297,7 +300,7 @@ def test_activations_are_those_of_pytorch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("remat", ["none", "layer"])
 def test_every_activation_has_a_gradient_with_dropout(params: Any, remat: Any) -> None:
-    """The same one whether layers are computed again or not; queries and keys of the last layer get theirs by it."""
+    """The same one whether layers are computed again or not; queries and keys of the last layer have one."""
     inputs = EncoderInputs(jnp.asarray(IDS), dropout_keys=row_keys(jax.random.key(0), jnp.arange(2)))
 
     def loss(params: Any, remat: Any, name: str) -> Any:
@@ -357,3 +360,12 @@ def test_the_call_takes_arrays_in_the_order_of_the_flax_classes(params: Any) -> 
     names = ("ids", "attention_mask", "position_ids", "token_type_ids", "dropout_keys")
     np.testing.assert_array_equal(apply(**dict(zip(names, arrays, strict=True))), expected)
     np.testing.assert_array_equal(apply(*arrays, method="hidden_states")[-1], expected)
+
+
+def test_scores_are_never_taken_from_flash_attention(params: Any) -> None:
+    """A named one that this platform lacks is an error, but not where scores are asked for."""
+    module, inputs = Encoder(BERT, attention="splash"), EncoderInputs(jnp.asarray(IDS))
+    with pytest.raises(UserError, match="TPU"):
+        module.apply({"params": params}, inputs)
+    found: Any = module.apply({"params": params}, inputs, frozenset({"scores"}), method="activations")
+    np.testing.assert_array_equal(found.hidden, Encoder(BERT).apply({"params": params}, inputs))

@@ -118,8 +118,8 @@ def test_splash_attention_is_attention(packed: bool) -> None:
     expected, expected_gradients = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(*arrays)
     found, gradients = jax.jit(jax.value_and_grad(tiled, argnums=(0, 1, 2)))(*arrays)
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
-    for ours, theirs in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    for result, reference in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(result, reference, atol=2e-5)
 
 
 def test_splash_attention_of_a_row_of_padding_stays_finite() -> None:

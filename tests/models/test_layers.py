@@ -35,9 +35,9 @@ def test_layer_norm_is_pytorchs(shift: float) -> None:
         bias,
     )
     np.testing.assert_allclose(np.asarray(found), expected.detach(), rtol=1e-5, atol=1e-5 if shift == 0 else 1e-4)
-    for ours, theirs in zip(pull(jnp.asarray(G)), (x, s, b), strict=True):
-        assert theirs.grad is not None
-        np.testing.assert_allclose(ours, theirs.grad, rtol=1e-4, atol=1e-5 if shift == 0 else 1e-3)
+    for result, reference in zip(pull(jnp.asarray(G)), (x, s, b), strict=True):
+        assert reference.grad is not None
+        np.testing.assert_allclose(result, reference.grad, rtol=1e-4, atol=1e-5 if shift == 0 else 1e-3)
 
 
 def test_layer_norm_in_bfloat16_computes_in_float32() -> None:

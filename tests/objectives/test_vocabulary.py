@@ -103,7 +103,7 @@ def test_every_combination_of_losses(terms: tuple[str, ...]) -> None:
     check(make_case(terms), 2.0, 5)
 
 
-# Powers of the exponentials and exponentials anew; chunks that divide the 13 positions, don't, are longer, or chosen.
+# Powers of the exponentials, and other exponentials; chunks that divide the 13 positions, don't, are longer, or chosen.
 @pytest.mark.parametrize(("temperature", "chunk"), [(0.5, 4), (1.0, 1), (1.7, TOKENS), (3.0, 64), (8.0, 0)])
 def test_every_kind_of_temperature_and_chunk(temperature: float, chunk: int) -> None:
     check(make_case(), temperature, chunk)
@@ -302,13 +302,13 @@ def test_measures_are_the_plain_losses(chunk: int) -> None:
     weights, targets = positions.weights["kl"], positions.targets
     student = student._replace(table=student.table.at[7].set(student.table[5]), bias=student.bias.at[5:8:2].set(60.0))
     found = jax.jit(partial(vocabulary_measures, chunk=chunk))(student, teacher, targets, weights)
-    ours, theirs = (layer.hidden @ layer.table.T + layer.bias[None] for layer in (student, teacher))
-    assert np.all(np.asarray(ours).argmax(-1) == 5), "of equal logits the first counts"
+    student_logits, teacher_logits = (layer.hidden @ layer.table.T + layer.bias[None] for layer in (student, teacher))
+    assert np.all(np.asarray(student_logits).argmax(-1) == 5), "of equal logits the first counts"
     expected = {
-        "mlm": cross_entropy(ours, targets, weights),
-        "accuracy": top1_matches(ours, targets, weights),
-        "kl": distillation_kl(ours, theirs, weights, 1.0),
-        "agreement": top1_matches(ours, jnp.argmax(theirs, axis=-1), weights),
+        "mlm": cross_entropy(student_logits, targets, weights),
+        "accuracy": top1_matches(student_logits, targets, weights),
+        "kl": distillation_kl(student_logits, teacher_logits, weights, 1.0),
+        "agreement": top1_matches(student_logits, jnp.argmax(teacher_logits, axis=-1), weights),
     }
     assert found.keys() == expected.keys()
     for name, term in expected.items():

@@ -13,7 +13,7 @@ from jax import Array
 from distil_jax.config import TaskSettings
 from distil_jax.hf import numbered_labels
 from distil_jax.models import HeadKind, Problem, TaskHead
-from distil_jax.objectives.losses import cross_entropy, distillation_kl
+from distil_jax.objectives import cross_entropy, distillation_kl
 from distil_jax.tasks.encoded import Encoded
 
 if TYPE_CHECKING:
