@@ -57,7 +57,7 @@ class EvaluateArguments(Arguments):
 
 @dataclass(frozen=True)
 class PredictArguments(Arguments):
-    """Predict texts, or the rows of a file, with a fine-tuned model; results are JSON, one object a line."""
+    """Predict texts, or the rows of a file, with a fine-tuned model."""
 
     positional = "model"
     model: str = setting(REQUIRED, "folder of a fine-tuning run, model folder or hub id")
@@ -71,7 +71,11 @@ class PredictArguments(Arguments):
         ".txt (a text a line), .jsonl, .csv, .tsv or .parquet file, CoNLL columns for tags, SQuAD's .json for "
         "questions; -: lines or JSON lines of standard input",
     )
-    output: str = setting("-", "file to write, replaced if it is there; -: standard output")
+    output: str = setting(
+        "-",
+        "file to write, replaced if it is there: .jsonl, or .csv, .tsv or .parquet with the columns of the input; "
+        "-: JSON Lines on standard output",
+    )
     text_column: str = setting("", "column of texts, questions or words; empty: as in fine-tuning, or the usual names")
     pair_column: str = setting(
         "", "column of second texts, contexts or starts of endings; empty: as in fine-tuning, or the usual names"

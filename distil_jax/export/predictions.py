@@ -1,4 +1,4 @@
-"""`distil-jax predict`: rows of the command line, files and pipes in, JSON Lines out."""
+"""`distil-jax predict`: rows of the command line, files and pipes in, JSON Lines, CSV, TSV or Parquet out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from distil_jax.config import PredictArguments
-from distil_jax.data.rows import PLAIN, Arriving, Faults, Row, json_line
+from distil_jax.data.rows import PLAIN, Arriving, Faults, Format, Row, open_writer, with_predictions, writable_format
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.export.task_models import faults_of, load_predictor
 from distil_jax.tasks.files import rows_to_predict
-from distil_jax.tasks.kinds import PredictionOptions
-from distil_jax.tasks.requests import Reading, requests, with_columns
+from distil_jax.tasks.kinds import Prediction, PredictionOptions
+from distil_jax.tasks.requests import Reading, Request, requests, with_columns
 
 PIPE = "-"
 
@@ -49,6 +49,7 @@ def predict_rows(given: PredictArguments, show: Callable[[str], None] = lambda _
     Raises:
         UserError: as `load_predictor` and `write_predictions`.
     """
+    _format(given.output)  # before the model is loaded
     step = None if given.step < 0 else given.step
     predictor = load_predictor(given.model, step=step, max_length=given.max_length, dtype=given.dtype)
     return write_predictions(predictor, given, show)
@@ -57,7 +58,10 @@ def predict_rows(given: PredictArguments, show: Callable[[str], None] = lambda _
 def write_predictions(
     predictor: Predictor, given: PredictArguments, show: Callable[[str], None] = lambda _: None
 ) -> Written:
-    """Predict all rows and write a JSON object a line, each chunk as soon as it is there.
+    """Predict all rows and write each chunk as soon as it is there.
+
+    The output's ending names its format. JSON Lines, also on standard output, hold a row's id and prediction; CSV, TSV
+    and Parquet hold the columns of the input, then those of the prediction.
 
     Args:
         predictor: the model, which `given.model` need not name.
@@ -70,8 +74,9 @@ def write_predictions(
     reading = with_columns(predictor.reading, given.text_column, given.pair_column, given.endings_columns)
     options, faults, summary = _options(predictor, given), faults_of(given.on_error), PredictionSummary()
     _refuse_own_input(given.output, given.input)
+    format = _format(given.output)
     rows, name, unit = _rows(given, reading, faults, predictor.head.labels)
-    found = requests(rows, reading, faults, name, unit)
+    found = requests(rows, reading, faults, name, unit, lambda: summary.add(["1 blank lines left out"]))
     # A mistake in the input's name must not cost the results of an earlier call, so read before opening the output.
     first = [*itertools.islice(found, 1)]
     if not first and not faults.count:
@@ -80,17 +85,25 @@ def write_predictions(
     if given.input == PIPE:
         asked = Arriving(asked)  # answers what the pipe holds before it waits for more
     started = time.monotonic()
-    with _opened(given.output) as file:
-        # A terminal that takes no Unicode gets the escapes of JSON.
-        plain = "utf" not in (file.encoding or "utf-8").lower()
+    with contextlib.closing(open_writer(sys.stdout if given.output == PIPE else given.output, format)) as writer:
         for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, summary=summary):
-            file.write("".join(f"{json_line(result, plain)}\n" for result in chunk))
-            file.flush()
+            writer.write([_written(request, prediction, format) for request, prediction in chunk])
             show(Written(summary.rows, time.monotonic() - started).text)
     notes = [f"{count:,} {what}" for what, count in summary.notes.items()]
     if faults.count:
         notes.append(f"{faults.count} {'row' if faults.count == 1 else 'rows'} skipped (first: {faults.first})")
     return Written(summary.rows, time.monotonic() - started, tuple(notes))
+
+
+def _format(output: str) -> Format:
+    return "jsonl" if output == PIPE else writable_format(output)
+
+
+def _written(request: Request, prediction: Prediction, format: Format) -> dict[str, Any]:
+    """A row of the output."""
+    if format == "jsonl":
+        return {"id": request.id, **prediction}
+    return with_predictions(request.values, prediction)
 
 
 def _options(predictor: Predictor, given: PredictArguments) -> PredictionOptions:
@@ -158,16 +171,3 @@ def _refuse_own_input(output: str, source: str) -> None:
     with contextlib.suppress(OSError):
         if Path(output).expanduser().samefile(Path(source).expanduser()):
             raise UserError(f"--output {output}: is the file that is read; choose another one")
-
-
-@contextlib.contextmanager
-def _opened(output: str) -> Iterator[TextIO]:
-    if output == PIPE:
-        yield sys.stdout
-        return
-    try:
-        file = Path(output).expanduser().open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another file") from error
-    with file:
-        yield file

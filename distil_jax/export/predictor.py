@@ -23,11 +23,9 @@ from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.tasks.encoded import Encoded
 from distil_jax.tasks.examples import Example
 from distil_jax.tasks.kinds import Predicted, Prediction, PredictionOptions, kind_of
-from distil_jax.tasks.requests import Reading
+from distil_jax.tasks.requests import Reading, Request
 from distil_jax.training.inference import LENGTHS, logits_of_rows, make_network, usual_length, usual_rows
 from distil_jax.training.parallel import make_devices
-
-Request = tuple[Any, Example]
 
 _SIZES = (1, 8, 64, 512)  # rows of a batch that is not full
 _CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
@@ -106,13 +104,13 @@ class Predictor:
         batch_size: int = 0,
         options: PredictionOptions | None = None,
         summary: PredictionSummary | None = None,
-    ) -> Iterator[list[Prediction]]:
-        """Predictions for a chunk of rows after the other, in the order of the rows.
+    ) -> Iterator[list[tuple[Request, Prediction]]]:
+        """Rows with their predictions, a chunk after the other, in the order of the rows.
 
         The first chunk is one batch, so that the first predictions come soon; later ones are larger.
 
         Args:
-            requests: (id, example) pairs; no more are taken than the chunk needs that is worked on, and of those that
+            requests: no more are taken than the chunk needs that is worked on, and of those that
                 are `Arriving` only what is there.
             batch_size: rows of a batch over all devices; 0: chosen by the kind of device and the rows' lengths.
             options: what is said about a row; None: `self.options`.
@@ -124,11 +122,11 @@ class Predictor:
         pending, rows = iter(requests), self._batch_rows(LENGTHS[0], batch_size)
         most, chosen = rows * _CHUNK_BATCHES, options or self.options
         while chunk := _taken(pending, rows, self._kind.characters):
-            encoded, found = self._predictions([example for _, example in chunk], batch_size, chosen)
+            encoded, found = self._predictions([request.example for request in chunk], batch_size, chosen)
             if summary is not None:
                 summary.rows += len(chunk)
                 summary.add(encoded.notes)
-            yield [{"id": identity, **one} for (identity, _), one in zip(chunk, found, strict=True)]
+            yield [*zip(chunk, found, strict=True)]
             rows = min(4 * rows, most)
 
     def _batch_rows(self, length: int, given: int, choices: int = 1) -> int:
@@ -171,7 +169,7 @@ def _taken(pending: Iterator[Request], rows: int, count: Callable[[Any], int]) -
     characters = 0
     for request in itertools.islice(pending, rows):
         found.append(request)
-        characters += count(request[1])
+        characters += count(request.example)
         late = isinstance(pending, Arriving) and not pending.is_there(_PATIENCE_SECONDS)
         if late or characters > _CHUNK_CHARACTERS:
             break

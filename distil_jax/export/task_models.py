@@ -174,7 +174,7 @@ def predict(
     numbered = (Row(number + 1, number, row) for number, row in enumerate(rows))
     asked = requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")
     for chunk in predictor.chunks(asked, batch_size=batch_size, options=options, summary=summary):
-        yield from chunk
+        yield from ({"id": request.id, **prediction} for request, prediction in chunk)
 
 
 def faults_of(on_error: str) -> Faults:

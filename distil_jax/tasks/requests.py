@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import PLAIN, BadRowError, Faults, Row, place_of, some
@@ -67,32 +67,49 @@ def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tupl
     return dataclasses.replace(reading, columns=columns, pairs=True if named_pair else reading.pairs)
 
 
+class Request(NamedTuple):
+    """A row to predict: its id (its number, from 0, where it has none), its example, and its values by column."""
+
+    id: Any
+    example: Example
+    values: Mapping[str, Any]
+
+
 def requests(
-    rows: Iterable[Row], reading: Reading, faults: Faults, name: str, unit: str = "line"
-) -> Iterator[tuple[Any, Example]]:
-    """(id, example) of each row that is one; the id is the row's number, from 0, where it has none of its own.
+    rows: Iterable[Row],
+    reading: Reading,
+    faults: Faults,
+    name: str,
+    unit: str = "line",
+    blank: Callable[[], None] = lambda: None,
+) -> Iterator[Request]:
+    """The rows that can be predicted.
 
     Args:
         rows: read one at a time.
         reading: how they are read.
-        faults: what is done about those that can't be.
+        faults: what is done about those that cannot be.
         name: what they come from, for messages.
         unit: what a row's place counts.
+        blank: called for each line of plain text that is blank; these are left out.
 
     Raises:
-        UserError: place and reason of a row that can't be used, as `faults` has it.
+        UserError: place and reason of a row that cannot be used, as `faults` has it.
     """
     for row in rows:
+        if not str(row.values.get(PLAIN, "-") if isinstance(row.values, Mapping) else "-").strip():
+            blank()
+            continue
         try:
-            identity, example = request(row.values, reading)
+            found = request(row.values, reading)
         except BadRowError as error:
             faults(place_of(name, unit, row.place), str(error))
             continue
-        yield row.number if identity is None else identity, example
+        yield found._replace(id=row.number) if found.id is None else found
 
 
-def request(row: Any, reading: Reading) -> tuple[Any, Example]:
-    """A row's id, None without one, and its example.
+def request(row: Any, reading: Reading) -> Request:
+    """A row to predict; its id is None where it has none of its own.
 
     Args:
         row: named columns; or what `TaskKind.bare` takes: a text, two texts, a list of words.
@@ -108,7 +125,8 @@ def request(row: Any, reading: Reading) -> tuple[Any, Example]:
     if isinstance(identity, str):
         checked_text(identity, "the id")
     name = "" if identity is None else str(identity)
-    return identity, reading.kind.to_example(name, values, _taken(values, reading), ExampleRules())
+    example = reading.kind.to_example(name, values, _taken(values, reading), ExampleRules())
+    return Request(identity, example, values)
 
 
 def _named(row: Any, reading: Reading) -> Mapping[str, Any]:

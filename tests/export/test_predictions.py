@@ -9,9 +9,11 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from distil_jax import cli
@@ -216,3 +218,34 @@ def test_published_formats_of_the_command(task_folder: Callable[..., Path], tmp_
         assert [row["words"] for row in read(output)] == [["the", "cat"], ["sat"]]
     predict_rows(PredictArguments(str(task_folder("answers")), input=str(tmp_path / "a.json"), output=str(output)))
     assert [row["id"] for row in read(output)] == ["q1"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+def test_the_outputs_ending_names_its_format_and_the_inputs_columns_stay(
+    classes: Predictor, tmp_path: Path, ending: str
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("id,label,text\nx,old,the cat sat\ny,,a dog ran fast\n", encoding="utf-8")
+    output = tmp_path / f"out{ending}"
+    write_predictions(classes, asked(input=str(source), output=str(output)))
+    table = {".csv": pandas.read_csv, ".tsv": partial(pandas.read_csv, sep="\t"), ".parquet": pandas.read_parquet}
+    found = table[ending](output)
+    expected = list(predict(classes, ["the cat sat", "a dog ran fast"]))
+    assert [*found.columns] == ["id", "label", "text", "predicted_label", "score", "scores"]
+    assert [*found["id"]] == ["x", "y"] and found["label"][0] == "old"
+    assert [*found["predicted_label"]] == [one["label"] for one in expected]
+    assert [*found["score"]] == [one["score"] for one in expected]
+    scores = [json.loads(cell) if isinstance(cell, str) else cell for cell in found["scores"]]
+    assert scores == [one["scores"] for one in expected]
+
+
+def test_a_format_that_is_not_written_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out\.xlsx.*\.csv"):
+        predict_rows(PredictArguments("no/model", text=("a",), output=str(tmp_path / "out.xlsx")))
+
+
+def test_blank_lines_do_not_end_a_file_of_texts(classes: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("the cat\n\n  \na dog\n", encoding="utf-8")
+    done = write_predictions(classes, asked(input=str(tmp_path / "in.txt"), output=str(tmp_path / "out.jsonl")))
+    assert [one["id"] for one in read(tmp_path / "out.jsonl")] == [0, 3]
+    assert "2 blank lines left out" in done.text

@@ -22,7 +22,7 @@ from distil_jax.models import EncoderConfig, TaskHead, TaskModel
 from distil_jax.tasks.encoded import Encoded
 from distil_jax.tasks.examples import SequenceExample
 from distil_jax.tasks.kinds.sequence import CLASSES
-from distil_jax.tasks.requests import usual_reading
+from distil_jax.tasks.requests import Request, usual_reading
 
 HEAD = TaskHead("sequence", labels=("a", "b"), num_outputs=2)
 
@@ -70,26 +70,26 @@ def test_the_plan_holds_every_row_once(predictor: Predictor, count: int, batch_s
 
 def test_chunks_grow_and_long_texts_make_them_smaller(predictor: Predictor) -> None:
     summary = PredictionSummary()
-    short = ((number, SequenceExample("", "a")) for number in range(200))
+    short = (Request(number, SequenceExample("", "a"), {}) for number in range(200))
     sizes = [len(chunk) for chunk in predictor.chunks(short, batch_size=8, summary=summary)]
     assert sizes == [8, 32, 128, 32]
     assert summary.rows == 200
-    long = ((number, SequenceExample("", "a" * (1 << 21) + "b")) for number in range(7))
+    long = (Request(number, SequenceExample("", "a" * (1 << 21) + "b"), {}) for number in range(7))
     assert [len(chunk) for chunk in predictor.chunks(long, batch_size=8)] == [2, 2, 2, 1]
 
 
 def test_rows_of_a_pipe_are_answered_before_more_of_them_come(predictor: Predictor) -> None:
     answered = threading.Event()
 
-    def talk() -> Iterator[tuple[int, SequenceExample]]:
-        yield 0, SequenceExample("", "the cat")
+    def talk() -> Iterator[Request]:
+        yield Request(0, SequenceExample("", "the cat"), {})
         if not answered.wait(60):
             raise TimeoutError("the first row is not answered until the next one comes")
-        yield 1, SequenceExample("", "sat")
+        yield Request(1, SequenceExample("", "sat"), {})
 
     found = []
     for chunk in predictor.chunks(Arriving(talk()), batch_size=8):
-        found += [result["id"] for result in chunk]
+        found += [request.id for request, _ in chunk]
         answered.set()
     assert found == [0, 1]
 
@@ -110,4 +110,4 @@ def test_notes_add_up() -> None:
 def test_outputs_that_are_not_finite_are_no_predictions(tiny_inputs: Path) -> None:
     broken: Any = make(tiny_inputs, float("inf"))
     with pytest.raises(UserError, match="not finite"):
-        next(broken.chunks([(0, SequenceExample("", "the cat"))]))
+        next(broken.chunks([Request(0, SequenceExample("", "the cat"), {})]))

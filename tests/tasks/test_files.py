@@ -31,7 +31,7 @@ def read(
 ) -> list[tuple[Any, Example]]:
     faults, reading = faults or Faults(), usual_reading(kind)
     rows = rows_to_predict(path, reading, faults, labels)
-    return list(requests(rows, reading, faults, rows.name, rows.unit))
+    return [(one.id, one.example) for one in requests(rows, reading, faults, rows.name, rows.unit)]
 
 
 def words(path: Path, labels: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -135,7 +135,7 @@ def test_columns_of_the_run_come_first(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"review": ["a"], "text": ["b"]}), tmp_path / "a.parquet")
     reading = reading_of(TaskSettings(name="classification", text="review"), CLASSES)
     rows = rows_to_predict(tmp_path / "a.parquet", reading, Faults())
-    ((_, example),) = requests(rows, reading, Faults(), "a", rows.unit)
+    ((_, example, _),) = requests(rows, reading, Faults(), "a", rows.unit)
     assert example.text == "a"  # type: ignore[union-attr]
 
 
@@ -146,7 +146,7 @@ def test_published_tables_without_header(tmp_path: Path) -> None:
 
     def texts(name: str) -> list[str]:
         rows = rows_to_predict(tmp_path / name, reading, Faults())
-        return [example.text for _, example in requests(rows, reading, Faults(), name, rows.unit)]  # type: ignore[union-attr]
+        return [one.example.text for one in requests(rows, reading, Faults(), name, rows.unit)]  # type: ignore[union-attr]
 
     assert texts("dev.tsv") == ["The cat sat.", "Sat cat the."]
     assert texts("test.tsv") == ["The cat sat."]

@@ -35,7 +35,7 @@ from distil_jax.tasks.requests import reading_of, request, requests, usual_readi
     ],
 )
 def test_what_a_row_may_be(kind: TaskKind[Any], row: Any, example: Example) -> None:
-    assert request(row, usual_reading(kind)) == (None, example)
+    assert request(row, usual_reading(kind))[:2] == (None, example)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_a_row_may_not_be(kind: TaskKind[Any], row: Any, message: str) -> N
 def test_a_model_of_pairs_takes_its_own_columns_and_no_single_text() -> None:
     reading = reading_of(TaskSettings(name="mrpc"), CLASSES)
     row = {"sentence1": "a", "sentence2": "b", "idx": 7}
-    assert request(row, reading) == (7, SequenceExample("7", "a", "b"))
+    assert request(row, reading) == (7, SequenceExample("7", "a", "b"), row)
     with pytest.raises(BadRowError, match="no column 'sentence2'"):
         request({"sentence1": "a"}, reading)
     with pytest.raises(BadRowError, match="'sentence2' is empty"):
@@ -125,7 +125,15 @@ def test_ids_are_the_rows_own_or_their_numbers() -> None:
     ]
     faults = Faults(skip=True)
     found = requests(rows, usual_reading(CLASSES), faults, "a.csv")
-    assert [identity for identity, _ in found] == ["x", 1, 3]
+    assert [one.id for one in found] == ["x", 1, 3]
     assert (faults.count, faults.first) == (1, "a.csv, line 5: column 'text' is empty")
     with pytest.raises(UserError, match="a.csv, line 5: .*'text' is empty.* --on-error skip"):
         list(requests(rows, usual_reading(CLASSES), Faults(remedy="--on-error skip"), "a.csv"))
+
+
+def test_blank_lines_of_text_are_left_out_and_counted() -> None:
+    rows = [Row(n + 1, n, {PLAIN: text}) for n, text in enumerate(["a", "", " ", "b"])]
+    blank = []
+    found = requests(rows, usual_reading(CLASSES), Faults(), "pipe", blank=lambda: blank.append(1))
+    assert [(one.id, one.values) for one in found] == [(0, {"text": "a"}), (3, {"text": "b"})]
+    assert len(blank) == 2
