@@ -32,3 +32,75 @@ def test_text_to_a_student_that_pytorch_loads(
     ids = AutoTokenizer.from_pretrained(student)("the cat sat on the [MASK].", return_tensors="pt")
     assert torch.isfinite(model(**ids).logits).all()
     assert '"agreement": 1.0' in (tmp_path / "measures.json").read_text()  # of the teacher with itself
+
+
+@pytest.fixture
+def roberta(tiny_inputs: Path, tmp_path: Path) -> Path:
+    """A random RoBERTa as transformers saves it, with a byte-level BPE of the tiny texts."""
+    import torch
+    import transformers
+    from tokenizers import ByteLevelBPETokenizer
+
+    (tmp_path / "bpe").mkdir()
+    bpe = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train([str(tiny_inputs / "text" / "train.txt")], vocab_size=340, special_tokens=special)
+    bpe.save_model(str(tmp_path / "bpe"))
+    files = [str(tmp_path / "bpe" / name) for name in ("vocab.json", "merges.txt")]
+    tokenizer = transformers.RobertaTokenizer(*files)
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.RobertaConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=2,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        initializer_range=0.3,
+        **sizes,
+    )
+    transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
+    tokenizer.save_pretrained(tmp_path / "roberta")
+    return tmp_path / "roberta"
+
+
+def test_a_roberta_becomes_a_student_and_a_classifier_of_pairs(
+    roberta: Path, tiny_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    import torch
+    import transformers
+
+    from distil_jax.hf import from_pretrained, load_tokenizer
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    shared = ("--config", str(tiny_inputs / "config.toml"), "--corpus.folder", str(tmp_path / "corpus"))
+    shared = (*shared, "--corpus.tokenizer", str(roberta))
+    student, classifier = tmp_path / "student", tmp_path / "classifier"
+    assert main(["prepare", *shared]) == 0
+    assert main(["distill", *shared, "--run.output", f"{student}_run", "--teacher.path", str(roberta)]) == 0
+    assert main(["export", f"{student}_run", "--output", str(student)]) == 0
+    loaded: Any = transformers.AutoModelForMaskedLM.from_pretrained(student, output_loading_info=True)
+    assert not any(loading := loaded[1].values()), loading
+    assert (type(loaded[0]).__name__, loaded[0].config.num_hidden_layers) == ("RobertaForMaskedLM", 1)
+
+    lines = ["first,second,label", *(f"the cat {i},a dog {i % 3},{'same' if i % 2 else 'other'}" for i in range(16))]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    task = ("--task.name", "classification", "--task.train", str(tmp_path / "pairs.csv"), "--task.max-length", "40")
+    columns = ("--task.validation", str(tmp_path / "pairs.csv"), "--task.text", "first", "--task.pair", "second")
+    size = ("--training.batch-size", "8", "--training.micro-batch-size", "8", "--training.epochs", "1")
+    run = ("--model.initial", str(student), "--run.output", f"{classifier}_run", "--parallel.devices", "1")
+    assert main(["finetune", *task, *columns, *size, *run]) == 0
+    assert main(["export", f"{classifier}_run", "--output", str(classifier)]) == 0
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(classifier, output_loading_info=True)
+    assert not any(loading := loaded[1].values()), loading
+    pair = ("the cat sat", "a dog ran home")
+    inputs = transformers.AutoTokenizer.from_pretrained(classifier)(*pair, return_tensors="pt")
+    with torch.no_grad():
+        expected = loaded[0].eval()(**inputs).logits.numpy()
+    tokenizer = load_tokenizer(classifier)
+    pieces = [tokenizer.backend.encode(text, add_special_tokens=False).ids for text in pair]
+    ids, _ = tokenizer.bracket(*pieces)
+    assert [ids] == inputs.input_ids.tolist()
+    module, params = from_pretrained(classifier)
+    np.testing.assert_allclose(module.apply({"params": params}, np.array([ids], np.int32)), expected, atol=1e-5)

@@ -111,6 +111,8 @@ def misfit(family: Family, config: EncoderConfig) -> str:
 def new_encoder_config(family_name: str, setting: str, **sizes: Any) -> EncoderConfig:
     """A model of a family from scratch: `sizes` are fields of `EncoderConfig`, the rest follows from the family.
 
+    `max_position_embeddings` are the tokens of the longest row; what the family needs besides is added.
+
     Raises:
         UserError: no such family; the message names `setting`.
     """
@@ -119,7 +121,8 @@ def new_encoder_config(family_name: str, setting: str, **sizes: Any) -> EncoderC
     family = family_named(family_name, setting)
     absent = family.fields.keys() - sizes.keys()
     sizes = {name: family.fields[name].default for name in absent} | sizes
-    return _completed(family, EncoderConfig(family=family.name, **sizes))
+    config = _completed(family, EncoderConfig(family=family.name, **sizes))
+    return dataclasses.replace(config, max_position_embeddings=config.max_position_embeddings + config.position_offset)
 
 
 def student_encoder_config(teacher: EncoderConfig, num_layers: int, family_name: str, setting: str) -> EncoderConfig:

@@ -29,7 +29,7 @@ from distil_jax.training.text_run import (
 # Everything of an EncoderConfig that decides what its parameters mean.
 _SIZES = (
     *("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
-    *("max_position_embeddings", "type_vocab_size", "activation"),
+    *("max_position_embeddings", "position_offset", "type_vocab_size", "activation"),
 )
 
 

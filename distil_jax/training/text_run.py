@@ -21,7 +21,7 @@ from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import needs_all_logits, uses_teacher, uses_vocabulary
-from distil_jax.runs import CONFIG_FILE, Watchdog, first_process_in, keep_model_file, open_run_folder
+from distil_jax.runs import CONFIG_FILE, Watchdog, announce, first_process_in, keep_model_file, open_run_folder
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.flops import distillation_flops, pretraining_flops
 from distil_jax.training.loop import RunSpec, TrainResult, run_training
@@ -257,8 +257,9 @@ def check_vocabulary(name: str, encoder: EncoderConfig, corpus: Corpus) -> None:
 
 
 def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
-    """Configuration and parameters without BERT's pooler, which no loss here trains."""
-    encoder, params, *_ = read_pretrained(path_or_id)
+    """Configuration and parameters without BERT's pooler, which no loss here trains. Prints notes on the folder."""
+    encoder, params, *_, notes = read_pretrained(path_or_id)
+    announce(f"note: {note}" for note in notes)
     body = {name: value for name, value in params["encoder"].items() if name != "pooler"}
     return dataclasses.replace(encoder, pooler=False), {**params, "encoder": body}
 
