@@ -19,7 +19,7 @@ LAYERS = (
     *({"cli"}, {"evaluation", "benchmark"}, {"export"}, {"training"}, {"tasks"}, {"runs"}, {"data"}, {"objectives"}),
     *({"hf"}, {"models"}, {"cpu"}, {"config"}, {"errors", "lazy", "tables"}),
 )
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in sorted(names)}
 # Module -> packages above its own that it still imports. Shrinks, and never grows.
 UPWARD: dict[str, set[str]] = {}
 # Package -> packages whose modules it still imports, not their faces. Shrinks, and never grows.
