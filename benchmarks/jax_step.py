@@ -19,7 +19,7 @@ from distil_jax.benchmark.machine import describe_machine, peak_bytes
 from distil_jax.benchmark.process import pin, serve
 from distil_jax.benchmark.step import Step
 from distil_jax.benchmark.synthetic import corpus_of_rows, random_params
-from distil_jax.config import Config, with_overrides
+from distil_jax.config import Config, Objective, with_overrides
 from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights, predictions_per_row
 from distil_jax.data.corpus.sequences import sequence_numbers
 from distil_jax.hf import save_pretrained
@@ -40,10 +40,10 @@ def configuration(changes: Mapping[str, Any], settings: Mapping[str, float]) -> 
         changes: by "section.key"; sizes, rows, lengths.
         settings: losses and optimiser, as `pytorch_step.Settings` names them.
     """
-    losses = {f"objective.{name}": value for name, value in settings.items() if name.startswith(("alpha", "temp"))}
-    rest = {f"optimizer.{name}": value for name, value in settings.items() if f"objective.{name}" not in losses}
+    objective = {field.name for field in dataclasses.fields(Objective)}
+    given = {f"{'objective' if name in objective else 'optimizer'}.{name}": value for name, value in settings.items()}
     fixed = {"optimizer.schedule": "constant", "optimizer.warmup_fraction": 0.0, "parallel.devices": 1}
-    return with_overrides(Config(), {**fixed, **losses, **rest, "run.output": "benchmark", **changes})
+    return with_overrides(Config(), {**fixed, **given, "run.output": "benchmark", **changes})
 
 
 def prepare(folder: str, changes: dict[str, Any], vocabulary: int, layers: list[int]) -> dict[str, Any]:
