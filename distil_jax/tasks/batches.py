@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from distil_jax.models import EncoderInputs
 from distil_jax.tasks.encoded import NO_TOKEN, Encoded
 
 if TYPE_CHECKING:
+    from distil_jax.models import EncoderInputs
     from distil_jax.tasks.kinds import TaskKind
 
 _MULTIPLE = 8  # lengths are multiples of what matrix units and vector registers like
@@ -173,6 +173,8 @@ def collate_inputs(
         ids, mask and segments [B, L] (of choices [B, C, L]) int32, and shares [B] (or [B, C]) float32, 0 for empty
         places and for endings that an example does not have.
     """
+    from distil_jax.models import EncoderInputs
+
     given = [encoded.ids[row] for row in rows] if ids is None else ids
     shape = (batch_size, encoded.choices, length) if encoded.choices else (batch_size, length)
     # NumPy arrays, for fields that hold JAX arrays inside a step.

@@ -96,8 +96,8 @@ def test_every_kind_of_task_has_synthetic_examples(tiny: dict[str, Any], task: s
     config = with_overrides(load_config("finetune"), {**changes, "teacher.path": teacher})
     inputs = make_inputs(config, "finetune", 60)
     batch = next(inputs.spec.make_batches(range(1), make_devices("shard_map", 1)))
-    assert batch["ids"].shape[0] == 8 and batch["ids"].shape[-1] <= 64
-    assert batch["ids"].max() < 60 and float(batch["weights"].sum()) == pytest.approx(1.0, rel=1e-5)
+    assert batch.inputs.ids.shape[0] == 8 and batch.inputs.ids.shape[-1] <= 64
+    assert batch.inputs.ids.max() < 60 and float(batch.weights.sum()) == pytest.approx(1.0, rel=1e-5)
     assert (inputs.teacher is not None) == bool(teacher)
     assert any("synthetic examples" in note for note in inputs.notes)
 

@@ -5,14 +5,16 @@ A new kind is a file here, its head in `models.heads`, and its place in `KINDS`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distil_jax.models import TaskHead
 from distil_jax.tasks.kinds.choice import CHOICE
 from distil_jax.tasks.kinds.kind import Logits, Predicted, Prediction, PredictionOptions, TaskKind
 from distil_jax.tasks.kinds.question import QUESTION
 from distil_jax.tasks.kinds.sequence import CLASS_SETS, CLASSES, SCORES
 from distil_jax.tasks.kinds.token import TAGS
+
+if TYPE_CHECKING:
+    from distil_jax.models import TaskHead
 
 __all__ = ["KINDS", "Logits", "Predicted", "Prediction", "PredictionOptions", "TaskKind", "kind_of"]
 

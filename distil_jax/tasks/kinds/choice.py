@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from distil_jax.config import TaskSettings
 from distil_jax.hf import Tokenizer
-from distil_jax.models import TaskHead
 from distil_jax.tasks.batches import TaskBatch, row_labels
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, endings_in, label_of, text_of
 from distil_jax.tasks.data.official import Columns
@@ -22,6 +19,11 @@ from distil_jax.tasks.kinds.kind import Predicted, Prediction, PredictionOptions
 from distil_jax.tasks.metrics.scores import measure
 
 _NEVER = -1e30  # logit of an ending that is not there; finite, so that 0 times it is 0
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from distil_jax.models import TaskHead
 
 _Predicted = Predicted[ChoiceExample]
 
@@ -57,15 +59,17 @@ def _encode(tokenizer: Tokenizer, examples: Sequence[ChoiceExample], settings: T
 
 def _real(logits: Array, batch: TaskBatch) -> Array:
     """Logits [B, C] with those of endings that an example does not have far below all others."""
-    return jnp.where(jnp.asarray(batch.token_share) > 0, logits, _NEVER)
+    import jax.numpy as jnp
+
+    return jnp.where(batch.token_share > 0, logits, _NEVER)
 
 
 def _loss(logits: Array, batch: TaskBatch) -> Array:
-    return entropy(_real(logits, batch), jnp.asarray(batch.labels), jnp.asarray(batch.weights))
+    return entropy(_real(logits, batch), batch.labels, batch.weights)
 
 
 def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float) -> Array:
-    return divergence(_real(student, batch), _real(teacher, batch), jnp.asarray(batch.shares), temperature)
+    return divergence(_real(student, batch), _real(teacher, batch), batch.shares, temperature)
 
 
 def _decode(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:

@@ -1,4 +1,7 @@
-"""What differs between kinds of tasks: one `TaskKind` a kind, registered by name in `distil_jax.tasks.kinds`."""
+"""What differs between kinds of tasks: one `TaskKind` a kind, registered by name in `distil_jax.tasks.kinds`.
+
+A run is planned from the kinds before JAX is set up, so what needs JAX imports it where it is called.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,17 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from distil_jax.config import TaskSettings
 from distil_jax.hf import numbered_labels
-from distil_jax.models import HeadKind, Problem, TaskHead
-from distil_jax.objectives import cross_entropy, distillation_kl
 from distil_jax.tasks.encoded import Encoded
 
 if TYPE_CHECKING:
+    from jax import Array
+
     from distil_jax.hf import Tokenizer
+    from distil_jax.models import HeadKind, Problem, TaskHead
     from distil_jax.tasks.batches import Labels, TaskBatch
     from distil_jax.tasks.data.convert import ExampleRules, TakenColumns
     from distil_jax.tasks.data.official import Columns
@@ -175,23 +177,27 @@ class TaskKind(Generic[E]):
 
 def entropy(logits: Array, labels: Array, weights: Array) -> Array:
     """Weighted sum of cross entropies; logits [..., K], labels and weights [...]."""
+    from distil_jax.objectives.losses import cross_entropy
+
     return cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), weights.reshape(-1)).sum
 
 
 def divergence(student: Array, teacher: Array, shares: Array, temperature: float) -> Array:
     """Weighted sum of temperature^2 KL(teacher || student); logits [..., K], shares [...]."""
+    from distil_jax.objectives.losses import distillation_kl
+
     width = student.shape[-1]
     return distillation_kl(student.reshape(-1, width), teacher.reshape(-1, width), shares.reshape(-1), temperature).sum
 
 
 def class_loss(logits: Array, batch: TaskBatch) -> Array:
     """Cross entropy against class numbers."""
-    return entropy(logits, jnp.asarray(batch.labels), jnp.asarray(batch.weights))
+    return entropy(logits, batch.labels, batch.weights)
 
 
 def class_distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float) -> Array:
     """KL to the teacher's classes."""
-    return divergence(student, teacher, jnp.asarray(batch.shares), temperature)
+    return divergence(student, teacher, batch.shares, temperature)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

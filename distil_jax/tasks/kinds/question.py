@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
-from distil_jax.models import TaskHead
 from distil_jax.tasks.batches import TaskBatch, row_labels
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, text_of
 from distil_jax.tasks.data.labels import is_blank, list_in_text, number_of
@@ -32,6 +29,11 @@ from distil_jax.tasks.kinds.kind import (
 )
 from distil_jax.tasks.metrics.squad import squad_measures
 from distil_jax.tasks.spans import AnswerPrediction, QuestionWindows, predict_answers, question_windows
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from distil_jax.models import TaskHead
 
 _Predicted = Predicted[QuestionExample]
 
@@ -125,14 +127,12 @@ def _notes(found: QuestionWindows, settings: TaskSettings) -> tuple[str, ...]:
 
 def _loss(logits: Array, batch: TaskBatch) -> Array:
     """The mean over start and end; the softmax is over all positions of the padded row, as in transformers."""
-    labels, weights = jnp.asarray(batch.labels), jnp.asarray(batch.weights)
-    ends = [entropy(logits[..., end], labels[:, end], weights) for end in range(2)]
+    ends = [entropy(logits[..., end], batch.labels[:, end], batch.weights) for end in range(2)]
     return (ends[0] + ends[1]) / 2
 
 
 def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float) -> Array:
-    shares = jnp.asarray(batch.shares)
-    ends = [divergence(student[..., end], teacher[..., end], shares, temperature) for end in range(2)]
+    ends = [divergence(student[..., end], teacher[..., end], batch.shares, temperature) for end in range(2)]
     return (ends[0] + ends[1]) / 2
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
 from distil_jax.hf import Tokenizer, numbered_labels
-from distil_jax.models import TaskHead
 from distil_jax.tasks.batches import Labels, row_labels
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, label_of, text_of
 from distil_jax.tasks.data.labels import class_set, indicator, is_blank, score
@@ -35,6 +31,11 @@ from distil_jax.tasks.kinds.kind import (
     softmax,
 )
 from distil_jax.tasks.metrics.scores import class_details, measure, set_details
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from distil_jax.models import TaskHead
 
 _Predicted = Predicted[SequenceExample]
 
@@ -212,11 +213,16 @@ def _label_sets(labels: Sequence[np.ndarray], length: int, batch_size: int, clas
 
 
 def _set_loss(logits: Array, batch: Any) -> Array:
+    import jax.numpy as jnp
+    import optax
+
     entropies = optax.sigmoid_binary_cross_entropy(logits, batch.labels)
     return jnp.sum(jnp.mean(entropies * batch.weights.reshape(len(batch.weights), -1), axis=-1))
 
 
 def _set_distillation_loss(student: Array, teacher: Array, batch: Any, temperature: float) -> Array:
+    import jax.numpy as jnp
+
     # A yes/no decision with logit z is a softmax over (z, 0).
     pairs = [jnp.stack([logits, jnp.zeros_like(logits)], axis=-1) for logits in (student, teacher)]
     even = jnp.broadcast_to(batch.shares[:, None] / student.shape[-1], student.shape)
@@ -276,12 +282,12 @@ CLASS_SETS = dataclasses.replace(
 
 def _score_loss(logits: Array, batch: Any) -> Array:
     error = (logits - batch.labels.reshape(logits.shape)) ** 2
-    return jnp.sum(batch.weights * jnp.mean(error, axis=-1))
+    return (batch.weights * error.mean(axis=-1)).sum()
 
 
 def _score_distillation_loss(student: Array, teacher: Array, batch: Any, temperature: float) -> Array:
     del temperature
-    return jnp.sum(batch.shares * jnp.mean((student - teacher) ** 2, axis=-1))
+    return (batch.shares * ((student - teacher) ** 2).mean(axis=-1)).sum()
 
 
 def _decode_scores(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:

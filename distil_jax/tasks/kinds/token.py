@@ -5,14 +5,13 @@ from __future__ import annotations
 import collections
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
 from distil_jax.hf import Tokenizer, numbered_labels
-from distil_jax.models import TaskHead
 from distil_jax.tasks.batches import Labels, normalised
 from distil_jax.tasks.data.conll import to_iob2
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, label_of, value_of
@@ -39,6 +38,9 @@ from distil_jax.tasks.spans import window_layout
 ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall")
 TAG_METRICS = ("tag_accuracy",)  # of tags that mark no entities
 _NO_TAG = "O"
+
+if TYPE_CHECKING:
+    from distil_jax.models import TaskHead
 
 _Predicted = Predicted[TokenExample]
 
