@@ -50,21 +50,6 @@ def pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Ids]:
     return [found.ids for found in tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def joined(tokenizer: Tokenizer, first: Ids, second: Ids | None, max_length: int) -> tuple[Ids, Ids, bool]:
-    """One or two texts with their special tokens, the segments of all tokens, and whether a text was cut.
-
-    A pair that is too long loses tokens at the end of its longer text, as in BERT's own code.
-    """
-    space = max_length - tokenizer.num_special(second is not None)
-    if second is None:
-        return *tokenizer.bracket(first[:space]), space < len(first)
-    shorter = min(len(first), len(second))
-    one = min(len(first), max(space - shorter, (space + 1) // 2) if len(first) > len(second) else space - space // 2)
-    two = min(len(second), space - one)
-    one = min(len(first), space - two)
-    return *tokenizer.bracket(first[:one], second[:two]), one < len(first) or two < len(second)
-
-
 def assembled(
     tokenizer: Tokenizer,
     rows: Sequence[tuple[Any, Any]],

@@ -137,6 +137,26 @@ def test_roberta(vocab: Path, tmp_path: Path, folder: Maker, config: Files) -> N
     assert load_tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256
 
 
+def _unigram() -> Any:
+    """A tokenizer of transformers as XLM-R's are, of a few pieces."""
+    pieces = [*(("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)), *((x, -9.0) for x in "\u2581abcdehlorst")]
+    scored = [("\u2581the", -2.0), ("\u2581cat", -3.0), ("s", -4.0), ("\u2581hel", -4.0), ("lo", -4.5), ("<mask>", 0.0)]
+    return transformers.XLMRobertaTokenizer(vocab=[*dict([*pieces, *scored]).items()])
+
+
+@pytest.mark.parametrize("config", [{}, {"config.json": {"model_type": "xlm-roberta"}}])
+def test_unigram(tmp_path: Path, config: Files) -> None:
+    _write(tmp_path / "model", config)
+    _unigram().save_pretrained(tmp_path / "model")
+    tokenizer = load_tokenizer(tmp_path / "model")
+    texts = ["the cats", "hello  the cat", "", " \u3000 ", "a <mask> b", "\u6771", "\uff43\uff41\uff54"]
+    _assert_same_as_transformers(tokenizer, tmp_path / "model", texts)
+    assert len(tokenizer.backend.encode("the cats").ids) == 5
+    save_tokenizer(tmp_path / "saved", tokenizer, family="xlm-roberta")
+    _assert_same_as_transformers(tokenizer, tmp_path / "saved", texts)
+    assert load_tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256
+
+
 # Called, and cut
 
 

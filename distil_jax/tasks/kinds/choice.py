@@ -13,7 +13,7 @@ from distil_jax.hf import Tokenizer
 from distil_jax.tasks.batches import TaskBatch, row_labels
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, endings_in, label_of, text_of
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.encoded import NO_TOKEN, Encoded, assembled, cut_note, joined, label_arrays, pieces
+from distil_jax.tasks.encoded import NO_TOKEN, Encoded, assembled, cut_note, label_arrays, pieces
 from distil_jax.tasks.examples import ChoiceExample, TaskData
 from distil_jax.tasks.kinds.kind import Predicted, Prediction, PredictionOptions, TaskKind, divergence, entropy, softmax
 from distil_jax.tasks.metrics.scores import measure
@@ -46,7 +46,7 @@ def _encode(tokenizer: Tokenizer, examples: Sequence[ChoiceExample], settings: T
     endings = iter(pieces(tokenizer, itertools.chain.from_iterable(example.endings for example in examples)))
     rows, cut, limit = [], 0, CHOICE.row_length(settings)
     for example, prompt in zip(examples, prompts, strict=True):
-        parts = [joined(tokenizer, prompt, next(endings), limit) for _ in example.endings]
+        parts = [tokenizer.fit(prompt, next(endings), limit) for _ in example.endings]
         length = max(len(ids) for ids, _, _ in parts)
         ids = [row + [NO_TOKEN] * (length - len(row)) for row, _, _ in parts]
         types = [row + [0] * (length - len(row)) for _, row, _ in parts]

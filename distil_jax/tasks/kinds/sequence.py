@@ -15,7 +15,7 @@ from distil_jax.tasks.batches import Labels, row_labels
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, label_of, text_of
 from distil_jax.tasks.data.labels import class_set, indicator, is_blank, score
 from distil_jax.tasks.data.official import Columns
-from distil_jax.tasks.encoded import Encoded, assembled, cut_note, joined, label_arrays, pieces
+from distil_jax.tasks.encoded import Encoded, assembled, cut_note, label_arrays, pieces
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.kinds.kind import (
     Predicted,
@@ -101,7 +101,7 @@ def _encode(
     pairs = iter(pieces(tokenizer, (example.pair for example in examples if example.pair is not None)))
     limit = CLASSES.row_length(settings)
     rows = [
-        joined(tokenizer, text, None if example.pair is None else next(pairs), limit)
+        tokenizer.fit(text, None if example.pair is None else next(pairs), limit)
         for example, text in zip(examples, texts, strict=True)
     ]
     labels = label_arrays([example.label for example in examples])

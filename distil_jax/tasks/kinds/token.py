@@ -85,7 +85,9 @@ def _encode(tokenizer: Tokenizer, examples: Sequence[TokenExample], settings: Ta
     Sentences that are too long become several rows that overlap by half.
     """
     del training
-    words = pieces(tokenizer, itertools.chain.from_iterable(example.words for example in examples))
+    # A byte-level tokenizer takes the space before a word as part of it.
+    texts = (f" {word}" if place else word for example in examples for place, word in enumerate(example.words))
+    words = pieces(tokenizer, texts)
     limit = TAGS.row_length(settings)
     space, before = limit - tokenizer.num_special(), len(tokenizer.single.before)
     rows, labels, parts, long, first = [], [], [], 0, 0

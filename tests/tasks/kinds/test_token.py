@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_the_first_piece_of_a_word_carries_its_tag(tokenizer: Tokenizer) -> None
     assert encoded.labels[0].tolist() == [IGNORED, 3, IGNORED, 0, 1, IGNORED, 2, IGNORED]
     tokens = [tokenizer.tokens()[number] for number in encoded.ids[0]]
     assert tokens == ["[CLS]", "cat", ",", "dog", "sat", ".", "home", "[SEP]"]
+
+
+def test_words_have_the_ids_of_the_sentence(shared: Path, tmp_path: Path) -> None:
+    """Also where a space belongs to the word behind it, as in RoBERTa."""
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shared / "data" / "vocab" / f"roberta-base-{name}", tmp_path / name)
+    for tokenizer in (load_tokenizer(tmp_path), load_tokenizer(shared / "data/vocab/bert-base-cased-vocab.txt")):
+        words = ("Angela", "Merkel's", "visit", "to", "S\u00e3o", "Paulo", ",", "(1998)", ".")
+        encoded = TAGS.encode(tokenizer, [TokenExample("0", words, tuple(range(1, 10)))], TaskSettings())
+        found = tokenizer.backend.encode(" ".join(words))
+        assert encoded.ids[0].tolist() == found.ids
+        assert encoded.labels is not None
+        tagged = np.flatnonzero(encoded.labels[0] != IGNORED)
+        begins = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
+        assert [found.offsets[place][0] for place in tagged] == begins.tolist()
 
 
 def test_a_word_that_the_tokenizer_drops_does_not_shift_the_others(tokenizer: Tokenizer) -> None:
