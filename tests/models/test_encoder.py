@@ -220,7 +220,7 @@ def test_computing_layers_again_gives_the_same_numbers_from_less_memory() -> Non
     for left, right in zip(jax.tree.leaves(plain(params)), jax.tree.leaves(again(params)), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4 * float(np.abs(left).max()))
     kept, recomputed = (found.memory_analysis().temp_size_in_bytes for found in (plain, again))
-    assert recomputed < 0.8 * kept
+    assert recomputed < 0.9 * kept
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
