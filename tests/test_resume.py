@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from distil_jax.runs import CONFIG_FILE, MANIFEST_FILE, STUDY_FILE, read_config,
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.distill import distill
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +168,57 @@ def test_reading_a_run_refuses_settings_that_were_changed(whole_run: Any, tmp_pa
     (folder / CONFIG_FILE).write_text(config.replace("temperature = 2.0", "temperature = 3.0", 1))
     with pytest.raises(UserError, match=f"{folder / CONFIG_FILE}.*SHA-256"):
         read_run(folder)
+
+
+def test_a_finished_run_can_be_given_more_steps(
+    whole_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The schedule of the new length from there on; fewer steps, or other settings, are another run."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run.folder, folder)
+    assert main(["resume", str(folder), "--training.steps", "15"]) == 0
+    assert "finished, step 15" in capsys.readouterr().out
+    (line,) = [message for message in caplog.messages if "extended" in message]
+    assert "training.steps" in line and "12" in line and "15" in line
+    rows = {row["step"]: row["metrics"] for row in read_metrics(folder, "train")}
+    assert sorted(rows) == list(range(1, 16))
+    peak, warmup = whole_run.config.optimizer.learning_rate, 0.25 * 15
+    assert rows[13]["learning_rate"] == pytest.approx(peak * (15 - 12) / (15 - round(warmup)), rel=0.1)
+    assert read_run(folder).step == 15
+    assert main(["resume", str(folder)]) == 0
+    assert "was finished already, step 15" in capsys.readouterr().out
+    assert "training.steps: was 15, is 12" in refused(capsys, folder, "--training.steps", "12")
+    assert "training.batch_size" in refused(capsys, folder, "--training.steps", "20", "--training.batch-size", "16")
+
+
+def test_the_same_command_with_more_steps_says_how_to_extend(whole_run: Any) -> None:
+    longer = with_overrides(whole_run.config, {"training.steps": 15})
+    with pytest.raises(UserError, match=r"training.steps: was 12, is 15.*--training.extend"):
+        distill(longer)
+
+
+def test_resume_runs_under_the_settings_of_the_first_start(
+    stopped: Path, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """malloc's and XLA's, so that the compiled step is found; called by a relative path from another folder."""
+    shutil.copytree(stopped, tmp_path / "stopped")
+    (tmp_path / "config.toml").write_text(config_to_toml(tiny_config(tmp_path / "first")))
+    programs = tmp_path / "programs"
+    left_out = ("MALLOC_", "XLA_", "DISTIL_JAX_", "JAX_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(programs)}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+    def run(*arguments: str) -> set[str]:
+        command = [sys.executable, "-m", "distil_jax.cli", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return {path.name for path in programs.iterdir() if "step" in path.name and path.name.endswith("cache")}
+
+    compiled = run("distill", "--config", "config.toml")
+    assert compiled
+    assert run("resume", "stopped") == compiled
+    first, second = (read_starts(tmp_path / name)[-1]["environment"] for name in ("first", "stopped"))
+    assert first == second and first["MALLOC_ARENA_MAX"] == "1"

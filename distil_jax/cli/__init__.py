@@ -5,6 +5,7 @@ Exit status: 0 done, 1 a bug or a fault, 2 the user's mistake, 130 interrupted, 
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -54,6 +55,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "-v" in arguments:
+        arguments.remove("-v")
+        _log_more()
     try:
         return _dispatch(arguments)
     except UserError as mistake:
@@ -72,6 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         return _end(1, _crash(error, arguments))
+
+
+def _log_more() -> None:
+    """Print what the log has at level INFO, too."""
+    logger = logging.getLogger("distil_jax")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
 
 
 def _crash(error: Exception, arguments: Sequence[str]) -> str:
@@ -93,7 +104,7 @@ def _leave_other_processes(status: int, reason: str) -> None:
     if "jax" in sys.modules:
         from distil_jax.runs import startup
 
-        startup.abandon(status, reason)
+        startup.end_failed_process(status, reason)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -117,7 +128,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _overview() -> str:
     rows = "\n".join(f"  {name:<11} {command.text}" for name, command in COMMANDS.items())
     return (
-        "usage: distil-jax COMMAND [--config FILE] [--section.key VALUE ...]\n\n"
+        "usage: distil-jax [-v] COMMAND [--config FILE] [--section.key VALUE ...]\n\n"
         "Distil a BERT-family encoder into a small, fast one, in and out of Hugging Face format.\n\n"
         f"commands:\n{rows}\n\n`distil-jax COMMAND --help` shows every setting with its default."
     )

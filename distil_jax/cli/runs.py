@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distil_jax.cli import training
 from distil_jax.config import Config, parse_arguments, with_overrides
+from distil_jax.cpu import restart_for_cpu
 from distil_jax.errors import UserError
 
 # Sections whose settings may change on resumption; the run itself refuses those that change its result.
@@ -30,6 +31,9 @@ def run_resume(arguments: list[str]) -> int:
     stage, recorded = _recorded(folder)
     arguments_of_file = ["--config", str(recorded), *_FOUND_AGAIN]
     config = parse_arguments([*arguments_of_file, *arguments[1:]], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
+    if stage != _STUDY:
+        config = with_overrides(config, {"training.extend": True})
+    restart_for_cpu(config.run.platform)  # which reads DIR again, so before the current folder changes
     _return_to_start(folder)
     if Path(config.run.output).absolute() != folder:  # it was moved
         config = with_overrides(config, {"run.output": str(folder)})

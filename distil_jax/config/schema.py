@@ -190,6 +190,12 @@ class Training(Section):
 
     steps: int = setting(0, "optimiser steps; 0: as many as `epochs` make", at_least(0))
     epochs: int = setting(3, "passes over the training rows; unused where steps is above 0", between(0, 1_000_000))
+    extend: bool = setting(
+        False,
+        "accept more steps or epochs than the run in run.output had; the learning rate follows its schedule over the "
+        "new length from there (resume: always)",
+        affects_result=False,
+    )
     batch_size: int = setting(256, "rows per optimiser step, over all devices", between(1, 1 << 24))
     micro_batch_size: int = setting(
         16,

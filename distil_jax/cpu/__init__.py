@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from distil_jax.cpu.environment import MALLOC_SETTINGS, cpu_environment, restart_for_cpu, tpu_files
+    from distil_jax.cpu.environment import (
+        MALLOC_SETTINGS,
+        cpu_environment,
+        restart_for_cpu,
+        settings_in_force,
+        tpu_files,
+    )
     from distil_jax.cpu.fences import materialize, no_fuse, order_after
     from distil_jax.cpu.malloc import memory_in_use, trim_memory
     from distil_jax.cpu.products import CHUNK_BYTES, rows_dot, transposed_dot
@@ -34,6 +40,7 @@ __all__ = [
     "order_after",
     "restart_for_cpu",
     "rows_dot",
+    "settings_in_force",
     "tpu_files",
     "transposed_dot",
     "trim_memory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import platform
 import sys
@@ -22,21 +23,27 @@ MALLOC_SETTINGS = {
 XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
 RESTART = "DISTIL_JAX_RESTART"  # 0: the process is not started again, as where its environment is set by hand
 _OWN_PROGRAMS = ("distil-jax", "__main__.py")
+_LOG = logging.getLogger("distil_jax")
 
 
 def restart_for_cpu(wanted: str) -> None:
     """Start this command again with the CPU's settings of malloc and XLA; malloc reads its own at process start only.
 
-    Says so in one line on stderr. Does nothing on accelerators, without glibc, outside the command line, where one of
-    malloc's settings is made already, with DISTIL_JAX_RESTART=0, or with this package switched off.
+    The log says so at level INFO (-v), manifest.json of a run has the variables. Does nothing on accelerators, without
+    glibc, outside the command line, where one of malloc's settings is made already, with DISTIL_JAX_RESTART=0, or with
+    this package switched off.
     """
     changed = cpu_environment(os.environ, wanted)
     if not changed or Path(sys.argv[0]).name not in _OWN_PROGRAMS or "jax" in sys.modules:
         return
     shown = " ".join(f"{name}={value}" for name, value in changed.items())
-    sys.stderr.write(f"distil-jax: restarting with {shown}, faster and smaller on CPU ({RESTART}=0: don't)\n")
-    sys.stderr.flush()
+    _LOG.info("restarting with %s, faster and smaller on CPU (%s=0: without)", shown, RESTART)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed})
+
+
+def settings_in_force(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environment` that set malloc and XLA."""
+    return {name: environment[name] for name in (*MALLOC_SETTINGS, "XLA_FLAGS") if name in environment}
 
 
 def cpu_environment(environment: Mapping[str, str], wanted: str) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ from distil_jax.runs.files import write_atomically
 from distil_jax.runs.lock import LOCK_FILE, lock_folder
 from distil_jax.runs.manifest import record_start
 
+_LOG = logging.getLogger("distil_jax")
 CONFIG_FILE = "config.toml"
 INPUTS_FILE = "inputs.json"
 STUDY_FILE = "study.toml"  # in a folder of several runs: the configuration that made them
 # What a run that was killed at its very start may have left: CONFIG_FILE comes last.
 _BEFORE_CONFIG = {LOCK_FILE, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
+_LENGTH = ("training.steps", "training.epochs")
 _BESIDE_CONFIG = (LOCK_FILE, INPUTS_FILE, "checkpoints")
 
 
@@ -64,11 +68,20 @@ def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str], sta
         folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         check_run_folder(folder, config, inputs)  # another run may have been here since
+        _announce_extension(folder, config)
         with _writable(folder):
             write_atomically(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
             write_atomically(folder / CONFIG_FILE, config_to_toml(config))
         record_start(folder, config, inputs, stage)
         yield
+
+
+def _announce_extension(folder: Path, config: Config) -> None:
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    changed = differences(run_identity(read_config(folder)), run_identity(config))
+    if changed:
+        _LOG.warning("%s: extended (%s); the learning rate follows the longer schedule from here", folder, changed[0])
 
 
 @contextlib.contextmanager
@@ -94,14 +107,26 @@ def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) ->
             f"run.output = {folder}: has a {CONFIG_FILE} that is of no run and would be written over; choose another "
             "folder"
         )
-    changed = differences(run_identity(read_config(folder)), run_identity(config))
+    before = read_config(folder)
+    changed = differences(run_identity(before), run_identity(_shortened(config, before)))
     if not changed and (folder / INPUTS_FILE).is_file():
-        before = read_inputs(folder)
-        changed = [f"the contents of {name} changed" for name in inputs if before.get(name) != inputs[name]]
+        read = read_inputs(folder)
+        changed = [f"the contents of {name} changed" for name in inputs if read.get(name) != inputs[name]]
     if changed:
+        longer = all(line.startswith(_LENGTH) for line in changed)
+        remedy = "or, for more steps, give --training.extend" if longer else "or delete this one"
         raise UserError(
-            f"run.output = {folder}: holds another run ({'; '.join(changed)}); choose another folder or delete this one"
+            f"run.output = {folder}: holds another run ({'; '.join(changed)}); choose another folder {remedy}"
         )
+
+
+def _shortened(config: Config, before: Config) -> Config:
+    """`config` with the length of the earlier start where it extends that."""
+    old, new = before.training, config.training
+    longer = new.steps > old.steps if new.steps else new.epochs > old.epochs and not old.steps
+    if not (new.extend and longer):
+        return config
+    return dataclasses.replace(config, training=dataclasses.replace(new, steps=old.steps, epochs=old.epochs))
 
 
 def read_inputs(folder: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import Config, config_to_toml
+from distil_jax.cpu import settings_in_force
 from distil_jax.runs.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
@@ -67,6 +68,7 @@ def _entry(config: Config, inputs: Mapping[str, str], stage: str, command: str) 
         "process": os.getpid(),
         "system": platform.platform(),
         "devices": _devices(),
+        "environment": settings_in_force(os.environ),
         "versions": versions(),
         "source": source_state(_SOURCE),
         "config_sha256": hashlib.sha256(config_to_toml(config).encode()).hexdigest(),

@@ -17,7 +17,7 @@ from distil_jax.config import Config, Parallel
 from distil_jax.cpu import restart_for_cpu, tpu_files
 from distil_jax.errors import UserError, one_line
 
-HEARTBEAT_SECONDS = 28  # until JAX notices that a process died, at least half as many; `watch` is faster and clearer
+HEARTBEAT_SECONDS = 28  # until JAX notices a dead process, at least half as many; the watchdog is faster
 SHUTDOWN_SECONDS = 60  # that a finished process waits for the others
 
 CACHE_FOLDER = "JAX_COMPILATION_CACHE_DIR"  # JAX's own variable; a folder, or empty for no cache
@@ -39,8 +39,8 @@ def initialize_distributed(parallel: Parallel) -> None:
     """Join the other processes of the run, if there are any.
 
     With parallel.coordinator, num_processes and process_id given, those are used; inside a SLURM step or an Open MPI
-    job of several tasks, and on TPU hosts, JAX finds them out; otherwise the run is this process alone. When a process
-    of several dies of an exception, all end at once instead of waiting for it.
+    job of several tasks, and on TPU hosts, JAX finds them; otherwise the run is this process alone. When a process
+    of several ends with an exception, all end at once instead of waiting for it.
 
     Raises:
         UserError: the cluster can't be joined.
@@ -67,17 +67,17 @@ def initialize_distributed(parallel: Parallel) -> None:
         reason = " ".join(str(error).split())
         raise UserError(
             f"can't join the other processes: {reason}; check parallel.coordinator, or give it, parallel.num_processes "
-            "and parallel.process_id where they are not found out"
+            "and parallel.process_id where JAX does not find them"
         ) from None
     if threading.current_thread() is threading.main_thread():
-        # JAX has set a handler that only takes a note; until a run watches, SIGTERM ends the process.
+        # JAX has set a handler that only takes a note. Until a watchdog runs, SIGTERM ends the process.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if jax.process_count() > 1:
         sys.excepthook = _end_at_once
 
 
 def _in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether this is one of several tasks of a job whose processes JAX can find out."""
+    """Whether this is one of several tasks of a job whose processes JAX finds."""
     slurm = "SLURM_STEP_NODELIST" in environment and _number(environment, "SLURM_NTASKS") > 1
     return slurm or _number(environment, "OMPI_COMM_WORLD_SIZE") > 1
 
@@ -88,13 +88,13 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Exception hook of one process of several: at a normal exit it would wait for the others, and they for it."""
+    """Exception hook of one process of several: a usual exit would wait for the others, which wait for this one."""
     traceback.print_exception(kind, error, trace)
-    abandon(1, one_line(f"{kind.__name__}: {error}"))
+    end_failed_process(1, one_line(f"{kind.__name__}: {error}"))
 
 
-def abandon(status: int, reason: str = "it says why") -> None:
-    """End a process of several that has failed, without waiting for the others, who hear why; alone it goes on."""
+def end_failed_process(status: int, reason: str = "see its output") -> None:
+    """End a process of several that has failed, without waiting for the others, which read why; else do nothing."""
     if "jax" not in sys.modules:
         return
     import jax
@@ -109,7 +109,7 @@ def abandon(status: int, reason: str = "it says why") -> None:
 
 
 def require_platform(wanted: str) -> None:
-    """Insist on the kind of device that run.platform names; JAX itself falls back to CPU without a word.
+    """Check that JAX computes on the kind of device that run.platform names; it falls back to CPU silently.
 
     Raises:
         UserError: another kind is there, or none.
@@ -133,7 +133,7 @@ def require_platform(wanted: str) -> None:
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache folder, so that a command run again starts at once.
+    """Keep compiled programs in the user's cache folder, so that the same command starts at once the next time.
 
     JAX_COMPILATION_CACHE_DIR names another folder; empty, there is no cache.
     """
@@ -150,7 +150,7 @@ def enable_compilation_cache() -> None:
 
 
 def cache_folder() -> Path:
-    """Folder of compiled programs, one for each kind of processor, since home folders are shared by unlike machines."""
+    """Folder of compiled programs; one for each kind of processor, since different machines share home folders."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "distil_jax" / "xla" / _processor()
 

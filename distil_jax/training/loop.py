@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from distil_jax.config import Config
-from distil_jax.errors import FaultError, one_line
+from distil_jax.errors import FaultError, UserError, one_line
 from distil_jax.runs import (
     EVALUATION,
     NOTHING_NEW,
@@ -150,6 +150,8 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
     if (resumed := checkpoints.resume(state)) is not None:
         state, start = resumed[0], int(resumed[0].step)
         skips = Skips(**resumed[1].get("skipped_steps", {}))
+        if start > spec.steps:
+            raise UserError(f"{spec.folder}: is at step {start}, beyond the {spec.steps} of this command; give more")
     elif jax.process_index() == 0 and (rows := read_metrics(spec.folder, "train")):
         # Expected after a kill before the first save; otherwise the checkpoints were deleted.
         _LOG.warning(

@@ -41,7 +41,7 @@ def test_settings_for_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu_environment({}, "cpu") == {}
 
 
-def test_the_command_restarts_itself_once_and_says_so(tmp_path: Path) -> None:
+def test_the_command_restarts_itself_once_and_silently(tmp_path: Path) -> None:
     script = tmp_path / "distil-jax"
     script.write_text(
         "import os, sys\nfrom distil_jax.cpu import restart_for_cpu\nrestart_for_cpu('cpu')\n"
@@ -63,9 +63,7 @@ def test_the_command_restarts_itself_once_and_says_so(tmp_path: Path) -> None:
 
     pid, out, err = run()
     assert out == f"{pid} 1 ['a b', '--flag'] 1"  # the same process, arguments and interpreter flags
-    assert err.count("\n") == 1
-    assert "MALLOC_ARENA_MAX=1" in err and "XLA_FLAGS=" in err
-    assert "DISTIL_JAX_RESTART=0" in err
+    assert err == ""
     for switch in ("DISTIL_JAX_RESTART", "DISTIL_JAX_CPU_FORMS"):
         pid, out, err = run(**{switch: "0"})
         assert (out, err) == (f"{pid} None ['a b', '--flag'] 1", "")

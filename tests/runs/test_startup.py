@@ -107,7 +107,7 @@ def test_two_tasks_of_a_slurm_step_find_each_other() -> None:
     "failing",
     [
         "raise ArithmeticError('as if')",
-        "runtime.abandon(2)",
+        "runtime.end_failed_process(2)",
     ],
 )
 def test_a_process_that_fails_takes_the_others_with_it(failing: str) -> None:
@@ -115,7 +115,7 @@ def test_a_process_that_fails_takes_the_others_with_it(failing: str) -> None:
     code = FLAGS + TOTAL + f"if jax.process_index() == 1:\n    {failing}\n" + TOTAL
     port = str(free_port())
     ends = finish(*(begin(code, PORT=port, NUMBER=str(number)) for number in range(2)))
-    assert ends[1][0] == (2 if "abandon" in failing else 1)
+    assert ends[1][0] == (2 if "end_failed" in failing else 1)
     assert ("ArithmeticError: as if" in ends[1][2]) == ("as if" in failing)
     assert ends[0][0] != 0
     assert ends[0][1].count("2 2 3.0") == 1  # it did not get past the second collective
@@ -123,7 +123,8 @@ def test_a_process_that_fails_takes_the_others_with_it(failing: str) -> None:
 
 def test_alone_an_exception_is_left_to_python() -> None:
     code = "from distil_jax.config import Config\nfrom distil_jax.runs import startup as runtime\nimport sys\n"
-    code += "runtime.start(Config())\nruntime.abandon(5)\nassert sys.excepthook is sys.__excepthook__\nimport jax\n"
+    code += "runtime.start(Config())\nruntime.end_failed_process(5)\n"
+    code += "assert sys.excepthook is sys.__excepthook__\nimport jax\n"
     ((status, out, err),) = finish(begin(code + "print(jax.process_count())", SLURM_NTASKS="1"))
     assert (status, out.strip()) == (0, "1"), err
 
