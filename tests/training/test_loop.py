@@ -118,9 +118,11 @@ def test_a_finished_run_computes_nothing_more(whole_run: Any, monkeypatch: pytes
 
 
 def test_a_named_attention_that_dropout_keeps_from_the_student_is_told(
-    whole_run: Any, caplog: pytest.LogCaptureFixture
+    whole_run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    distill(whole_run.config)
+    shutil.copytree(whole_run.folder, tmp_path / "run")
+    config = with_overrides(whole_run.config, {"run.output": str(tmp_path / "run")})
+    distill(config)
     assert "training.attention" not in caplog.text
-    distill(with_overrides(whole_run.config, {"training.attention": "splash"}))
+    distill(with_overrides(config, {"training.attention": "splash"}))
     assert "training.attention = 'splash': the model that learns takes 'xla' in its steps" in caplog.text
