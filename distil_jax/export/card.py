@@ -10,7 +10,6 @@ from distil_jax import __version__
 from distil_jax.config import Config
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
-from distil_jax.tasks.data.official import OFFICIAL
 from distil_jax.tasks.kinds import kind_of
 from distil_jax.tasks.registry import task_spec
 
@@ -162,8 +161,8 @@ def _has_task_teacher(config: Config) -> bool:
 
 
 def _datasets(config: Config) -> list[str]:
-    official = OFFICIAL.get(config.task.name)
-    return [f"datasets: [{official.hub[0].name}]"] if official and official.hub else []
+    published = task_spec(config.task.name).published
+    return [f"datasets: [{published.hub[0].name}]"] if published else []
 
 
 def _task_origin(config: Config, description: Mapping[str, Any]) -> str:
@@ -195,5 +194,5 @@ def _measures(measures: Mapping[str, float]) -> list[str]:
 
 
 def _takes_pairs(config: Config) -> bool:
-    official = OFFICIAL.get(config.task.name)
-    return bool(official.columns.pair if official else config.task.pair)
+    published = task_spec(config.task.name).published
+    return bool(published.columns.pair if published else config.task.pair)

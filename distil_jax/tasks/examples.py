@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distil_jax.tasks.data.published import Published
 from distil_jax.tasks.data.report import DataReport
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class TaskSpec:
         headline: measures whose mean is the task's score in a table (MRPC: accuracy and F1); empty: the first metric.
         server_file: name of the prediction file that the GLUE server wants for each test set, by test set.
         server_labels: what the server wants in that file for each class; empty: `labels`, or the number predicted.
+        published: where its data is; None: the user's own files.
     """
 
     name: str
@@ -89,6 +91,7 @@ class TaskSpec:
     headline: tuple[str, ...] = ()
     server_file: Mapping[str, str] = dataclasses.field(default_factory=dict)
     server_labels: tuple[str, ...] = ()
+    published: Published | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", self.metrics or self.kind.metrics)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import PLAIN, BadRowError, Faults, Row, place_of, some
+from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text
 from distil_jax.tasks.data.gather import own_columns
-from distil_jax.tasks.data.official import OFFICIAL, Columns
 from distil_jax.tasks.examples import Example
 from distil_jax.tasks.kinds import TaskKind
+from distil_jax.tasks.registry import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,8 @@ def usual_reading(kind: TaskKind[Any], pairs: bool | None = None) -> Reading:
 
 def reading_of(settings: TaskSettings, kind: TaskKind[Any]) -> Reading:
     """For a model that was fine-tuned with these settings: the columns it was trained on, then the usual ones."""
-    official = OFFICIAL.get(settings.name)
-    known = official.columns if official else own_columns(settings, kind.head)
+    published = TASKS[settings.name].published if settings.name in TASKS else None
+    known = published.columns if published else own_columns(settings, kind)
     reading = usual_reading(kind, bool(known.pair))
     usual = reading.columns
     columns = Columns(

@@ -11,6 +11,7 @@ from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError, Table
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.choices import BY_NUMBER, ChoiceLabels, choice_labels
+from distil_jax.tasks.data.columns import Role
 from distil_jax.tasks.data.convert import TakenColumns, endings_in, label_in, labels_in
 from distil_jax.tasks.data.labels import (
     NAMES,
@@ -27,7 +28,6 @@ from distil_jax.tasks.data.labels import (
     merged_spellings,
     set_form,
 )
-from distil_jax.tasks.data.official import Role
 from distil_jax.tasks.examples import TaskSpec
 from distil_jax.tasks.kinds.choice import CHOICE
 from distil_jax.tasks.kinds.sequence import CLASS_SETS
@@ -72,8 +72,7 @@ def decide_labels(
     """
     if spec.kind is CHOICE:
         rows = [row for one in sets for row in _choice_rows(one)]
-        from_zero = bool(spec.name != "choice")
-        choices, note = choice_labels(rows, settings.labels, from_zero=from_zero)
+        choices, note = choice_labels(rows, settings.labels, from_zero=spec.published is not None)
         return LabelRules(choices=choices, notes=(note,) if note else ())
     if not spec.kind.has_classes:
         return LabelRules()

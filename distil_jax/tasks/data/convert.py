@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from distil_jax.data.rows import FIELD_LIMIT, BadRowError, Faults, Row, Table, some
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.choices import BY_NUMBER, ChoiceLabels, Endings, listed_endings, present_endings
+from distil_jax.tasks.data.columns import Columns, Role
 from distil_jax.tasks.data.labels import NAMES, NO_CLASSES, Classes, SetForm, is_blank
-from distil_jax.tasks.data.official import Columns, Role
 from distil_jax.tasks.examples import Example
 
 if TYPE_CHECKING:

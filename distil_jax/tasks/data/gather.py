@@ -28,8 +28,11 @@ from distil_jax.data.rows import (
     suffix_of,
 )
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.official import OFFICIAL, PLAIN_SPLITS, Columns, Official, Role, SplitPlace
+from distil_jax.tasks.data.columns import Columns, Role
+from distil_jax.tasks.data.published import PLAIN_SPLITS, SplitPlace
 from distil_jax.tasks.examples import TaskSpec
+from distil_jax.tasks.kinds import TaskKind
+from distil_jax.tasks.registry import TASKS
 
 ROLES: tuple[Role, ...] = ("train", "validation", "test")
 OWN_STEMS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -61,15 +64,14 @@ def gather(settings: TaskSettings, spec: TaskSpec, rows: Mapping[Role, Any] | No
     Raises:
         UserError: nothing is given, or found, or it cannot be read.
     """
-    official = OFFICIAL.get(spec.name)
     given: dict[Role, str] = {"train": settings.train, "validation": settings.validation, "test": settings.test}
     files: dict[Role, Any] = {role: Path(path).expanduser() for role, path in given.items() if path}
     files |= rows or {}
-    if not settings.source and not files and official is None:
+    if not settings.source and not files and not spec.published:
         raise UserError(
             f"task.train is not set: {spec.name} needs a file to learn from; set task.train (or task.source)"
         )
-    reader = _Reader(settings, spec, official)
+    reader = _Reader(settings, spec)
     parts = [reader.file(role, role, path) for role, path in files.items()]
     roles: list[Role] = [role for role in ROLES if role not in files]
     if roles and (settings.source or not files):
@@ -77,34 +79,31 @@ def gather(settings: TaskSettings, spec: TaskSpec, rows: Mapping[Role, Any] | No
     return sorted(parts, key=lambda part: ROLES.index(part.role))
 
 
-def own_columns(settings: TaskSettings, kind: str) -> Columns:
-    """The columns of own data, as the settings call them; what they leave at its default has its usual name."""
-    defaults = TaskSettings()
-    plain_text, plain_label = settings.text == defaults.text, settings.label == defaults.label
-    ids, pair = (settings.id,) if settings.id else (), (settings.pair,) if settings.pair else ()
-    label = settings.label or defaults.label
-    if kind == "token":
-        words = ("words", "tokens") if plain_text else (settings.text,)
-        return Columns(words, (), ("tags", "ner_tags", "label") if plain_label else label, ids)
-    if kind == "question":
-        question = ("question",) if plain_text else (settings.text,)
-        answers = ("answers",) if plain_label else label
-        return Columns(question, pair or ("context",), answers, ids or ("id",))
-    if kind == "choice":
-        return Columns((settings.text,), pair, label, ids, (settings.endings or ("endings",),))
-    several = label if len(label) > 1 else settings.labels
-    return Columns((settings.text,), pair, label if len(label) == 1 else (), ids, indicators=several)
+def own_columns(settings: TaskSettings, kind: TaskKind[Any]) -> Columns:
+    """The columns of own data, as the settings call them; what they leave at its default has the kind's usual name."""
+    usual, defaults = kind.columns, TaskSettings()
+    plain_text = settings.text == defaults.text and settings.text != usual.text[0]
+    label = usual.label if settings.label in ((), defaults.label) else settings.label
+    several = settings.label if len(settings.label) > 1 else settings.labels
+    return Columns(
+        text=usual.text if plain_text else (settings.text,),
+        pair=(settings.pair,) if settings.pair else () if kind.optional_pair else usual.pair,
+        label=() if label == settings.label and len(label) > 1 else label,
+        id=(settings.id,) if settings.id else usual.id if kind.unique_ids else (),
+        endings=(settings.endings,) if settings.endings and usual.endings else usual.endings,
+        indicators=several if kind.several_labels else (),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
     settings: TaskSettings
     spec: TaskSpec
-    official: Official | None
 
     @property
     def columns(self) -> Columns:
-        return self.official.columns if self.official else own_columns(self.settings, self.spec.kind.head)
+        published = self.spec.published
+        return published.columns if published else own_columns(self.settings, self.spec.kind)
 
     def file(self, role: Role, name: str, path: Any) -> Part:
         """The rows of one file, or of an object in memory."""
@@ -127,7 +126,7 @@ class _Reader:
             wanted=columns.text,
             keep=columns.names(),
             positions=columns.positions,
-            flawed=bool(self.official and self.official.flawed),
+            flawed=self.spec.published is not None and self.spec.published.flawed,
             tagged=self.spec.kind.tagged,
             labelled=True,
             words=settings.text if settings.text != defaults.text else "",
@@ -138,7 +137,8 @@ class _Reader:
         """Reads what `task.source` names, sets of these roles; only a test set may be missing there."""
         needed = set(roles) != {"test"}
         text = self.settings.source
-        places = [place for place in (self.official.splits if self.official else OWN_SPLITS) if place.role in roles]
+        splits = self.spec.published.splits if self.spec.published else OWN_SPLITS
+        places = [place for place in splits if place.role in roles]
         path = Path(text).expanduser()
         if text.startswith("tfds:"):
             return self._dataset(open_tensorflow(text), places, needed)
@@ -154,7 +154,7 @@ class _Reader:
         return self._dataset(open_hub(self._hub_ids(text.removeprefix("hf:"))), places, needed)
 
     def _hub_ids(self, text: str) -> list[HubId]:
-        usual = self.official.hub if self.official else ()
+        usual = self.spec.published.hub if self.spec.published else ()
         if not text:
             return [*usual]
         name, _, config = text.partition(":")
@@ -176,30 +176,30 @@ class _Reader:
     # Folders
 
     def _folder(self, root: Path, places: list[SplitPlace], needed: bool) -> list[Part]:
-        names = self.official.folders if self.official else ()
-        self._check_folder(root, names)
+        published = self.spec.published
+        names = published.folders if published else ()
+        if published and root.name not in names:
+            self._check_folder(root)
         folders = [root / name for name in names]
         for folder in [*(path for path in folders if path.is_dir()), root]:
-            if self.spec.name == "imdb" and (parts := self._reviews(folder, places)):
+            if published and published.text_files and (parts := self._text_files(folder, places)):
                 return parts
             found = [(place, path) for place in places if (path := self._file_of(folder, place))]
             if found:
                 return [self.file(place.role, place.name, path) for place, path in found]
         if not needed:
             return []
-        names = [name for place in places for name in (place.files if self.official else OWN_STEMS[place.role])]
+        names = [name for place in places for name in (place.files if published else OWN_STEMS[place.role])]
         raise UserError(f"{root}: holds no data of {self.spec.name} (looked for {some(names, 8)}); check the folder")
 
-    def _check_folder(self, root: Path, names: tuple[str, ...]) -> None:
+    def _check_folder(self, root: Path) -> None:
         """Raises UserError for the folder of another task: some have files of the same names and columns."""
-        if not self.official or root.name in names:
-            return
-        other = next((name for name, official in OFFICIAL.items() if root.name in official.folders), "")
-        if other:
-            raise UserError(f"task.source = {str(root)!r} is the folder of {other}, not of {self.spec.name}")
+        for other in TASKS.values():
+            if other.published and root.name in other.published.folders:
+                raise UserError(f"task.source = {str(root)!r} is the folder of {other.name}, not of {self.spec.name}")
 
     def _file_of(self, folder: Path, place: SplitPlace) -> Path | None:
-        if self.official:
+        if self.spec.published:
             return next((folder / name for name in place.files if (folder / name).is_file()), None)
         found = [p for p in sorted(folder.iterdir()) if p.name.partition(".")[0] in OWN_STEMS[place.role]]
         found = [p for p in found if p.is_file() and suffix_of(p) in ENDINGS]
@@ -209,8 +209,8 @@ class _Reader:
             )
         return found[0] if found else None
 
-    def _reviews(self, folder: Path, places: Iterable[SplitPlace]) -> list[Part]:
-        """IMDb as published: a file a review, in train/neg, train/pos, test/neg and test/pos."""
+    def _text_files(self, folder: Path, places: Iterable[SplitPlace]) -> list[Part]:
+        """A file a text, in a folder a class: train/neg, train/pos, test/neg and test/pos of IMDb."""
         parts = []
         for place in places:
             if not all((folder / place.role / label).is_dir() for label in self.spec.labels):
@@ -218,7 +218,7 @@ class _Reader:
             table = Table(str(folder / place.role), ["id", "text", "label"], [], unit="")
             faults = Faults(self.settings.on_error == "skip")
             for label in self.spec.labels:
-                for path in sorted((folder / place.role / label).glob("*.txt"), key=_review_number):
+                for path in sorted((folder / place.role / label).glob("*.txt"), key=_leading_number):
                     name = f"{label}/{path.stem}"
                     text = "\n".join(row.values[PLAIN] for row in open_rows(path, ReadOptions(format="text"), faults))
                     table.rows.append(
@@ -228,6 +228,6 @@ class _Reader:
         return parts
 
 
-def _review_number(path: Path) -> tuple[int, str]:
+def _leading_number(path: Path) -> tuple[int, str]:
     number = path.stem.partition("_")[0]
     return int(number) if number.isdecimal() else -1, path.stem

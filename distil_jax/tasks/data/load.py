@@ -10,9 +10,9 @@ from distil_jax.config import TaskSettings
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.classes import LabelledTable, LabelRules, decide_labels
+from distil_jax.tasks.data.columns import Role
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, find_columns, to_examples
 from distil_jax.tasks.data.gather import Part, gather
-from distil_jax.tasks.data.official import OFFICIAL, Role
 from distil_jax.tasks.data.report import DataReport, SetReport, class_warnings, label_counts
 from distil_jax.tasks.data.splits import digest, draw, set_aside
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec, TokenExample
@@ -94,7 +94,7 @@ def _scheme(labels: Sequence[str], sets: dict[str, dict[str, list[Example]]]) ->
 
 
 def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
-    if spec.name in OFFICIAL:
+    if spec.published:
         for name in ("id", "text", "pair", "label", "endings", "sets_as"):
             if getattr(settings, name) != getattr(TaskSettings(), name):
                 raise UserError(f"task.{name} is for own data, the columns of {spec.name} are known; leave it away")
@@ -134,21 +134,16 @@ def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]
 
 
 def _row_rules(part: Part, spec: TaskSpec, labels: LabelRules) -> ExampleRules:
-    official = OFFICIAL.get(spec.name)
-    rules = ExampleRules(
-        labels.classes,
-        part.role,
-        sets=labels.sets,
-        choices=labels.choices,
-        unanswerable=spec.name != "squad",
-    )
-    if official is None:
+    rules = ExampleRules(labels.classes, part.role, sets=labels.sets, choices=labels.choices)
+    published = spec.published
+    if published is None:
         return rules
     return dataclasses.replace(
         rules,
-        limits=official.limits,
-        iob2=official.iob2,
-        blank_text=official.blank_text,
+        limits=published.limits,
+        iob2=published.iob2,
+        blank_text=published.blank_text,
+        unanswerable=not published.answered,
         unique_ids=spec.kind.unique_ids,
     )
 

@@ -11,8 +11,8 @@ import numpy as np
 from distil_jax.config import TaskSettings
 from distil_jax.hf import Tokenizer
 from distil_jax.tasks.batches import TaskBatch, row_labels
+from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, endings_in, label_of, text_of
-from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.encoded import NO_TOKEN, Encoded, assembled, cut_note, label_arrays, pieces
 from distil_jax.tasks.examples import ChoiceExample, TaskData
 from distil_jax.tasks.kinds.kind import Predicted, Prediction, PredictionOptions, TaskKind, divergence, entropy, softmax

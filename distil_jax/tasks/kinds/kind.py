@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from distil_jax.hf import Tokenizer
     from distil_jax.models import HeadKind, Problem, TaskHead
     from distil_jax.tasks.batches import Labels, TaskBatch
+    from distil_jax.tasks.data.columns import Columns
     from distil_jax.tasks.data.convert import ExampleRules, TakenColumns
-    from distil_jax.tasks.data.official import Columns
     from distil_jax.tasks.examples import TaskData
 
 E = TypeVar("E")  # the examples of a kind

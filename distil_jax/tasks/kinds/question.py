@@ -12,9 +12,9 @@ from distil_jax.data.rows import BadRowError
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
 from distil_jax.tasks.batches import TaskBatch, row_labels
+from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, text_of
 from distil_jax.tasks.data.labels import is_blank, list_in_text, number_of
-from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.encoded import Encoded, assembled
 from distil_jax.tasks.examples import Answer, QuestionExample, TaskData
 from distil_jax.tasks.kinds.kind import (
@@ -219,7 +219,7 @@ QUESTION = TaskKind(
     head="question",
     reads="answers",
     example=QuestionExample,
-    columns=Columns(("question",), ("context",), id=("id",)),
+    columns=Columns(("question",), ("context",), ("answers",), ("id",)),
     flags=("--question", "--context"),
     row="a question and its context",
     bare=_bare,

@@ -12,9 +12,9 @@ from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
 from distil_jax.hf import Tokenizer, numbered_labels
 from distil_jax.tasks.batches import Labels, row_labels
+from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, label_of, text_of
 from distil_jax.tasks.data.labels import class_set, indicator, is_blank, score
-from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.encoded import Encoded, assembled, cut_note, label_arrays, pieces
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.kinds.kind import (

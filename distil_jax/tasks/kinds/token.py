@@ -13,10 +13,10 @@ from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
 from distil_jax.hf import Tokenizer, numbered_labels
 from distil_jax.tasks.batches import Labels, normalised
+from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.conll import to_iob2
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, label_of, value_of
 from distil_jax.tasks.data.labels import is_span_tag
-from distil_jax.tasks.data.official import Columns
 from distil_jax.tasks.encoded import IGNORED, Encoded, assembled, pieces
 from distil_jax.tasks.examples import TaskData, TokenExample
 from distil_jax.tasks.kinds.kind import (
@@ -235,7 +235,7 @@ TAGS = TaskKind(
     head="token",
     reads="tags of words",
     example=TokenExample,
-    columns=Columns(("words", "tokens", "text"), id=("id",)),
+    columns=Columns(("words", "tokens", "text"), label=("tags", "ner_tags", "label"), id=("id",)),
     row="a text or its words",
     bare=_bare,
     to_example=_to_example,
