@@ -109,7 +109,7 @@ def finetune(config: Config) -> None:
     with working_on(config.run.output):
         found = finetune(config)
     if found.result.is_main:
-        for note in found.notes:
+        for note in found.late_notes:
             print(f"note: {note}")
         print(_finetuned(config, found))
 

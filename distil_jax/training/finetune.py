@@ -37,12 +37,16 @@ from distil_jax.training.task_run import task_model_facts, task_run_spec
 
 @dataclasses.dataclass(frozen=True)
 class FineTuned:
-    """A finished fine-tuning: the run, the task, the measures of the chosen step, and notes for the user."""
+    """A finished fine-tuning: the run, the task, the measures of the chosen step, and notes for the user.
+
+    `late_notes` are those of `notes` that could not be printed before training.
+    """
 
     result: TrainResult
     data: TaskData
     measures: Mapping[str, float]
     notes: tuple[str, ...]
+    late_notes: tuple[str, ...] = ()
 
 
 def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
@@ -76,8 +80,10 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
     if training.teacher is not None:
         inputs["teacher.path"] = fingerprint(training.teacher[2])
     sets = {"train": train, **held_out}
-    notes = (*data.notes, *training.notes, *(f"{name}: {note}" for name, one in sets.items() for note in one.notes))
+    encoding_notes = [f"{name}: {note}, of {len(one):,} rows" for name, one in sets.items() for note in one.notes]
     announce(encoded_lines({name: encoded.ids for name, encoded in sets.items()}, training.tokenizer.unk_id))
+    announce(f"note: {note}" for note in (*training.notes, *encoding_notes))
+    notes, late_notes = (*data.notes, *training.notes, *encoding_notes), ()
     folder, main = Path(config.run.output), jax.process_index() == 0
     with first_process_in(partial(open_run_folder, folder, config, inputs, "finetune")):
         facts = task_model_facts(config, data, training)
@@ -89,9 +95,9 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
         if main and (not finished_before or wants_tests(folder)):
             seconds = None if finished_before else time.monotonic() - started
             tested = _tested(config, data, training, result, devices, watchdog)
-            measures, notes = {**measures, **tested.measures}, (*notes, *tested.notes)
-            write_result(config, data, result, measures, seconds, notes, tested.untested)
-    return FineTuned(result, data, measures, notes)
+            measures, late_notes = {**measures, **tested.measures}, tested.notes
+            write_result(config, data, result, measures, seconds, (*notes, *late_notes), tested.untested)
+    return FineTuned(result, data, measures, (*notes, *late_notes), late_notes)
 
 
 def _encoded(config: Config, data: TaskData, training: TaskTraining) -> tuple[Encoded, dict[str, Encoded]]:
