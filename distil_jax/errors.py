@@ -6,10 +6,15 @@ import contextlib
 import errno
 import os
 import re
+import reprlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+_SHOWN = 80  # characters of a value that a message spells out
+_shortened = reprlib.Repr()  # stops at a depth and a length: a file may nest and fill lists at will
+_shortened.maxstring = _shortened.maxother = _shortened.maxlong = _SHOWN
 # What storage fails with that worked before, and what to do about it.
 _STORAGE = {
     errno.ENOSPC: "make room",
@@ -73,6 +78,20 @@ def one_line(text: object, limit: int = 200) -> str:
     if not part.isprintable():
         part = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in part)
     return part if len(part) <= limit else part[: limit - 3] + "..."
+
+
+def shown(value: Any) -> str:
+    """A value as it would stand in a file, on one line and shortened to fit a message."""
+    if isinstance(value, str):
+        text = f'"{value[:_SHOWN]}' + ('"' if len(value) <= _SHOWN else "")
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    else:
+        try:
+            text = _shortened.repr(value)
+        except ValueError:  # Python does not spell out numbers of thousands of digits
+            text = "a number of thousands of digits"
+    return one_line(text, _SHOWN)
 
 
 def storage_reason(error: BaseException, *, own: bool = False) -> str | None:

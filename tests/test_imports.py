@@ -28,7 +28,6 @@ BESIDE_FACES: dict[str, set[str]] = {
     "cli": {"data", "runs", "training"},
     "evaluation": {"data", "export", "tasks", "training"},
     "export": {"data", "tasks", "training"},
-    "hf": {"config"},
     "runs": {"data"},
     "tasks": {"config", "data"},
     "training": {"config", "data", "tasks"},

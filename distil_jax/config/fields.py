@@ -6,22 +6,18 @@ import dataclasses
 import functools
 import math
 import re
-import reprlib
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, shown
 
 INTEGER_LIMIT = 2**31  # JAX without 64-bit mode takes signed 32-bit integers
 # Settings become float32 numbers on the device: what is larger would be infinite there, what is smaller would be 0.
 LARGEST_FLOAT, SMALLEST_FLOAT = 3.4e38, 1.2e-38
-_SHOWN = 80  # characters of a value that a message spells out
 _LONGEST_TEXT = 4096  # as Linux has it for a path
-_shortened = reprlib.Repr()  # stops at a depth and a length: a file may nest and fill lists at will
-_shortened.maxstring = _shortened.maxother = _shortened.maxlong = _SHOWN
 
 
 @dataclass(frozen=True)
@@ -175,20 +171,6 @@ def fields_of(section: type[Section]) -> dict[str, Field]:
         spec.name: Field(hints[spec.name], spec.default, **spec.metadata)
         for spec in dataclasses.fields(typing.cast(Any, section))
     }
-
-
-def shown(value: Any) -> str:
-    """A value as it would stand in the file, on one line and shortened to fit a message."""
-    if isinstance(value, str):
-        text = f'"{value[:_SHOWN]}' + ('"' if len(value) <= _SHOWN else "")
-    elif isinstance(value, bool):
-        text = str(value).lower()
-    else:
-        try:
-            text = _shortened.repr(value)
-        except ValueError:  # Python does not spell out numbers of thousands of digits
-            text = "a number of thousands of digits"
-    return one_line(text, _SHOWN)
 
 
 def allowed_text(annotation: Any) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.config.fields import Field, fields_of, shown
+from distil_jax.config.fields import Field, fields_of
 from distil_jax.config.schema import SECTIONS, Config
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, one_line, shown
 
 INHERIT = "inherit"
 _LARGEST_FILE = 256 << 10  # bytes; with every setting spelled out a file has about 10 kB

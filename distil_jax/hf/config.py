@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, shown
 from distil_jax.hf.families import Family, Head, family_named, find_family
-from distil_jax.hf.fields import Fields, quoted, read_json
+from distil_jax.hf.fields import Fields, read_json
 from distil_jax.hf.hub import locate
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _refuse_what_is_not_computed(raw: Mapping[str, Any], where: str) -> None:
     """Settings under which the same weights mean another function than ours."""
     kind = raw.get("position_embedding_type") or "absolute"
     if kind != "absolute":
-        raise UserError(f"{where}: position_embedding_type = {quoted(kind)} is not supported, only 'absolute'")
+        raise UserError(f"{where}: position_embedding_type = {shown(kind)} is not supported, only 'absolute'")
     for name, why in (
         ("is_decoder", "causal models are not supported, only encoders"),
         ("add_cross_attention", "only plain encoders are supported"),
@@ -69,7 +69,7 @@ def _refuse_what_is_not_computed(raw: Mapping[str, Any], where: str) -> None:
         ("pruned_heads", "models with pruned attention heads are not supported"),
     ):
         if raw.get(name):
-            raise UserError(f"{where}: {name} = {quoted(raw[name])}; {why}")
+            raise UserError(f"{where}: {name} = {shown(raw[name])}; {why}")
 
 
 def encoder_config_to_hf(config: EncoderConfig, head: Head) -> dict[str, Any]:

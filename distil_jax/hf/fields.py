@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, shown
 from distil_jax.hf.families import ConfigField
 
 # transformers' names of the same function -> ours. The tanh forms differ in rounding only.
@@ -55,11 +55,6 @@ def read_json(path: Path, limit: int = _LARGEST_FILE) -> dict[str, Any]:
     return raw
 
 
-def quoted(value: Any) -> str:
-    """A value of a file as part of a message."""
-    return one_line(repr(value), 80)
-
-
 class Fields:
     """Typed look-ups in the object `raw` of the file `where`."""
 
@@ -82,14 +77,14 @@ class Fields:
         """A whole number from `low` to `high`."""
         value = self.raw.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise UserError(f"{self.where}: {name} = {quoted(value)}, expected a whole number from {low} to {high}")
+            raise UserError(f"{self.where}: {name} = {shown(value)}, expected a whole number from {low} to {high}")
         return value
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         """A number from `low` to below `high`."""
         value = self.raw.get(name, default)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < high:
-            raise UserError(f"{self.where}: {name} = {quoted(value)}, expected a number from {low} to below {high}")
+            raise UserError(f"{self.where}: {name} = {shown(value)}, expected a number from {low} to below {high}")
         return float(value)
 
     def activation(self, name: str, default: str) -> str:
@@ -97,6 +92,6 @@ class Fields:
         value = self.raw.get(name, default)
         if not isinstance(value, str) or value not in ACTIVATION_NAMES:
             raise UserError(
-                f"{self.where}: {name} = {quoted(value)} is not supported; known: {', '.join(ACTIVATION_NAMES)}"
+                f"{self.where}: {name} = {shown(value)} is not supported; known: {', '.join(ACTIVATION_NAMES)}"
             )
         return ACTIVATION_NAMES[value]

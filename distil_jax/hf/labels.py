@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distil_jax.config.fields import shown
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, shown
 
 MOST_LABELS = 1 << 20  # far beyond any task; a larger number is a typing mistake or a hostile file
 

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from distil_jax.config.fields import shown
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, shown
 from distil_jax.hf.families import FAMILIES, HeadRule, named_heads
 from distil_jax.hf.fields import Fields
 from distil_jax.hf.labels import MOST_LABELS, checked_labels, has_names, labels_from_hf, numbered_labels

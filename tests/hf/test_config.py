@@ -163,10 +163,10 @@ def test_googles_bert_config_is_bert_by_its_fields() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "gpt2"}, "'gpt2'"),
+        ({"model_type": "gpt2"}, '"gpt2"'),
         ({"model_type": ["bert"]}, "model_type"),
         ({"model_type": None, "architectures": ["LlamaModel"]}, "model_type"),
-        ({"hidden_act": "mish"}, "'mish'"),
+        ({"hidden_act": "mish"}, '"mish"'),
         ({"hidden_act": ["gelu"]}, "hidden_act"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"add_cross_attention": True}, "add_cross_attention"),

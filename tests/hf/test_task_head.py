@@ -112,7 +112,7 @@ def test_questions_and_choices_have_no_labels() -> None:
         ({"problem_type": ["regression"]}, "problem_type = ['regression']"),
         ({"num_labels": 1, "problem_type": "single_label_classification"}, "with one label"),
         ({"classifier_dropout": 1.5}, "classifier_dropout = 1.5"),
-        ({"classifier_dropout": "0.1"}, "classifier_dropout = '0.1'"),
+        ({"classifier_dropout": "0.1"}, 'classifier_dropout = "0.1"'),
     ],
 )
 def test_what_cannot_be_a_head_is_refused_by_name(fields: dict[str, Any], named: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, shown
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.distilbert import DISTILBERT
 from distil_jax.hf.families.family import CLASS_SUFFIXES, ConfigField, Family, Head, HeadRule, TensorRule
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 
-def family_named(name: str, setting: str = "family") -> Family:
+def family_named(name: Any, setting: str = "family") -> Family:
     """The family of this name. Raises UserError, naming `setting`, where there is none."""
-    if name not in FAMILIES:
-        raise UserError(f"{setting} = {one_line(repr(name), 80)} is not supported; known: {', '.join(FAMILIES)}")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UserError(f"{setting} = {shown(name)} is not supported; known: {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
@@ -43,7 +43,7 @@ def find_family(raw: Mapping[str, Any], where: str) -> tuple[Family, str]:
     """
     name = raw.get("model_type")
     if name is not None:
-        return family_named(name if isinstance(name, str) else repr(name), f"{where}: model_type"), "model_type"
+        return family_named(name, f"{where}: model_type"), "model_type"
     classes = architectures(raw)
     for family in FAMILIES.values():
         if any(name.startswith(family.class_prefix) for name in classes):
