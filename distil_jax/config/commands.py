@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from distil_jax.config.fields import Section, at_least, between, each, setting
+from distil_jax.config.fields import SEPARATOR, Section, at_least, between, each, setting
 from distil_jax.config.schema import Masking
 from distil_jax.errors import UserError
 
@@ -68,8 +68,16 @@ class PredictArguments(Arguments):
     endings: tuple[str, ...] = setting((), "what may follow --text")
     input: str = setting(
         "",
-        ".txt (a text a line), .jsonl, .csv, .tsv or .parquet file, CoNLL columns for tags, SQuAD's .json for "
-        "questions; -: lines or JSON lines of standard input",
+        "file: .txt (a text a line), .jsonl, .json, .csv, .tsv or .parquet; CoNLL columns for tags, SQuAD's .json for "
+        "questions; -: standard input",
+    )
+    input_format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "text", "conll", "conllu"] = setting(
+        "auto", "of --input; auto: by its ending, a pipe's by its first line"
+    )
+    separator: str = setting(
+        "",
+        'mark between the columns of CSV and TSV, such as ";" or "tab"; empty: as in fine-tuning, or found',
+        SEPARATOR,
     )
     output: str = setting(
         "-",

@@ -68,6 +68,7 @@ LAYER_PAIRS = Check(
     'each "student:teacher", as in "3:6"',
     lambda pairs: all(re.fullmatch("[0-9]{1,3}:[0-9]{1,3}", pair) for pair in pairs),
 )
+SEPARATOR = Check('one character, or "tab"', lambda value: len(value) <= 1 or value == "tab")
 NO_EMPTY_ITEM = Check("without empty items", lambda value: "" not in value)
 
 

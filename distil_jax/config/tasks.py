@@ -10,6 +10,7 @@ from distil_jax.config.fields import (
     LAYER_PAIRS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
+    SEPARATOR,
     Check,
     Section,
     at_least,
@@ -71,7 +72,7 @@ class TaskSettings(Section):
     separator: str = setting(
         "",
         'mark between the columns of CSV and TSV, such as ";" or "tab"; empty: found in the first lines',
-        Check('one character, or "tab"', lambda value: len(value) <= 1 or value == "tab"),
+        SEPARATOR,
     )
     id: str = setting("", "name of the column that identifies a row; empty: its number")
     text: str = setting(

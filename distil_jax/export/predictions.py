@@ -7,12 +7,12 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from distil_jax.config import PredictArguments
-from distil_jax.data.rows import PLAIN, Arriving, Faults, Format, Row, open_writer, with_predictions, writable_format
+from distil_jax.data.rows import PLAIN, Arriving, Faults, Format, Row, RowStream, open_writer, with_predictions, writable_format
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.export.task_models import faults_of, load_predictor
@@ -75,12 +75,12 @@ def write_predictions(
     options, faults, summary = _options(predictor, given), faults_of(given.on_error), PredictionSummary()
     _refuse_own_input(given.output, given.input)
     format = _format(given.output)
-    rows, name, unit = _rows(given, reading, faults, predictor.head.labels)
-    found = requests(rows, reading, faults, name, unit, lambda: summary.add(["1 blank lines left out"]))
+    rows = _rows(given, reading, faults, predictor)
+    found = requests(rows, reading, faults, rows.name, rows.unit, lambda: summary.add(["1 blank lines left out"]))
     # A mistake in the input's name must not cost the results of an earlier call, so read before opening the output.
     first = [*itertools.islice(found, 1)]
     if not first and not faults.count:
-        raise UserError(f"{name}: holds no row to predict; check it")
+        raise UserError(f"{rows.name}: holds no row to predict; check it")
     asked = itertools.chain(first, found)
     if given.input == PIPE:
         asked = Arriving(asked)  # answers what the pipe holds before it waits for more
@@ -89,7 +89,7 @@ def write_predictions(
         for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, summary=summary):
             writer.write([_written(request, prediction, format) for request, prediction in chunk])
             show(Written(summary.rows, time.monotonic() - started).text)
-    notes = [f"{count:,} {what}" for what, count in summary.notes.items()]
+    notes = [*rows.notes, *(f"{count:,} {what}" for what, count in summary.notes.items())]
     if faults.count:
         notes.append(f"{faults.count} {'row' if faults.count == 1 else 'rows'} skipped (first: {faults.first})")
     return Written(summary.rows, time.monotonic() - started, tuple(notes))
@@ -118,10 +118,8 @@ def _options(predictor: Predictor, given: PredictArguments) -> PredictionOptions
     )
 
 
-def _rows(
-    given: PredictArguments, reading: Reading, faults: Faults, labels: Sequence[str]
-) -> tuple[Iterable[Row], str, str]:
-    """The rows, their source, and the unit of their places; `labels` are the model's.
+def _rows(given: PredictArguments, reading: Reading, faults: Faults, predictor: Predictor) -> RowStream:
+    """The rows that are given.
 
     Raises:
         UserError: no rows are given, or two sources, or the rows do not fit the model.
@@ -131,10 +129,11 @@ def _rows(
         raise UserError(f"--input and {typed[0]} are both given; give one of the two")
     if given.input:
         source = sys.stdin.buffer if given.input == PIPE else Path(given.input)
-        stream = rows_to_predict(source, reading, faults, labels)
-        return stream, stream.name, stream.unit
+        format = None if given.input_format == "auto" else given.input_format
+        separator = given.separator or predictor.settings.separator
+        return rows_to_predict(source, reading, faults, predictor.head.labels, format, separator)
     _check_typed(given, reading, typed)
-    return _typed_rows(given, reading), "the command line", "row"
+    return RowStream("the command line", "row", iter(_typed_rows(given, reading)))
 
 
 def _check_typed(given: PredictArguments, reading: Reading, typed: Sequence[str]) -> None:

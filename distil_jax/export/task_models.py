@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import Faults, Row
+from distil_jax.data.rows import Faults, Row, open_rows
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.export.prediction_settings import from_config_json, prediction_options
@@ -152,8 +152,9 @@ def predict(
 
     Args:
         model: a path or hub id (see `load_predictor`), or a predictor, which keeps its compiled programs.
-        rows: texts; (text, second text) pairs; lists of words; or mappings with the columns that `reading` names, such
-            as {"text", "pair"}, {"words"}, {"question", "context"}, {"text", "endings"}, and an "id" if they like.
+        rows: texts; (text, second text) pairs; lists of words; or mappings, a `datasets` object or a DataFrame with the
+            columns that `reading` names, such as {"text", "pair"}, {"words"}, {"question", "context"},
+            {"text", "endings"}, and an "id" if they like.
         batch_size: rows of a batch; 0: chosen.
         options: what is said about a row; None: the predictor's.
         reading: which columns are read; None: the predictor's.
@@ -171,7 +172,8 @@ def predict(
     if isinstance(rows, str | Mapping):
         raise UserError("rows: is one row, not rows; put it into a list")
     predictor = model if isinstance(model, Predictor) else load_predictor(model)
-    numbered = (Row(number + 1, number, row) for number, row in enumerate(rows))
+    frame = hasattr(rows, "itertuples")  # of pandas, which gives names of columns when iterated over
+    numbered = open_rows(rows) if frame else (Row(number + 1, number, row) for number, row in enumerate(rows))
     asked = requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")
     for chunk in predictor.chunks(asked, batch_size=batch_size, options=options, summary=summary):
         yield from ({"id": request.id, **prediction} for request, prediction in chunk)

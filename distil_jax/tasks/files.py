@@ -46,5 +46,5 @@ def rows_to_predict(
     stream = open_rows(source, options, faults)
     if stream.columns_taken and name != WORDS:
         rows = stream.rows
-        stream.rows = (row._replace(values={name: row.values[WORDS]}) for row in rows)
+        stream.rows = (row._replace(values={name: row.values[WORDS], **row.values}) for row in rows)
     return stream

@@ -249,3 +249,32 @@ def test_blank_lines_do_not_end_a_file_of_texts(classes: Predictor, tmp_path: Pa
     done = write_predictions(classes, asked(input=str(tmp_path / "in.txt"), output=str(tmp_path / "out.jsonl")))
     assert [one["id"] for one in read(tmp_path / "out.jsonl")] == [0, 3]
     assert "2 blank lines left out" in done.text
+
+
+@pytest.mark.parametrize(
+    ("data", "given"),
+    [
+        ("n;text\n1;the cat sat\n2;a dog\n", {}),
+        ("n\ttext\n1\tthe cat sat\n2\ta dog\n", {}),
+        ('[{"text": "the cat sat"}, {"text": "a dog"}]', {}),
+        ("text\nthe cat sat\na dog\n", {"input_format": "csv"}),
+        ("text:n\nthe cat sat:1\na dog:2\n", {"input_format": "csv", "separator": ":"}),
+    ],
+)
+def test_tables_through_a_pipe(
+    classes: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, given: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+    write_predictions(classes, asked(input="-", output=str(tmp_path / "out.jsonl"), **given))
+    expected = [one["label"] for one in predict(classes, ["the cat sat", "a dog"])]
+    assert [one["label"] for one in read(tmp_path / "out.jsonl")] == expected
+
+
+def test_data_frames_and_datasets(classes: Predictor) -> None:
+    import datasets
+    import pandas
+
+    frame = pandas.DataFrame({"text": TEXTS, "n": range(4)})
+    expected = list(predict(classes, TEXTS))
+    assert list(predict(classes, frame)) == expected
+    assert list(predict(classes, datasets.Dataset.from_pandas(frame))) == expected

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from distil_jax.data.rows.files import suffix_of
+from distil_jax.data.rows.files import compression_of, suffix_of
 from distil_jax.data.rows.options import Format
 from distil_jax.data.rows.read import ENDINGS
 from distil_jax.errors import UserError, one_line
@@ -62,6 +62,8 @@ def open_writer(target: str | Path | IO[str], format: Format | None = None) -> R
         return _text_writer(target, format or "jsonl", close=False)
     path = Path(target).expanduser()
     format = format or writable_format(path)
+    if compression_of(path):
+        raise UserError(f"{path}: is written unpacked; leave {path.suffix} out")
     try:
         if format == "parquet":
             path.open("wb").close()
