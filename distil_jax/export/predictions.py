@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import PredictArguments
-from distil_jax.data.rows import PLAIN, Arriving, Faults, Format, Row, RowStream, open_writer, with_predictions, writable_format
+from distil_jax.data.rows import (
+    PLAIN,
+    Arriving,
+    Faults,
+    Format,
+    Row,
+    RowStream,
+    RowWriter,
+    with_predictions,
+    writable_format,
+)
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.export.task_models import faults_of, load_predictor
@@ -85,7 +95,7 @@ def write_predictions(
     if given.input == PIPE:
         asked = Arriving(asked)  # answers what the pipe holds before it waits for more
     started = time.monotonic()
-    with contextlib.closing(open_writer(sys.stdout if given.output == PIPE else given.output, format)) as writer:
+    with contextlib.closing(RowWriter(sys.stdout if given.output == PIPE else given.output, format)) as writer:
         for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, summary=summary):
             writer.write([_written(request, prediction, format) for request, prediction in chunk])
             show(Written(summary.rows, time.monotonic() - started).text)

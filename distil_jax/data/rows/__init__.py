@@ -14,7 +14,7 @@ from distil_jax.data.rows.options import FORMATS, Format, ReadOptions
 from distil_jax.data.rows.read import ENDINGS, open_rows, read_table, recognised_format
 from distil_jax.data.rows.separated import FIELD_LIMIT
 from distil_jax.data.rows.table import PLAIN, BadRowError, Faults, Row, RowStream, Table, place_of, repeated, some
-from distil_jax.data.rows.write import RowWriter, json_line, open_writer, with_predictions, writable_format, write_rows
+from distil_jax.data.rows.write import RowWriter, json_line, with_predictions, writable_format, write_rows
 
 __all__ = [
     "CONLLU_COLUMNS",
@@ -49,7 +49,6 @@ __all__ = [
     "open_rows",
     "open_source",
     "open_tensorflow",
-    "open_writer",
     "parse_json",
     "place_of",
     "read_table",

@@ -7,27 +7,104 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from distil_jax.data.rows.files import compression_of, suffix_of
 from distil_jax.data.rows.options import Format
 from distil_jax.data.rows.read import ENDINGS
 from distil_jax.errors import UserError, one_line
 
-WRITABLE: tuple[Format, ...] = ("csv", "tsv", "jsonl", "parquet")
-_PREDICTED = "predicted_"
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_WRITABLE = (*_SEPARATORS, "jsonl", "parquet")
 
 
-class RowWriter(Protocol):
-    """Writes rows; what was written is flushed after each call."""
+class RowWriter:
+    """Writes rows a few at a time; text is flushed after each call.
+
+    The first rows decide on the columns of a table, and Parquet's types. Cells of CSV and TSV are quoted where needed;
+    lists and objects are JSON there, and what is missing is empty.
+    """
+
+    def __init__(self, target: str | Path | IO[str], format: Format | None = None) -> None:
+        """Opens a writer.
+
+        Args:
+            target: a file's path (the file is replaced), or an open text stream.
+            format: "csv", "tsv", "jsonl" or "parquet"; None: by the path's ending, JSON Lines for a stream.
+
+        Raises:
+            UserError: rows are not written in this format, or the file cannot be written.
+        """
+        self.owned = isinstance(target, str | Path)
+        self.name = str(target) if isinstance(target, str | Path) else getattr(target, "name", "output")
+        self.format = format or (writable_format(self.name) if self.owned else "jsonl")
+        self.columns: list[str] = []
+        self._file: Any = None if self.format == "parquet" else target  # Parquet's is opened once its types are known
+        if isinstance(target, str | Path):
+            path = Path(target).expanduser()
+            if compression_of(path):
+                raise UserError(f"{path}: is written unpacked; leave {path.suffix} out")
+            try:
+                file = path.open("w", encoding="utf-8", newline="")
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+            self._path, self._file = path, None if self.format == "parquet" else file
+        elif self.format == "parquet":
+            raise UserError("Parquet cannot be written to a stream of text; name a file")
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes some more rows."""
-        ...
+        """Writes some more rows. Raises UserError for a column that the first rows lack."""
+        if not rows:
+            return
+        header = not self.columns
+        self.columns = self.columns or [*dict.fromkeys(name for row in rows for name in row)]
+        if self.format == "jsonl":
+            # A terminal that takes no Unicode gets the escapes of JSON.
+            plain = "utf" not in (getattr(self._file, "encoding", None) or "utf-8").lower()
+            text = "".join(f"{json_line(row, plain)}\n" for row in rows)
+        else:
+            if strange := next((name for row in rows for name in row if name not in self.columns), None):
+                raise UserError(f"{self.name}: a row has a column {strange!r} that the first lack; write JSON Lines")
+            if self.format == "parquet":
+                self._write_parquet({name: [row.get(name) for row in rows] for name in self.columns})
+                return
+            text = self._table(rows, header)
+        self._file.write(text)
+        self._file.flush()
 
     def close(self) -> None:
-        """Ends the file."""
-        ...
+        """Ends the file; a stream stays open."""
+        if self.owned and self._file is not None:
+            self._file.close()
+
+    def _table(self, rows: Sequence[Mapping[str, Any]], header: bool) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter=_SEPARATORS[self.format], lineterminator="\n")
+        if header:
+            writer.writerow(self.columns)
+        writer.writerows([_cell(row.get(name)) for name in self.columns] for row in rows)
+        return text.getvalue()
+
+    def _write_parquet(self, columns: dict[str, list[Any]]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.Table.from_pydict(columns, schema=None if self._file is None else self._file.schema)
+        except (pyarrow.ArrowException, TypeError, ValueError) as error:
+            what = one_line(error)
+            raise UserError(f"{self.name}: rows of different types ({what}); write JSON Lines") from error
+        self._file = self._file or pyarrow.parquet.ParquetWriter(self._path, table.schema)
+        self._file.write_table(table)
+
+
+def write_rows(target: str | Path | IO[str], rows: Iterable[Mapping[str, Any]], format: Format | None = None) -> None:
+    """Writes all rows. Arguments and errors as of `RowWriter`."""
+    writer = RowWriter(target, format)
+    try:
+        writer.write([*rows])
+    finally:
+        writer.close()
 
 
 def writable_format(target: str | Path) -> Format:
@@ -37,55 +114,16 @@ def writable_format(target: str | Path) -> Format:
         UserError: no rows are written in this format.
     """
     suffix = suffix_of(Path(target))
-    format = ENDINGS.get(suffix)
-    if format in ("json", None) and suffix in (".json", ""):
-        return "jsonl"
-    if format not in WRITABLE:
-        known = ", ".join(ending for ending, format in ENDINGS.items() if format in WRITABLE)
+    format = "jsonl" if suffix in (".json", "") else ENDINGS.get(suffix)
+    if format not in _WRITABLE:
+        known = ", ".join(ending for ending, format in ENDINGS.items() if format in _WRITABLE)
         raise UserError(f"{target}: rows cannot be written as {suffix}; use one of {known}")
     return format
 
 
-def open_writer(target: str | Path | IO[str], format: Format | None = None) -> RowWriter:
-    """A writer of rows.
-
-    Args:
-        target: a file's path (it is replaced), or an open text stream.
-        format: "csv", "tsv", "jsonl" or "parquet"; None: by the path's ending, JSON Lines for a stream.
-
-    Raises:
-        UserError: the ending names no format of these, or the file cannot be written.
-    """
-    if not isinstance(target, str | Path):
-        if format == "parquet":
-            raise UserError("Parquet cannot be written to a stream of text; name a file")
-        return _text_writer(target, format or "jsonl", close=False)
-    path = Path(target).expanduser()
-    format = format or writable_format(path)
-    if compression_of(path):
-        raise UserError(f"{path}: is written unpacked; leave {path.suffix} out")
-    try:
-        if format == "parquet":
-            path.open("wb").close()
-            return _ParquetWriter(path)
-        return _text_writer(path.open("w", encoding="utf-8", newline=""), format, close=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
-
-
-def write_rows(target: str | Path | IO[str], rows: Iterable[Mapping[str, Any]], format: Format | None = None) -> None:
-    """Writes all rows. Arguments and errors as of `open_writer`."""
-    writer = open_writer(target, format)
-    try:
-        writer.write([*rows])
-    finally:
-        writer.close()
-
-
 def with_predictions(values: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
     """A row's own columns, then what was predicted for it; a name that the row has already gets "predicted_"."""
-    added = {f"{_PREDICTED}{name}" if name in values else name: value for name, value in predicted.items()}
-    return {**values, **added}
+    return {**values, **{f"predicted_{name}" if name in values else name: value for name, value in predicted.items()}}
 
 
 def json_line(value: object, ascii_only: bool = False) -> str:
@@ -93,97 +131,7 @@ def json_line(value: object, ascii_only: bool = False) -> str:
     return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False)
 
 
-def _text_writer(file: IO[str], format: Format, *, close: bool) -> RowWriter:
-    if format == "jsonl":
-        return _JsonWriter(file, close)
-    return _TableWriter(file, "," if format == "csv" else "\t", close)
-
-
-class _JsonWriter:
-    def __init__(self, file: IO[str], close: bool) -> None:
-        self.file, self.owned = file, close
-        # A terminal that takes no Unicode gets the escapes of JSON.
-        self.plain = "utf" not in (getattr(file, "encoding", None) or "utf-8").lower()
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.file.write("".join(f"{json_line(row, self.plain)}\n" for row in rows))
-        self.file.flush()
-
-    def close(self) -> None:
-        if self.owned:
-            self.file.close()
-
-
-class _TableWriter:
-    """CSV and TSV: cells are quoted where needed; lists and objects are written as JSON, what is missing as ""."""
-
-    def __init__(self, file: IO[str], separator: str, close: bool) -> None:
-        self.file, self.separator, self.owned = file, separator, close
-        self.columns: list[str] = []
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter=self.separator, lineterminator="\n")
-        if not self.columns and rows:
-            self.columns = _all_columns(rows)
-            writer.writerow(self.columns)
-        for row in rows:
-            _check_columns(row, self.columns, self.file)
-            writer.writerow([_cell(row.get(name)) for name in self.columns])
-        self.file.write(text.getvalue())
-        self.file.flush()
-
-    def close(self) -> None:
-        if self.owned:
-            self.file.close()
-
-
-class _ParquetWriter:
-    """The columns and types of the first rows are those of the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.file = path, None
-        self.columns: list[str] = []
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
-        if not rows:
-            return
-        self.columns = self.columns or _all_columns(rows)
-        for row in rows:
-            _check_columns(row, self.columns, self.path)
-        schema = None if self.file is None else self.file.schema
-        columns = {name: [row.get(name) for row in rows] for name in self.columns}
-        try:
-            table = pyarrow.Table.from_pydict(columns, schema=schema)
-        except (pyarrow.ArrowException, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.path}: rows hold values of different types ({one_line(error)}); write JSON Lines"
-            ) from error
-        if self.file is None:
-            self.file = pyarrow.parquet.ParquetWriter(self.path, table.schema)
-        self.file.write_table(table)
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-
-
-def _all_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [*dict.fromkeys(name for row in rows for name in row)]
-
-
-def _check_columns(row: Mapping[str, Any], columns: Sequence[str], target: object) -> None:
-    if strange := next((name for name in row if name not in columns), None):
-        name = getattr(target, "name", target)
-        raise UserError(f"{name}: a row has a column {strange!r} that the first rows lack; write JSON Lines")
-
-
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
-    if isinstance(value, bool | dict | list | tuple):
-        return json_line(value)
-    return value
+    return json_line(value) if isinstance(value, bool | dict | list | tuple) else value

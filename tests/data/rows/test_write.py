@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from distil_jax.data.rows import (
     ReadOptions,
+    RowWriter,
     json_line,
     open_rows,
-    open_writer,
     read_table,
     with_predictions,
     write_rows,
@@ -64,7 +64,7 @@ def test_any_text_is_read_back(cells: list[tuple[str, str]], format: Any) -> Non
 
 def test_rows_are_there_after_every_call(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl"):
-        writer = open_writer(tmp_path / name)
+        writer = RowWriter(tmp_path / name)
         for row in ROWS:
             writer.write([row])
             assert row["text"][:1] in (tmp_path / name).read_text()
@@ -81,11 +81,11 @@ def test_predictions_follow_the_columns_of_the_row() -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.xlsx.*\.csv"):
-        open_writer(tmp_path / "a.xlsx")
+        RowWriter(tmp_path / "a.xlsx")
     with pytest.raises(UserError, match=r"none/a\.csv: cannot be written"):
-        open_writer(tmp_path / "none" / "a.csv")
+        RowWriter(tmp_path / "none" / "a.csv")
     for name in ("a.csv", "a.parquet"):
-        writer = open_writer(tmp_path / name)
+        writer = RowWriter(tmp_path / name)
         writer.write([{"text": "a"}])
         with pytest.raises(UserError, match=rf"{name}.*'more'"):
             writer.write([{"text": "b", "more": 1}])
