@@ -6,11 +6,15 @@ words and tags is recognised by what they hold, or named by the user, and always
 
 from __future__ import annotations
 
+import ast
 import collections
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from distil_jax.data.rows.json_rows import parse_json
 from distil_jax.data.rows.lines import Line
 from distil_jax.data.rows.options import ReadOptions
 from distil_jax.data.rows.table import Faults, Row, RowStream, place_of, some
@@ -26,7 +30,7 @@ _SPAN_TAG = re.compile(r"[BILESMU](-|$)|[BILESMU]_\S|O$|[A-Za-z0-9_.]+-[BILESMU]
 _ID = re.compile(r"\d+(?:[-.]\d+)?$")
 _PART_OF_SPEECH = re.compile(
     "ADJ|ADP|ADV|AUX|CCONJ|CONJ|DET|INTJ|NOUN|NUM|PART|PRON|PROPN|PUNCT|SCONJ|SYM|VERB|X|CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|"
-    r"MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB"
+    r"MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB|-[LR]RB-|\W+"
 )
 _PHRASES = frozenset(["ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP"])
 # Of the same columns in JSON Lines; those of a file without names are found.
@@ -296,9 +300,10 @@ _TAG_NAMES = ("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags")
 
 
 def group_words(stream: RowStream, options: ReadOptions) -> None:
-    """Makes sentences of a table with a word a row and a column that numbers the sentences; leaves others alone.
+    """Makes sentences of a table with a word a row and a column that numbers the sentences.
 
-    A sentence begins where the number changes; a blank cell repeats the one above it.
+    A sentence begins where the number changes; a blank cell repeats the one above it. In other tables, cells with a
+    list as JSON or Python writes it become lists.
     """
     columns = {name.lower(): name for name in reversed(stream.columns or ())}
 
@@ -307,12 +312,26 @@ def group_words(stream: RowStream, options: ReadOptions) -> None:
 
     group, word, tag = find(*_GROUP_NAMES), find(options.words, *_WORD_NAMES), find(options.tags, *_TAG_NAMES)
     if not group or not word:
+        stream.rows = _with_lists(stream.rows)
         return
     stream.columns_taken = {WORDS: f"column {word!r}", **({TAGS: f"column {tag!r}"} if tag else {})}
     stream.columns = [*stream.columns_taken]
     taken = ", ".join(f"{name} from {place}" for name, place in stream.columns_taken.items())
     stream.note(f"a word a row: {taken}, sentences by column {group!r}")
     stream.rows = _grouped(stream.rows, group, word, tag)
+
+
+def _with_lists(rows: Iterator[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield row._replace(values={name: _listed(value) for name, value in row.values.items()})
+
+
+def _listed(cell: str) -> Any:
+    if cell.startswith("[") and cell.endswith("]"):
+        for read in (parse_json, ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                return read(cell)
+    return cell
 
 
 def _grouped(rows: Iterator[Row], group: str, word: str, tag: str) -> Iterator[Row]:

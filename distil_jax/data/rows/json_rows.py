@@ -60,7 +60,8 @@ def _has_objects(text: bytes) -> bool:
         return False
     more = rest.lstrip().startswith(b"{")
     try:
-        return more or not _is_document(parse_json(first.decode()))
+        value = parse_json(first.decode())
+        return more or not (_is_document(value) or _is_by_column(value))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return more and len(first.strip()) > 1
     except ValueError:
@@ -199,6 +200,11 @@ def _open_document(text: str, stream: RowStream, faults: Faults) -> None:
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{stream.name}{line}: not JSON ({one_line(error)}); fetch or write it again") from error
+    if _is_by_column(document):
+        numbers = [*next(iter(document.values()))]
+        rows = [{name: column[number] for name, column in document.items()} for number in numbers]
+        stream.unit, stream.rows = "item", _flat_rows(rows, stream, faults)
+        return
     if not _is_document(document):
         stream.rows = iter([Row(1, 0, document)])
         return
@@ -218,6 +224,14 @@ def _open_squad(articles: list[Any], stream: RowStream, faults: Faults) -> None:
     stream.rows = _squad_rows(articles, stream, faults)
 
 
+def is_object(line: bytes) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(parse_json(line.decode()), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _is_document(value: Any) -> bool:
     """Whether an object is a document of many rows: SQuAD's articles, one of them, or rows under "data"."""
     if not isinstance(value, dict):
@@ -226,6 +240,14 @@ def _is_document(value: Any) -> bool:
     if isinstance(data, list):
         return not data or isinstance(data[0], dict)
     return "data" not in value and _has_paragraphs(value)
+
+
+def _is_by_column(value: Any) -> bool:
+    """Whether an object holds columns, each with the values of all rows by number, as pandas writes by default."""
+    columns = [*value.values()] if isinstance(value, dict) else []
+    if not columns or not all(isinstance(column, dict) and column for column in columns):
+        return False
+    return all(map(str.isdecimal, columns[0])) and all(column.keys() == columns[0].keys() for column in columns)
 
 
 def _flat_rows(entries: list[Any], stream: RowStream, faults: Faults) -> Iterator[Row]:

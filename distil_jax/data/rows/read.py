@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from distil_jax.data.rows.conll import DOCUMENT_START, OUTSIDE, group_words, is_span_tag, open_conll
 from distil_jax.data.rows.datasets import open_objects
 from distil_jax.data.rows.files import compression_of, open_chunks, suffix_of
-from distil_jax.data.rows.json_rows import check_size, open_json
+from distil_jax.data.rows.json_rows import check_size, is_object, open_json
 from distil_jax.data.rows.lines import BOM, batches_of_lines, chunks_of_pipe, numbered_lines, plain_rows
 from distil_jax.data.rows.options import FORMATS, Format, ReadOptions
 from distil_jax.data.rows.parquet import open_parquet
@@ -93,6 +93,8 @@ def _open_path(path: Path, options: ReadOptions, faults: Faults, *, loading: boo
         chunks = _held(chunks, stream) if compression_of(path) else chunks
     first = next(chunks, b"")
     format = options.format or _format_of_file(path, first, options)
+    if not options.format and format != "conll" and ENDINGS.get(suffix_of(path)) not in (format, None):
+        stream.note(f"read as {format}, which its first line is")
     return _opened(format, itertools.chain([first], chunks), stream, options, faults)
 
 
@@ -150,8 +152,8 @@ def _format_of_file(path: Path, first: bytes, options: ReadOptions) -> Format:
     """The format by the ending; for text, TSV and endings that show nothing, by the first bytes, too."""
     suffix = suffix_of(path)
     format = ENDINGS.get(suffix)
-    if format == "tsv":
-        return "conll" if recognised_format(first, options) == "conll" else "tsv"
+    if format in ("csv", "tsv", "json", "jsonl"):
+        return _agreed(format, first, options)
     if format == "text" and not options.labelled:
         found = recognised_format(first, options)
         return found if found in ("conll", "csv", "tsv") else "text"
@@ -166,6 +168,16 @@ def _format_of_file(path: Path, first: bytes, options: ReadOptions) -> Format:
         f"{path}: the ending {suffix or 'is missing and'} does not tell the format; use one of {known}, or name it "
         f"({', '.join(FORMATS)})"
     )
+
+
+def _agreed(format: Format, first: bytes, options: ReadOptions) -> Format:
+    """The format that an ending names, unless the first line is clearly another one."""
+    found = recognised_format(first, options)
+    if format == "tsv" and found == "conll":
+        return found
+    if format in ("csv", "tsv"):
+        return "jsonl" if found == "json" and is_object(first.removeprefix(BOM).partition(b"\n")[0]) else format
+    return found if found in ("csv", "tsv") else format
 
 
 def recognised_format(first: bytes, options: ReadOptions) -> Format | None:

@@ -53,7 +53,8 @@ def open_separated(
     if separator != usual:
         stream.note(f"columns are separated by {separator!r}")
     rest = ([*numbered_lines(iter([batch]))] for batch in batches)
-    cells = _cells(itertools.chain([first], rest), separator, stream, faults)
+    spaced = _has_spaced_quotes(sample, separator)
+    cells = _cells(itertools.chain([first], rest), separator, spaced, stream, faults)
     before, line, names = _first_row(cells)
     header = [name.strip() for name in names]
     if len(options.positions) == len(header) and not {*header} & {*options.wanted}:
@@ -121,6 +122,12 @@ def found_separator(lines: Sequence[str], usual: str, wanted: Collection[str]) -
         if len(widths) == 1 and widths != {1}:
             return mark
     return usual
+
+
+def _has_spaced_quotes(lines: Sequence[str], separator: str) -> bool:
+    """Whether a blank stands between separators and quoted cells: `a, "b, c"`."""
+    cells = [cell for row in _unchecked(lines[:_SAMPLE], separator) for cell in row]
+    return any(cell[:1] == " " and cell.lstrip(" ")[:1] == '"' for cell in cells)
 
 
 def header_cells(line: str, separator: str) -> list[str]:
@@ -221,7 +228,9 @@ class _QuoteVotes:
 # Cells
 
 
-def _cells(batches: Iterator[list[Line]], separator: str, stream: RowStream, faults: Faults) -> Iterator[Cells]:
+def _cells(
+    batches: Iterator[list[Line]], separator: str, spaced: bool, stream: RowStream, faults: Faults
+) -> Iterator[Cells]:
     """Yields the cells of every row. In a file of tabs, the first lines with a quote show what quotes mean."""
     enclose = None if separator == "\t" else True
     header = ""
@@ -235,14 +244,14 @@ def _cells(batches: Iterator[list[Line]], separator: str, stream: RowStream, fau
                 stream.note(f"double quotes {'enclose cells' if enclose else 'are part of the text'}")
         if enclose:
             rest = itertools.chain(batch, itertools.chain.from_iterable(batches))
-            yield from _quoted_cells(rest, separator, stream.name, faults)
+            yield from _quoted_cells(rest, separator, spaced, stream.name, faults)
             return
         for number, line in batch:
             if line not in ("", "\r"):
                 yield number, None if line is None else line.removesuffix("\r").split(separator)
 
 
-def _quoted_cells(lines: Iterator[Line], separator: str, name: str, faults: Faults) -> Iterator[Cells]:
+def _quoted_cells(lines: Iterator[Line], separator: str, spaced: bool, name: str, faults: Faults) -> Iterator[Cells]:
     """A row one of whose lines is left out is left out; a bad quote costs the line that opens it, no more."""
     csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT))
     again: collections.deque[Line] = collections.deque()
@@ -257,7 +266,7 @@ def _quoted_cells(lines: Iterator[Line], separator: str, name: str, faults: Faul
             yield f"{line[1] or ''}\n"
 
     for _ in range(QUOTE_FAILURES):
-        reader = csv.reader(feed(), delimiter=separator, strict=True)
+        reader = csv.reader(feed(), delimiter=separator, skipinitialspace=spaced, strict=True)
         try:
             for cells in reader:
                 number, whole = taken[0][0], all(text is not None for _, text in taken)

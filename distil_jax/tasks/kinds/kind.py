@@ -177,14 +177,14 @@ class TaskKind(Generic[E]):
 
 def entropy(logits: Array, labels: Array, weights: Array) -> Array:
     """Weighted sum of cross entropies; logits [..., K], labels and weights [...]."""
-    from distil_jax.objectives.losses import cross_entropy
+    from distil_jax.objectives import cross_entropy
 
     return cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), weights.reshape(-1)).sum
 
 
 def divergence(student: Array, teacher: Array, shares: Array, temperature: float) -> Array:
     """Weighted sum of temperature^2 KL(teacher || student); logits [..., K], shares [...]."""
-    from distil_jax.objectives.losses import distillation_kl
+    from distil_jax.objectives import distillation_kl
 
     width = student.shape[-1]
     return distillation_kl(student.reshape(-1, width), teacher.reshape(-1, width), shares.reshape(-1), temperature).sum

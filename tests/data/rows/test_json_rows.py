@@ -80,6 +80,8 @@ def test_what_pandas_writes_is_read_back(tmp_path: Path, lines: bool) -> None:
     frame = pandas.DataFrame([{"text": "a/b é", "label": 1}, {"text": "NaN", "label": 2}])
     assert read(tmp_path, frame.to_json(orient="records", lines=lines)) == frame.to_dict("records")
     assert read(tmp_path, frame.to_json(orient="table", index=False)) == frame.to_dict("records")
+    for indent in (0, 1):
+        assert read(tmp_path, frame.to_json(indent=indent)) == frame.to_dict("records")
 
 
 def test_the_line_or_item_is_named(tmp_path: Path) -> None:

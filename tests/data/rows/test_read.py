@@ -271,3 +271,18 @@ def test_memory_does_not_grow_with_a_pipe() -> None:
     rows = sum(1 for _ in open_rows(io.BufferedReader(Endless()), TEXT))
     assert rows > 1_000_000 and tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", '{"text": "a", "n": "1"}\n{"text": "b", "n": "2"}\n'),
+        ("a.jsonl", "text,n\na,1\nb,2\n"),
+        ("a.json", "n;text\n1;a\n2;b\n"),
+        ("a.tsv", '{"text": "a", "n": "1"}\n{"text": "b", "n": "2"}\n'),
+    ],
+)
+def test_a_first_line_that_is_clearly_another_format(tmp_path: Path, name: str, data: str) -> None:
+    stream = open_rows(write(tmp_path, name, data), TEXT)
+    assert [row.values for row in stream] == [{"text": "a", "n": "1"}, {"text": "b", "n": "2"}]
+    assert stream.notes

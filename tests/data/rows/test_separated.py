@@ -206,3 +206,13 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, text: bytes, message: str) -
 def test_a_header_alone_has_columns_and_no_rows(tmp_path: Path) -> None:
     table = read_table(write(tmp_path, "a.csv", "text,label\n"), WANTED)
     assert (table.columns, table.rows) == (["text", "label"], [])
+
+
+def test_blanks_before_quotes_are_no_part_of_cells(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'text, label\n"a, b", "x"\n"c", "y"\n')
+    assert [row.values for row in open_rows(path, WANTED)] == [
+        {"text": "a, b", "label": "x"},
+        {"text": "c", "label": "y"},
+    ]
+    path = write(tmp_path, "a.csv", 'text,label\n"He said, ""no"", so", x\n')
+    assert [row.values for row in open_rows(path, WANTED)] == [{"text": 'He said, "no", so', "label": " x"}]

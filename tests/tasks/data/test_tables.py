@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,11 @@ def test_a_word_a_row(tmp_path: Path, write: Any, load: Any) -> None:
     train = write(tmp_path / "ner.csv", "sentence_id,word,tag\n1,Ann,B-PER\n1,ran,O\n2,So,O\n")
     data = load("tagging", train=train, validation=train)
     assert [example.words for example in data.train] == [("Ann", "ran"), ("So",)]
+
+
+@pytest.mark.parametrize("dump", [json.dumps, repr])
+def test_lists_in_cells_of_tables(tmp_path: Path, load: Any, dump: Any) -> None:
+    rows = {"words": [dump(["Ann", "ran"]), dump(["[So]"])], "tags": [dump(["B-PER", "O"]), dump(["O"])]}
+    pandas.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
+    data = load("tagging", train=str(tmp_path / "a.csv"), validation=str(tmp_path / "a.csv"))
+    assert [example.words for example in data.train] == [("Ann", "ran"), ("[So]",)]
