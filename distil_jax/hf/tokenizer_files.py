@@ -200,7 +200,7 @@ def _is_harmless(raw: dict[str, Any]) -> bool:
     ((kind, text),) = pattern.items()
     if kind == "Regex":
         return text in _PATTERNS and len(content) <= 1
-    return kind == "String" and isinstance(text, str) and len(content) <= len(text) <= _LONGEST_TOKEN
+    return kind == "String" and isinstance(text, str) and len(content) <= len(text) and 0 < len(text) <= _LONGEST_TOKEN
 
 
 def _is_short_table(raw: dict[str, Any]) -> bool:

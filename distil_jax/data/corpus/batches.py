@@ -1,6 +1,6 @@
 """From a step number to its batch.
 
-The step number is the whole data state. Row i of the endless stream is row `order(i)` of the corpus, shuffled anew
+The step number is the whole data state. Row i of the endless stream is row `order(i)` of the corpus, shuffled again
 each epoch; batch n is rows [n*B, (n+1)*B) of the stream, and a process reads its own part of them.
 """
 

@@ -1,7 +1,7 @@
 """What an index of token shards must be like before anything it says is believed.
 
 A corpus folder may come from elsewhere. File names in it would lead out of the folder, types and lengths into memory
-that is not there; so all of them are held against what `prepare` writes.
+that is not there; so all of them are compared with what `prepare` writes.
 """
 
 from __future__ import annotations

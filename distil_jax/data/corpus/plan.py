@@ -134,7 +134,7 @@ def is_finished(folder: Path, plan: dict[str, Any]) -> bool:
 
 
 def _changed_files(corpus: Corpus, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str:
-    """Says which source file differs, "" for none. A file that was only touched or copied is told by its hash.
+    """Says which source file differs, "" for none. A file that was only touched or copied is recognised by its hash.
 
     One that was not read to its end, as max_documents were reached, has none: its size has to do.
     """

@@ -26,7 +26,7 @@ def prepare_splits(
     """
     corpora = {}
     if settings.validation:
-        resolve(settings.validation)  # a file that is not there is told before hours go into the others
+        resolve(settings.validation)  # a missing file is an error before hours go into the others
     for split in ("train", "validation"):
         if getattr(settings, split):
             report = None if progress is None else lambda state, split=split: progress(split, state)

@@ -149,7 +149,7 @@ def write_file(path: Path, data: bytes | memoryview) -> dict[str, Any]:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UserError(
-                f"{path}: cannot be written ({error.strerror}); make room or choose another folder"
+                f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
             ) from error
         raise
     return {"bytes": memoryview(data).nbytes, "sha256": hashlib.sha256(data).hexdigest()}
@@ -182,9 +182,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         if (folder / "train" / INDEX).is_file():
             raise UserError(f"{folder}: holds the parts train and perhaps validation; give one, such as {folder}/train")
         what = "no finished corpus here" if folder.is_dir() else "no such folder"
-        raise UserError(
-            f"{folder}: {what}; make it with `distil-jax prepare` (an interrupted one goes on where it stopped)"
-        )
+        raise UserError(f"{folder}: {what}; make it with `distil-jax prepare` (an interrupted run continues)")
     try:
         if path.stat().st_size > _LARGEST_INDEX:
             raise ValueError(f"larger than {_LARGEST_INDEX} bytes")

@@ -193,7 +193,7 @@ def _in_pool(blocks: Iterator[Block], job: Job, workers: int, done: Callable[[Bl
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     done(waiting.pop(future), future.result())
     except BrokenProcessPool as error:
-        hint = "run the same command again with fewer workers: it goes on where it stopped"
+        hint = "run the same command again with fewer workers: it continues with the blocks that are missing"
         raise UserError(f"{job.folder}: a worker process died, perhaps out of memory; {hint}") from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
+
+from distil_jax.config import CorpusSettings
 
 WORDS = "the cat dog sat on a mat and ran fast home to eat red fish with big old blue sea bird sky tree".split()  # noqa: SIM905
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -118,3 +121,17 @@ def make_documents() -> Callable[..., list[list[str]]]:
         return [[line() for _ in range(random.integers(1, 6))] for _ in range(count)]
 
     return make
+
+
+@pytest.fixture
+def text(tmp_path: Path, make_documents: Callable) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join("\n".join(lines) for lines in make_documents(300)))
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, text: Path) -> CorpusSettings:
+    return CorpusSettings(
+        folder=str(tmp_path / "corpus"), train=(str(text),), sequence_length=32, block_bytes=4000, workers=1
+    )
