@@ -60,7 +60,7 @@ def decision(logits: np.ndarray, spec: Any) -> np.ndarray:
 
 def compare(run: Path) -> tuple[int, int, float]:
     """(examples, how many decisions are equal, largest difference of two logits) of the run's validation sets."""
-    from distil_jax.export.checkpoint import export, read_run
+    from distil_jax.export import export, read_run
     from distil_jax.models import TaskModel
     from distil_jax.runs import read_config
     from distil_jax.tasks.data.load import load_task

@@ -45,7 +45,7 @@ def run_export(given: ExportArguments) -> None:
     from distil_jax.export import export
 
     step = None if given.step < 0 else given.step
-    trained = export(Path(given.run), Path(given.output), step=step, overwrite=given.overwrite)
+    trained = export(Path(given.run), Path(given.output), format=given.format, step=step, overwrite=given.overwrite)
     print(f"{given.output}: model of step {trained.step}, for transformers and distil_jax.from_pretrained")
 
 

@@ -32,6 +32,7 @@ class ExportArguments(Arguments):
     positional = "run"
     run: str = setting(REQUIRED, "folder of the run")
     output: str = setting(REQUIRED, "folder to write")
+    format: str = setting("hf", "what is written; hf: a Hugging Face folder")
     step: int = setting(-1, "which checkpoint; -1: the run's result (finetune.keep: best or last)", at_least(-1))
     overwrite: bool = setting(False, "replace an existing model folder")
 

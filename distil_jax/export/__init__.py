@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from distil_jax.export.checkpoint import Trained, export, read_run
+    from distil_jax.export.checkpoint import Trained, read_run
+    from distil_jax.export.formats import FORMATS, ExportFormat, export
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
@@ -15,6 +16,8 @@ else:
     __getattr__ = lazy_imports(__name__)
 
 __all__ = [
+    "FORMATS",
+    "ExportFormat",
     "ReadyModel",
     "Trained",
     "encoder_latency",

@@ -134,24 +134,6 @@ def _shapes(module: MaskedLM | TaskModel) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
 
 
-def export(run: Path, output: Path, *, step: int | None = None, overwrite: bool = False, name: str = "") -> Trained:
-    """Write the model of a run as a Hugging Face folder with tokenizer and model card.
-
-    Args:
-        run: the run's folder.
-        output: the folder to write; made whole or not at all.
-        step: which checkpoint; None is the run's result, as in `read_run`.
-        overwrite: replace an existing model folder.
-        name: what the card calls the model; empty: as the folder is called.
-
-    Raises:
-        UserError: as `read_run` and `save_pretrained`.
-    """
-    trained = read_run(run, step)
-    save_trained(trained, output, overwrite=overwrite, name=name)
-    return trained
-
-
 def save_trained(trained: Trained, output: Path, *, overwrite: bool = False, name: str = "") -> None:
     """Write what `read_run` has read as a Hugging Face folder with tokenizer and model card, which has `name`.
 
