@@ -16,6 +16,7 @@ from distil_jax.tasks.data.gather import Part, gather
 from distil_jax.tasks.data.report import DataReport, SetReport, class_warnings, label_counts
 from distil_jax.tasks.data.splits import digest, draw, set_aside
 from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec, TokenExample
+from distil_jax.tasks.kinds import TaskKind
 from distil_jax.tasks.kinds.token import TAG_METRICS
 from distil_jax.tasks.metrics.tag_schemes import tag_scheme
 from distil_jax.tasks.registry import task_spec
@@ -55,7 +56,7 @@ def load_task(
     for part, columns, lost in zip(parts, taken, unread, strict=True):
         examples = to_examples(part.table, columns, spec.kind, _row_rules(part, spec, rules), part.faults)
         sets[part.role][part.name] = examples
-        reports.append(_set_report(part, columns, lost, examples, labels))
+        reports.append(_set_report(part, columns, lost, examples, labels, spec.kind))
         notes += _part_notes(part)
     if not known:
         _check_labels(labels, spec, parts)
@@ -149,9 +150,15 @@ def _row_rules(part: Part, spec: TaskSpec, labels: LabelRules) -> ExampleRules:
 
 
 def _set_report(
-    part: Part, taken: TakenColumns, unread: int, examples: Sequence[Example], labels: tuple[str, ...]
+    part: Part,
+    taken: TakenColumns,
+    unread: int,
+    examples: Sequence[Example],
+    labels: tuple[str, ...],
+    kind: TaskKind[Any],
 ) -> SetReport:
     """What was read for one set; `unread` rows were left out by the reader."""
+    known = map(kind.label_of, examples)
     return SetReport(
         role=part.role,
         name=part.name,
@@ -159,7 +166,7 @@ def _set_report(
         rows=len(part.table.rows) + unread + part.table.flawed,
         left_out=part.faults.count + part.table.flawed,
         columns=part.table.columns_taken or taken.shown(),
-        labels=label_counts(examples, labels),
+        labels=label_counts((None if label is None else kind.counted(label) for label in known), labels),
         examples=len(examples),
         notes=tuple(part.table.notes),
     )

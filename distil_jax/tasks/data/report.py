@@ -108,40 +108,25 @@ def encoded_lines(sets: Mapping[str, Sequence[np.ndarray]], unknown_id: int) -> 
     return lines
 
 
-def label_counts(examples: Iterable[Any], classes: Sequence[str]) -> dict[str, int]:
+def label_counts(labels: Iterable[Iterable[Any] | None], classes: Sequence[str]) -> dict[str, int]:
     """How many examples have each label.
 
     Args:
-        examples: of any kind.
+        labels: what each example's label counts as (`TaskKind.counted`); None where it is not known.
         classes: names of classes or tags.
 
     Returns:
-        Counts by class; of sets of classes by each class in them; of tags by tag, a word each; of scores their number
-        and range; of choices by the number of the right ending; of questions answered and unanswered ones.
+        Counts by class or by what else is counted; of scores their number, with their range.
     """
     found: collections.Counter[Any] = collections.Counter()
-    scores: list[float] = []
-    for example in examples:
-        label = getattr(example, "label", getattr(example, "tags", getattr(example, "answers", None)))
-        if hasattr(example, "answers"):
-            found["unknown" if label is None else "answered" if label else "without an answer"] += 1
-        elif label is None:
-            found["unknown"] += 1
-        elif isinstance(label, float):
-            scores.append(label)
-        elif hasattr(example, "tags"):
-            found.update(label)
-        elif isinstance(label, tuple):
-            found.update(number for number, on in enumerate(label) if on)
-        else:
-            found[label] += 1
+    for label in labels:
+        found.update(("unknown",) if label is None else label)
+    scores = [score for score in found.elements() if isinstance(score, float)]
     if scores:
         return {f"scores from {min(scores):g} to {max(scores):g}, mean {np.mean(scores):.3g}:": len(scores)}
-    named = {name: found[number] for number, name in enumerate(classes)}
-    if not any(isinstance(key, int) for key in found):
-        named = {}
-    others = {str(key): count for key, count in sorted(found.items(), key=str) if not (named and isinstance(key, int))}
-    return named | others
+    named = {name: found.pop(number, 0) for number, name in enumerate(classes)}
+    named = named if any(named.values()) else {}
+    return named | {str(key): count for key, count in sorted(found.items(), key=str)}
 
 
 def class_warnings(classes: Sequence[str], first: SetReport) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
 import random
@@ -9,13 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from distil_jax.errors import UserError
-from distil_jax.tasks.examples import (
-    ChoiceExample,
-    Example,
-    QuestionExample,
-    SequenceExample,
-    TokenExample,
-)
+from distil_jax.tasks.examples import Example, QuestionExample, SequenceExample
 
 
 def set_aside(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -92,17 +88,12 @@ def digest(
     for role, name, part in [*parts, *(("test", name, part) for name, part in test.items())]:
         found.update(json.dumps([role, name, len(part)]).encode())
         for example in part:
-            found.update(json.dumps(_fields(example)).encode())
+            fields = [getattr(example, name) for name in _field_names(type(example))]
+            found.update(json.dumps(fields, default=dataclasses.astuple).encode())
             found.update(b"\n")
     return found.hexdigest()
 
 
-def _fields(example: Example) -> tuple[object, ...]:
-    if isinstance(example, SequenceExample):
-        return example.id, example.text, example.pair, example.label
-    if isinstance(example, TokenExample):
-        return example.id, example.words, example.tags
-    if isinstance(example, ChoiceExample):
-        return example.id, example.prompt, example.endings, example.label
-    answers = example.answers and [(answer.text, answer.start) for answer in example.answers]
-    return example.id, example.question, example.context, answers
+@functools.cache
+def _field_names(kind: type[Example]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))

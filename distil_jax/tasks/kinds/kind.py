@@ -6,7 +6,7 @@ A run is planned from the kinds before JAX is set up, so what needs JAX imports 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -87,6 +87,7 @@ class TaskKind(Generic[E]):
         decode: (predicted, head, options) -> what `predict` says of each example.
         measure: (data, predicted) -> its measures, as shares (0 to 1).
         label_of: (example) -> its label, None where it is not known.
+        counted: (label) -> the class numbers in it, a score, or a word; what the report of the data counts.
         characters: (example) -> how many are tokenised.
         synthetic: (id, text of so many words or of a usual number, number of classes, whether texts are pairs) -> an
             example of the shape that real ones have; the id is a number.
@@ -135,6 +136,7 @@ class TaskKind(Generic[E]):
     pipeline: str
     metrics: tuple[str, ...]
     problem: Problem = ""
+    counted: Callable[[Any], Iterable[Any]] = lambda label: (label,)
     flags: tuple[str, ...] = ("--text",)
     details: Callable[[TaskData, Predicted[E]], dict[str, Any]] = lambda data, predicted: {}
     fits: Callable[[TaskHead], bool] = lambda head: True

@@ -231,6 +231,7 @@ QUESTION = TaskKind(
     decode=_decode,
     measure=_measure,
     label_of=lambda example: example.answers,
+    counted=lambda answers: ("answered" if answers else "without an answer",),
     characters=lambda example: len(example.question) + len(example.context),
     synthetic=_synthetic,
     snippet=_snippet,

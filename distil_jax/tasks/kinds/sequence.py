@@ -270,6 +270,7 @@ CLASS_SETS = dataclasses.replace(
     snippet=lambda model, pairs: _snippet(model, pairs, ", top_k=None"),
     metrics=("micro_f1", "macro_f1", "accuracy"),
     fits=lambda head: head.problem in ("", "multi_label_classification"),
+    counted=lambda label: (number for number, on in enumerate(label) if on),
     class_weights=_set_weights,
     fewest_classes=1,
     several_labels=True,

@@ -247,6 +247,7 @@ TAGS = TaskKind(
     measure=_measure,
     details=_details,
     label_of=lambda example: example.tags,
+    counted=lambda tags: tags,
     characters=lambda example: sum(map(len, example.words)),
     synthetic=_synthetic,
     snippet=_snippet,
