@@ -62,9 +62,11 @@ def moment_of(event: str, arguments: tuple[Any, ...], folder: str) -> str | None
     if event not in _CHANGES and not (event == "open" and any(letter in (arguments[1] or "r") for letter in "wxa+")):
         return None
     paths = [os.fsdecode(one) for one in arguments[: 2 if event == "os.rename" else 1] if not isinstance(one, int)]
-    # Files of a whole folder are removed by names relative to theirs.
-    inside = event in ("os.remove", "os.rmdir") and arguments[-1] != -1
-    if inside or any("/trash/" in path or path.endswith("/trash") for path in paths):
+    if event in ("os.remove", "os.rmdir") and arguments[-1] != -1:  # files of a whole folder: names relative to it
+        paths = [os.path.join(os.readlink(f"/proc/self/fd/{arguments[-1]}"), path) for path in paths]
+        if any(path.startswith(f"{folder}/checkpoints") for path in paths):
+            return "deletion"
+    if any("/trash/" in path or path.endswith("/trash") for path in paths):
         return "deletion"
     if any(_UNFINISHED in path for path in paths):
         return "commit" if event == "os.rename" and not paths[-1].endswith(_UNFINISHED) else "save"
