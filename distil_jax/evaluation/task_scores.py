@@ -36,10 +36,14 @@ from distil_jax.training.task_result import RESULT_FILE, labelled_tests, measure
 
 @dataclasses.dataclass(frozen=True)
 class TaskScores:
-    """The measures of a model on a task, with notes for the user. The main process writes files."""
+    """The measures of a model on a task, details of each set's classes, and notes for the user.
+
+    The main process writes files.
+    """
 
     data: TaskData
     measures: Mapping[str, float]
+    details: Mapping[str, Any]
     notes: tuple[str, ...]
     is_main: bool
 
@@ -78,8 +82,8 @@ def score_model(config: Config) -> TaskScores:
         ready = dataclasses.replace(ready, head=head, params=params)
         origin = _origin(config, data, ready)
         with first_process_in(partial(_output, config.run.output, origin)):
-            measures, more = _measures(config, data, ready, devices, watch)
-            found = TaskScores(data, measures, (*data.notes, *notes, *more), jax.process_index() == 0)
+            measures, details, more = _measures(config, data, ready, devices, watch)
+            found = TaskScores(data, measures, details, (*data.notes, *notes, *more), jax.process_index() == 0)
             if found.is_main and config.run.output:
                 result = {**_result(config, data, found, time.monotonic() - started), **origin}
                 write_atomically(Path(config.run.output) / RESULT_FILE, json.dumps(result, indent=2) + "\n")
@@ -180,7 +184,7 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
 
 def _measures(
     config: Config, data: TaskData, ready: ReadyModel, devices: Devices, watch: Watchdog
-) -> tuple[dict[str, float], tuple[str, ...]]:
+) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
     """Measures of all sets with known labels, and the notes of encoding them."""
     model = TaskModel(ready.encoder, ready.head, jnp.dtype(config.training.compute_dtype), config.training.attention)
     logits_of = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
@@ -194,10 +198,12 @@ def _measures(
         for name, examples in data.validation.items()
     }
     with watch.preemption.interruptible():
-        measures = validation_measures(data, config.task, held_out, predict)
+        details: dict[str, Any] = {}
+        measures = validation_measures(data, config.task, held_out, predict, details)
         tested = measures_on(data, config.task, labelled_tests(data), ready.tokenizer, predict)
     notes = (f"{name}: {note}" for name, encoded in held_out.items() for note in encoded.notes)
-    return {**measures, **tested.measures}, (*notes, *tested.notes)
+    details = {name: value for name, value in {**details, **tested.details}.items() if value}
+    return {**measures, **tested.measures}, details, (*notes, *tested.notes)
 
 
 def _result(config: Config, data: TaskData, found: TaskScores, seconds: float) -> dict[str, Any]:
@@ -209,6 +215,7 @@ def _result(config: Config, data: TaskData, found: TaskScores, seconds: float) -
         "examples": 0,
         "seconds": round(seconds, 1),
         "model": config.model.initial,
+        "details": dict(found.details),
         "notes": list(found.notes),
     }
 

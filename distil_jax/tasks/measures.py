@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,20 @@ def measures_of(
     return data.spec.kind.measure(data, Predicted(logits, encoded, examples, settings))
 
 
+def details_of(
+    data: TaskData, settings: TaskSettings, examples: Sequence[Example], encoded: Encoded, logits: Logits
+) -> dict[str, Any]:
+    """What a result has of a set beside its measures: its classes one by one, and a confusion matrix."""
+    details = data.spec.kind.details
+    return {} if details is None else details(data, Predicted(logits, encoded, examples, settings))
+
+
 def validation_measures(
-    data: TaskData, settings: TaskSettings, held_out: Mapping[str, Encoded], predict: Callable[[Encoded], Logits]
+    data: TaskData,
+    settings: TaskSettings,
+    held_out: Mapping[str, Encoded],
+    predict: Callable[[Encoded], Logits],
+    details: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Measures over all validation sets, the task's score first.
 
@@ -33,10 +46,14 @@ def validation_measures(
         settings: of its data.
         held_out: those sets, encoded, by name.
         predict: logits of every row of a set.
+        details: is given `details_of` each set, by its name.
     """
     found: dict[str, float] = {}
     for number, (name, encoded) in enumerate(held_out.items()):
-        measures = measures_of(data, settings, data.validation[name], encoded, predict(encoded))
+        logits = predict(encoded)
+        measures = measures_of(data, settings, data.validation[name], encoded, logits)
+        if details is not None:
+            details[name] = details_of(data, settings, data.validation[name], encoded, logits)
         if number == 0:
             found = {SCORE: score(data.spec.headline, data.spec.metrics, measures)}
         found |= {key if number == 0 else f"{name}_{key}": value for key, value in measures.items()}

@@ -94,9 +94,9 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
         finished_before = result.resumed_from == result.step and (folder / RESULT_FILE).is_file()
         if main and (not finished_before or wants_tests(folder)):
             seconds = None if finished_before else time.monotonic() - started
-            tested = _tested(config, data, training, result, devices, watchdog)
+            tested = _tested(config, data, training, held_out, result, devices, watchdog)
             measures, late_notes = {**measures, **tested.measures}, tested.notes
-            write_result(config, data, result, measures, seconds, (*notes, *late_notes), tested.untested)
+            write_result(config, data, result, measures, seconds, (*notes, *late_notes), tested)
     return FineTuned(result, data, measures, (*notes, *late_notes), late_notes)
 
 
@@ -131,16 +131,22 @@ def _check_data(config: Config, data: TaskData) -> None:
 
 
 def _tested(
-    config: Config, data: TaskData, training: TaskTraining, result: TrainResult, devices: Devices, watchdog: Watchdog
+    config: Config,
+    data: TaskData,
+    training: TaskTraining,
+    held_out: Mapping[str, Encoded],
+    result: TrainResult,
+    devices: Devices,
+    watchdog: Watchdog,
 ) -> Tested:
-    """Measures on labelled test sets; by one process alone, as a checkpoint is read for them."""
+    """Measures on labelled test sets, and details; by one process alone, as a checkpoint is read for them."""
     tests = labelled_tests(data)
-    if not tests:
+    if not tests and (data.spec.kind.details is None or not held_out):
         return Tested()
     if jax.process_count() > 1:
-        return untested(tests)
+        return untested(tests) if tests else Tested()
     model = TaskModel(
         training.encoder, training.head, jnp.dtype(config.training.compute_dtype), config.training.attention
     )
     with watchdog.preemption.interruptible():
-        return measured_tests(config, data, tests, model, training.tokenizer, result, devices, watchdog.go)
+        return measured_tests(config, data, held_out, tests, model, training.tokenizer, result, devices, watchdog.go)

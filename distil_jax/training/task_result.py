@@ -18,7 +18,7 @@ from distil_jax.runs import write_atomically
 from distil_jax.tasks.encoded import Encoded
 from distil_jax.tasks.examples import Example, TaskData
 from distil_jax.tasks.kinds import Logits
-from distil_jax.tasks.measures import SCORE, measures_of
+from distil_jax.tasks.measures import SCORE, details_of, measures_of, validation_measures
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import TrainResult
@@ -54,7 +54,7 @@ def write_result(
     measures: Mapping[str, float],
     seconds: float | None,
     notes: Sequence[str],
-    untested: Sequence[str],
+    tested: Tested,
 ) -> None:
     """Write what tables are made from; written last, so that its presence says that the run is finished.
 
@@ -74,18 +74,21 @@ def write_result(
     if seconds is None:
         before = json.loads(path.read_text(encoding="utf-8"))
         fields |= {name: before[name] for name in ("seconds", "resumed_from", "skipped_steps") if name in before}
-    if untested:
-        fields[_UNTESTED] = list(untested)
+    if tested.details:
+        fields["details"] = dict(tested.details)
+    if tested.untested:
+        fields[_UNTESTED] = list(tested.untested)
     write_atomically(path, json.dumps(fields, indent=2) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """Measures of labelled test sets, notes on them, and the sets that could not be measured."""
+    """Measures of labelled test sets, notes on them, the sets that could not be measured, and details of all sets."""
 
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def labelled_tests(data: TaskData) -> dict[str, Sequence[Example]]:
@@ -101,6 +104,7 @@ def labelled_tests(data: TaskData) -> dict[str, Sequence[Example]]:
 def measured_tests(
     config: Config,
     data: TaskData,
+    held_out: Mapping[str, Encoded],
     tests: Mapping[str, Sequence[Example]],
     model: TaskModel,
     tokenizer: Tokenizer,
@@ -108,11 +112,12 @@ def measured_tests(
     devices: Devices,
     before_batch: Callable[[], None],
 ) -> Tested:
-    """Measures of the run's result on these sets, as `measures_on` has them.
+    """Measures of the run's result on the test sets, as `measures_on` has them, and details of the validation sets.
 
     Args:
         config: of the run.
         data: the task.
+        held_out: validation sets by name.
         tests: labelled sets by name.
         model: the network.
         tokenizer: of the model.
@@ -124,8 +129,16 @@ def measured_tests(
     if result.best_step != result.step:
         checkpoints = Checkpoints(Path(config.run.output) / "checkpoints", read_only=True)
         params = checkpoints.params(result.best_step, params)
-    predict = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
-    return measures_on(data, config.task, tests, tokenizer, lambda encoded: predict(params, encoded, before_batch))
+    logits_of = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
+
+    def predict(encoded: Encoded) -> Logits:
+        return logits_of(params, encoded, before_batch)
+
+    details: dict[str, Any] = {}
+    if data.spec.kind.details is not None:
+        validation_measures(data, config.task, held_out, predict, details)
+    tested = measures_on(data, config.task, tests, tokenizer, predict)
+    return dataclasses.replace(tested, details={**details, **tested.details})
 
 
 def measures_on(
@@ -146,14 +159,17 @@ def measures_on(
     """
     found: dict[str, float] = {}
     notes: list[str] = []
+    details: dict[str, Any] = {}
     for name, examples in tests.items():
         encoded = data.spec.kind.encode(tokenizer, examples, settings)
-        measures = measures_of(data, settings, examples, encoded, predict(encoded))
+        logits = predict(encoded)
+        measures = measures_of(data, settings, examples, encoded, logits)
+        details["test" if len(tests) == 1 else f"test_{name}"] = details_of(data, settings, examples, encoded, logits)
         prefix = "test" if len(tests) == 1 else f"test_{name}"
         found |= {f"{prefix}_{key}": value for key, value in measures.items()}
         title = "test" if name == "test" else f"test ({name})"
         notes += [f"{title}: {note}" for note in encoded.notes]
-    return Tested(found, tuple(notes))
+    return Tested(found, tuple(notes), details={name: value for name, value in details.items() if value})
 
 
 def untested(tests: Mapping[str, Sequence[Example]]) -> Tested:

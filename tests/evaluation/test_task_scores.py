@@ -96,6 +96,26 @@ def test_the_score_is_that_of_the_run(task_run: Path, tmp_path: Path) -> None:
         assert {**again, "seconds": 0} == {**json.loads(text), "seconds": 0}
 
 
+def test_a_result_has_every_class_and_the_confusion_matrix(
+    task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    folder = centred(task_folder("classes"), rows, tmp_path / "centred")
+    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    truth = [row["label"] for row in told]
+    predicted = [one["label"] for one in predict(folder, [row["text"] for row in told])]
+    output = tmp_path / "scores"
+    found = score_model(config_of(folder, {**asked, "run.output": str(output)})).details["validation"]
+    assert found["confusion"] == confusion_matrix(truth, predicted, labels=[*NAMES]).tolist()
+    report: Any = classification_report(truth, predicted, output_dict=True, zero_division=0)  # type: ignore[arg-type]
+    for name in NAMES:
+        expected = {"f1": report[name]["f1-score"], "rows": report[name]["support"]}
+        expected |= {measure: report[name][measure] for measure in ("precision", "recall")}
+        assert found["classes"][name] == pytest.approx(expected)
+    assert read_result(output)["details"]["validation"] == found
+
+
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_the_score_is_scikit_learns_of_transformers_predictions(
     task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], family: str, tmp_path: Path
@@ -330,7 +350,7 @@ def test_the_command(
     for arguments, words in (
         ([other, *flags], "holds another result (Classification of"),
         ([model, *flags, "--task.max-length=8"], "holds another result"),
-        ([model, *flags, f"--run.output={tmp_path / 'mine'}"], "holds something else than a result"),
+        ([model, *flags, f"--run.output={tmp_path / 'mine'}"], "mine: holds other files"),
         (
             [model, *flags, f"--task.validation={stars}"],
             "`bad`, `fair`, `good`, but classification has 3 labels: `one`",
@@ -355,5 +375,5 @@ def test_the_command(
 def test_a_run_is_no_place_for_a_result_of_something_else(
     task_folder: Callable[..., Path], task_run: Path, asked: dict[str, Any]
 ) -> None:
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="task: holds other files"):
         score_model(config_of(task_folder("classes"), {**asked, "run.output": str(task_run)}))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError, Table
@@ -28,11 +28,12 @@ from distil_jax.tasks.data.labels import (
     merged_spellings,
     set_form,
 )
-from distil_jax.tasks.examples import TaskSpec
-from distil_jax.tasks.kinds.choice import CHOICE
-from distil_jax.tasks.kinds.sequence import CLASS_SETS
-from distil_jax.tasks.kinds.token import TAGS
 from distil_jax.tasks.metrics.tag_schemes import TAG, mark_first
+
+if TYPE_CHECKING:
+    from distil_jax.tasks.examples import TaskSpec
+
+_Items = Callable[[Iterable[Any]], list[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,25 +71,66 @@ def decide_labels(
     Raises:
         UserError: labels can be read in several ways.
     """
-    if spec.kind is CHOICE:
-        rows = [row for one in sets for row in _choice_rows(one)]
-        choices, note = choice_labels(rows, settings.labels, from_zero=spec.published is not None)
-        return LabelRules(choices=choices, notes=(note,) if note else ())
-    if not spec.kind.has_classes:
-        return LabelRules()
-    if spec.kind is CLASS_SETS and (columns := _indicator_columns(settings, sets, known)):
+    return spec.kind.decide_labels(settings, spec, sets, known)
+
+
+def no_labels(
+    settings: TaskSettings, spec: TaskSpec, sets: Sequence[LabelledTable], known: tuple[str, ...]
+) -> LabelRules:
+    """Labels that are no classes. Arguments as of `decide_labels`."""
+    del settings, spec, sets, known
+    return LabelRules()
+
+
+def decide_classes(
+    settings: TaskSettings, spec: TaskSpec, sets: Sequence[LabelledTable], known: tuple[str, ...]
+) -> LabelRules:
+    """One class an example. Arguments as of `decide_labels`."""
+    classes = _classes(settings, spec, sets, known, list, _found_classes)
+    return LabelRules(classes, notes=(*_merged_note(sets, list), *classes.notes))
+
+
+def decide_tags(
+    settings: TaskSettings, spec: TaskSpec, sets: Sequence[LabelledTable], known: tuple[str, ...]
+) -> LabelRules:
+    """A tag a word. Arguments as of `decide_labels`."""
+    classes = _classes(settings, spec, sets, known, _tags, _found_tags)
+    return LabelRules(classes, notes=classes.notes)
+
+
+def decide_sets(
+    settings: TaskSettings, spec: TaskSpec, sets: Sequence[LabelledTable], known: tuple[str, ...]
+) -> LabelRules:
+    """A set of classes an example. Arguments as of `decide_labels`."""
+    if columns := _indicator_columns(settings, sets, known):
         return _indicated(settings, columns)
-    form, notes = NAMES, ()
-    if spec.kind is CLASS_SETS:
-        count = len(given_classes(settings.labels, ())[0]) or len(known)
-        values = [value for one in sets for value in _sets_written(one)]
-        form = set_form(values, count, settings.sets_as)
-        notes = _set_notes(form, values)
-    classes = _classes(settings, spec, sets, known, form)
-    merged = merged_spellings(_items(spec, [value for one in sets for value in one.labels()], form))
+    count = len(given_classes(settings.labels, ())[0]) or len(known)
+    values = [value for one in sets for value in _sets_written(one)]
+    form = set_form(values, count, settings.sets_as)
+
+    def items(labels: Iterable[Any]) -> list[Any]:
+        return [*items_of_sets(labels, form)]
+
+    classes = _classes(settings, spec, sets, known, items, _found_classes)
+    merged = () if form.width else _merged_note(sets, items)
+    return LabelRules(classes, form, notes=(*_set_notes(form, values), *merged, *classes.notes))
+
+
+def decide_choices(
+    settings: TaskSettings, spec: TaskSpec, sets: Sequence[LabelledTable], known: tuple[str, ...]
+) -> LabelRules:
+    """Which ending is right. Arguments as of `decide_labels`."""
+    del known
+    rows = [row for one in sets for row in _choice_rows(one)]
+    choices, note = choice_labels(rows, settings.labels, from_zero=spec.published is not None)
+    return LabelRules(choices=choices, notes=(note,) if note else ())
+
+
+def _merged_note(sets: Sequence[LabelledTable], items: _Items) -> tuple[str, ...]:
+    """The note on classes that are spelled in several ways; () for none."""
+    merged = merged_spellings(items([value for one in sets for value in one.labels()]))
     shown = "; ".join(f"{', '.join(map(repr, spellings))} are {name!r}" for name, spellings in [*merged.items()][:3])
-    notes += (f"spellings of one class: {shown}",) if merged and spec.kind is not TAGS and not form.width else ()
-    return LabelRules(classes, form, notes=(*notes, *classes.notes))
+    return (f"spellings of one class: {shown}",) if merged else ()
 
 
 def _choice_rows(one: LabelledTable) -> Iterable[tuple[Any, Any]]:
@@ -100,36 +142,54 @@ def _choice_rows(one: LabelledTable) -> Iterable[tuple[Any, Any]]:
 
 
 def _classes(
-    settings: TaskSettings, spec: TaskSpec, sets: Sequence[LabelledTable], known: tuple[str, ...], form: SetForm
+    settings: TaskSettings,
+    spec: TaskSpec,
+    sets: Sequence[LabelledTable],
+    known: tuple[str, ...],
+    items: _Items,
+    found: Callable[[Sequence[LabelledTable], _Items, bool], tuple[str, ...]],
 ) -> Classes:
-    items = _items(spec, [value for one in sets for value in one.labels()], form)
+    """The classes of a column.
+
+    Args:
+        settings: the section [task].
+        spec: the task.
+        sets: all tables.
+        known: classes of a model.
+        items: (labels) -> the names in them, one by one.
+        found: (sets, items, whether all of them count) -> the classes that the data have.
+    """
+    written = items([value for one in sets for value in one.labels()])
     named = next((names for one in sets if (names := one.table.classes.get(one.taken.label))), ())
     if spec.labels:
-        return match_classes(spec.labels, items, counting="zero")
+        return match_classes(spec.labels, written, counting="zero")
     if settings.labels:
-        names, spelled = given_classes(settings.labels, items)
-        return match_classes(names, items, spelled=spelled, counting="zero" if named else "evidence")
-    if known and (matched := match_model(known, items)):
+        names, spelled = given_classes(settings.labels, written)
+        return match_classes(names, written, spelled=spelled, counting="zero" if named else "evidence")
+    if known and (matched := match_model(known, written)):
         return matched
     if named:
-        return match_classes(named, items, counting="zero")
+        return match_classes(named, written, counting="zero")
     learned = [one for one in sets if known or one.role != "test"]
-    learned = learned if known or spec.kind is TAGS else learned[:1]  # the training data, where there is some
-    found = _items(spec, [value for one in learned for value in one.labels()], form)
-    if spec.kind is not TAGS:
-        return match_classes(found_classes(found), items, counting="never")
+    return match_classes(found(learned, items, bool(known)), written, counting="never")
+
+
+def _found_classes(sets: Sequence[LabelledTable], items: _Items, every: bool) -> tuple[str, ...]:
+    """The classes of the training data, where there is some."""
+    return found_classes(items([value for one in (sets if every else sets[:1]) for value in one.labels()]))
+
+
+def _found_tags(sets: Sequence[LabelledTable], items: _Items, every: bool) -> tuple[str, ...]:
+    """The tags of training and validation data: a rare one may be missing in the smaller part of the two."""
+    del every
+    found = items([value for one in sets for value in one.labels()])
     if found and not any(isinstance(tag, str) for tag in found):
         raise UserError(f"{sets[0].table.name}: its tags are numbers; name them in order with task.labels")
-    return match_classes(found_tags(found), items, counting="never")
+    return found_tags(found)
 
 
-def _items(spec: TaskSpec, values: Iterable[Any], form: SetForm) -> list[Any]:
-    """The labels one by one: those of sets, the tags of words."""
-    if spec.kind is CLASS_SETS:
-        return [*items_of_sets(values, form)]
-    if spec.kind is TAGS:
-        return [tag for tags in values if isinstance(tags, list) for tag in tags]
-    return [*values]
+def _tags(labels: Iterable[Any]) -> list[Any]:
+    return [tag for tags in labels if isinstance(tags, list) for tag in tags]
 
 
 def found_tags(tags: Iterable[Any]) -> tuple[str, ...]:

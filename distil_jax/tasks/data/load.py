@@ -15,7 +15,7 @@ from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, find_colum
 from distil_jax.tasks.data.gather import Part, gather
 from distil_jax.tasks.data.report import DataReport, SetReport, class_warnings, label_counts
 from distil_jax.tasks.data.splits import digest, draw, set_aside
-from distil_jax.tasks.examples import Example, QuestionExample, TaskData, TaskSpec, TokenExample
+from distil_jax.tasks.examples import Example, TaskData, TaskSpec
 from distil_jax.tasks.kinds import TaskKind
 from distil_jax.tasks.kinds.token import TAG_METRICS
 from distil_jax.tasks.metrics.tag_schemes import tag_scheme
@@ -62,18 +62,19 @@ def load_task(
         _check_labels(labels, spec, parts)
     scheme = ""
     if spec.kind.tagged:
-        scheme = _scheme(labels, sets)
+        scheme = _scheme(spec, labels, sets)
         if not scheme:
             spec = dataclasses.replace(spec, metrics=TAG_METRICS)
             notes.append(f"measured by tag accuracy: the tags {some(labels, 4)} mark no entities")
     train = next(iter(sets["train"].values()), [])
     aside = bool(train) and not sets["validation"]
     if aside:
-        train, sets["validation"]["validation"] = _aside(train, settings, seed, notes)
+        train, sets["validation"]["validation"] = _aside(train, spec, settings, seed, notes)
     if 0 < settings.max_examples < len(train):
         notes.append(f"train: {settings.max_examples:,} of {len(train):,} examples drawn")
         train = draw(train, settings.max_examples, seed)
-    notes += _overlap_notes(train, sets["validation"])
+    if spec.kind.unique_ids:
+        notes += _overlap_notes(train, sets["validation"])
     sha256 = digest(labels, train, sets["validation"], sets["test"])
     report = DataReport(
         task=spec.title,
@@ -87,11 +88,12 @@ def load_task(
     return TaskData(spec, labels, train, sets["validation"], sets["test"], sha256, tuple(notes), aside, scheme, report)
 
 
-def _scheme(labels: Sequence[str], sets: dict[str, dict[str, list[Example]]]) -> str:
+def _scheme(spec: TaskSpec, labels: Sequence[str], sets: dict[str, dict[str, list[Example]]]) -> str:
     """The tag scheme of all sentences whose tags are known; "" where tags mark no entities."""
     examples = [example for parts in sets.values() for part in parts.values() for example in part]
-    tagged = [example.tags for example in examples if isinstance(example, TokenExample) and example.tags is not None]
-    return tag_scheme([[labels[tag] for tag in tags] for tags in tagged], labels)
+    tagged = [tags for example in examples if (tags := spec.kind.label_of(example)) is not None]
+    sentences = [[str(labels[tag]) for tag in tags] for tags in tagged]
+    return tag_scheme(sentences, labels)
 
 
 def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
@@ -184,9 +186,9 @@ def _part_notes(part: Part) -> list[str]:
 
 
 def _aside(
-    train: list[Example], settings: TaskSettings, seed: int, notes: list[str]
+    train: list[Example], spec: TaskSpec, settings: TaskSettings, seed: int, notes: list[str]
 ) -> tuple[list[Example], list[Example]]:
-    rest, validation = set_aside(train, settings.validation_fraction, seed)
+    rest, validation = set_aside(train, settings.validation_fraction, seed, spec.kind)
     share = f"{len(validation):,} of {len(train):,} training examples"
     notes.append(f"validation: {share} set aside ({settings.validation_fraction:.3g}), none was given")
     return rest, validation
@@ -194,7 +196,7 @@ def _aside(
 
 def _overlap_notes(train: Sequence[Example], validation: dict[str, list[Example]]) -> list[str]:
     """SQuAD's parts are easily mixed up; what is said about questions that were trained on means nothing."""
-    ids = {example.id for example in train if isinstance(example, QuestionExample)}
+    ids = {example.id for example in train}
     notes = []
     for name, examples in validation.items():
         both = sum(example.id in ids for example in examples) if not _numbered(examples) else 0

@@ -9,12 +9,16 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from distil_jax.errors import UserError
-from distil_jax.tasks.examples import Example, QuestionExample, SequenceExample
+from distil_jax.tasks.examples import Example
+from distil_jax.tasks.kinds import TaskKind
 
 
-def set_aside(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+def set_aside(
+    examples: Sequence[Example], fraction: float, seed: int, kind: TaskKind[Any]
+) -> tuple[list[Example], list[Example]]:
     """Splits off a share of the examples, in proportion for every class; the rest comes first in the result.
 
     A pure function of its arguments. Questions about one context stay together, since they would give away each other's
@@ -25,10 +29,10 @@ def set_aside(examples: Sequence[Example], fraction: float, seed: int) -> tuple[
     """
     total = max(1, round(len(examples) * fraction))
     chance = random.Random(f"validation {seed}")
-    if examples and isinstance(examples[0], QuestionExample):
-        chosen = _whole_contexts(examples, total, chance)
+    if kind.together is None:
+        chosen = _in_proportion([kind.stratum(example) for example in examples], total, chance)
     else:
-        chosen = _in_proportion(examples, total, chance)
+        chosen = _whole_contexts([kind.together(example) for example in examples], total, chance)
     if not chosen or len(chosen) == len(examples):
         raise UserError(
             f"task: {len(examples)} training examples are too few to set some aside for validation; "
@@ -38,12 +42,11 @@ def set_aside(examples: Sequence[Example], fraction: float, seed: int) -> tuple[
     return rest, [examples[i] for i in sorted(chosen)]
 
 
-def _in_proportion(examples: Sequence[Example], total: int, chance: random.Random) -> set[int]:
+def _in_proportion(labels: Sequence[int | None], total: int, chance: random.Random) -> set[int]:
     groups: dict[int | None, list[int]] = defaultdict(list)
-    for i, example in enumerate(examples):
-        label = example.label if isinstance(example, SequenceExample) else None
-        groups[label if isinstance(label, int) else None].append(i)
-    wanted = {label: total * len(group) / len(examples) for label, group in groups.items()}
+    for i, label in enumerate(labels):
+        groups[label].append(i)
+    wanted = {label: total * len(group) / len(labels) for label, group in groups.items()}
     counts = {label: min(int(share), len(groups[label]) - 1) for label, share in wanted.items()}
     # Largest remainder: what rounding down left over goes where it was largest; equal ones in the order of the data.
     for label in sorted(wanted, key=lambda label: int(wanted[label]) - wanted[label]):
@@ -55,11 +58,10 @@ def _in_proportion(examples: Sequence[Example], total: int, chance: random.Rando
     return chosen
 
 
-def _whole_contexts(examples: Sequence[Example], total: int, chance: random.Random) -> set[int]:
+def _whole_contexts(all_contexts: Sequence[str], total: int, chance: random.Random) -> set[int]:
     groups: dict[str, list[int]] = defaultdict(list)
-    for i, example in enumerate(examples):
-        assert isinstance(example, QuestionExample)
-        groups[example.context].append(i)
+    for i, context in enumerate(all_contexts):
+        groups[context].append(i)
     contexts = list(groups)
     chance.shuffle(contexts)
     chosen: set[int] = set()

@@ -11,6 +11,7 @@ import numpy as np
 from distil_jax.config import TaskSettings
 from distil_jax.hf import Tokenizer
 from distil_jax.tasks.batches import TaskBatch, row_labels
+from distil_jax.tasks.data.classes import decide_choices
 from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, endings_in, label_of, text_of
 from distil_jax.tasks.encoded import NO_TOKEN, Encoded, assembled, cut_note, label_arrays, pieces
@@ -124,6 +125,7 @@ CHOICE = TaskKind(
     row="a text and its endings",
     bare=lambda row, columns: None,
     to_example=_to_example,
+    decide_labels=decide_choices,
     rows=_encode,
     labels=row_labels,
     loss=_loss,

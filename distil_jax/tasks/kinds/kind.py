@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from distil_jax.hf import Tokenizer
     from distil_jax.models import HeadKind, Problem, TaskHead
     from distil_jax.tasks.batches import Labels, TaskBatch
+    from distil_jax.tasks.data.classes import LabelledTable, LabelRules
     from distil_jax.tasks.data.columns import Columns
     from distil_jax.tasks.data.convert import ExampleRules, TakenColumns
-    from distil_jax.tasks.examples import TaskData
+    from distil_jax.tasks.examples import TaskData, TaskSpec
 
 E = TypeVar("E")  # the examples of a kind
 Logits = Sequence[np.ndarray]  # of each row of a set, without those of its padding
@@ -79,6 +80,8 @@ class TaskKind(Generic[E]):
         row: what a bare row is, for messages: "a text".
         bare: (row that is no mapping, columns) -> its values by column; None where it is no row of this kind.
         to_example: (id, values of a row, its columns, rules) -> the example; BadRowError where it is none.
+        decide_labels: (settings, task, tables, classes of a model) -> how labels are read: see
+            `tasks.data.classes.decide_labels`.
         rows: (tokenizer, examples, settings, training) -> rows of token ids; see `encode`.
         labels: (labels of the rows of a batch, length, batch size, class weights) -> labels as arrays with weights.
         loss: (logits, batch) -> () float32, the weighted sum of the losses against the labels, as transformers' model
@@ -95,12 +98,15 @@ class TaskKind(Generic[E]):
         pipeline: transformers' name of the kind.
         metrics: default measures; the first decides between checkpoints.
         problem: what the outputs of a sequence head mean, in transformers' words; "" for other heads.
-        details: (data, predicted) -> what a result has beside its measures: classes one by one, confusion matrix.
+        details: (data, predicted) -> what a result has beside its measures: classes one by one, confusion
+            matrix; None: nothing.
         fits: (head) -> whether a model with such a head, of the same kind, may be of this kind.
         max_length: default of task.max_length.
         longest: tokens a row may have where a model from elsewhere could take more.
         class_weights: (labels of the examples, number of classes) -> [classes] float32 by the rule "balanced"; None
             where there are no classes.
+        stratum: (example) -> a group that keeps its share where examples are set aside; None: no group.
+        together: (example) -> what it shares with examples that are set aside with it, or None.
         fewest_classes: of data that something can be learned from.
         tagged: its files may have a word and its tag a line.
         several_labels: an example may have several, in one column or in a column each.
@@ -123,6 +129,7 @@ class TaskKind(Generic[E]):
     row: str
     bare: Callable[[Any, Columns], dict[str, Any] | None]
     to_example: Callable[[str, Mapping[str, Any], TakenColumns, ExampleRules], E]
+    decide_labels: Callable[[TaskSettings, TaskSpec, Sequence[LabelledTable], tuple[str, ...]], LabelRules]
     rows: Callable[[Tokenizer, Sequence[E], TaskSettings, bool], Encoded]
     labels: Callable[[Sequence[np.ndarray], int, int, np.ndarray | None], Labels]
     loss: Callable[[Array, TaskBatch], Array]
@@ -138,13 +145,15 @@ class TaskKind(Generic[E]):
     problem: Problem = ""
     counted: Callable[[Any], Iterable[Any]] = lambda label: (label,)
     flags: tuple[str, ...] = ("--text",)
-    details: Callable[[TaskData, Predicted[E]], dict[str, Any]] = lambda data, predicted: {}
+    details: Callable[[TaskData, Predicted[E]], dict[str, Any]] | None = None
     fits: Callable[[TaskHead], bool] = lambda head: True
     max_length: int = 128
     longest: int = 512
     class_weights: Callable[[Sequence[Any], int], np.ndarray] | None = None
     outputs: Callable[[TaskHead], str] = lambda head: ""
     optional_pair: bool = False
+    stratum: Callable[[E], int | None] = lambda example: None
+    together: Callable[[E], str] | None = None
     fewest_classes: int = 0
     unique_ids: bool = False
     tagged: bool = False

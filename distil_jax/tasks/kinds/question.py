@@ -12,6 +12,7 @@ from distil_jax.data.rows import BadRowError
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
 from distil_jax.tasks.batches import TaskBatch, row_labels
+from distil_jax.tasks.data.classes import no_labels
 from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, text_of
 from distil_jax.tasks.data.labels import is_blank, list_in_text, number_of
@@ -224,6 +225,7 @@ QUESTION = TaskKind(
     row="a question and its context",
     bare=_bare,
     to_example=_to_example,
+    decide_labels=no_labels,
     rows=_encode,
     labels=row_labels,
     loss=_loss,
@@ -240,6 +242,7 @@ QUESTION = TaskKind(
     max_length=384,
     longest=384,
     unique_ids=True,
+    together=lambda example: example.context,
     may_name_labels=False,
     settings=("doc_stride", "max_question_length", "max_answer_length", "n_best", "null_threshold"),
     may_lack_answer=True,

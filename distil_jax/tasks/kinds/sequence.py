@@ -12,6 +12,7 @@ from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
 from distil_jax.hf import Tokenizer, numbered_labels
 from distil_jax.tasks.batches import Labels, row_labels
+from distil_jax.tasks.data.classes import decide_classes, decide_sets, no_labels
 from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, label_of, text_of
 from distil_jax.tasks.data.labels import class_set, indicator, is_blank, score
@@ -175,6 +176,7 @@ CLASSES = TaskKind(
     row="a text",
     bare=_bare,
     to_example=_with_class,
+    decide_labels=decide_classes,
     rows=_encode,
     labels=row_labels,
     loss=class_loss,
@@ -193,6 +195,7 @@ CLASSES = TaskKind(
     outputs=lambda head: named_outputs(head, "labels"),
     optional_pair=True,
     fewest_classes=2,
+    stratum=lambda example: example.label if isinstance(example.label, int) else None,
     texts_only=True,
 )
 
@@ -272,7 +275,9 @@ CLASS_SETS = dataclasses.replace(
     fits=lambda head: head.problem in ("", "multi_label_classification"),
     counted=lambda label: (number for number, on in enumerate(label) if on),
     class_weights=_set_weights,
+    decide_labels=decide_sets,
     fewest_classes=1,
+    stratum=lambda example: None,
     several_labels=True,
     outputs=lambda head: named_outputs(head, "labels, any number of them a text"),
 )
@@ -313,14 +318,16 @@ SCORES = dataclasses.replace(
     distillation_loss=_score_distillation_loss,
     decode=_decode_scores,
     measure=_measure_scores,
-    details=lambda data, predicted: {},
+    details=None,
     synthetic=lambda name, text, classes, pairs: _synthetic(name, text, pairs, float(int(name) % 6)),
     # Without this a single output would go through a sigmoid in older versions.
     snippet=lambda model, pairs: _snippet(model, pairs, ', function_to_apply="none"'),
     metrics=("pearson", "spearman"),
     fits=lambda head: head.problem == "regression" or head.num_outputs == 1,
     class_weights=None,
+    decide_labels=no_labels,
     fewest_classes=0,
+    stratum=lambda example: None,
     may_name_labels=False,
     outputs=lambda head: "output: a score" if head.num_outputs == 1 else f"output: {head.num_outputs} scores",
 )

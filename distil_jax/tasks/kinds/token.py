@@ -13,6 +13,7 @@ from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
 from distil_jax.hf import Tokenizer, numbered_labels
 from distil_jax.tasks.batches import Labels, normalised
+from distil_jax.tasks.data.classes import decide_tags
 from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.conll import to_iob2
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, label_of, value_of
@@ -239,6 +240,7 @@ TAGS = TaskKind(
     row="a text or its words",
     bare=_bare,
     to_example=_to_example,
+    decide_labels=decide_tags,
     rows=_encode,
     labels=_label_tags,
     loss=class_loss,
