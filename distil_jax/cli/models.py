@@ -95,7 +95,7 @@ def _evaluate_task(arguments: Sequence[str]) -> None:
 
     found = score_model(config)
     if found.is_main:
-        for note in found.notes:
+        for note in (note for note in found.notes if note not in found.data.notes):  # the data's were shown before
             print(f"note: {note}", file=sys.stderr)
         print(scores_table(found))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distil_jax.data.rows import some
 from distil_jax.tasks.data.labels import PLACEHOLDERS
 
 _MOST_CLASSES = 30  # shown with their counts
@@ -143,6 +144,7 @@ def class_warnings(classes: Sequence[str], first: SetReport) -> tuple[str, ...]:
     for name, count in labels.items():
         if name.casefold() in PLACEHOLDERS:
             found.append(f"the class {name!r} ({count:,}) looks like a missing label; it is a class like any other")
-        elif 0 < count <= _RARE:
-            found.append(f"the class {name!r} is there {'once' if count == 1 else 'twice'} only; is it a mistake?")
+    rare = [f"{name!r} ({count})" for name, count in labels.items() if 0 < count <= _RARE]
+    if rare and first.role == "train":
+        found.append(f"classes that are there once or twice, perhaps by mistake: {some(rare)}")
     return tuple(found)

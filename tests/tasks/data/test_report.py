@@ -19,11 +19,8 @@ def test_rows_columns_and_classes_are_counted(tmp_path: Path, write: Any, load: 
     assert first.columns == {"text": "review", "label": "stars"}
     assert first.labels == {"-": 4, "Positive": 1, "negative": 9, "positive": 9}
     warnings = "\n".join(data.report.warnings)
-    assert (
-        "'Positive' (1), 'positive' (9)" in warnings
-        and "'-' (4)" in warnings
-        and "'Positive' is there once" in (warnings)
-    )
+    assert "'Positive' (1), 'positive' (9)" in warnings and "'-' (4)" in warnings
+    assert any("once or twice" in text and "'Positive' (1)" in text for text in data.report.warnings)
     text = "\n".join(data.report.lines())
     for fact in ("24 rows read", "1 left out", train, "label = 'stars'", "negative 9", "accuracy", "warning: "):
         assert fact in text
