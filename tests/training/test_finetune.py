@@ -17,6 +17,7 @@ import pytest
 
 from distil_jax.config import Config, load_config
 from distil_jax.errors import PreemptedError, UserError
+from distil_jax.export import load_predictor, predict
 from distil_jax.hf import load_tokenizer, save_pretrained
 from distil_jax.runs import read_metrics, read_model_file
 from distil_jax.training import loop
@@ -255,3 +256,20 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert found.result.skipped_steps == 1
     rows = read_metrics(tmp_path / "run", "train")
     assert [row["metrics"]["skipped_steps"] for row in rows] == [0, 0, 1, 1, 1]
+
+
+def test_choices_with_other_numbers_of_endings_learn_and_predict(task_config: TaskConfig, tmp_path: Path) -> None:
+    """Rows of 2 to 4 endings, one of them blank; a prediction alone is that among the others."""
+    words = ("the tree", "a river runs", "", "the old house")
+    rows = [{"text": f"the cat {n}", "endings": [*words[: 2 + n % 3]], "label": n % 2} for n in range(24)]
+    path = tmp_path / "choices.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    changes = {"task.train": str(path), "task.validation": str(path), "task.endings": [], "training.epochs": 1}
+    found = finetune(task_config("choice", tmp_path / "run", changes))
+    assert np.isfinite(losses(tmp_path / "run")).all() and 0 <= found.measures["accuracy"] <= 1
+    predictor = load_predictor(tmp_path / "run")
+    together = list(predict(predictor, rows[:6]))
+    assert [len(one["scores"]) for one in together] == [2, 3, 4, 2, 3, 4]
+    for row, one in zip(rows[:3], together, strict=False):
+        (alone,) = predict(predictor, [row])
+        np.testing.assert_allclose(alone["scores"], one["scores"], atol=1e-5)
