@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interleaved import ended
+from interleaved import exit_status
 
 from distil_jax.errors import UserError
 from distil_jax.tasks.encoded import NO_TOKEN
@@ -100,4 +100,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("export_agreement", main))
+    sys.exit(exit_status("export_agreement", main))

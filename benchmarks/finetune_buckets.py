@@ -13,7 +13,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from interleaved import command_line, ended, finish, footer, output_file, positive, tell
+from interleaved import command_line, exit_status, finish, footer, output_file, positive, say
 
 from distil_jax.benchmark.run import run_benchmark
 from distil_jax.config import BenchmarkArguments, Config, load_config, with_overrides
@@ -50,7 +50,7 @@ def compare(arguments: argparse.Namespace, task: str) -> dict[str, Any]:
     found: dict[str, Any] = {"task": task}
     for name, buckets in ((BUCKETS, ()), (LONGEST, (arguments.max_length,))):
         changed = with_overrides(config, {"finetune.buckets": buckets})
-        report = run_benchmark(changed, "finetune", options, say=partial(tell, f"{task}, {name}"))
+        report = run_benchmark(changed, "finetune", options, say=partial(say, f"{task}, {name}"))
         found[name] = {**report["rows"][0], "all_notes": report["notes"]}
         found["machine"] = report["machine"]
     return found
@@ -99,4 +99,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("finetune_buckets", main))
+    sys.exit(exit_status("finetune_buckets", main))

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interleaved import HERE, MODEL_SIZES, command_line, ended, finish, positive, tell
+from interleaved import HERE, MODEL_SIZES, command_line, exit_status, finish, positive, say
 
 from distil_jax.benchmark.plan import ALL
 from distil_jax.benchmark.report import benchmark_markdown
@@ -58,7 +58,7 @@ def variants_table(arguments: argparse.Namespace, command: str) -> dict[str, Any
         warm_start=not arguments.tiny,
         vocabulary=300 if arguments.tiny else 30_522,
     )
-    return run_benchmark(config, "distill", options, command=command, say=partial(tell, "measuring"))
+    return run_benchmark(config, "distill", options, command=command, say=partial(say, "measuring"))
 
 
 def comparison(arguments: argparse.Namespace, report: dict[str, Any], output: Path) -> tuple[str, int]:
@@ -120,4 +120,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("gpu_table", main))
+    sys.exit(exit_status("gpu_table", main))

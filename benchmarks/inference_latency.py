@@ -25,8 +25,8 @@ from interleaved import (
     TORCH_SETTINGS,
     command_line,
     core,
-    ended,
     environment,
+    exit_status,
     finish,
     footer,
     interleave,
@@ -34,8 +34,8 @@ from interleaved import (
     output_file,
     positive,
     require_cpp,
+    say,
     start,
-    tell,
 )
 
 from distil_jax.benchmark.process import Worker
@@ -87,7 +87,7 @@ def open_side(arguments: argparse.Namespace, side: str, model: str, setting: str
     worker = start(f"{model}, {side}", script, environment(OURS if side == OURS else "torch", setting, folder))
     rows = str(folder / "rows.npz")
     worker.ask("open", model=str(folder / model), rows=rows, kind=side, cores=arguments.cores, lengths=LENGTHS_ALONE)
-    tell(f"{model}, {setting}", f"{side} is ready")
+    say(f"{model}, {setting}", f"{side} is ready")
     return worker
 
 
@@ -203,4 +203,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("inference_latency", main))
+    sys.exit(exit_status("inference_latency", main))

@@ -105,15 +105,15 @@ def run_inside(script: str, argv: Sequence[str] | None, device: str = "cpu", **s
 
 
 def interleave(workers: Mapping[str, Worker], rounds: int, request: Mapping[str, Any]) -> dict[str, Timing]:
-    """Ask every worker for a round, `in_turns`."""
+    """Ask every worker for a round, `interleave_calls`."""
 
     def asking(worker: Worker) -> Callable[[], float]:
         return lambda: worker.ask("round", **request)["seconds"]
 
-    return in_turns({name: asking(worker) for name, worker in workers.items()}, rounds)
+    return interleave_calls({name: asking(worker) for name, worker in workers.items()}, rounds)
 
 
-def in_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+def interleave_calls(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
     """Call all, one at a time, forwards and backwards by turns, so that none always comes first; each tells seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
@@ -127,7 +127,7 @@ def noise_lines(timings: Mapping[str, Timing]) -> list[str]:
     return [line for name, timing in timings.items() if (line := noise_note(name, timing))]
 
 
-def tell(about: str, line: str) -> None:
+def say(about: str, line: str) -> None:
     """Tell on standard error how far it is."""
     print(f"{about}: {line}", file=sys.stderr, flush=True)
 
@@ -179,8 +179,8 @@ def output_file(text: str) -> str:
     return text
 
 
-def ended(name: str, main: Callable[[], int]) -> int:
-    """The status that a script ends with: `main`'s own, or 2 for a mistake, 1 for a fault, each told in one line."""
+def exit_status(name: str, main: Callable[[], int]) -> int:
+    """The status that a script ends with: `main`'s own, or 2 for a mistake, 1 for a fault, each printed in one line."""
     try:
         return main()
     except UserError as mistake:

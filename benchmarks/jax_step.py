@@ -74,7 +74,7 @@ def _size(tree: Any) -> int:
 
 
 def masked_batch(config: Config, raw: np.ndarray, vocabulary: int) -> dict[str, np.ndarray]:
-    """The masks that the training step draws at step 0, which no other code is told of."""
+    """The masks that the training step draws at step 0."""
     corpus = corpus_of_rows(raw, vocabulary, len(raw), packed=False)
     masking = config.masking
     models = TextModels(

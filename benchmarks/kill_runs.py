@@ -1,11 +1,11 @@
 """Kill a run again and again (SIGKILL): does it end with the same bits as the run that is left alone?
 
-    python benchmarks/kill_runs.py --kills 100                         # a small distillation, made up on the spot
+    python benchmarks/kill_runs.py --kills 100                         # a small synthetic distillation
     python benchmarks/kill_runs.py --kills 20 --folder FOLDER distill --config quickstart ...
 
-Half of the kills come at a random time, half are aimed (`killed_at.py`): while files of the folder are made, while a
-checkpoint is saved or gets its name, while an old one is deleted, while metrics are written, while a program is
-compiled, while the held-out set is measured. After each, every checkpoint that is listed must hold the bits of the
+Half of the kills come at a random time, half are aimed (`killed_command.py`): while files of the folder are made,
+while a checkpoint is saved or gets its name, while an old one is deleted, while metrics are written, while a program
+is compiled, while the held-out set is measured. After each, every checkpoint that is listed must hold the bits of the
 uninterrupted run at that step; a run that was killed some times is then left to finish, and its last checkpoint
 (parameters, moments, step) and its metrics must be the uninterrupted run's. Prints a row for each kind: fault, tries,
 survived, seconds. Ends with status 1 where something differs.
@@ -71,7 +71,7 @@ def aimed_kills(chance: random.Random) -> Iterator[Kill]:
 
 def begin(command: list[str], kill: Kill, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start `distil-jax` with the arguments `command`, with the kill prepared where it is an aimed one."""
-    aim = [str(HERE / "killed_at.py"), kill.moment, str(kill.number), str(kill.seconds), str(folder)]
+    aim = [str(HERE / "killed_command.py"), kill.moment, str(kill.number), str(kill.seconds), str(folder)]
     return subprocess.Popen(
         [sys.executable, *(aim if kill.moment else ["-m", "distil_jax.cli"]), *command],
         env={

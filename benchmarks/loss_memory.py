@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from interleaved import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
+from interleaved import INSIDE, command_line, exit_status, finish, footer, output_file, positive, run_inside
 
 from distil_jax.benchmark.machine import describe_machine
 from distil_jax.benchmark.step import memory_plan
@@ -103,4 +103,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("loss_memory", main))
+    sys.exit(exit_status("loss_memory", main))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interleaved import command_line, ended, finish, footer, output_file, positive, tell
+from interleaved import command_line, exit_status, finish, footer, output_file, positive, say
 
 from distil_jax.benchmark.run import run_benchmark
 from distil_jax.config import BenchmarkArguments, Config, config_to_toml, load_config, with_overrides
@@ -68,7 +68,7 @@ def compare(arguments: argparse.Namespace, length: int) -> dict[str, Any]:
         report["forms"] = prepare_both(config, tokenizer, Path(temporary))
         for form, pack in FORMS.items():
             changed = with_overrides(config, {"corpus.pack": pack, "corpus.folder": str(Path(temporary) / form)})
-            measured = run_benchmark(changed, "distill", options, say=partial(tell, form))
+            measured = run_benchmark(changed, "distill", options, say=partial(say, form))
             report["forms"][form] |= {"row": measured["rows"][0], "notes": measured["notes"]}
             report["machine"] = measured["machine"]
     report["config"] = config_to_toml(config)
@@ -122,4 +122,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("packed_padded", main))
+    sys.exit(exit_status("packed_padded", main))

@@ -33,7 +33,7 @@ _NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What both sides are told: weights of the losses, AdamW, and how often the gradient is clipped at which norm."""
+    """The settings of both sides: weights of the losses, AdamW, and how often the gradient is clipped at which norm."""
 
     temperature: float = 2.0
     kl: float = 5.0

@@ -13,7 +13,7 @@ import argparse
 import sys
 from typing import Any
 
-from interleaved import INSIDE, command_line, ended, finish, footer, output_file, positive, run_inside
+from interleaved import INSIDE, command_line, exit_status, finish, footer, output_file, positive, run_inside
 
 DEVICES = 8
 SIZES: dict[str, dict[str, Any]] = {
@@ -184,4 +184,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("scaling", main))
+    sys.exit(exit_status("scaling", main))

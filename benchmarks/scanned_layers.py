@@ -22,10 +22,10 @@ from interleaved import (
     INSIDE,
     MODEL_SIZES,
     command_line,
-    ended,
+    exit_status,
     finish,
     footer,
-    in_turns,
+    interleave_calls,
     output_file,
     positive,
     run_inside,
@@ -99,7 +99,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     agreed = max(abs(one / other - 1) for one, other in zip(*(computed[form] for form in FORMS), strict=True))
     if not agreed < 1e-5:
         raise FaultError(f"losses or gradients differ by {agreed:.1e}: not the same layers")
-    for form, timing in in_turns({form: _timed(call) for form, call in calls.items()}, arguments.rounds).items():
+    for form, timing in interleave_calls(
+        {form: _timed(call) for form, call in calls.items()}, arguments.rounds
+    ).items():
         found[form] |= {"seconds": timing.median, "spread": timing.spread, "rounds": list(timing.rounds)}
     return {"rows": found, "agreed": agreed, "machine": describe_machine()}
 
@@ -152,4 +154,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("scanned_layers", main))
+    sys.exit(exit_status("scanned_layers", main))

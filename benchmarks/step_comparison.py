@@ -28,8 +28,8 @@ from interleaved import (
     TORCH_SETTINGS,
     command_line,
     core,
-    ended,
     environment,
+    exit_status,
     finish,
     footer,
     interleave,
@@ -37,8 +37,8 @@ from interleaved import (
     output_file,
     positive,
     require_cpp,
+    say,
     start,
-    tell,
 )
 
 from distil_jax.benchmark.process import Worker
@@ -154,7 +154,7 @@ def prepare(arguments: argparse.Namespace, shape: str, folder: Path) -> dict[str
 
 
 def open_side(arguments: argparse.Namespace, side: str, setting: str, folder: Path) -> Worker:
-    """A side's process, told what to load."""
+    """A side's process, with its model loaded."""
     system, script = ("jax", "jax_step.py") if side == OURS else ("torch", "pytorch_step.py")
     worker = start(side, script, environment(system, setting, folder, arguments.device))
     request: dict[str, Any] = {name: str(folder / name) for name in ("teacher", "student")}
@@ -216,19 +216,19 @@ def time_sides(
                 timings, row = _turns(arguments, side, (setting, folder), ours, tokens)
             except FaultError as fault:
                 rows.append({**about, "side": side, "failure": str(fault)})
-                tell(f"{shape}, {setting}", str(fault))
+                say(f"{shape}, {setting}", str(fault))
                 continue
             every += timings[OURS].rounds
             rows.append({**about, "side": side, **row})
             noise += noise_lines({side: timings[side]})
-            tell(f"{shape}, {setting}", _told(side, row))
+            say(f"{shape}, {setting}", _told(side, row))
         peak = ours.ask("memory")["peak_bytes"]  # ours has to live until here
     if every:
         own = summarise(every)
         row = {**_measured(own, tokens, peak, ready), "speedup": 1.0, "memory_share": 1.0}
         rows.insert(0, {**about, "side": OURS, **row})
         noise[:0] = noise_lines({OURS: own})
-        tell(f"{shape}, {setting}", _told(OURS, row))
+        say(f"{shape}, {setting}", _told(OURS, row))
     return rows, noise
 
 
@@ -304,4 +304,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("step_comparison", main))
+    sys.exit(exit_status("step_comparison", main))

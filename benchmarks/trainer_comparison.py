@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from interleaved import INSTALLED, command_line, ended, environment, finish, footer, positive
+from interleaved import INSTALLED, command_line, environment, exit_status, finish, footer, positive
 
 from distil_jax.errors import FaultError, UserError, one_line
 
@@ -212,4 +212,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended("trainer_comparison", main))
+    sys.exit(exit_status("trainer_comparison", main))

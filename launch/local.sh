@@ -5,7 +5,7 @@
 #   launch/local.sh distill --config minilm_l3
 #   GPUS=0,1 launch/local.sh distill --config minilm_l3
 #
-# One process drives all GPUs. With GPUs on the host, training insists on them instead of falling back to the CPU.
+# One process drives all GPUs. On a host with GPUs, training fails without them instead of using the CPU.
 #   GPUS       numbers of the GPUs to use, separated by commas; default: all
 #   --dry-run  print the command instead of running it
 set -euo pipefail

@@ -5,7 +5,7 @@
 #   TPU=v5e-16 ZONE=us-west4-a SETUP='source venv/bin/activate' \
 #     launch/tpu_vm.sh distill --config distilbert_base_uncased --run.output /mnt/shared/distilbert
 #
-# Every worker starts the same command and JAX finds out about the others. distil_jax must be installed on all of them, from a
+# Every worker starts the same command and JAX finds the others. distil_jax must be installed on all of them, from a
 # checkout that each has:
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='cd CHECKOUT && pip install ".[tpu]"'
 # The run's and the corpus's folders must be on storage that all workers share.
@@ -32,7 +32,7 @@ case "$1" in
     fi
     ;;
 esac
-printf -v quoted '%q ' "${remote[@]}"  # the remote shell takes it apart again
+printf -v quoted '%q ' "${remote[@]}"  # the remote shell splits it
 command=(gcloud compute tpus tpu-vm ssh "$TPU" "--zone=$ZONE")
 if [[ -n "${PROJECT-}" ]]; then
   command+=("--project=$PROJECT")

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from held_up import ENDLESS, Ended, Hold, Launched
+from delayed_command import ENDLESS, Delay, Ended, Launched
 
 from distil_jax.config import Config, config_to_toml
 from distil_jax.runs import read_metrics
@@ -29,7 +29,7 @@ Launch = Callable[..., Launched]
 def launch(tiny_config: Callable[..., Config], program_cache: Path, tmp_path: Path) -> Launch:
     """A function (output, *where each process is held up) that starts the command that `whole_run` is the result of."""
 
-    def start(output: Path, *holds: Hold) -> Launched:
+    def start(output: Path, *holds: Delay) -> Launched:
         several = len(holds) > 1
         config = tmp_path / f"{output.name}.toml"
         changes = {"parallel.devices": len(holds)}
@@ -85,7 +85,7 @@ def assert_ends_like(whole_run: Any, config: Config, step: int | None, *before: 
 
 
 def preempted_at(
-    launch: Launch, tiny_config: Any, folder: Path, hold: Hold, number: int = signal.SIGTERM
+    launch: Launch, tiny_config: Any, folder: Path, hold: Delay, number: int = signal.SIGTERM
 ) -> tuple[Config, int | None]:
     with launch(folder, hold) as run:
         run.wait_for_signs()
@@ -98,7 +98,7 @@ def preempted_at(
 
 @pytest.mark.fault("SIGTERM, one process")
 def test_while_training(launch: Launch, tiny_config: Any, whole_run: Any, tmp_path: Path) -> None:
-    config, step = preempted_at(launch, tiny_config, tmp_path / "run", Hold("step", 5, STEP_SECONDS))
+    config, step = preempted_at(launch, tiny_config, tmp_path / "run", Delay("step", 5, STEP_SECONDS))
     assert step == 5, "the step that was about to begin"
     assert_ends_like(whole_run, config, step)
 
@@ -106,7 +106,7 @@ def test_while_training(launch: Launch, tiny_config: Any, whole_run: Any, tmp_pa
 @pytest.mark.parametrize("at", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_ctrl_c(at: int, launch: Launch, tiny_config: Any, whole_run: Any, tmp_path: Path) -> None:
     """Nothing is lost but the step that was about to begin; `resume` continues."""
-    hold = Hold("step", at, STEP_SECONDS)
+    hold = Delay("step", at, STEP_SECONDS)
     config, step = preempted_at(launch, tiny_config, tmp_path / "run", hold, signal.SIGINT)
     assert step == at
     assert_ends_like(whole_run, config, step, *([] if at % 2 == 0 else [at]))
@@ -114,14 +114,14 @@ def test_ctrl_c(at: int, launch: Launch, tiny_config: Any, whole_run: Any, tmp_p
 
 MOMENTS = {
     # while it ...: where it is held up, and the step that is saved
-    "reads its inputs": (Hold("inputs", 1, ENDLESS), None),
-    "measures before the first step": (Hold("evaluation", 2, 0.5), None),
-    "compiles the first step": (Hold("compile", 1), None),
-    "compiles for other shapes": (Hold("compile", 6), 5),
-    "measures": (Hold("evaluation", 6, 0.5), 6),  # the second batch of the third measurement
-    "measures, without an end": (Hold("evaluation", 6, ENDLESS), 6),
-    "measures in the end": (Hold("evaluation", 9, 0.5), 12),
-    "waits for rows": (Hold("batch", 8, ENDLESS), 7),
+    "reads its inputs": (Delay("inputs", 1, ENDLESS), None),
+    "measures before the first step": (Delay("evaluation", 2, 0.5), None),
+    "compiles the first step": (Delay("compile", 1), None),
+    "compiles for other shapes": (Delay("compile", 6), 5),
+    "measures": (Delay("evaluation", 6, 0.5), 6),  # the second batch of the third measurement
+    "measures, without an end": (Delay("evaluation", 6, ENDLESS), 6),
+    "measures in the end": (Delay("evaluation", 9, 0.5), 12),
+    "waits for rows": (Delay("batch", 8, ENDLESS), 7),
 }
 QUICK = ("compiles for other shapes", "measures", "reads its inputs")
 
@@ -140,29 +140,29 @@ def test_while_it(moment: str, launch: Launch, tiny_config: Any, whole_run: Any,
 def test_again_and_again(launch: Launch, tiny_config: Any, whole_run: Any, tmp_path: Path) -> None:
     """Also while a measurement is made up for that was cut off before."""
     folder = tmp_path / "run"
-    _, step = preempted_at(launch, tiny_config, folder, Hold("evaluation", 4, 0.5))
+    _, step = preempted_at(launch, tiny_config, folder, Delay("evaluation", 4, 0.5))
     assert step == 3
-    _, step = preempted_at(launch, tiny_config, folder, Hold("evaluation", 2, 0.5))
+    _, step = preempted_at(launch, tiny_config, folder, Delay("evaluation", 2, 0.5))
     assert step is None, "it is saved already"
-    config, step = preempted_at(launch, tiny_config, folder, Hold("step", 8, STEP_SECONDS))
+    config, step = preempted_at(launch, tiny_config, folder, Delay("step", 8, STEP_SECONDS))
     assert step == 11
     assert_ends_like(whole_run, config, step, 3)
 
 
 TOLD = [
-    pytest.param(Hold("step", 5, STEP_SECONDS), (1,), 5, id="one of them while training"),
-    pytest.param(Hold("step", 5, STEP_SECONDS), (0, 1), 5, id="both while training", marks=pytest.mark.slow),
-    pytest.param(Hold("evaluation", 6, 0.5), (0,), 6, id="one while measuring", marks=pytest.mark.slow),
-    pytest.param(Hold("compile", 6), (0, 1), 5, id="both while compiling", marks=pytest.mark.slow),
-    pytest.param(Hold("batch", 8, ENDLESS), (1,), 7, id="one while reading", marks=pytest.mark.slow),
-    pytest.param(Hold("inputs", 1, ENDLESS), (0,), None, id="one while reading inputs", marks=pytest.mark.slow),
+    pytest.param(Delay("step", 5, STEP_SECONDS), (1,), 5, id="one of them while training"),
+    pytest.param(Delay("step", 5, STEP_SECONDS), (0, 1), 5, id="both while training", marks=pytest.mark.slow),
+    pytest.param(Delay("evaluation", 6, 0.5), (0,), 6, id="one while measuring", marks=pytest.mark.slow),
+    pytest.param(Delay("compile", 6), (0, 1), 5, id="both while compiling", marks=pytest.mark.slow),
+    pytest.param(Delay("batch", 8, ENDLESS), (1,), 7, id="one while reading", marks=pytest.mark.slow),
+    pytest.param(Delay("inputs", 1, ENDLESS), (0,), None, id="one while reading inputs", marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.fault("SIGTERM, two processes")
 @pytest.mark.parametrize(("hold", "told", "least"), TOLD)
 def test_two_processes_stop_at_the_same_step(
-    hold: Hold, told: tuple[int, ...], least: int | None, launch: Launch, tmp_path: Path
+    hold: Delay, told: tuple[int, ...], least: int | None, launch: Launch, tmp_path: Path
 ) -> None:
     """Which both have saved together, and from which they go on."""
     folder = tmp_path / "run"
@@ -181,7 +181,10 @@ def test_two_processes_stop_at_the_same_step(
 @pytest.mark.fault("SIGTERM, two processes")
 @pytest.mark.slow
 def test_two_processes_that_were_preempted_end_with_the_same_bits(launch: Launch, tmp_path: Path) -> None:
-    for name, holds in (("whole", [Hold()]), ("stopped", [Hold("evaluation", 6, 0.5), Hold("step", 3, 0.3), Hold()])):
+    for name, holds in (
+        ("whole", [Delay()]),
+        ("stopped", [Delay("evaluation", 6, 0.5), Delay("step", 3, 0.3), Delay()]),
+    ):
         for hold in holds:
             with launch(tmp_path / name, hold, hold) as run:
                 if hold.moment:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from held_up import ENDLESS, Hold, Launched
+from delayed_command import ENDLESS, Delay, Launched
 
 from distil_jax.config import Config, config_to_toml
 
 LIMIT_SECONDS = 30.0
 STALL_MINUTES = 0.5  # more than it takes to get programs from the cache
-GOES_ON = Hold("step", 5, 0.3)
+GOES_ON = Delay("step", 5, 0.3)
 Launch = Callable[..., Launched]
 
 
@@ -21,7 +21,7 @@ Launch = Callable[..., Launched]
 def launch(tiny_config: Callable[..., Config], program_cache: Path, tmp_path: Path) -> Launch:
     """A function (*where each process is held up, settings) that starts two processes of one run."""
 
-    def start(*holds: Hold, **changes: object) -> Launched:
+    def start(*holds: Delay, **changes: object) -> Launched:
         config = tmp_path / "two.toml"
         config.write_text(config_to_toml(tiny_config(tmp_path / "run", {"parallel.devices": 2, **changes})))
         environment = {
@@ -35,7 +35,7 @@ def launch(tiny_config: Callable[..., Config], program_cache: Path, tmp_path: Pa
     return start
 
 
-def compile_all(launch: Launch, *holds: Hold, **changes: object) -> None:
+def compile_all(launch: Launch, *holds: Delay, **changes: object) -> None:
     """Bring the programs of a run into the cache."""
     with launch(*holds, **changes) as run:
         run.wait_for_signs()
@@ -61,7 +61,7 @@ def test_killed_in_the_middle_of_a_step(killed: int, launch: Launch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_killed_while_the_other_computes_nothing(killed: int, launch: Launch) -> None:
-    with launch(Hold("batch", 8, ENDLESS), Hold("batch", 8, ENDLESS)) as run:
+    with launch(Delay("batch", 8, ENDLESS), Delay("batch", 8, ENDLESS)) as run:
         run.wait_for_signs()
         run.send(signal.SIGKILL, killed)
         (end,) = run.ends(1 - killed)
@@ -76,8 +76,8 @@ def test_killed_while_the_other_computes_nothing(killed: int, launch: Launch) ->
 @pytest.mark.fault("a process raises")
 @pytest.mark.parametrize("raising", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_an_exception_in_one(raising: int, launch: Launch) -> None:
-    holds = [Hold(), Hold()]
-    holds[raising] = Hold("raise", 5)
+    holds = [Delay(), Delay()]
+    holds[raising] = Delay("raise", 5)
     with launch(*holds) as run:
         run.wait_for_signs(raising)
         ends = run.ends()
@@ -94,7 +94,7 @@ def test_an_exception_in_one(raising: int, launch: Launch) -> None:
 def test_one_that_sleeps_forever(asleep: int, launch: Launch) -> None:
     holds = [GOES_ON, GOES_ON]
     compile_all(launch, *holds)
-    holds[asleep] = Hold("batch", 8, ENDLESS)
+    holds[asleep] = Delay("batch", 8, ENDLESS)
     with launch(*holds, **{"parallel.stall_minutes": STALL_MINUTES}) as run:
         run.wait_for_signs(asleep)
         ends = run.ends()
@@ -127,7 +127,7 @@ def test_one_that_is_stopped(stopped: int, launch: Launch) -> None:
 def test_one_process_alone_that_sleeps_forever(launch: Launch) -> None:
     settings = {"parallel.stall_minutes": STALL_MINUTES, "parallel.devices": 1}
     compile_all(launch, GOES_ON, **{"parallel.devices": 1})
-    with launch(Hold("batch", 8, ENDLESS), **settings) as run:
+    with launch(Delay("batch", 8, ENDLESS), **settings) as run:
         run.wait_for_signs()
         (end,) = run.ends()
     assert end.status == 1

@@ -200,7 +200,7 @@ def test_the_trainer_comparison_refuses_what_it_cannot_run(
     monkeypatch.setattr(module, "load", lambda _: (None, data, None))
     given = ["trainer_comparison", "--task", task, "--source", "s", "--model", "m", "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", given)
-    assert module.ended("trainer_comparison", module.main) == 2
+    assert module.exit_status("trainer_comparison", module.main) == 2
     assert capsys.readouterr().err.startswith(f"trainer_comparison: --task {task}: only tasks with one label")
 
 

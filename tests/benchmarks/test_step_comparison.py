@@ -167,9 +167,9 @@ def test_rounds_are_taken_by_turns_and_compared_by_their_medians(
 def test_wrong_arguments_end_with_status_2(
     script: Script, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         script("step_comparison").parse(arguments)
-    assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert caught.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_mistakes_and_faults_are_one_line(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,9 +181,9 @@ def test_mistakes_and_faults_are_one_line(script: Script, capsys: pytest.Capture
 
         return main
 
-    assert turns.ended("script", lambda: 0) == 0
-    assert turns.ended("script", raising(UserError("no such file"))) == 2
-    assert turns.ended("script", raising(FaultError("it died"))) == 1
+    assert turns.exit_status("script", lambda: 0) == 0
+    assert turns.exit_status("script", raising(UserError("no such file"))) == 2
+    assert turns.exit_status("script", raising(FaultError("it died"))) == 1
     assert capsys.readouterr().err == "script: no such file\nscript: it died\n"
 
 

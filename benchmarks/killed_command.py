@@ -1,6 +1,6 @@
-"""A `distil-jax` command that kills itself (SIGKILL) at a moment that nobody outside could hit.
+"""A `distil-jax` command that kills itself (SIGKILL) at a chosen event.
 
-    python benchmarks/killed_at.py MOMENT NUMBER SECONDS FOLDER COMMAND ...
+    python benchmarks/killed_command.py MOMENT NUMBER SECONDS FOLDER COMMAND ...
 
 FOLDER is the run's. The kill comes SECONDS after the NUMBER-th (from 1) of the events that MOMENT stands for, before
 that event takes place where SECONDS is 0:
@@ -13,7 +13,7 @@ that event takes place where SECONDS is 0:
     compile     a program is given to the compiler
     evaluation  a measurement of the held-out set begins
 
-A command that has no such event ends as it always does. `kill_runs.py` uses this.
+A command without such an event ends as usual. `kill_runs.py` uses this.
 """
 
 from __future__ import annotations

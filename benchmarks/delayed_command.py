@@ -1,12 +1,12 @@
-"""A `distil-jax` command that is held up at a moment that nobody outside could hit, so that something can befall it.
+"""A `distil-jax` command with a delay at a chosen event, so that a test can interrupt it there.
 
-    python benchmarks/held_up.py MOMENT NUMBER SECONDS SIGN COMMAND ...
+    python benchmarks/delayed_command.py MOMENT NUMBER SECONDS SIGN COMMAND ...
 
-From the NUMBER-th (from 1) event of MOMENT on, each of them first takes SECONDS more; with the first of these the file
-SIGN is made. Moments:
+From the NUMBER-th (from 1) event of MOMENT on, each event takes SECONDS more. At the first of them the file SIGN is
+written. Moments:
 
     inputs      a corpus is opened
-    compile     the program of a step is looked up; held up inside the compiler, in one call that Python cannot end
+    compile     the program of a step is looked up; the delay is inside the compiler, in one call that Python cannot end
     evaluation  a batch of the held-out set is about to be computed
     batch       the rows of a batch are read
     step        a step is about to be computed
@@ -34,8 +34,8 @@ ENDLESS = 1e6  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
-class Hold:
-    """Where a process is held up; see the module's text."""
+class Delay:
+    """Where a process is delayed; see the module's text."""
 
     moment: str = ""
     number: int = 1
@@ -44,7 +44,7 @@ class Hold:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a process ended: exit status, what it wrote, and seconds since something befell it."""
+    """A finished process: exit status, output, and seconds since the test interrupted it."""
 
     status: int
     out: str
@@ -55,17 +55,17 @@ class Ended:
 class Launched:
     """One or two processes of a run; use it as a context manager, which leaves none of them behind."""
 
-    def __init__(self, command: list[str], holds: list[Hold], folder: Path, environment: Mapping[str, str]) -> None:
-        """Start `command` in one process for each of `holds`; `folder` is for files of this object."""
+    def __init__(self, command: list[str], delays: list[Delay], folder: Path, environment: Mapping[str, str]) -> None:
+        """Start `command` in one process for each of `delays`; `folder` is for files of this object."""
         folder.mkdir(parents=True, exist_ok=True)
         cluster = []
-        if len(holds) > 1:
+        if len(delays) > 1:
             cluster = ["--parallel.coordinator", f"localhost:{_free_port()}", "--parallel.num-processes", "2"]
-        self._signs = [folder / f"sign{number}" for number in range(len(holds))]
+        self._signs = [folder / f"sign{number}" for number in range(len(delays))]
         self.processes = []
-        for number, (hold, sign) in enumerate(zip(holds, self._signs, strict=True)):
+        for number, (delay, sign) in enumerate(zip(delays, self._signs, strict=True)):
             sign.unlink(missing_ok=True)
-            arguments = [hold.moment or "none", str(hold.number), str(hold.seconds), str(sign), *command, *cluster]
+            arguments = [delay.moment or "none", str(delay.number), str(delay.seconds), str(sign), *command, *cluster]
             arguments += ["--parallel.process-id", str(number)] if cluster else []
             self.processes.append(
                 subprocess.Popen(
@@ -116,7 +116,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-class _Holder:
+class _Delayer:
     def __init__(self, number: int, seconds: float, sign: str) -> None:
         self._left, self._seconds, self._sign = number, seconds, sign
 
@@ -146,17 +146,17 @@ def _compile_long() -> None:
     jax.jit(program).lower(jnp.ones((16, 16))).compile()
 
 
-def _patch(moment: str, holder: _Holder) -> None:
+def _patch(moment: str, delayer: _Delayer) -> None:
     from distil_jax.training import compiled_step, text_run
 
     def before(owner: Any, name: str) -> None:
         function = getattr(owner, name)
 
-        def held_up(*arguments: Any, **settings: Any) -> Any:
-            holder.reached(moment)
+        def delayed(*arguments: Any, **settings: Any) -> Any:
+            delayer.reached(moment)
             return function(*arguments, **settings)
 
-        setattr(owner, name, held_up)
+        setattr(owner, name, delayed)
 
     if moment == "inputs":
         before(text_run, "open_corpus")
@@ -165,25 +165,25 @@ def _patch(moment: str, holder: _Holder) -> None:
     elif moment in ("step", "raise"):
         before(compiled_step.CompiledStep, "__call__")
     elif moment == "batch":
-        _patch_batches(holder)
+        _patch_batches(delayer)
     elif moment == "evaluation":
-        _patch_evaluation(holder)
+        _patch_evaluation(delayer)
 
 
-def _patch_batches(holder: _Holder) -> None:
+def _patch_batches(delayer: _Delayer) -> None:
     from distil_jax.training import text_run
 
     make = text_run.training_batches
 
     def batches(*arguments: Any, **settings: Any) -> Any:
         for rows in make(*arguments, **settings):
-            holder.reached("batch")
+            delayer.reached("batch")
             yield rows
 
     text_run.training_batches = batches
 
 
-def _patch_evaluation(holder: _Holder) -> None:
+def _patch_evaluation(delayer: _Delayer) -> None:
     from distil_jax.training import text_run
 
     make = text_run.make_evaluator
@@ -193,7 +193,7 @@ def _patch_evaluation(holder: _Holder) -> None:
 
         def measure(params: Any, frozen: Any, before_batch: Any) -> Any:
             def slow() -> None:
-                holder.reached("evaluation")
+                delayer.reached("evaluation")
                 before_batch()
 
             return evaluate(params, frozen, slow)
@@ -204,8 +204,8 @@ def _patch_evaluation(holder: _Holder) -> None:
 
 
 def main(moment: str, number: int, seconds: float, sign: str, command: list[str]) -> None:
-    """Run `command` as `python -m distil_jax.cli` does, held up."""
-    holder = _Holder(number, seconds, sign)
+    """Run `command` as `python -m distil_jax.cli` does, with the delay."""
+    delayer = _Delayer(number, seconds, sign)
 
     from distil_jax.runs import startup as runtime
 
@@ -213,7 +213,7 @@ def main(moment: str, number: int, seconds: float, sign: str, command: list[str]
 
     def start_then_patch(config: Any) -> None:
         start(config)  # first: it decides which devices JAX finds
-        _patch(moment, holder)
+        _patch(moment, delayer)
 
     runtime.start = start_then_patch
     sys.argv = ["distil-jax", *command]
