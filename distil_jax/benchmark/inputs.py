@@ -19,14 +19,11 @@ from distil_jax.benchmark.synthetic import (
     synthetic_tokenizer,
 )
 from distil_jax.config import Config, with_overrides
-from distil_jax.data.corpus import Corpus, open_corpus
-from distil_jax.data.corpus.tokens import INDEX
+from distil_jax.data.corpus import INDEX, Corpus, open_corpus
 from distil_jax.errors import UserError
 from distil_jax.hf import WEIGHT_FILES, Tokenizer, load_tokenizer, read_encoder_config, task_head
 from distil_jax.models import EncoderConfig, MaskedLM, TaskModel
-from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks import TaskData, load_task, task_spec
 from distil_jax.training.distill import distillation
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.pretrain import pretraining, scratch_encoder

@@ -96,7 +96,7 @@ def with_rows(config: Config, rows: int, devices: int) -> Config:
 def _length(config: Config, stage: Stage) -> int:
     if stage != "finetune":
         return config.corpus.sequence_length
-    from distil_jax.tasks.registry import task_spec
+    from distil_jax.tasks import task_spec
 
     return task_spec(config.task.name or USUAL_TASK).kind.row_length(config.task)
 

@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distil_jax.config import Config
-from distil_jax.data.corpus import Corpus
-from distil_jax.data.corpus.packing import best_fit, token_dtype
-from distil_jax.data.corpus.tokens import Shard
+from distil_jax.data.corpus import Corpus, Shard, best_fit, token_dtype
 from distil_jax.hf import Tokenizer, load_tokenizer
-from distil_jax.tasks.examples import TaskData, TaskSpec
+from distil_jax.tasks import TaskData, TaskSpec
 
 PAD, _UNK, _CLS, _SEP, _MASK = range(5)
 _SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

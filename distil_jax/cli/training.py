@@ -26,7 +26,7 @@ def run_prepare(arguments: list[str]) -> None:
     source = config.corpus.tokenizer or config.teacher.path or config.model.initial
     if not source:
         raise UserError("corpus.tokenizer is not set; name the tokenizer's folder or hub id (the teacher's, say)")
-    from distil_jax.data.corpus.splits import prepare_splits
+    from distil_jax.data.corpus import prepare_splits
     from distil_jax.hf import load_tokenizer
     from distil_jax.runs import PrepareDisplay
 

@@ -40,7 +40,7 @@ from distil_jax.config.schema import (
     Training,
     require,
 )
-from distil_jax.config.tasks import FineTune, Study, TaskSettings
+from distil_jax.config.tasks import FineTune, Study, TaskSettings, listed_weights
 
 __all__ = [
     "CONFIG_FLAG",
@@ -75,6 +75,7 @@ __all__ = [
     "config_to_toml",
     "differences",
     "fields_of",
+    "listed_weights",
     "load_config",
     "parse_arguments",
     "parse_command",

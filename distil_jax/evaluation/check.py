@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distil_jax.config import config_from_toml
-from distil_jax.data.corpus.tokens import INDEX, open_corpus
+from distil_jax.data.corpus import INDEX, open_corpus
 from distil_jax.errors import UserError, one_line
 from distil_jax.evaluation.study_report import REPORT_FILE, read_json
 from distil_jax.hf import CHECKSUMS_FILE, check_files

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Masking, Objective
-from distil_jax.data.corpus import Corpus, open_corpus
-from distil_jax.data.corpus.masking import MaskingRule
+from distil_jax.data.corpus import Corpus, MaskingRule, open_corpus
 from distil_jax.errors import UserError
 from distil_jax.export import read_run
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, read_pretrained

@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distil_jax.config import Config, load_config, with_overrides
-from distil_jax.data.corpus import open_corpus
-from distil_jax.data.corpus.splits import prepare_splits
-from distil_jax.data.corpus.vocabulary import train_wordpiece
+from distil_jax.data.corpus import open_corpus, prepare_splits, train_wordpiece
 from distil_jax.errors import UserError
 from distil_jax.evaluation.heldout import LanguageModel, evaluate_model, fill_mask, load_language_model
 from distil_jax.evaluation.python_text import write_python_text
 from distil_jax.evaluation.report import measures_table
-from distil_jax.export import export
-from distil_jax.export.latency import encoder_latency
+from distil_jax.export import encoder_latency, export
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.runs import PrepareDisplay, write_atomically
 from distil_jax.tables import markdown

@@ -9,10 +9,10 @@ import numpy as np
 
 from distil_jax.config import Config
 from distil_jax.errors import UserError
-from distil_jax.export.checkpoint import read_run
+from distil_jax.export import read_run
 from distil_jax.models import TaskModel
 from distil_jax.runs import write_atomically
-from distil_jax.tasks.examples import Example, TaskData, TaskSpec
+from distil_jax.tasks import Example, TaskData, TaskSpec
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.parallel import make_devices
 

@@ -51,9 +51,7 @@ from distil_jax.runs import (
     versions,
     write_atomically,
 )
-from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks import TaskData, load_task, task_spec
 from distil_jax.training.finetune import RESULT_FILE, finetune, wants_tests
 
 MODEL = "model"

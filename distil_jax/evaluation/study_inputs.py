@@ -9,7 +9,7 @@ from distil_jax.errors import UserError
 from distil_jax.evaluation.study_plan import PlannedRun
 from distil_jax.hf import read_task_model
 from distil_jax.runs import INPUTS_FILE, fingerprint, read_inputs
-from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks import TaskData
 
 TASK, INITIAL, TEACHER = "task", "model.initial", "teacher.path"
 

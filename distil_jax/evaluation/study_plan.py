@@ -9,8 +9,7 @@ from pathlib import Path
 
 from distil_jax.config import Config, Study, with_overrides
 from distil_jax.errors import UserError
-from distil_jax.tasks.examples import TaskSpec
-from distil_jax.tasks.registry import glue_tasks, task_spec
+from distil_jax.tasks import TaskSpec, glue_tasks, task_spec
 
 ALL = "all"
 PLACEHOLDER = "{task}"

@@ -12,8 +12,7 @@ from distil_jax.errors import UserError
 from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan
 from distil_jax.runs import write_atomically
 from distil_jax.tables import markdown
-from distil_jax.tasks.examples import TaskSpec
-from distil_jax.tasks.measures import SCORE
+from distil_jax.tasks import SCORE, TaskSpec
 from distil_jax.training.finetune import RESULT_FILE
 
 REPORT_FILE, TABLE_FILE = "report.json", "report.md"

@@ -17,17 +17,22 @@ import jax.numpy as jnp
 from distil_jax.config import Config, TaskSettings, require
 from distil_jax.errors import UserError
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
-from distil_jax.export.task_models import ReadyModel, read_ready
+from distil_jax.export import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
 from distil_jax.models import TaskHead, TaskModel
 from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, unfinished, write_atomically
 from distil_jax.tables import markdown
-from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.encoded import Encoded
-from distil_jax.tasks.examples import TaskData, TaskSpec
-from distil_jax.tasks.kinds import Logits, kind_of
-from distil_jax.tasks.measures import SCORE, validation_measures
-from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks import (
+    SCORE,
+    Encoded,
+    Logits,
+    TaskData,
+    TaskSpec,
+    kind_of,
+    load_task,
+    task_spec,
+    validation_measures,
+)
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.task_models import check_lengths, check_vocabulary

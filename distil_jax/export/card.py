@@ -10,8 +10,7 @@ from distil_jax import __version__
 from distil_jax.config import Config
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
-from distil_jax.tasks.kinds import kind_of
-from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks import kind_of, task_spec
 
 _MEASURES = {
     "mlm_loss": "masked-token loss (nats)",

@@ -29,7 +29,7 @@ from distil_jax.runs import (
     read_starts,
     tokenizer_flaws,
 )
-from distil_jax.tasks.kinds import kind_of
+from distil_jax.tasks import kind_of
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.integrity import DamagedError
 from distil_jax.training.selection import Selection

@@ -7,8 +7,7 @@ from typing import Any
 
 from distil_jax.config import Config, TaskSettings, with_overrides
 from distil_jax.errors import UserError
-from distil_jax.tasks.kinds import PredictionOptions, TaskKind
-from distil_jax.tasks.requests import reading_of
+from distil_jax.tasks import PredictionOptions, TaskKind, reading_of
 
 KEY = "distil_jax"  # in config.json; transformers keeps keys that it does not know
 _NO_ANSWER, _PAIRS = "no_answer", "pairs"

@@ -26,9 +26,15 @@ from distil_jax.data.rows import (
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.export.task_models import faults_of, load_predictor
-from distil_jax.tasks.files import rows_to_predict
-from distil_jax.tasks.kinds import Prediction, PredictionOptions
-from distil_jax.tasks.requests import Reading, Request, requests, with_columns
+from distil_jax.tasks import (
+    Prediction,
+    PredictionOptions,
+    Reading,
+    Request,
+    read_requests,
+    rows_to_predict,
+    with_columns,
+)
 
 PIPE = "-"
 
@@ -86,7 +92,7 @@ def write_predictions(
     _refuse_own_input(given.output, given.input)
     format = _format(given.output)
     rows = _rows(given, reading, faults, predictor)
-    found = requests(rows, reading, faults, rows.name, rows.unit, lambda: summary.add(["1 blank lines left out"]))
+    found = read_requests(rows, reading, faults, rows.name, rows.unit, lambda: summary.add(["1 blank lines left out"]))
     # A mistake in the input's name must not cost the results of an earlier call, so read before opening the output.
     first = [*itertools.islice(found, 1)]
     if not first and not faults.count:

@@ -20,10 +20,7 @@ from distil_jax.data.rows import Arriving
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.tasks.encoded import Encoded
-from distil_jax.tasks.examples import Example
-from distil_jax.tasks.kinds import Predicted, Prediction, PredictionOptions, kind_of
-from distil_jax.tasks.requests import Reading, Request
+from distil_jax.tasks import Encoded, Example, Predicted, Prediction, PredictionOptions, Reading, Request, kind_of
 from distil_jax.training.inference import LENGTHS, logits_of_rows, make_network, usual_length, usual_rows
 from distil_jax.training.parallel import make_devices
 

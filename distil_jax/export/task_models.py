@@ -16,8 +16,7 @@ from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.runs import CONFIG_FILE
-from distil_jax.tasks.kinds import PredictionOptions, TaskKind, kind_of
-from distil_jax.tasks.requests import Reading, reading_of, requests, usual_reading
+from distil_jax.tasks import PredictionOptions, Reading, TaskKind, kind_of, read_requests, reading_of, usual_reading
 
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
 
@@ -174,7 +173,7 @@ def predict(
     predictor = model if isinstance(model, Predictor) else load_predictor(model)
     frame = hasattr(rows, "itertuples")  # of pandas, which gives names of columns when iterated over
     numbered = open_rows(rows) if frame else (Row(number + 1, number, row) for number, row in enumerate(rows))
-    asked = requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")
+    asked = read_requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")
     for chunk in predictor.chunks(asked, batch_size=batch_size, options=options, summary=summary):
         yield from ({"id": request.id, **prediction} for request, prediction in chunk)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-    from distil_jax.data.corpus.prepare import PrepareProgress
+    from distil_jax.data.corpus import PrepareProgress
 
 ProgressMode = Literal["auto", "bar", "plain", "none"]
 

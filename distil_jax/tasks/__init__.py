@@ -1,1 +1,72 @@
-"""Tasks: data in, fine-tuning on the shared loop, official measures, predictions."""
+"""Tasks: rows in, examples, batches, measures and predictions out. What a task is; training it is `training`.
+
+Names are imported on first use, since the kinds of tasks are needed without JAX.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distil_jax.lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from distil_jax.tasks.augment import augment_ids, continuation_table
+    from distil_jax.tasks.batches import (
+        TaskBatch,
+        choose_buckets,
+        collate,
+        collate_inputs,
+        evaluation_plan,
+        steps_per_epoch,
+        training_plan,
+    )
+    from distil_jax.tasks.class_weights import chosen_weights
+    from distil_jax.tasks.data.load import load_task
+    from distil_jax.tasks.data.report import encoded_lines
+    from distil_jax.tasks.encoded import Encoded
+    from distil_jax.tasks.examples import Example, TaskData, TaskSpec
+    from distil_jax.tasks.files import rows_to_predict
+    from distil_jax.tasks.kinds import Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
+    from distil_jax.tasks.measures import SCORE, details_of, measures_of, validation_measures
+    from distil_jax.tasks.registry import glue_tasks, task_spec
+    from distil_jax.tasks.requests import Reading, Request, read_requests, reading_of, usual_reading, with_columns
+else:
+    __getattr__ = lazy_imports(__name__)
+
+__all__ = [
+    "SCORE",
+    "Encoded",
+    "Example",
+    "Logits",
+    "Predicted",
+    "Prediction",
+    "PredictionOptions",
+    "Reading",
+    "Request",
+    "TaskBatch",
+    "TaskData",
+    "TaskKind",
+    "TaskSpec",
+    "augment_ids",
+    "choose_buckets",
+    "chosen_weights",
+    "collate",
+    "collate_inputs",
+    "continuation_table",
+    "details_of",
+    "encoded_lines",
+    "evaluation_plan",
+    "glue_tasks",
+    "kind_of",
+    "load_task",
+    "measures_of",
+    "read_requests",
+    "reading_of",
+    "rows_to_predict",
+    "steps_per_epoch",
+    "task_spec",
+    "training_plan",
+    "usual_reading",
+    "validation_measures",
+    "with_columns",
+]

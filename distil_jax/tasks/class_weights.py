@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distil_jax.config import TaskSettings
-from distil_jax.config.tasks import listed_weights
+from distil_jax.config import TaskSettings, listed_weights
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.tasks.examples import TaskData

@@ -76,7 +76,7 @@ class Request(NamedTuple):
     values: Mapping[str, Any]
 
 
-def requests(
+def read_requests(
     rows: Iterable[Row],
     reading: Reading,
     faults: Faults,

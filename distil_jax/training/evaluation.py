@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.data.corpus import Corpus
-from distil_jax.data.corpus.masking import masking_log_weights
+from distil_jax.data.corpus import Corpus, masking_log_weights
 from distil_jax.objectives import SumCount
 from distil_jax.training.parallel import Devices
 from distil_jax.training.step import Evaluator, FrozenInputs, Params

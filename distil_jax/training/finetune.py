@@ -15,11 +15,7 @@ from distil_jax.config import Config, Evaluation, require
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
 from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, keep_model_file, open_run_folder
-from distil_jax.tasks.class_weights import chosen_weights
-from distil_jax.tasks.data.load import load_task
-from distil_jax.tasks.data.report import encoded_lines
-from distil_jax.tasks.encoded import Encoded
-from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks import Encoded, TaskData, chosen_weights, encoded_lines, load_task
 from distil_jax.training.loop import TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.task_models import TaskTraining, read_task_training

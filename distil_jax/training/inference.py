@@ -12,8 +12,7 @@ from jax import Array
 
 from distil_jax.errors import UserError
 from distil_jax.models import EncoderConfig, EncoderInputs, TaskHead, TaskModel, transpose_kernels
-from distil_jax.tasks.batches import choose_buckets, collate_inputs, evaluation_plan
-from distil_jax.tasks.encoded import Encoded
+from distil_jax.tasks import Encoded, choose_buckets, collate_inputs, evaluation_plan
 from distil_jax.training.parallel import Devices
 from distil_jax.training.step import AXIS, Params
 from distil_jax.training.task_step import readable

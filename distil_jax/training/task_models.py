@@ -10,7 +10,7 @@ from distil_jax.errors import UserError
 from distil_jax.hf import PretrainedModel, Tokenizer, load_tokenizer, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import TERMS
-from distil_jax.tasks.examples import TaskData
+from distil_jax.tasks import TaskData
 from distil_jax.training.step import Params
 
 

@@ -15,10 +15,16 @@ from distil_jax.config import Config, TaskSettings
 from distil_jax.hf import Tokenizer
 from distil_jax.models import TaskModel
 from distil_jax.runs import write_atomically
-from distil_jax.tasks.encoded import Encoded
-from distil_jax.tasks.examples import Example, TaskData
-from distil_jax.tasks.kinds import Logits
-from distil_jax.tasks.measures import SCORE, details_of, measures_of, validation_measures
+from distil_jax.tasks import (
+    SCORE,
+    Encoded,
+    Example,
+    Logits,
+    TaskData,
+    details_of,
+    measures_of,
+    validation_measures,
+)
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import TrainResult

@@ -16,12 +16,20 @@ import numpy as np
 from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
-from distil_jax.tasks.augment import augment_ids, continuation_table
-from distil_jax.tasks.batches import TaskBatch, choose_buckets, collate, steps_per_epoch, training_plan
-from distil_jax.tasks.class_weights import chosen_weights
-from distil_jax.tasks.encoded import Encoded
-from distil_jax.tasks.examples import TaskData
-from distil_jax.tasks.measures import SCORE, validation_measures
+from distil_jax.tasks import (
+    SCORE,
+    Encoded,
+    TaskBatch,
+    TaskData,
+    augment_ids,
+    choose_buckets,
+    chosen_weights,
+    collate,
+    continuation_table,
+    steps_per_epoch,
+    training_plan,
+    validation_measures,
+)
 from distil_jax.training.flops import encoder_flops
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import RunSpec

@@ -13,8 +13,7 @@ from jax import Array
 from distil_jax.config import FineTune
 from distil_jax.models import Activations, EncoderInputs, TaskModel, one_row_a_choice, row_keys
 from distil_jax.objectives import TERMS, Compared, SumCount, activation_terms, capture_of
-from distil_jax.tasks.batches import TaskBatch
-from distil_jax.tasks.kinds import kind_of
+from distil_jax.tasks import TaskBatch, kind_of
 from distil_jax.training.step import FrozenInputs, Params, StepConfig, StepSums
 
 

@@ -13,9 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from distil_jax.config import Config, CorpusSettings, Objective
-from distil_jax.data.corpus import Corpus, open_corpus
-from distil_jax.data.corpus.batches import batch_rows, stream_order, training_batches
-from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
+from distil_jax.data.corpus import (
+    Corpus,
+    MaskingRule,
+    batch_rows,
+    masking_log_weights,
+    open_corpus,
+    stream_order,
+    training_batches,
+)
 from distil_jax.errors import UserError, shown
 from distil_jax.hf import Tokenizer, load_tokenizer, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.config import Objective
-from distil_jax.data.corpus.masking import MaskingRule, mask_rows, predictions_per_row
-from distil_jax.data.corpus.sequences import sequence_numbers, sequence_positions
+from distil_jax.data.corpus import MaskingRule, mask_rows, predictions_per_row, sequence_numbers, sequence_positions
 from distil_jax.models import EncoderInputs, MaskedLM
 from distil_jax.objectives import MicroBatch, SumCount, Totals, evaluation_sums, objective_loss
 from distil_jax.training.step import (

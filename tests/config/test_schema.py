@@ -124,7 +124,8 @@ def wrong_values(annotation: Any) -> list[Any]:
     if origin is tuple:
         item = typing.get_args(annotation)[0]
         other = {str: [[1], [1.5]], int: [["a"], [1.5]], float: [["a"]]}[item]
-        return [3, "text", True, [True], [["a"]], *other]
+        # A text is a list of one text.
+        return [3, True, [True], [["a"]], *other, *(["text"] if item is not str else [])]
     return {
         bool: [1, 0, "true", [], 0.0],
         int: [1.0, "1", True, [1], 10**12],

@@ -20,7 +20,7 @@ from distil_jax.tasks.files import rows_to_predict
 from distil_jax.tasks.kinds.question import QUESTION
 from distil_jax.tasks.kinds.sequence import CLASSES
 from distil_jax.tasks.kinds.token import TAGS
-from distil_jax.tasks.requests import reading_of, requests, usual_reading
+from distil_jax.tasks.requests import read_requests, reading_of, usual_reading
 
 CONLL = "-DOCSTART- -X- O\n\nAda NNP B-PER\nsat VBD O\n\nin IN O\nParis NNP B-LOC\n"
 WNUT = "Ada\tB-person\nsat\tO\n\n\tO\nParis\tB-location\n"
@@ -31,7 +31,7 @@ def read(
 ) -> list[tuple[Any, Example]]:
     faults, reading = faults or Faults(), usual_reading(kind)
     rows = rows_to_predict(path, reading, faults, labels)
-    return [(one.id, one.example) for one in requests(rows, reading, faults, rows.name, rows.unit)]
+    return [(one.id, one.example) for one in read_requests(rows, reading, faults, rows.name, rows.unit)]
 
 
 def words(path: Path, labels: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -135,7 +135,7 @@ def test_columns_of_the_run_come_first(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"review": ["a"], "text": ["b"]}), tmp_path / "a.parquet")
     reading = reading_of(TaskSettings(name="classification", text="review"), CLASSES)
     rows = rows_to_predict(tmp_path / "a.parquet", reading, Faults())
-    ((_, example, _),) = requests(rows, reading, Faults(), "a", rows.unit)
+    ((_, example, _),) = read_requests(rows, reading, Faults(), "a", rows.unit)
     assert example.text == "a"  # type: ignore[union-attr]
 
 
@@ -146,7 +146,7 @@ def test_published_tables_without_header(tmp_path: Path) -> None:
 
     def texts(name: str) -> list[str]:
         rows = rows_to_predict(tmp_path / name, reading, Faults())
-        return [one.example.text for one in requests(rows, reading, Faults(), name, rows.unit)]  # type: ignore[union-attr]
+        return [one.example.text for one in read_requests(rows, reading, Faults(), name, rows.unit)]  # type: ignore[union-attr]
 
     assert texts("dev.tsv") == ["The cat sat.", "Sat cat the."]
     assert texts("test.tsv") == ["The cat sat."]

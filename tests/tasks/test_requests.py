@@ -15,7 +15,7 @@ from distil_jax.tasks.kinds.choice import CHOICE
 from distil_jax.tasks.kinds.question import QUESTION
 from distil_jax.tasks.kinds.sequence import CLASSES
 from distil_jax.tasks.kinds.token import TAGS
-from distil_jax.tasks.requests import reading_of, request, requests, usual_reading, with_columns
+from distil_jax.tasks.requests import read_requests, reading_of, request, usual_reading, with_columns
 
 
 @pytest.mark.parametrize(
@@ -124,16 +124,16 @@ def test_ids_are_the_rows_own_or_their_numbers() -> None:
         Row(6, 3, {"text": "c"}),
     ]
     faults = Faults(skip=True)
-    found = requests(rows, usual_reading(CLASSES), faults, "a.csv")
+    found = read_requests(rows, usual_reading(CLASSES), faults, "a.csv")
     assert [one.id for one in found] == ["x", 1, 3]
     assert (faults.count, faults.first) == (1, "a.csv, line 5: column 'text' is empty")
     with pytest.raises(UserError, match="a.csv, line 5: .*'text' is empty.* --on-error skip"):
-        list(requests(rows, usual_reading(CLASSES), Faults(remedy="--on-error skip"), "a.csv"))
+        list(read_requests(rows, usual_reading(CLASSES), Faults(remedy="--on-error skip"), "a.csv"))
 
 
 def test_blank_lines_of_text_are_left_out_and_counted() -> None:
     rows = [Row(n + 1, n, {PLAIN: text}) for n, text in enumerate(["a", "", " ", "b"])]
     blank = []
-    found = requests(rows, usual_reading(CLASSES), Faults(), "pipe", blank=lambda: blank.append(1))
+    found = read_requests(rows, usual_reading(CLASSES), Faults(), "pipe", blank=lambda: blank.append(1))
     assert [(one.id, one.values) for one in found] == [(0, {"text": "a"}), (3, {"text": "b"})]
     assert len(blank) == 2

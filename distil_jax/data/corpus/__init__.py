@@ -1,9 +1,43 @@
 """Text in, batches out: sources of text, token shards on disk, the order of rows, masking on the device.
 
-Only what needs no JAX is named here, since every process that tokenises imports this package; the device's side is in
-`masking` and `sequences`.
+Names are imported on first use: processes that tokenise import this package and need no JAX.
 """
 
-from distil_jax.data.corpus.tokens import Corpus, open_corpus
+from __future__ import annotations
 
-__all__ = ["Corpus", "open_corpus"]
+from typing import TYPE_CHECKING
+
+from distil_jax.lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from distil_jax.data.corpus.batches import batch_rows, stream_order, training_batches
+    from distil_jax.data.corpus.masking import MaskingRule, mask_rows, masking_log_weights, predictions_per_row
+    from distil_jax.data.corpus.packing import best_fit, token_dtype
+    from distil_jax.data.corpus.prepare import PrepareProgress
+    from distil_jax.data.corpus.sequences import sequence_numbers, sequence_positions
+    from distil_jax.data.corpus.splits import prepare_splits
+    from distil_jax.data.corpus.tokens import INDEX, Corpus, Shard, open_corpus
+    from distil_jax.data.corpus.vocabulary import train_wordpiece
+else:
+    __getattr__ = lazy_imports(__name__)
+
+__all__ = [
+    "INDEX",
+    "Corpus",
+    "MaskingRule",
+    "PrepareProgress",
+    "Shard",
+    "batch_rows",
+    "best_fit",
+    "mask_rows",
+    "masking_log_weights",
+    "open_corpus",
+    "predictions_per_row",
+    "prepare_splits",
+    "sequence_numbers",
+    "sequence_positions",
+    "stream_order",
+    "token_dtype",
+    "train_wordpiece",
+    "training_batches",
+]
