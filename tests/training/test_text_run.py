@@ -1,4 +1,4 @@
-"""The stages: what they train, from where, and the mistakes that they refuse before anything is compiled or written."""
+"""Runs on text: what they train, from where, and the mistakes that they refuse before a program is compiled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from distil_jax.config import Config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.hf import load_tokenizer, read_pretrained
-from distil_jax.runs import read_metrics
+from distil_jax.runs import read_metrics, read_model_file
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.distill import distill, initial_student
 from distil_jax.training.pretrain import pretrain, pretraining, scratch_encoder
@@ -24,10 +24,6 @@ Stage = Callable[[Config], Any]
 
 def host(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
-
-
-def metadata(folder: Path, step: int) -> dict[str, Any]:
-    return Checkpoints(folder / "checkpoints", read_only=True).metadata(step)
 
 
 def test_pretraining_from_scratch(tiny_config: Callable[..., Config], tiny_world: Path, tmp_path: Path) -> None:
@@ -47,7 +43,7 @@ def test_pretraining_from_scratch(tiny_config: Callable[..., Config], tiny_world
     assert rows[0]["metrics"]["loss_mlm"] == pytest.approx(np.log(tokenizer.vocab_size), rel=0.05), (
         "nothing learned yet"
     )
-    saved = metadata(tmp_path / "run", 3)
+    saved = read_model_file(tmp_path / "run")
     assert saved["description"] == {"stage": "pretrain", "initial": "", "frozen_encoder": False}
     assert (saved["model"]["num_layers"], saved["model"]["type_vocab_size"]) == (1, 2)
     assert saved["corpus"]["sequence_length"] == 24
@@ -75,7 +71,7 @@ def test_pretraining_the_head_of_a_frozen_encoder(
     assert len(moments) == 2 * len(jax.tree.leaves(state.params["mlm_head"]))
     assert all(np.any(moment) for moment in moments)
     assert outcome.evaluations[3]["mlm_loss"] < outcome.evaluations[0]["mlm_loss"]
-    assert metadata(tmp_path / "run", 3)["description"]["frozen_encoder"] is True
+    assert read_model_file(tmp_path / "run")["description"]["frozen_encoder"] is True
 
 
 def test_a_student_starts_from_its_teachers_layers_and_moves(whole_run: Any, tiny_world: Path) -> None:
@@ -85,9 +81,9 @@ def test_a_student_starts_from_its_teachers_layers_and_moves(whole_run: Any, tin
     jax.tree.map(np.testing.assert_array_equal, start["encoder"]["layer_0"], teacher["encoder"]["layer_1"])
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), start, whole_run.state.params)
     assert all(jax.tree.leaves(moved)), moved
-    saved = metadata(whole_run.folder, 12)
+    saved = read_model_file(whole_run.folder)
     assert saved["description"] == {"stage": "distill", "teacher": str(tiny_world / "teacher"), "layers": [1]}
-    assert saved["steps"] == 12
+    assert Checkpoints(whole_run.folder / "checkpoints", read_only=True).metadata(12)["steps"] == 12
     tokenizer = load_tokenizer(tiny_world / "tokenizer")
     assert load_tokenizer(whole_run.folder / "tokenizer").sha256 == tokenizer.sha256
     evaluations = whole_run.outcome.evaluations
