@@ -16,26 +16,26 @@ import jax
 import numpy as np
 
 from distil_jax.cli import main
-from distil_jax.training import step
+from distil_jax.training import text_step
 
 NAMES = ("keys", "ids", "masked", "positions", "targets", "weights")
 
 
 def record(rows: list[tuple[np.ndarray, ...]]) -> None:
     """From now on every row of a training step that this process computes is added to `rows`."""
-    make_micro_batch = step.make_micro_batch
+    make_micro_batch = text_step.make_micro_batch
 
     def note(*arrays: Any) -> None:
         rows.extend(zip(*map(np.asarray, arrays), strict=True))
 
-    def recording(task: Any, ids: Any, *arguments: Any, dropout: bool) -> Any:
-        found = make_micro_batch(task, ids, *arguments, dropout=dropout)
+    def recording(models: Any, ids: Any, *arguments: Any, dropout: bool = True) -> Any:
+        found = make_micro_batch(models, ids, *arguments, dropout=dropout)
         if dropout:  # not of an evaluation
-            laid = (found.dropout_keys, ids, found.ids, found.positions, found.targets, found.weights)
+            laid = (found.inputs.dropout_keys, ids, found.inputs.ids, found.positions, found.targets, found.weights)
             jax.debug.callback(note, *laid)
         return found
 
-    step.make_micro_batch = recording
+    text_step.make_micro_batch = recording
 
 
 if __name__ == "__main__":

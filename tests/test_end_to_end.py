@@ -1,5 +1,7 @@
 """Text in, a small model out that PyTorch loads: every command once, on a tiny world."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -24,7 +24,7 @@ from distil_jax.config import Config, config_to_toml
 from distil_jax.data.corpus import open_corpus
 from distil_jax.data.corpus.batches import training_batches
 from distil_jax.runs import read_metrics
-from distil_jax.training import step as train_step
+from distil_jax.training import text_step
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.distill import distill
 
@@ -171,7 +171,7 @@ def test_resumed_on_two_devices(
         for step in (8, 10, 12):
             shutil.rmtree(folder / "checkpoints" / str(step))
         with monkeypatch.context() as patch:
-            patch.setattr(train_step, "make_micro_batch", train_step.make_micro_batch)  # to be put back
+            patch.setattr(text_step, "make_micro_batch", text_step.make_micro_batch)  # to be put back
             record(rows)
             outcome = distill(tiny_config(folder, {"parallel.devices": devices}))
             jax.effects_barrier()

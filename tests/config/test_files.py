@@ -214,6 +214,7 @@ def test_identity_holds_what_a_run_computes(name: str) -> None:
         "objective.vocabulary",
         "training.attention",
         "training.remat",
+        "training.extend",
         "training.max_skipped_steps",
         "evaluation.batch_size",
     )

@@ -109,6 +109,7 @@ def is_valid(name: str, value: Any) -> bool:
     if typing.get_origin(annotation) is tuple:
         item = typing.get_args(annotation)[0]
         kinds = (int, float) if item is float else (item,)
+        value = [value] if item is str and isinstance(value, str) else value  # one text is a list of one
         return isinstance(value, list) and all(type(one) in kinds for one in value)
     if annotation is float:
         return type(value) in (int, float) and math.isfinite(value)

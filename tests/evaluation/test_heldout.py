@@ -75,6 +75,7 @@ def test_the_student_is_measured_against_its_teacher_over_all_rows(
     last = next(row["metrics"] for row in log if row["kind"] == "validation" and row["step"] == 2)
     student = load_language_model(path)
     assert found.pop("parameters") == sum(leaf.size for leaf in jax.tree.leaves(student.params))
+    assert last.pop("cosine") > 0, "a term of the run's objective, which an evaluation of folders has not"
     assert found == pytest.approx(last, rel=1e-5)
     assert found["predictions"] == predictions_of(corpus, rows)
 

@@ -1,5 +1,7 @@
 """Scores of ready models: those that finetune reported and PyTorch gets, on any devices, in any order of labels."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses

@@ -212,7 +212,7 @@ def test_the_card_of_a_student_names_its_teacher_and_the_weights() -> None:
     changes = {"teacher.path": "models/big", "finetune.task": 0.3, "finetune.kl": 0.7}
     text = card(changes=changes, teacher="models/big")
     assert "with the fine-tuned model `models/big` as teacher" in text
-    assert "loss: 0.3 labels + 0.7 teacher's output, temperature 2" in text
+    assert "loss: 0.3 task + 0.7 kl, temperature 2" in text
     assert "knowledge-distillation" in text
 
 

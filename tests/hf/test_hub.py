@@ -158,9 +158,7 @@ def test_tokenizer_from_the_hub(minilm: Path, tmp_path: Path, serve: Callable[..
     assert set(hub.fetched) == {*("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")}
 
 
-@pytest.mark.parametrize(
-    "reader", ["export.predictor import read_ready", "evaluation.heldout import load_language_model"]
-)
+@pytest.mark.parametrize("reader", ["export import read_ready", "evaluation.heldout import load_language_model"])
 def test_a_model_is_used_with_its_tokenizer_from_the_hub(
     model_folder: Callable[..., str],
     task_folder: Callable[..., Path],

@@ -1,5 +1,7 @@
 """Task models in and out of folders: which head is taken, when it is new, and that transformers reads ours."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,7 @@
 """A text gets the ids that transformers gives it, for every layout of a tokenizer's folder, before and after saving."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses

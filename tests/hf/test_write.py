@@ -1,5 +1,7 @@
 """What is written is what transformers writes and loads, whole or not at all."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,7 @@
 """The encoder: packed rows, precision, sizes of the published models, initial weights. Parity is in tests/hf."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,7 @@
 """`datasets` objects, folders and streams, DataFrames and lists; TensorFlow is tested with its users."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import datetime

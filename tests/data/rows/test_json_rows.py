@@ -1,5 +1,7 @@
 """JSON: an object a line, arrays, SQuAD's documents in their forms."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import io

@@ -1,5 +1,7 @@
 """Known tasks in their published files: columns, labels, file names; folders of own data. Samples in our own words."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,7 @@
 """Tag schemes: recognised from well-formed tags, and measured as seqeval does."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import random
