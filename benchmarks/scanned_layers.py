@@ -53,11 +53,11 @@ def apply_layers(config: EncoderConfig, form: str, params: Any, x: Any, mask: An
     """x [B, L, H] through all layers; `params` is a list of layers, stacked for the scanned form."""
     if form == "unrolled":
         for index, layer in enumerate(params):
-            x = EncoderLayer(config, index).apply({"params": layer}, x, mask, keys)
+            x, _ = EncoderLayer(config, index).apply({"params": layer}, x, mask, keys)  # type: ignore[misc]
         return x
     # The same dropout bits in every layer, which take as long to draw as others.
     layer = EncoderLayer(config, 0)
-    return jax.lax.scan(lambda x, one: (layer.apply({"params": one}, x, mask, keys), None), x, params)[0]
+    return jax.lax.scan(lambda x, one: (layer.apply({"params": one}, x, mask, keys)[0], None), x, params)[0]
 
 
 def loss_of(form: str, teacher: EncoderConfig, student: EncoderConfig) -> Callable[..., Any]:

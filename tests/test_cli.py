@@ -98,7 +98,7 @@ def test_a_mistake_ends_the_program_with_status_2_and_without_traceback() -> Non
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "usage: distil-jax COMMAND" in capsys.readouterr().out
+    assert "usage: distil-jax [-v] COMMAND" in capsys.readouterr().out
 
 
 def test_interruption_is_not_a_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +247,7 @@ def test_distill_refuses_a_teacher_that_cannot_teach(
     kind = headless / "config.json"
     kind.write_text(json.dumps(json.loads(kind.read_text()) | {"model_type": "gpt2"}))
     line = run(headless, *same)
-    assert "model_type = 'gpt2'" in line and "distilbert" in line
+    assert 'model_type = "gpt2"' in line and "distilbert" in line
 
 
 # Export and evaluate
