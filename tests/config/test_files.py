@@ -216,6 +216,7 @@ def test_identity_holds_what_a_run_computes(name: str) -> None:
         "training.remat",
         "training.extend",
         "training.max_skipped_steps",
+        "training.extend",
         "evaluation.batch_size",
     )
     section, key = name.split(".")

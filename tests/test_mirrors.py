@@ -1,0 +1,68 @@
+"""Every module has a test file of its own place and name, or stands here with the file that tests it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Module -> the test file of what it is a part of.
+TESTED_BY = {
+    **dict.fromkeys(
+        ("benchmark/machine", "benchmark/report", "benchmark/step", "benchmark/worker"), "benchmark/test_run"
+    ),
+    "benchmark/synthetic": "benchmark/test_inputs",
+    "cli/benchmark": "benchmark/test_run",
+    "cli/command": "test_cli",
+    "cli/crash": "test_crashes",
+    "cli/event_loop": "test_disk_faults",
+    "cli/models": "test_cli",
+    "cli/runs": "test_resume",
+    "cli/training": "test_cli",
+    "config/fields": "config/test_schema",
+    "config/tasks": "config/test_schema",
+    "data/corpus/index": "data/corpus/test_tokens",
+    "data/rows/options": "data/rows/test_read",
+    "data/rows/parquet": "data/rows/test_read",
+    "errors": "test_disk_faults",
+    "evaluation/study_inputs": "evaluation/test_study_runs",
+    "hf/checkpoint": "hf/test_read",
+    "hf/checksums": "evaluation/test_check",
+    **dict.fromkeys(
+        (f"hf/families/{name}" for name in ("bert", "distilbert", "family", "roberta")), "hf/test_families"
+    ),
+    "hf/fields": "hf/test_config",
+    "hf/new_head": "hf/test_pretrained_tasks",
+    "hf/torch_zip": "hf/test_torch_pickle",
+    "runs/coordination": "test_multiprocess",
+    "runs/lock": "test_locks",
+    "runs/log_filters": "test_disk_faults",
+    "runs/preemption": "test_preemption",
+    "tasks/data/classes": "tasks/data/test_report",
+    "tasks/data/columns": "tasks/data/test_gather",
+    "tasks/data/published": "tasks/data/test_load",
+    "tasks/encoded": "tasks/kinds/test_losses",
+    "tasks/examples": "tasks/data/test_load",
+    "tasks/kinds/kind": "tasks/kinds/test_losses",
+    "tasks/measures": "training/test_task_result",
+    "training/diagnosis": "training/test_nonfinite",
+    "training/pretrain": "training/test_text_run",
+    "training/task_run": "training/test_finetune",
+    "training/text_step": "training/test_step_reference",
+}
+
+
+def test_every_module_has_its_tests() -> None:
+    package = ROOT / "distil_jax"
+    modules = {
+        str(path.relative_to(package).with_suffix(""))
+        for path in package.rglob("*.py")
+        if path.stem not in ("__init__", "__main__")
+    }
+    mirrored = {name for name in modules if _tests(str(Path(name).with_name(f"test_{Path(name).name}"))).is_file()}
+    assert modules - mirrored - set(TESTED_BY) == set(), "without tests"
+    assert set(TESTED_BY) - (modules - mirrored) == set(), "gone, or has a file of its own now"
+    assert [name for name in TESTED_BY.values() if not _tests(name).is_file()] == [], "no such test file"
+
+
+def _tests(name: str) -> Path:
+    return ROOT / "tests" / f"{name}.py"
