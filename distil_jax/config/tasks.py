@@ -118,9 +118,11 @@ class TaskSettings(Section):
         "of the classes in the loss; balanced: rare ones count more; or numbers, in order or by name (others: 1)",
         Check('that is none, balanced, or numbers from 0 to 1e6 as in "1,3.5" or "good=1,bad=3.5"', _weighs),
     )
-    word_masking: float = setting(0.0, "share of training words replaced by [MASK], anew in every epoch", between(0, 1))
+    word_masking: float = setting(
+        0.0, "share of training words replaced by [MASK], drawn again in every epoch", between(0, 1)
+    )
     word_shuffling: float = setting(
-        0.0, "share of training words exchanged with a neighbour, anew in every epoch", between(0, 1)
+        0.0, "share of training words exchanged with a neighbour, drawn again in every epoch", between(0, 1)
     )
     on_error: Literal["stop", "skip"] = setting("stop", "what to do with a row that cannot be used; skip counts them")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from distil_jax import __version__
@@ -57,7 +57,9 @@ def model_card(
         ]
         with_head = "mlm_head" in metadata.get("groups", ["mlm_head"])
         table = _heldout(metadata["evaluations"], step)
-        code = _fill_mask_snippet(name) if with_head else _features_snippet(name)
+        code = _loading_snippet(name, "AutoModelForMaskedLM" if with_head else "AutoModel")
+        if not with_head:
+            code.append('hidden = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state')
         tag, extra, origin = "fill-mask" if with_head else "feature-extraction", [], _origin(config, description)
     else:
         kind, distilled = kind_of(head), _has_task_teacher(config)
@@ -136,22 +138,12 @@ def _heldout(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[
     ]
 
 
-def _features_snippet(name: str) -> Sequence[str]:
+def _loading_snippet(name: str, model_class: str) -> list[str]:
     return [
-        "from transformers import AutoModel, AutoTokenizer",
+        f"from transformers import AutoTokenizer, {model_class}",
         "",
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        f'model = AutoModel.from_pretrained("{name}")',
-        'hidden = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state',
-    ]
-
-
-def _fill_mask_snippet(name: str) -> Sequence[str]:
-    return [
-        "from transformers import AutoTokenizer, AutoModelForMaskedLM",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        f'model = AutoModelForMaskedLM.from_pretrained("{name}")',
+        f'model = {model_class}.from_pretrained("{name}")',
     ]
 
 

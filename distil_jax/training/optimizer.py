@@ -38,7 +38,7 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
     What `plain_optimizer` computes, to rounding, on a state of the same format. Scalars are worked out once and no
     clipped gradient, corrected moment or decay is an array of its own, so that XLA makes one loop of each result.
     `update` also takes `keep_old` () bool: where true, the moments and their count stay as they are, and the updates
-    mean nothing; the count of the schedule always goes on, so that learning rates are those of the step's number.
+    mean nothing; the count of the schedule always advances, so that learning rates are those of the step's number.
     """
     plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps)
 

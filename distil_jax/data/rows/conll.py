@@ -76,7 +76,7 @@ def open_conll(
     stream.rows = _sentences(itertools.chain(sample, lines), found, stream, faults)
 
 
-def is_span_tag(tag: str) -> bool:
+def looks_like_span_tag(tag: str) -> bool:
     """Whether a tag marks a part of an entity, or none: B-PER, I, O, PER-B."""
     return _SPAN_TAG.match(tag) is not None
 
@@ -209,7 +209,7 @@ class _Columns:
 
     def _are_tags(self, column: Sequence[str]) -> bool:
         values = {*column}
-        spans = all(map(is_span_tag, values)) and bool(values - {OUTSIDE})
+        spans = all(map(looks_like_span_tag, values)) and bool(values - {OUTSIDE})
         parts = all(map(_PART_OF_SPEECH.fullmatch, values))
         return spans or parts or values <= {*self.options.tag_names}
 
@@ -225,7 +225,7 @@ def _is_varied(column: Sequence[str]) -> bool:
 def _types(column: Sequence[str]) -> set[str] | None:
     """Types of the entities that a column of tags marks; None where it marks none."""
     values = {*column}
-    if not all(map(is_span_tag, values)):
+    if not all(map(looks_like_span_tag, values)):
         return None
     return {value[2:] for value in values if value != OUTSIDE}
 
@@ -270,7 +270,7 @@ def _is_comment(line: str, fields: Sequence[str], found: _Columns, *, at_start: 
     if found.tags < 0 or not at_start:
         return False
     tag = fields[found.tags]
-    return tag not in found.known and not (is_span_tag(tag) and all(map(is_span_tag, found.known)))
+    return tag not in found.known and not (looks_like_span_tag(tag) and all(map(looks_like_span_tag, found.known)))
 
 
 def _fault(fields: Sequence[str], found: _Columns) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distil_jax.data.rows.conll import DOCUMENT_START, OUTSIDE, group_words, is_span_tag, open_conll
+from distil_jax.data.rows.conll import DOCUMENT_START, OUTSIDE, group_words, looks_like_span_tag, open_conll
 from distil_jax.data.rows.datasets import open_objects
 from distil_jax.data.rows.files import compression_of, open_chunks, suffix_of
 from distil_jax.data.rows.json_rows import check_size, is_object, open_json
@@ -217,7 +217,7 @@ def _has_columns(text: str, cut: bool, labels: Collection[str]) -> bool:
 
 
 def _is_entity_tag(tag: str) -> bool:
-    return tag == OUTSIDE or (tag[1:2] == "-" and is_span_tag(tag) and tag[2] in string.ascii_letters)
+    return tag == OUTSIDE or (tag[1:2] == "-" and looks_like_span_tag(tag) and tag[2] in string.ascii_letters)
 
 
 def _has_letters(tags: Collection[str]) -> bool:
