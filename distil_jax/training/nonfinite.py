@@ -22,7 +22,7 @@ REPORT_FILE = "report.json"
 
 
 class NonfiniteError(FaultError):
-    """A run that cannot go on, since its numbers are not finite; all of its processes find that out at once."""
+    """A run that ends because its numbers are not finite; all of its processes raise this at the same step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +38,14 @@ class Skips:
 
 
 def refuse_nonfinite(tree: Any, what: str) -> None:
-    """`NonfiniteError` where an array on the devices holds NaN or Inf, naming the first.
-
-    Every device looks at its own.
-    """
+    """Raise `NonfiniteError`, naming the first array of `tree` that holds NaN or Inf; checked on the devices."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    flags = [_is_finite(leaf) for _, leaf in leaves]  # all are under way before the first is waited for
+    flags = [_is_finite(leaf) for _, leaf in leaves]  # all are computed before the first is read
     for (path, _), flag in zip(leaves, flags, strict=True):
         if not flag:
             raise NonfiniteError(
-                f"{what}: {jax.tree_util.keystr(path)} is not finite, and so is not saved; go on from the last "
-                "checkpoint with a lower optimizer.learning_rate, in another folder"
+                f"{what}: {jax.tree_util.keystr(path)} is not finite, and so is not saved; start "
+                "again with a lower optimizer.learning_rate, in another folder"
             )
 
 
@@ -67,11 +64,11 @@ def write_report(
     params: Mapping[str, Any],
     trained: Sequence[str],
 ) -> Path:
-    """Write what can be known about a step that was skipped, into `nonfinite/step_N/` of the run's folder.
+    """The folder `nonfinite/step_N/` of the run, with a report on a step that was skipped.
 
-    report.json: step, losses, numbers of the rows of the global batch, norms of the parameters and of the gradients of
-    every tensor, and of what is grouped at the first two levels ("encoder.layer_3"); numbers that are not finite are
-    the texts "nan", "inf" and "-inf". batch_P.npz, a file a process: the arrays that went into the step.
+    report.json has the step, its losses, the numbers of the rows of the global batch, and norms of parameters and
+    gradients, by tensor and by group of the first two levels ("encoder.layer_3"). Numbers that are not finite are the
+    texts "nan", "inf" and "-inf". batch_P.npz, a file a process, has the arrays that went into the step.
 
     Args:
         run_folder: of the run.

@@ -22,7 +22,7 @@ from distil_jax.errors import FaultError, UserError
 from distil_jax.runs import check_owner, lock, lock_folder
 from distil_jax.runs.lock import LOCK_FILE, STALE_SECONDS, Owner
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
