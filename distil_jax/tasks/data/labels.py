@@ -272,6 +272,8 @@ def match_model(known: tuple[str, ...], values: Sequence[Any]) -> Classes | None
     """
     column, matched = _names_in(values), match_classes(known, values, fold=True)
     if all(number_of(name) is not None for name in known):  # of a model without names: all of them or none
+        note = f"labels are numbers, taken for the classes {some(known)} by their numbers"
+        matched = dataclasses.replace(matched, notes=(note,) if column and "0" not in column else ())
         return matched if column <= matched.spellings.keys() else None
     return matched if not column or column & matched.spellings.keys() else None
 

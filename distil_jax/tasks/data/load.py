@@ -1,4 +1,4 @@
-"""The data of a task, whatever it came from: labels found, every row checked, validation set aside, examples drawn."""
+"""The data of a task from any source: labels found, every row checked, validation set aside, examples drawn."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_task(
         trains has to look. Labels that are kept secret are None.
 
     Raises:
-        UserError: one line with file and place of what can't be read or used.
+        UserError: one line with file and place of what cannot be read or used.
     """
     spec = task_spec(settings.name)
     _check_settings(settings, spec)
@@ -100,17 +100,17 @@ def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
     if spec.published:
         for name in ("id", "text", "pair", "label", "endings", "sets_as"):
             if getattr(settings, name) != getattr(TaskSettings(), name):
-                raise UserError(f"task.{name} is for own data, the columns of {spec.name} are known; leave it away")
+                raise UserError(f"task.{name} is for own data, the columns of {spec.name} are known; leave it out")
         if settings.labels and settings.labels != spec.labels:
-            raise UserError(f"task.labels is for own data, the labels of {spec.name} are known; leave it away")
+            raise UserError(f"task.labels is for own data, the labels of {spec.name} are known; leave it out")
     if repeated := next((name for name in settings.labels if settings.labels.count(name) > 1), ""):
         raise UserError(f"task.labels names {repeated!r} twice; name every class once")
     if any(name != name.strip() for name in settings.labels):
-        raise UserError("task.labels: a name begins or ends with a blank; take it away")
+        raise UserError("task.labels: a name begins or ends with a blank; remove it")
     if len(settings.label) > 1 and not spec.kind.several_labels:
         raise UserError(f"task.label names {len(settings.label)} columns; only multilabel reads several, name one")
     if settings.labels and not spec.kind.may_name_labels:
-        raise UserError(f"task.labels: {spec.name} has no classes; leave it away")
+        raise UserError(f"task.labels: {spec.name} has no classes; leave it out")
 
 
 def _columns(part: Part, settings: TaskSettings, spec: TaskSpec) -> TakenColumns:

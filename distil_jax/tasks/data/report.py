@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -135,12 +136,13 @@ def class_warnings(classes: Sequence[str], first: SetReport) -> tuple[str, ...]:
     labels = {name: first.labels.get(name, 0) for name in classes}
     folded: dict[str, list[str]] = collections.defaultdict(list)
     for name in labels:
-        folded[name.casefold()].append(name)
+        folded["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
     found = []
     for names in folded.values():
         if len(names) > 1:
             counts = ", ".join(f"{name!r} ({labels[name]:,})" for name in names)
-            found.append(f"the classes {counts} differ in capitals only; each is a class of its own")
+            what = "differ only in capitals, blanks or forms of characters"
+            found.append(f"the classes {counts} {what}; each is a class of its own")
     for name, count in labels.items():
         if name.casefold() in PLACEHOLDERS:
             found.append(f"the class {name!r} ({count:,}) looks like a missing label; it is a class like any other")

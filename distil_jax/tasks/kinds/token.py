@@ -15,7 +15,6 @@ from distil_jax.hf import Tokenizer, numbered_labels
 from distil_jax.tasks.batches import Labels, normalised
 from distil_jax.tasks.data.classes import decide_tags
 from distil_jax.tasks.data.columns import Columns
-from distil_jax.tasks.data.conll import to_iob2
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, label_of, value_of
 from distil_jax.tasks.data.labels import is_span_tag
 from distil_jax.tasks.encoded import IGNORED, Encoded, assembled, pieces
@@ -34,6 +33,7 @@ from distil_jax.tasks.kinds.kind import (
 from distil_jax.tasks.kinds.sequence import balanced_weights
 from distil_jax.tasks.metrics.entities import entity_measures, entity_spans
 from distil_jax.tasks.metrics.scores import class_details
+from distil_jax.tasks.metrics.tag_schemes import to_iob2
 from distil_jax.tasks.spans import window_layout
 
 ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall")
@@ -69,7 +69,7 @@ def _to_example(identity: str, values: Mapping[str, Any], taken: TakenColumns, r
         raise BadRowError(f"column {taken.label!r} holds {type(tags).__name__}, not a list of tags")
     if len(tags) != len(words):
         raise BadRowError(f"{len(words)} words but {len(tags)} tags")
-    tags = to_iob2(tags) if rules.iob2 and tags and isinstance(tags[0], str) else tags
+    tags = to_iob2(tags) if rules.iob2 and all(isinstance(tag, str) for tag in tags) else tags
     return TokenExample(identity, checked, tuple(rules.classes.number(tag, "tag") for tag in tags))
 
 

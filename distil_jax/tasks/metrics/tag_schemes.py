@@ -77,6 +77,15 @@ def _iob(sentences: Sequence[Sequence[str]]) -> str:
     return UNKNOWN if opened_by_b else "IOB1"
 
 
+def to_iob2(tags: Sequence[str]) -> list[str]:
+    """The tags in IOB2, from IOB1; those that are in IOB2 stay as they are."""
+    found: list[str] = []
+    for before, tag in zip(("O", *tags), tags, strict=False):
+        mark, _, kind = tag.partition("-")
+        found.append(f"B-{kind}" if mark == "I" and before not in (f"B-{kind}", f"I-{kind}") else tag)
+    return found
+
+
 def strict_spans(sentences: Iterable[Sequence[str]], scheme: str) -> Iterator[tuple[str, int, int]]:
     """(type, first word, last word) of each well-formed entity; words count over all sentences, plus one between two.
 

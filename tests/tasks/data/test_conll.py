@@ -9,7 +9,6 @@ import pytest
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.conll import to_iob2
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import TaskData
 
@@ -52,7 +51,6 @@ def test_four_columns_and_documents_as_in_conll_2003(tmp_path: Path) -> None:
     data, same = load("conll2003", source=str(tmp_path / "old")), load("conll2003", train=train, validation=train)
     assert named(data, data.train) == [(("Rome", "Bo", "Li", "Eva", "ran"), ["B-LOC", "B-PER", "I-PER", "B-PER", "O"])]
     assert data.train == same.train
-    assert to_iob2(["I-A", "I-A", "I-B", "B-B", "I-B", "O", "I-B"]) == ["B-A", "I-A", "B-B", "B-B", "I-B", "O", "B-B"]
 
 
 def test_an_unknown_tag_is_named(tmp_path: Path) -> None:

@@ -67,3 +67,10 @@ def test_labels_of_other_kinds_are_counted(tmp_path: Path, write: Any, load: Any
 
 def test_an_empty_report_says_nothing() -> None:
     assert DataReport().lines() == []
+
+
+def test_spellings_that_look_alike_are_warned_of(tmp_path: Path, write: Any, load: Any) -> None:
+    names = ["caf\u00e9", "cafe\u0301", "tea  time", "Tea time", "milk"] * 3
+    train = write(tmp_path / "a.jsonl", [{"text": "t", "label": name} for name in names])
+    data = load("classification", train=train, validation=train)
+    assert len(data.labels) == 5 and len(data.report.warnings) == 2

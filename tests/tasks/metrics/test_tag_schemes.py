@@ -13,7 +13,7 @@ import seqeval.metrics
 import seqeval.scheme
 
 from distil_jax.tasks.metrics.entities import entity_measures
-from distil_jax.tasks.metrics.tag_schemes import STRICT, mark_entities, tag_scheme
+from distil_jax.tasks.metrics.tag_schemes import STRICT, mark_entities, tag_scheme, to_iob2
 
 SCHEMES = ("IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BMES", "BILOU")
 Span = tuple[int, int, str]
@@ -141,3 +141,8 @@ def test_marks_behind_the_type_count_alike(scheme: str) -> None:
     ]
     assert tag_scheme(turned[1]) == scheme
     assert entity_measures(*turned, scheme) == entity_measures(found, right, scheme)
+
+
+def test_iob1_as_iob2() -> None:
+    assert to_iob2(["I-A", "I-A", "I-B", "B-B", "I-B", "O", "I-B"]) == ["B-A", "I-A", "B-B", "B-B", "I-B", "O", "B-B"]
+    assert [to_iob2(tags) for tags in sentences_of("IOB1", 4)] == sentences_of("IOB2", 4)
