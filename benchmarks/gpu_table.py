@@ -1,4 +1,4 @@
-"""The table of an accelerator in one command: every variant of the step, and PyTorch's compiled step beside ours.
+"""The table of an accelerator in one command: every variant of the step, and PyTorch's compiled step beside this one.
 
     python benchmarks/gpu_table.py --output benchmarks/gpu
 

@@ -4,7 +4,7 @@
         --cores 0 1 --output inference.md
 
 Ours (what `distil-jax predict` computes with) and PyTorch by turns, each in a process of its own, after asserting that
-all give the same scores. `torch.compile` gets rows padded to the same few lengths as ours. The rows are as long as
+all give the same scores. `torch.compile` gets rows padded to the few lengths of distil_jax. The rows are as long as
 STS-B's pairs; without --pairs, a fixed list of their lengths is used.
 """
 
@@ -43,8 +43,8 @@ from distil_jax.errors import FaultError, UserError, one_line
 from distil_jax.tables import markdown
 from distil_jax.training.inference import LENGTHS_ALONE
 
-OURS = "jax"
-SIDES = (OURS, "eager", "sdpa", "compile")
+HERE = "jax"
+SIDES = (HERE, "eager", "sdpa", "compile")
 MODELS = ("teacher", "student")
 TOLERANCE = 1e-4
 # Tokens of the pairs of STS-B's dev set with BERT's uncased vocabulary: 26 evenly spread quantiles of 1,500 pairs.
@@ -83,8 +83,8 @@ def write_rows(path: Path, lengths: list[int], vocabulary: int, large: tuple[int
 
 def open_side(arguments: argparse.Namespace, side: str, model: str, setting: str, folder: Path) -> Worker:
     """A side's process with a model loaded and warm."""
-    script = "jax_inference.py" if side == OURS else "pytorch_inference.py"
-    worker = start(f"{model}, {side}", script, environment(OURS if side == OURS else "torch", setting, folder))
+    script = "jax_inference.py" if side == HERE else "pytorch_inference.py"
+    worker = start(f"{model}, {side}", script, environment(HERE if side == HERE else "torch", setting, folder))
     rows = str(folder / "rows.npz")
     worker.ask("open", model=str(folder / model), rows=rows, kind=side, cores=arguments.cores, lengths=LENGTHS_ALONE)
     say(f"{model}, {setting}", f"{side} is ready")
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         folder = Path(temporary)
         lengths = row_lengths(arguments.pairs, arguments.tokenizer, arguments.rows)
         write_rows(folder / "rows.npz", lengths, rest["vocabulary"], rest["large"])
-        with start(OURS, "jax_inference.py", environment(OURS, INSTALLED, folder)) as worker:
+        with start(HERE, "jax_inference.py", environment(HERE, INSTALLED, folder)) as worker:
             request = {"sizes": sizes, "vocabulary": rest["vocabulary"], "layers": rest["layers"]}
             found["machine"] = worker.ask("write_models", folder=str(folder), **request)["machine"]
         for name in arguments.settings:
@@ -149,8 +149,8 @@ def _time(arguments: argparse.Namespace, model: str, setting: str, folder: Path,
                 "spread": single[side].spread,
                 "rows_per_second": 1 / large[side].median,
                 "large_spread": large[side].spread,
-                "speedup": single[side].median / single[OURS].median if OURS in single else None,
-                "large_speedup": large[side].median / large[OURS].median if OURS in large else None,
+                "speedup": single[side].median / single[HERE].median if HERE in single else None,
+                "large_speedup": large[side].median / large[HERE].median if HERE in large else None,
             }
         )
 
@@ -161,7 +161,16 @@ def report_markdown(report: Mapping[str, Any], command: str) -> str:
     def times(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    header = ["model, side", "ms a row", "± %", "ours x", "rows/s, large batch", "± %", "ours x", "peak GiB"]
+    header = [
+        "model, side",
+        "ms a row",
+        "± %",
+        "speedup",
+        "rows/s, large batch",
+        "± %",
+        "speedup",
+        "peak GiB",
+    ]
     parts = []
     for setting in dict.fromkeys(row["setting"] for row in report["rows"]):
         lines = [

@@ -1,6 +1,6 @@
 """Classifying texts with transformers in PyTorch, as a worker of `inference_latency.py`.
 
-Kinds: eager (attention written out), sdpa, compile (sdpa under `torch.compile`, lengths in the same buckets as ours).
+Kinds: eager (attention written out), sdpa, compile (sdpa under `torch.compile`, in the same buckets of lengths).
 """
 
 from __future__ import annotations

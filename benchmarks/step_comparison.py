@@ -2,12 +2,11 @@
 
     python benchmarks/step_comparison.py --cores 0 1 --output step.md
 
-First all compute the losses and the norm of the gradient without dropout, which have to be equal; then ours and one
-side of PyTorch after the other take rounds of whole steps (dropout, AdamW, clipping) by turns, each in a process of its
-own, so that no more than two are in memory at once. Settings of PyTorch: "as installed", and "fairest" with MKL's check
-of the processor's vendor defeated and the allocator's settings that distil_jax gives itself. A side that fails, as for
-want of memory, has a row that says so, and the command ends with status 1.
-"""
+First all compute the losses and the norm of the gradient without dropout, which have to be equal; then distil_jax and
+one side of PyTorch after the other take rounds of whole steps (dropout, AdamW, clipping) by turns, each in a process of
+its own, so that no more than two are in memory at once. Settings of PyTorch: "as installed", and "fairest" with MKL's
+check of the processor's vendor defeated and the allocator's settings that distil_jax gives itself. A side that fails,
+as for want of memory, has a row that says so, and the command ends with status 1. """
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ from distil_jax.benchmark.timing import Timing, summarise
 from distil_jax.errors import FaultError
 from distil_jax.tables import markdown
 
-OURS = "jax"
+HERE = "jax"
 SIDES = ("eager", "compile", "chunked", "compile-chunked")  # of PyTorch
 # Relative, between two losses or norms. In bfloat16 every product is rounded to 8 bits, each side in its own order.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -84,7 +83,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--shapes", nargs="+", type=_shape, default=["8x128", "4x512"], help="rows x tokens")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="of PyTorch, ours beside each")
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=list(SIDES), help="of PyTorch, each beside distil_jax"
+    )
     parser.add_argument("--settings", nargs="+", choices=TORCH_SETTINGS, default=list(TORCH_SETTINGS))
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--steps", type=positive, default=3, help="per round")
@@ -148,14 +149,14 @@ def prepare(arguments: argparse.Namespace, shape: str, folder: Path) -> dict[str
         "training.micro_batch_size": rows,
         "corpus.sequence_length": length,
     }
-    with start(OURS, "jax_step.py", environment(OURS, INSTALLED, folder, arguments.device)) as worker:
+    with start(HERE, "jax_step.py", environment(HERE, INSTALLED, folder, arguments.device)) as worker:
         request = {"changes": changes, "vocabulary": size.vocabulary, "layers": list(size.layers)}
         return worker.ask("prepare", folder=str(folder), **request)["machine"]
 
 
 def open_side(arguments: argparse.Namespace, side: str, setting: str, folder: Path) -> Worker:
     """A side's process, with its model loaded."""
-    system, script = ("jax", "jax_step.py") if side == OURS else ("torch", "pytorch_step.py")
+    system, script = ("jax", "jax_step.py") if side == HERE else ("torch", "pytorch_step.py")
     worker = start(side, script, environment(system, setting, folder, arguments.device))
     request: dict[str, Any] = {name: str(folder / name) for name in ("teacher", "student")}
     request |= {"batch": str(folder / "batch.npz"), "settings": SETTINGS, "cores": arguments.cores}
@@ -172,22 +173,22 @@ def check_losses(arguments: argparse.Namespace, dtype: str, folder: Path) -> tup
         (the largest relative difference, what went wrong with each side that could not compute them).
 
     Raises:
-        FaultError: a difference is above the tolerance, so there would be no point in timing, or ours failed.
+        FaultError: a difference is above the tolerance, so there would be no point in timing, or distil_jax failed.
     """
     found: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
-    for side in (OURS, *arguments.sides):
+    for side in (HERE, *arguments.sides):
         try:
             with open_side(arguments, side, INSTALLED, folder) as worker:
                 found[side] = worker.ask("losses", dtype=dtype)
         except FaultError as fault:
-            if side == OURS:
+            if side == HERE:
                 raise
             failed[side] = str(fault)
     worst = 0.0
     for side, terms in found.items():
         for name, value in terms.items():
-            difference = abs(value - found[OURS][name]) / max(abs(value), 1e-3)
+            difference = abs(value - found[HERE][name]) / max(abs(value), 1e-3)
             if not difference <= TOLERANCES[dtype]:
                 every = ", ".join(f"{one} {found[one][name]:.7g}" for one in found)
                 raise FaultError(f"{name} of {side} differs by {difference:.1e} ({every}): not the same step")
@@ -198,53 +199,53 @@ def check_losses(arguments: argparse.Namespace, dtype: str, folder: Path) -> tup
 def time_sides(
     arguments: argparse.Namespace, shape: str, setting: str, folder: Path, failed: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rounds by turns of ours with one side after the other: a row for each, and what was too noisy.
+    """Rounds by turns of distil_jax with one side after the other: a row for each, and what was too noisy.
 
-    A row's ratios are those of its own turns; our own row has the rounds of all turns. Sides that `failed` before are
-    not tried.
+    A row's ratios are those of its own turns; the row of distil_jax has the rounds of all turns. Sides that `failed`
+    before are not tried.
     """
     rows: list[dict[str, Any]] = []
     every: list[float] = []
     noise: list[str] = []
     about, tokens = {"shape": shape, "setting": setting}, math.prod(map(int, shape.split("x")))
-    with open_side(arguments, OURS, setting, folder) as ours:
-        ready = ours.ask("warm_up")["seconds"]
+    with open_side(arguments, HERE, setting, folder) as jax_worker:
+        ready = jax_worker.ask("warm_up")["seconds"]
         for side in arguments.sides:
             try:
                 if side in failed:
                     raise FaultError(failed[side])
-                timings, row = _turns(arguments, side, (setting, folder), ours, tokens)
+                timings, row = _turns(arguments, side, (setting, folder), jax_worker, tokens)
             except FaultError as fault:
                 rows.append({**about, "side": side, "failure": str(fault)})
                 say(f"{shape}, {setting}", str(fault))
                 continue
-            every += timings[OURS].rounds
+            every += timings[HERE].rounds
             rows.append({**about, "side": side, **row})
             noise += noise_lines({side: timings[side]})
-            say(f"{shape}, {setting}", _told(side, row))
-        peak = ours.ask("memory")["peak_bytes"]  # ours has to live until here
+            say(f"{shape}, {setting}", _shown(side, row))
+        peak = jax_worker.ask("memory")["peak_bytes"]  # the worker has to live until here
     if every:
         own = summarise(every)
         row = {**_measured(own, tokens, peak, ready), "speedup": 1.0, "memory_share": 1.0}
-        rows.insert(0, {**about, "side": OURS, **row})
-        noise[:0] = noise_lines({OURS: own})
-        say(f"{shape}, {setting}", _told(OURS, row))
+        rows.insert(0, {**about, "side": HERE, **row})
+        noise[:0] = noise_lines({HERE: own})
+        say(f"{shape}, {setting}", _shown(HERE, row))
     return rows, noise
 
 
 def _turns(
-    arguments: argparse.Namespace, side: str, place: tuple[str, Path], ours: Worker, tokens: int
+    arguments: argparse.Namespace, side: str, place: tuple[str, Path], jax_worker: Worker, tokens: int
 ) -> tuple[dict[str, Timing], dict[str, Any]]:
     """Ours and one side by turns: the timings of both, the side's row."""
     with open_side(arguments, side, *place) as worker:
         ready = worker.ask("warm_up")["seconds"]
-        timings = interleave({OURS: ours, side: worker}, arguments.rounds, {"steps": arguments.steps})
-        peak, its = (one.ask("memory")["peak_bytes"] for one in (ours, worker))
-    ratios = {"speedup": timings[side].median / timings[OURS].median, "memory_share": peak / its}
+        timings = interleave({HERE: jax_worker, side: worker}, arguments.rounds, {"steps": arguments.steps})
+        peak, its = (one.ask("memory")["peak_bytes"] for one in (jax_worker, worker))
+    ratios = {"speedup": timings[side].median / timings[HERE].median, "memory_share": peak / its}
     return timings, {**_measured(timings[side], tokens, its, ready), **ratios}
 
 
-def _told(side: str, row: Mapping[str, Any]) -> str:
+def _shown(side: str, row: Mapping[str, Any]) -> str:
     return f"{side} {row['tokens_per_second']:,.0f} tokens/s, {row['peak_bytes'] / 2**30:.2f} GiB"
 
 
@@ -268,8 +269,8 @@ def report_markdown(report: Mapping[str, Any], command: str) -> str:
         "ms/step",
         "peak GiB",
         "ready after s",
-        "ours is x as fast",
-        "ours / its memory",
+        "distil_jax is x as fast",
+        "distil_jax / its memory",
     ]
     parts = []
     for shape, setting in dict.fromkeys((row["shape"], row["setting"]) for row in report["rows"]):

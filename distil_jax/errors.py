@@ -1,4 +1,4 @@
-"""What is said in one line: mistakes that the user can mend, and faults that nobody here can."""
+"""What is said in one line: mistakes that the user can fix, and faults that no setting fixes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TAKEN_AWAY = {
     errno.EACCES: "make it writable",
     errno.EPERM: "make it writable",
 }
-_LONGEST_MESSAGE = 4000  # characters; beyond that nobody reads, and a terminal is flooded
+_LONGEST_MESSAGE = 4000  # characters; more would flood a terminal
 
 
 class UserError(Exception):
@@ -47,7 +47,7 @@ class UserError(Exception):
 
 
 class FaultError(Exception):
-    """Something that the user did not cause and the program cannot mend, such as damaged storage.
+    """Something that the user did not cause and the program cannot repair, such as damaged storage.
 
     One line as well; the command line ends with status 1.
     """
@@ -98,7 +98,7 @@ def storage_reason(error: BaseException, *, own: bool = False) -> str | None:
     """What an exception says of storage, "FILE: No space left on device; make room"; None if it is of something else.
 
     Besides OSError with a file's name, that is TensorStore's ValueError "... "FILE": ... [os_error_code='28']". With
-    `own`, the files are ones that nobody else should touch: then missing ones are the storage's fault too.
+    `own`, the files are ones that no other process should touch: then missing ones are the storage's fault too.
     """
     if isinstance(error, OSError):
         number, path = error.errno, error.filename

@@ -28,8 +28,8 @@ def test_the_example_asks_for_the_masked_word(
     exec(README.split("### In Python")[1].split("```python\n")[1].split("```")[0], names)
     ids, module = np.asarray(names["ids"]), names["module"]
     assert np.count_nonzero(ids == names["tokenizer"].mask_id) == 1
-    theirs = AutoTokenizer.from_pretrained("models/mine")("The capital of France is [MASK].").input_ids
-    assert ids.tolist() == [theirs]
+    expected = AutoTokenizer.from_pretrained("models/mine")("The capital of France is [MASK].").input_ids
+    assert ids.tolist() == [expected]
     assert names["logits"].shape == (*ids.shape, module.config.vocab_size)
     assert names["hidden"].shape == (*ids.shape, module.config.hidden_size)
     assert distil_jax.from_pretrained("models/copy")[0].config == module.config

@@ -37,7 +37,7 @@ def encoder_config_from_hf(raw: Mapping[str, Any], where: str) -> EncoderConfig:
     family, _ = find_family(raw, where)
     _refuse_what_is_not_computed(raw, where)
     fields = Fields(raw, where)
-    values = {ours: fields.encoder_value(ours, field) for ours, field in family.fields.items()}
+    values = {name: fields.encoder_value(name, field) for name, field in family.fields.items()}
     config = _completed(family, EncoderConfig(family.name, **values))
     if config.max_length < 1:
         raise UserError(f"{where}: max_position_embeddings = {values['max_position_embeddings']} leaves no position")
@@ -58,7 +58,7 @@ def _completed(family: Family, config: EncoderConfig) -> EncoderConfig:
 
 
 def _refuse_what_is_not_computed(raw: Mapping[str, Any], where: str) -> None:
-    """Settings under which the same weights mean another function than ours."""
+    """Settings under which the same weights mean another function than here."""
     kind = raw.get("position_embedding_type") or "absolute"
     if kind != "absolute":
         raise UserError(f"{where}: position_embedding_type = {shown(kind)} is not supported, only 'absolute'")
@@ -85,7 +85,7 @@ def encoder_config_to_hf(config: EncoderConfig, head: Head) -> dict[str, Any]:
     reason = misfit(family, config)
     if reason:
         raise UserError(f"a {family.class_prefix} folder cannot hold this model: {reason}")
-    written = {field.name: getattr(config, ours) for ours, field in family.fields.items()}
+    written = {field.name: getattr(config, name) for name, field in family.fields.items()}
     common = {
         "architectures": [family.architecture(head)],
         "model_type": family.name,

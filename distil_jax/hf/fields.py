@@ -11,7 +11,7 @@ from typing import Any
 from distil_jax.errors import UserError, shown
 from distil_jax.hf.families import ConfigField
 
-# transformers' names of the same function -> ours. The tanh forms differ in rounding only.
+# transformers' names of the same function -> names here. The tanh forms differ in rounding only.
 ACTIVATION_NAMES = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -61,14 +61,14 @@ class Fields:
     def __init__(self, raw: Mapping[str, Any], where: str) -> None:
         self.raw, self.where = raw, where
 
-    def encoder_value(self, ours: str, field: ConfigField) -> Any:
-        """The value of the field `ours` of `EncoderConfig`."""
+    def encoder_value(self, attribute: str, field: ConfigField) -> Any:
+        """The value of the field `attribute` of `EncoderConfig`."""
         name = next((name for name in (field.name, *field.aliases) if name in self.raw), field.name)
-        if ours in _LARGEST:
-            return self.size(name, field.default, 0 if ours == "type_vocab_size" else 1, _LARGEST[ours])
-        if ours in _BELOW:
-            return self.number(name, field.default, 0.0, _BELOW[ours])
-        if ours == "activation":
+        if attribute in _LARGEST:
+            return self.size(name, field.default, 0 if attribute == "type_vocab_size" else 1, _LARGEST[attribute])
+        if attribute in _BELOW:
+            return self.number(name, field.default, 0.0, _BELOW[attribute])
+        if attribute == "activation":
             return self.activation(name, field.default)
         value = self.raw.get(name)  # pad_token_id, null where the model has none
         return self.size(name, field.default, 0, _LARGEST["vocab_size"]) if value is not None else field.default

@@ -17,7 +17,7 @@ def numbered_labels(count: int) -> tuple[str, ...]:
 
 
 def has_names(labels: tuple[str, ...]) -> bool:
-    """Whether somebody has named the outputs."""
+    """Whether the outputs have names of their own."""
     return bool(labels) and labels != numbered_labels(len(labels))
 
 

@@ -24,7 +24,7 @@ def rows_to_predict(
         source: a file's path, or an open pipe.
         reading: what the model reads.
         faults: what is done about rows that cannot be read.
-        labels: of a tagger, by which columns of words and tags are told from text.
+        labels: of a tagger, by which columns of words and tags are distinguished from text.
         format: of the source; None: by its ending, or recognised.
         separator: of the columns of a table; "": found.
 

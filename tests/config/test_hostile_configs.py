@@ -90,7 +90,7 @@ ARGUMENTS += [
 
 
 def outcome(make: typing.Callable[[], Any]) -> str:
-    """ "" where a configuration came out, the message where it was refused; anything else is an error of ours."""
+    """ "" where a configuration came out, the message where it was refused; anything else is a defect here."""
     try:
         config = make()
     except UserError as error:

@@ -108,9 +108,9 @@ def test_fill_mask_gives_the_answers_of_transformers(tiny_world: Path, teacher: 
     from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
     model = AutoModelForMaskedLM.from_pretrained(tiny_world / "teacher")
-    theirs: Any = pipeline("fill-mask", model=model, tokenizer=AutoTokenizer.from_pretrained(tiny_world / "teacher"))
+    reference: Any = pipeline("fill-mask", model=model, tokenizer=AutoTokenizer.from_pretrained(tiny_world / "teacher"))
     for text in ("the cat sat on a [MASK].", "[MASK] dog walks home", "zebra [MASK], Red FISH [mask]"):
-        expected = [(row["token_str"], row["score"]) for row in theirs(text, top_k=5)]
+        expected = [(row["token_str"], row["score"]) for row in reference(text, top_k=5)]
         found = fill_mask(teacher, text, top=5)
         assert [token for token, _ in found] == [token for token, _ in expected]
         assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-5)

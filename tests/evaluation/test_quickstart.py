@@ -82,8 +82,8 @@ def test_the_student_fills_masks_in_pytorch_as_it_does_here(made: Any) -> None:
     loaded: Any = DistilBertForMaskedLM.from_pretrained(folder / "student", output_loading_info=True)
     model, loading = loaded
     assert not any(loading.values()), loading
-    theirs: Any = pipeline("fill-mask", model=model, tokenizer=AutoTokenizer.from_pretrained(folder / "student"))
-    expected = [(row["token_str"], row["score"]) for row in theirs(quickstart.SENTENCE, top_k=5)]
+    reference: Any = pipeline("fill-mask", model=model, tokenizer=AutoTokenizer.from_pretrained(folder / "student"))
+    expected = [(row["token_str"], row["score"]) for row in reference(quickstart.SENTENCE, top_k=5)]
     found = fill_mask(load_language_model(str(folder / "student")), quickstart.SENTENCE, top=5)
     assert [token for token, _ in found] == [token for token, _ in expected]
     assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-4)

@@ -76,7 +76,7 @@ def asked(rows: Path) -> dict[str, Any]:
 def test_the_score_is_that_of_the_run(task_run: Path, tmp_path: Path) -> None:
     """Of the run itself and of its export, to the last bit; also as a labelled test set, and as compare reads it."""
     export(task_run, tmp_path / "model")
-    told = json.loads((task_run / "result.json").read_text())
+    records = json.loads((task_run / "result.json").read_text())
     recorded = load_config(task_run / "config.toml")
     task = dataclasses.replace(recorded.task, max_length=0, test=recorded.task.validation)  # the model has the length
     for number, model in enumerate((tmp_path / "model", task_run)):
@@ -86,7 +86,7 @@ def test_the_score_is_that_of_the_run(task_run: Path, tmp_path: Path) -> None:
         found = score_model(config)
         plain = {name: value for name, value in found.measures.items() if not name.startswith("test_")}
         tested = {name.removeprefix("test_"): value for name, value in found.measures.items() if name not in plain}
-        assert plain == told["measures"]
+        assert plain == records["measures"]
         assert tested == {name: value for name, value in plain.items() if name != "score"}
         assert read_result(output)["measures"] == found.measures
         assert read_result(output)["settings"]["max_length"] == 24
@@ -104,9 +104,9 @@ def test_a_result_has_every_class_and_the_confusion_matrix(
     from sklearn.metrics import classification_report, confusion_matrix
 
     folder = centred(task_folder("classes"), rows, tmp_path / "centred")
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
-    truth = [row["label"] for row in told]
-    predicted = [one["label"] for one in predict(folder, [row["text"] for row in told])]
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    truth = [row["label"] for row in records]
+    predicted = [one["label"] for one in predict(folder, [row["text"] for row in records])]
     output = tmp_path / "scores"
     found = score_model(config_of(folder, {**asked, "run.output": str(output)})).details["validation"]
     assert found["confusion"] == confusion_matrix(truth, predicted, labels=[*NAMES]).tolist()
@@ -129,13 +129,13 @@ def test_the_score_is_scikit_learns_of_transformers_predictions(
     folder = centred(task_folder("classes", family), rows, tmp_path / "centred")
     model: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
     predicted = []
-    for row in told:
+    for row in records:
         with torch.no_grad():
             logits = model(**tokenizer(row["text"], truncation=True, max_length=24, return_tensors="pt")).logits
         predicted.append(NAMES[int(logits.argmax())])
-    truth = [row["label"] for row in told]
+    truth = [row["label"] for row in records]
     assert len({*predicted}) > 1, "the texts should differ"
     found = score_model(config_of(folder, asked)).measures
     assert found["score"] == found["accuracy"] == accuracy_score(truth, predicted)
@@ -197,11 +197,11 @@ def test_correlations_and_choices_are_those_of_the_predictions(
     texts = [" ".join(chance.choices(WORDS, k=1 + i)) for i in range(12)]
     scores = [chance.random() for _ in texts]
     pairs = [{"text": text, "label": label} for text, label in zip(texts, scores, strict=True)]
-    told = [row["score"] for row in predict(task_folder("score"), texts)]
+    records = [row["score"] for row in predict(task_folder("score"), texts)]
     changes = {"task.name": "regression", "task.validation": str(jsonl(tmp_path / "scores.jsonl", pairs))}
     found = score_model(config_of(task_folder("score"), changes)).measures
-    assert found["pearson"] == pytest.approx(pearsonr(told, scores)[0], abs=1e-5)
-    assert found["spearman"] == pytest.approx(spearmanr(told, scores)[0], abs=1e-5)
+    assert found["pearson"] == pytest.approx(pearsonr(records, scores)[0], abs=1e-5)
+    assert found["spearman"] == pytest.approx(spearmanr(records, scores)[0], abs=1e-5)
     rows = [{"text": text, "endings": texts[i : i + 2], "label": i % 2} for i, text in enumerate(texts[:10])]
     right = [
         row["choice"] == asked["label"] for row, asked in zip(predict(task_folder("choices"), rows), rows, strict=True)
@@ -215,8 +215,8 @@ def test_own_data_need_not_have_all_classes_in_any_of_their_parts(
     task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
 ) -> None:
     """A test set alone, a set of one class, a part with a class that the first lacks."""
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
-    one = jsonl(tmp_path / "one.jsonl", [row for row in told if row["label"] == "good"])
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    one = jsonl(tmp_path / "one.jsonl", [row for row in records if row["label"] == "good"])
     model, alone = task_folder("classes"), {"task.name": "classification", "task.max_length": 24}
     whole = score_model(config_of(model, asked)).measures
     found = score_model(config_of(model, {**alone, "task.test": str(rows)})).measures
@@ -231,8 +231,8 @@ def test_own_data_need_not_have_all_classes_in_any_of_their_parts(
 def test_a_label_that_the_model_lacks_is_told_with_file_and_line(
     task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
 ) -> None:
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
-    wrong = jsonl(tmp_path / "wrong.jsonl", [*told[:4], {**told[4], "label": "meh"}, *told[5:]])
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    wrong = jsonl(tmp_path / "wrong.jsonl", [*records[:4], {**records[4], "label": "meh"}, *records[5:]])
     with pytest.raises(UserError, match=r"wrong.jsonl, line 5: label 'meh' is unknown \(known: bad, fair, good"):
         score_model(config_of(task_folder("classes"), {**asked, "task.validation": str(wrong)}))
 
@@ -240,8 +240,8 @@ def test_a_label_that_the_model_lacks_is_told_with_file_and_line(
 def test_numbers_are_those_of_the_models_classes(
     task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
 ) -> None:
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
-    numbered = [{**row, "label": NAMES.index(row["label"])} for row in told]
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    numbered = [{**row, "label": NAMES.index(row["label"])} for row in records]
     changes = {**asked, "task.validation": str(jsonl(tmp_path / "numbers.jsonl", numbered))}
     expected = score_model(config_of(task_folder("classes"), asked)).measures
     found = score_model(config_of(task_folder("classes"), changes))
@@ -275,10 +275,10 @@ def test_labels_are_matched_to_the_models_names(
     written: list[Any],
 ) -> None:
     """The measures of the same rows, whatever the classes are called in model and data."""
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
-    told = [row for row in told if NAMES.index(row["label"]) < len(written)]
-    plain = {**asked, "task.validation": str(jsonl(tmp_path / "plain.jsonl", told))}
-    spelled = [{**row, "label": written[NAMES.index(row["label"])]} for row in told]
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    records = [row for row in records if NAMES.index(row["label"]) < len(written)]
+    plain = {**asked, "task.validation": str(jsonl(tmp_path / "plain.jsonl", records))}
+    spelled = [{**row, "label": written[NAMES.index(row["label"])]} for row in records]
     changes = {**asked, "task.validation": str(jsonl(tmp_path / "spelled.jsonl", spelled))}
     model = relabelled(task_folder("classes"), tmp_path / "named", names)
     assert score_model(config_of(model, changes)).measures == (
@@ -289,9 +289,9 @@ def test_labels_are_matched_to_the_models_names(
 def test_numbers_that_may_be_counted_in_two_ways_are_asked_for(
     task_folder: Callable[..., Path], rows: Path, asked: dict[str, Any], tmp_path: Path
 ) -> None:
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
-    told = [{**row, "label": NAMES.index(row["label"]) + 1} for row in told if row["label"] != "good"]
-    changes = {**asked, "task.validation": str(jsonl(tmp_path / "two.jsonl", told))}
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    records = [{**row, "label": NAMES.index(row["label"]) + 1} for row in records if row["label"] != "good"]
+    changes = {**asked, "task.validation": str(jsonl(tmp_path / "two.jsonl", records))}
     with pytest.raises(UserError, match=r"VALUE=NAME.*1=bad"):
         score_model(config_of(task_folder("classes"), changes))
     changes["task.labels"] = ("1=bad", "2=fair", "3=good")
@@ -316,15 +316,15 @@ def test_classes_without_names_are_taken_by_number(
     found = score_model(config_of(unnamed, asked))  # "bad", "fair", "good" are in order
     assert found.measures == expected
     assert any("its labels have no names; taken in the order bad, fair, good" in note for note in found.notes)
-    told = [json.loads(line) for line in rows.read_text().splitlines()]
-    told = [{**row, "label": NAMES.index(row["label"])} for row in told if row["label"] != "fair"]
-    numbers = jsonl(tmp_path / "numbers.jsonl", told)  # 0 and 2: the class between them is still there
-    names = jsonl(tmp_path / "names.jsonl", [{**row, "label": NAMES[row["label"]]} for row in told])
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    records = [{**row, "label": NAMES.index(row["label"])} for row in records if row["label"] != "fair"]
+    numbers = jsonl(tmp_path / "numbers.jsonl", records)  # 0 and 2: the class between them is still there
+    names = jsonl(tmp_path / "names.jsonl", [{**row, "label": NAMES[row["label"]]} for row in records])
     fewer = {**asked, "task.validation": str(numbers)}
     assert score_model(config_of(unnamed, fewer)).measures == (
         score_model(config_of(task_folder("classes"), {**asked, "task.validation": str(names)})).measures
     )
-    beyond = jsonl(tmp_path / "beyond.jsonl", [{**row, "label": row["label"] + 1} for row in told])
+    beyond = jsonl(tmp_path / "beyond.jsonl", [{**row, "label": row["label"] + 1} for row in records])
     with pytest.raises(UserError, match="`LABEL_0`, `LABEL_1`, `LABEL_2`, but classification has 2 labels: `1`, `3`"):
         score_model(config_of(unnamed, {**asked, "task.validation": str(beyond)}))
 

@@ -69,9 +69,9 @@ def test_transformers_computes_the_same(tiny_run: Path, tmp_path: Path) -> None:
     ]
     assert trained.tokenizer.mask_id in ids
     with torch.no_grad():
-        theirs = model(torch.tensor(ids)).logits.numpy()
-    ours = MaskedLM(trained.encoder).apply({"params": trained.params}, ids.astype(np.int32))
-    np.testing.assert_allclose(np.asarray(ours), theirs, atol=1e-5)
+        expected = model(torch.tensor(ids)).logits.numpy()
+    actual = MaskedLM(trained.encoder).apply({"params": trained.params}, ids.astype(np.int32))
+    np.testing.assert_allclose(np.asarray(actual), expected, atol=1e-5)
 
 
 def test_a_second_export_replaces_the_first_only_when_told_to(tiny_run: Path, tmp_path: Path) -> None:

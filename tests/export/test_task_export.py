@@ -139,10 +139,10 @@ def test_every_kind_of_head_is_exported(task_folder: Callable[..., Path], tmp_pa
     ids = torch.tensor([[2, 9, 10, 11, 3]])
     ids = ids[None] if name == "choices" else ids
     with torch.no_grad():
-        ours, theirs = model(ids), reference(ids)
+        actual, wanted_by_reference = model(ids), reference(ids)
     for key in ("logits", "start_logits"):
-        if key in theirs:
-            np.testing.assert_array_equal(ours[key].numpy(), theirs[key].numpy())
+        if key in wanted_by_reference:
+            np.testing.assert_array_equal(actual[key].numpy(), wanted_by_reference[key].numpy())
     settings = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert head is not None and (head.labels == () or tuple(settings["id2label"].values()) == head.labels)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")

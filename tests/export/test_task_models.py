@@ -53,8 +53,8 @@ def test_texts_are_classified_as_by_the_pipeline(
 ) -> None:
     from transformers import pipeline
 
-    theirs: Any = pipeline("text-classification", str(task_folder(name, family)), device="cpu")
-    expected = theirs(TEXTS, top_k=None, function_to_apply=("sigmoid" if name == "sets" else None))
+    reference: Any = pipeline("text-classification", str(task_folder(name, family)), device="cpu")
+    expected = reference(TEXTS, top_k=None, function_to_apply=("sigmoid" if name == "sets" else None))
     found = list(predict(predictor(name, family), TEXTS))
     assert [result["id"] for result in found] == list(range(30))
     if name == "score":
@@ -77,9 +77,9 @@ def test_pairs_are_classified_as_by_the_pipeline(
 ) -> None:
     from transformers import pipeline
 
-    theirs: Any = pipeline("text-classification", str(task_folder("classes")), device="cpu")
+    reference: Any = pipeline("text-classification", str(task_folder("classes")), device="cpu")
     pairs = [(text(1, 20), text(1, 20)) for _ in range(9)]
-    expected = theirs([{"text": a, "text_pair": b} for a, b in pairs])
+    expected = reference([{"text": a, "text_pair": b} for a, b in pairs])
     for rows in (pairs, [{"text": a, "pair": b} for a, b in pairs]):
         found = list(predict(predictor("classes"), rows))
         assert [one["label"] for one in found] == [one["label"] for one in expected]

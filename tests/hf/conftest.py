@@ -123,7 +123,7 @@ FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.remove", "
              "exec", "ctypes.dlopen", "shutil.", "webbrowser.open")
 state = {"folder": None, "seen": []}
 tempfile.tempdir = tempfile.mkdtemp()  # a tokenizer is read from checked copies of its files
-ours = os.path.realpath(tempfile.tempdir)
+actual = os.path.realpath(tempfile.tempdir)
 
 def watch(event, arguments):
     if state["folder"] is None:
@@ -131,13 +131,13 @@ def watch(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes)):
         path = os.path.realpath(os.fsdecode(arguments[0]))
         mode = arguments[1] or "r"
-        if path.startswith(ours):
+        if path.startswith(actual):
             return
         if not path.startswith(state["folder"]) or any(letter in mode for letter in "wax+"):
             state["seen"].append(f"open {path} {mode}")
     elif event in ("os.mkdir", "shutil.rmtree", "os.remove", "os.rmdir", "os.chmod"):
         # Inside of a tree that goes, names are relative to an open folder.
-        if not os.path.realpath(arguments[0]).startswith(ours) and arguments[-1] in (-1, None):
+        if not os.path.realpath(arguments[0]).startswith(actual) and arguments[-1] in (-1, None):
             state["seen"].append(f"{event} {arguments}")
     elif event.startswith(FORBIDDEN):
         state["seen"].append(event)

@@ -97,13 +97,13 @@ def test_positions_of_roberta() -> None:
         encoder_config_to_hf(dataclasses.replace(config, position_offset=2), "mlm")
 
 
-@pytest.mark.parametrize("theirs", [BERT, DISTILBERT, ROBERTA], ids=["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("reference", [BERT, DISTILBERT, ROBERTA], ids=["bert", "distilbert", "roberta"])
 @pytest.mark.parametrize("head", ["mlm", "none"])
-def test_back_to_transformers(theirs: Any, head: Literal["mlm", "none"]) -> None:
-    config = encoder_config_from_hf(theirs.to_dict(), "here")
+def test_back_to_transformers(reference: Any, head: Literal["mlm", "none"]) -> None:
+    config = encoder_config_from_hf(reference.to_dict(), "here")
     raw = encoder_config_to_hf(config, head)
     assert encoder_config_from_hf(json.loads(json.dumps(raw)), "here") == config
-    rebuilt, original = type(theirs).from_dict(raw).to_dict(), theirs.to_dict()
+    rebuilt, original = type(reference).from_dict(raw).to_dict(), reference.to_dict()
     assert {key: rebuilt[key] for key in original if key not in ("architectures", "dtype", "transformers_version")} == {
         key: value for key, value in original.items() if key not in ("architectures", "dtype", "transformers_version")
     }
@@ -114,9 +114,9 @@ def test_back_to_transformers(theirs: Any, head: Literal["mlm", "none"]) -> None
 
 def test_defaults_are_those_of_transformers() -> None:
     for name in FAMILIES:
-        theirs = transformers.AutoConfig.for_model(name)
+        reference = transformers.AutoConfig.for_model(name)
         bare = encoder_config_from_hf({"model_type": name}, "here")
-        assert bare == encoder_config_from_hf(theirs.to_dict(), "here")
+        assert bare == encoder_config_from_hf(reference.to_dict(), "here")
 
 
 def test_a_file_without_model_type_is_known_by_its_architecture() -> None:
@@ -135,8 +135,8 @@ def test_activations_compute_what_transformers_computes(name: str) -> None:
 
     x = np.linspace(-5, 5, 101, dtype=np.float32)
     config = encoder_config_from_hf({"model_type": "bert", "hidden_act": name}, "here")
-    theirs = get_activation(name)(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(ACTIVATIONS[config.activation](jnp.asarray(x)), theirs, atol=2e-6)
+    reference = get_activation(name)(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(ACTIVATIONS[config.activation](jnp.asarray(x)), reference, atol=2e-6)
 
 
 GOOGLE = {

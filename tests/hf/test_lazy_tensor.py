@@ -17,9 +17,9 @@ from distil_jax.hf.lazy_tensor import StoredTensor
 
 def test_every_bfloat16() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
-    theirs = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float().numpy()
-    ours = StoredTensor((256, 256), "bfloat16", bits).read()
-    np.testing.assert_array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+    expected = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float().numpy()
+    actual = StoredTensor((256, 256), "bfloat16", bits).read()
+    np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
 def test_transposed_is_a_view() -> None:

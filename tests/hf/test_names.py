@@ -24,9 +24,9 @@ def test_the_leaves_are_the_parameters_of_transformers(make_model: Callable[...,
         config = type(config)(**{**vars(config), "pooler": True})
     prefix = FAMILIES[config.family].prefix
     found = leaves(config, mlm_head=head)
-    ours = {leaf.stored_name(prefix) if head else leaf.name: leaf.shape for leaf in found}
-    theirs = {name: tuple(values.shape) for name, values in model.named_parameters(remove_duplicate=False)}
-    assert ours == {name: shape for name, shape in theirs.items() if name not in FAMILIES[config.family].tied}
+    actual = {leaf.stored_name(prefix) if head else leaf.name: leaf.shape for leaf in found}
+    reference = {name: tuple(values.shape) for name, values in model.named_parameters(remove_duplicate=False)}
+    assert actual == {name: shape for name, shape in reference.items() if name not in FAMILIES[config.family].tied}
 
 
 @pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "Camembert"])
@@ -45,8 +45,8 @@ def test_the_leaves_of_task_models(make_model: Callable[..., Any], family: str, 
     config = encoder_config_from_hf(model.config.to_dict(), "config.json")
     head = task_head_from_hf(config, model.config.to_dict(), kind, "config.json")
     found = list(leaves(config, task_head=head))
-    ours = {leaf.stored_name(FAMILIES[config.family].prefix): leaf.shape for leaf in found}
-    assert ours == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    actual = {leaf.stored_name(FAMILIES[config.family].prefix): leaf.shape for leaf in found}
+    assert actual == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert len({leaf.path for leaf in found}) == len(found)
 
 

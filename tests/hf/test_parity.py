@@ -55,11 +55,11 @@ def test_logits(make_folder: Callable[..., Path], make_model: Callable[..., Any]
     module, params = from_pretrained(folder)
     batch = _batch(module.config, np.random.default_rng(1), not architecture.startswith("Distil"))
     with torch.no_grad():
-        theirs = model(**_torch_inputs(batch)).logits.numpy()
-    ours = jax.jit(module.apply)({"params": params}, **batch)
+        expected = model(**_torch_inputs(batch)).logits.numpy()
+    actual = jax.jit(module.apply)({"params": params}, **batch)
     real = batch["attention_mask"] > 0
-    assert 0.3 < np.abs(theirs).max() < 30
-    np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-5, rtol=0)
+    assert 0.3 < np.abs(expected).max() < 30
+    np.testing.assert_allclose(np.asarray(actual)[real], expected[real], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel", "RobertaModel"])
@@ -71,10 +71,10 @@ def test_hidden_states_of_headless_models(
     module, params = from_pretrained(make_folder(architecture, initializer_range=0.15))
     batch = _batch(module.config, np.random.default_rng(2), not architecture.startswith("Distil"))
     with torch.no_grad():
-        theirs = make_model(architecture, initializer_range=0.15)(**_torch_inputs(batch)).last_hidden_state.numpy()
-    ours = np.asarray(jax.jit(module.apply)({"params": params}, **batch))
+        expected = make_model(architecture, initializer_range=0.15)(**_torch_inputs(batch)).last_hidden_state.numpy()
+    actual = np.asarray(jax.jit(module.apply)({"params": params}, **batch))
     real = batch["attention_mask"] > 0
-    np.testing.assert_allclose(ours[real], theirs[real], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(actual[real], expected[real], atol=1e-5, rtol=0)
 
 
 def test_hidden_states_of_the_real_minilm(minilm: Path) -> None:
@@ -87,6 +87,6 @@ def test_hidden_states_of_the_real_minilm(minilm: Path) -> None:
     mask = (np.arange(40)[None] < np.array([[40], [23]])).astype(np.int32)
     batch = {"ids": rng.integers(1000, 30000, (2, 40)).astype(np.int32), "attention_mask": mask}
     with torch.no_grad():
-        theirs = BertModel.from_pretrained(minilm)(**_torch_inputs(batch)).last_hidden_state.numpy()
-    ours = np.asarray(jax.jit(module.apply)({"params": params}, **batch))
-    np.testing.assert_allclose(ours[mask > 0], theirs[mask > 0], atol=1e-5, rtol=0)
+        expected = BertModel.from_pretrained(minilm)(**_torch_inputs(batch)).last_hidden_state.numpy()
+    actual = np.asarray(jax.jit(module.apply)({"params": params}, **batch))
+    np.testing.assert_allclose(actual[mask > 0], expected[mask > 0], atol=1e-5, rtol=0)

@@ -49,20 +49,20 @@ def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 )
 def test_there_and_back_is_byte_identical(make_folder: Callable[..., Path], architecture: str) -> None:
     folder = make_folder(architecture)
-    theirs = safetensors.numpy.load_file(folder / "model.safetensors")
-    ours = tensors_from_params(*read_pretrained(folder)[:2])
-    assert ours.keys() == theirs.keys()
-    for name, values in theirs.items():
-        assert (ours[name].tobytes(), ours[name].shape) == (values.tobytes(), values.shape), name
-        assert ours[name].flags.c_contiguous
+    reference = safetensors.numpy.load_file(folder / "model.safetensors")
+    actual = tensors_from_params(*read_pretrained(folder)[:2])
+    assert actual.keys() == reference.keys()
+    for name, values in reference.items():
+        assert (actual[name].tobytes(), actual[name].shape) == (values.tobytes(), values.shape), name
+        assert actual[name].flags.c_contiguous
 
 
 def test_the_real_minilm_there_and_back(minilm: Path) -> None:
-    theirs = safetensors.numpy.load_file(minilm / "model.safetensors")
-    theirs.pop("embeddings.position_ids", None)
-    ours = tensors_from_params(*read_pretrained(minilm)[:2])
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].tobytes() == values.tobytes() for name, values in theirs.items())
+    reference = safetensors.numpy.load_file(minilm / "model.safetensors")
+    reference.pop("embeddings.position_ids", None)
+    actual = tensors_from_params(*read_pretrained(minilm)[:2])
+    assert actual.keys() == reference.keys()
+    assert all(actual[name].tobytes() == values.tobytes() for name, values in reference.items())
 
 
 def test_kernels_are_transposed_weights(make_folder: Callable[..., Path], make_model: Callable[..., Any]) -> None:
@@ -356,9 +356,9 @@ def test_the_goldens_of_the_original(shared: Path) -> None:
     for name, family in (("teacher", "bert"), ("student", "distilbert")):
         config, params, *_ = read_pretrained(root / name)
         assert (config.family, "mlm_head" in params) == (family, True)
-        theirs = safetensors.numpy.load_file(root / name / "model.safetensors")
-        ours = tensors_from_params(config, params)
-        assert all(theirs[key].tobytes() == values.tobytes() for key, values in ours.items())
+        reference = safetensors.numpy.load_file(root / name / "model.safetensors")
+        actual = tensors_from_params(config, params)
+        assert all(reference[key].tobytes() == values.tobytes() for key, values in actual.items())
         assert json.loads((root / name / "config.json").read_text())["vocab_size"] == config.vocab_size
 
 

@@ -1,4 +1,4 @@
-"""Task models in and out of folders: which head is taken, when it is new, and that transformers reads ours."""
+"""Task models in and out of folders: which head is taken, when it is new, and transformers reads it."""
 
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 
@@ -67,21 +67,21 @@ def edit_tensors() -> Callable[..., None]:
 def test_there_and_back(
     make_folder: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path, architecture: str, kind: Any
 ) -> None:
-    """transformers -> ours -> transformers: equal tensors and scores, no key missing or unexpected, labels kept."""
+    """transformers -> here -> transformers: equal tensors and scores, no key missing or unexpected, labels kept."""
     named = kind in ("sequence", "token")
     settings: dict[str, Any] = NAMES if named else {}
     if kind == "sequence":
         settings = settings | {"problem_type": "single_label_classification"}
-    theirs = make_folder(architecture, **settings)
-    config, params, head, is_new_head, *_ = read_task_model(theirs, kind)
+    reference = make_folder(architecture, **settings)
+    config, params, head, is_new_head, *_ = read_task_model(reference, kind)
     assert not is_new_head
     assert head.labels == (("cold", "mild", "hot") if named else ())
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
-    save_pretrained(tmp_path / "ours", config, params, head=head)
-    left, right = tensors_of(theirs), tensors_of(tmp_path / "ours")
+    save_pretrained(tmp_path / "actual", config, params, head=head)
+    left, right = tensors_of(reference), tensors_of(tmp_path / "actual")
     assert left.keys() == right.keys()
     assert all(left[name].tobytes() == right[name].tobytes() for name in left)
-    loaded, report = getattr(transformers, architecture).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    loaded, report = getattr(transformers, architecture).from_pretrained(tmp_path / "actual", output_loading_info=True)
     assert all(not found for found in report.values()), report
     assert loaded.config.architectures == [architecture]
     assert loaded.config.problem_type == (settings.get("problem_type"))
@@ -105,11 +105,11 @@ def test_a_pipeline_shows_our_labels_and_scores(
     folder = make_folder(architecture, vocab_size=tokenizer.vocab_size, **NAMES)
     config, params, head, *_ = read_task_model(folder, kind)
     head = dataclasses.replace(head, labels=("north", "south", "west"))
-    save_pretrained(tmp_path / "ours", config, params, head=head, tokenizer=tokenizer)
+    save_pretrained(tmp_path / "actual", config, params, head=head, tokenizer=tokenizer)
     task: Any = "text-classification" if kind == "sequence" else "token-classification"
-    pipe = transformers.pipeline(task, model=str(tmp_path / "ours"), tokenizer=str(tmp_path / "ours"))
+    pipe = transformers.pipeline(task, model=str(tmp_path / "actual"), tokenizer=str(tmp_path / "actual"))
     shown: Any = pipe("the cat sat", top_k=None) if kind == "sequence" else pipe("the cat sat", ignore_labels=[])
-    ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")("the cat sat")["input_ids"]
+    ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "actual")("the cat sat")["input_ids"]
     logits = np.asarray(TaskModel(config, head).apply({"params": params}, np.array([ids], np.int32)))[0]
     scores = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     if kind == "sequence":
@@ -123,8 +123,8 @@ def test_a_pipeline_shows_our_labels_and_scores(
 def test_label_ten_comes_after_label_two(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     names = tuple(f"tag {i}" for i in range(12))
     config, params, head, *_ = read_task_model(make_folder("DistilBertForTokenClassification", num_labels=12), "token")
-    save_pretrained(tmp_path / "ours", config, params, head=dataclasses.replace(head, labels=names))
-    assert tuple(json.loads((tmp_path / "ours" / "config.json").read_text())["id2label"].values()) == names
+    save_pretrained(tmp_path / "actual", config, params, head=dataclasses.replace(head, labels=names))
+    assert tuple(json.loads((tmp_path / "actual" / "config.json").read_text())["id2label"].values()) == names
 
 
 def test_a_regression_there_and_back(make_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_a_regression_there_and_back(make_folder: Callable[..., Path], tmp_path:
         make_folder("DistilBertForSequenceClassification", **settings), "sequence"
     )
     assert (head.labels, head.num_outputs, head.problem) == ((), 1, "regression")
-    save_pretrained(tmp_path / "ours", config, params, head=head)
-    loaded = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    save_pretrained(tmp_path / "actual", config, params, head=head)
+    loaded = transformers.AutoConfig.from_pretrained(tmp_path / "actual")
     assert (loaded.num_labels, loaded.problem_type) == (1, "regression")
-    assert read_task_model(tmp_path / "ours", "sequence").head == head
+    assert read_task_model(tmp_path / "actual", "sequence").head == head
 
 
 @pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta"])
@@ -158,9 +158,9 @@ def test_a_new_head_on_a_language_model(make_folder: Callable[..., Path], tmp_pa
         assert layer["kernel"].std() == pytest.approx(0.4, rel=0.4) and not layer["bias"].any()
     untouched = {name: values for name, values in params["encoder"].items() if name != "pooler"}
     assert same(untouched, read_pretrained(folder, "mlm")[1]["encoder"])
-    save_pretrained(tmp_path / "ours", config, params, head=head)
+    save_pretrained(tmp_path / "actual", config, params, head=head)
     model_class: Any = getattr(transformers, f"{family}ForSequenceClassification")
-    _, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    _, report = model_class.from_pretrained(tmp_path / "actual", output_loading_info=True)
     assert all(not found for found in report.values()), report
 
 
@@ -206,10 +206,10 @@ def test_when_the_folders_head_is_used(
     folder = make_folder("DistilBertForSequenceClassification", **own)
     asked: Any = {"labels": labels, "problem": problem, "num_outputs": len(labels) or 3}
     config, params, head, is_new_head, *_ = read_task_model(folder, "sequence", **asked)
-    _, theirs, original, *_ = read_task_model(folder, "sequence")
+    _, reference, original, *_ = read_task_model(folder, "sequence")
     assert is_new_head != fits
-    assert same(params["task_head"], theirs["task_head"]) == fits
-    assert same(params["encoder"], theirs["encoder"])
+    assert same(params["task_head"], reference["task_head"]) == fits
+    assert same(params["encoder"], reference["encoder"])
     assert head.problem == (problem or original.problem)
     if fits:
         assert head.labels == (original.labels if labels in ((), ("LABEL_0", "LABEL_1", "LABEL_2")) else labels)
@@ -220,11 +220,11 @@ def test_when_the_folders_head_is_used(
 def test_labels_in_another_order_put_the_outputs_into_it(make_folder: Callable[..., Path]) -> None:
     """MNLI's classes come in three orders; a trained head must not be read with its classes exchanged."""
     folder = make_folder("BertForSequenceClassification", **NAMES)
-    config, theirs, own, *_ = read_task_model(folder, "sequence")
+    config, reference, own, *_ = read_task_model(folder, "sequence")
     found, params, head, is_new_head, *_ = read_task_model(folder, "sequence", labels=["Hot", "Cold", "Mild"])
     assert not is_new_head and head.labels == ("Hot", "Cold", "Mild")
     ids = np.arange(12, dtype=np.int32)[None]
-    before = np.asarray(jax.jit(lambda: TaskModel(config, own).apply({"params": theirs}, ids))())
+    before = np.asarray(jax.jit(lambda: TaskModel(config, own).apply({"params": reference}, ids))())
     after = np.asarray(jax.jit(lambda: TaskModel(found, head).apply({"params": params}, ids))())
     np.testing.assert_allclose(after, before[:, [2, 0, 1]], atol=1e-6)
 
@@ -379,14 +379,14 @@ def test_a_flax_file_of_transformers_4(make_folder: Callable[..., Path]) -> None
 def test_parameters_without_their_head_are_not_written(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     config, params, head, *_ = read_task_model(make_folder("BertForSequenceClassification", **NAMES), "sequence")
     with pytest.raises(UserError, match=r"unexpected: task_head/.*give its head"):
-        save_pretrained(tmp_path / "ours", config, params)
+        save_pretrained(tmp_path / "actual", config, params)
     with pytest.raises(UserError, match=r"task_head/output/kernel is \[12, 3\], expected \[12, 2\]"):
         save_pretrained(
-            tmp_path / "ours", config, params, head=dataclasses.replace(head, labels=("a", "b"), num_outputs=2)
+            tmp_path / "actual", config, params, head=dataclasses.replace(head, labels=("a", "b"), num_outputs=2)
         )
     body = {name: value for name, value in params["encoder"].items() if name != "pooler"}
     with pytest.raises(UserError, match="missing: encoder/pooler/kernel"):
-        save_pretrained(tmp_path / "ours", config, {**params, "encoder": body}, head=head)
-    assert not (tmp_path / "ours").exists()
+        save_pretrained(tmp_path / "actual", config, {**params, "encoder": body}, head=head)
+    assert not (tmp_path / "actual").exists()
     token = TaskHead("token", labels=head.labels, num_outputs=3)
     assert not any("pooler" in name for name in tensors_from_params(config, params, token))

@@ -54,8 +54,8 @@ def test_the_rates_are_those_of_transformers_own_modules() -> None:
         ("question", "QuestionAnswering"),
         ("choice", "MultipleChoice"),
     ):
-        theirs: Any = getattr(transformers, f"DistilBertFor{name}")(config)
-        assert head_of(config.to_dict(), kind).dropout == theirs.dropout.p
+        expected: Any = getattr(transformers, f"DistilBertFor{name}")(config)
+        assert head_of(config.to_dict(), kind).dropout == expected.dropout.p
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_there_and_back(family: str, kind: Any) -> None:
     written = json.loads(json.dumps(encoder_config_to_hf(config, kind) | task_head_to_hf(config, head)))
     assert head_of(written, kind) == head
     (name,) = written["architectures"]
-    theirs = getattr(transformers, name).config_class.from_dict(written)
-    assert list(theirs.id2label.values()) == (labels or ["LABEL_0", "LABEL_1"])
-    assert theirs.problem_type == (head.problem or None)
+    expected = getattr(transformers, name).config_class.from_dict(written)
+    assert list(expected.id2label.values()) == (labels or ["LABEL_0", "LABEL_1"])
+    assert expected.problem_type == (head.problem or None)
 
 
 def test_the_usual_dropout_is_written_as_transformers_writes_it() -> None:

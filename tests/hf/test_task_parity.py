@@ -79,13 +79,13 @@ def test_scores_and_loss(
 
     suffix, settings, kind = TASKS[task]
     settings = settings | {"initializer_range": 0.15}
-    folder, theirs = make_folder(family + suffix, **settings), make_model(family + suffix, **settings)
+    folder, reference = make_folder(family + suffix, **settings), make_model(family + suffix, **settings)
     module, params = from_pretrained(folder)
     assert getattr(module, "head").kind == kind  # noqa: B009
     batch = batch_of(task, family != "DistilBert", module.config.vocab_size)
     inputs = {("input_ids" if k == "ids" else k): torch.from_numpy(v).long() for k, v in batch.items()}
     with torch.no_grad():
-        found = theirs(**inputs, **{name: torch.from_numpy(values) for name, values in LABELS[task].items()})
+        found = reference(**inputs, **{name: torch.from_numpy(values) for name, values in LABELS[task].items()})
     parts = (found.start_logits, found.end_logits) if task == "answers" else (found.logits,)
     expected = torch.stack(parts, -1).numpy() if task == "answers" else parts[0].numpy()
     logits: Any = jax.jit(module.apply)({"params": params}, **batch)
@@ -105,11 +105,11 @@ def test_pooler_output_and_hidden_states(make_folder: Callable[..., Path], make_
     batch = batch_of("classes", True, 50)
     inputs = {("input_ids" if k == "ids" else k): torch.from_numpy(v).long() for k, v in batch.items()}
     with torch.no_grad():
-        theirs = make_model("BertModel", initializer_range=0.15)(**inputs, output_hidden_states=True)
+        reference = make_model("BertModel", initializer_range=0.15)(**inputs, output_hidden_states=True)
     variables = {"params": params}
     states: Any = jax.jit(lambda: module.apply(variables, **batch, method="hidden_states"))()
     pooled: Any = module.apply(variables, states[-1], method="pooled")
-    np.testing.assert_allclose(pooled, theirs.pooler_output.numpy(), atol=1e-5)
-    assert len(states) == len(theirs.hidden_states) == 3
-    for ours, other in zip(states, theirs.hidden_states, strict=True):
-        np.testing.assert_allclose(ours, other.numpy(), atol=1e-5)
+    np.testing.assert_allclose(pooled, reference.pooler_output.numpy(), atol=1e-5)
+    assert len(states) == len(reference.hidden_states) == 3
+    for actual, other in zip(states, reference.hidden_states, strict=True):
+        np.testing.assert_allclose(actual, other.numpy(), atol=1e-5)

@@ -37,15 +37,15 @@ def test_transformers_loads_it_without_missing_or_unexpected_keys(
     make_folder: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path, architecture: str
 ) -> None:
     config, params, *_ = read_pretrained(make_folder(architecture))
-    save_pretrained(tmp_path / "ours", config, params)
+    save_pretrained(tmp_path / "actual", config, params)
     model_class = getattr(transformers, architecture)
-    loaded, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    loaded, report = model_class.from_pretrained(tmp_path / "actual", output_loading_info=True)
     assert all(not found for found in report.values()), report
     original = make_model(architecture)
     ids = torch.arange(20)[None]
     with torch.no_grad():
         assert torch.equal(loaded.eval()(ids)[0], original(ids)[0])
-    auto = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    auto = transformers.AutoConfig.from_pretrained(tmp_path / "actual")
     assert auto.architectures == [architecture]
 
 
@@ -53,9 +53,9 @@ def test_transformers_loads_it_without_missing_or_unexpected_keys(
 def test_the_file_is_the_one_that_transformers_writes(
     make_folder: Callable[..., Path], tmp_path: Path, architecture: str
 ) -> None:
-    theirs = make_folder(architecture)
-    save_pretrained(tmp_path / "ours", *read_pretrained(theirs)[:2])
-    files = [folder / "model.safetensors" for folder in (theirs, tmp_path / "ours")]
+    expected = make_folder(architecture)
+    save_pretrained(tmp_path / "actual", *read_pretrained(expected)[:2])
+    files = [folder / "model.safetensors" for folder in (expected, tmp_path / "actual")]
     left, right = (safetensors.numpy.load_file(path) for path in files)
     assert left.keys() == right.keys()
     assert all(left[name].tobytes() == right[name].tobytes() for name in left)
@@ -66,9 +66,9 @@ def test_the_file_is_the_one_that_transformers_writes(
 def test_tensor_count_of_the_base_model(tmp_path: Path) -> None:
     """105 tensors for six layers with head; the tied vocab_projector.weight is not among them."""
     config = transformers.DistilBertConfig(vocab_size=11, dim=4, n_heads=2, hidden_dim=4, max_position_embeddings=4)
-    transformers.DistilBertForMaskedLM(config).save_pretrained(tmp_path / "theirs")
-    save_pretrained(tmp_path / "ours", *read_pretrained(tmp_path / "theirs")[:2])
-    names = safetensors.numpy.load_file(tmp_path / "ours" / "model.safetensors").keys()
+    transformers.DistilBertForMaskedLM(config).save_pretrained(tmp_path / "expected")
+    save_pretrained(tmp_path / "actual", *read_pretrained(tmp_path / "expected")[:2])
+    names = safetensors.numpy.load_file(tmp_path / "actual" / "model.safetensors").keys()
     assert len(names) == 105
     assert "vocab_projector.bias" in names
     assert "vocab_projector.weight" not in names
@@ -76,18 +76,18 @@ def test_tensor_count_of_the_base_model(tmp_path: Path) -> None:
 
 def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
     config, params, *_ = read_pretrained(minilm)
-    save_pretrained(tmp_path / "ours", config, params, tokenizer=load_tokenizer(minilm), readme="# card\n")
+    save_pretrained(tmp_path / "actual", config, params, tokenizer=load_tokenizer(minilm), readme="# card\n")
     left = safetensors.numpy.load_file(minilm / "model.safetensors")
-    right = safetensors.numpy.load_file(tmp_path / "ours" / "model.safetensors")
+    right = safetensors.numpy.load_file(tmp_path / "actual" / "model.safetensors")
     left.pop("embeddings.position_ids", None)
     assert left.keys() == right.keys()
     assert all(left[name].tobytes() == right[name].tobytes() for name in left)
-    _, report = transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    _, report = transformers.AutoModel.from_pretrained(tmp_path / "actual", output_loading_info=True)
     assert all(not found for found in report.values()), report
-    assert (tmp_path / "ours" / "README.md").read_text() == "# card\n"
+    assert (tmp_path / "actual" / "README.md").read_text() == "# card\n"
     text = "Distilling knowledge, économiquement"
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")(text).input_ids
-    assert theirs == transformers.AutoTokenizer.from_pretrained(minilm)(text).input_ids
+    expected = transformers.AutoTokenizer.from_pretrained(tmp_path / "actual")(text).input_ids
+    assert expected == transformers.AutoTokenizer.from_pretrained(minilm)(text).input_ids
 
 
 def test_a_pooler_next_to_a_head_is_left_out(make_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -96,19 +96,19 @@ def test_a_pooler_next_to_a_head_is_left_out(make_folder: Callable[..., Path], t
     _, with_head, *_ = read_pretrained(folder, "mlm")
     both = {"encoder": params["encoder"], "mlm_head": with_head["mlm_head"]}
     assert config.pooler
-    save_pretrained(tmp_path / "ours", config, both)
+    save_pretrained(tmp_path / "actual", config, both)
     model_class: Any = transformers.BertForMaskedLM
-    _, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    _, report = model_class.from_pretrained(tmp_path / "actual", output_loading_info=True)
     assert all(not found for found in report.values()), report
 
 
 @pytest.mark.parametrize("family", ["Bert", "DistilBert"])
 def test_an_encoder_with_neither_head_nor_pooler(family: str, make_folder: Callable[..., Path], tmp_path: Path) -> None:
     module, params = from_pretrained(make_folder(f"{family}ForMaskedLM"), head="none")
-    save_pretrained(tmp_path / "ours", module.config, params)
+    save_pretrained(tmp_path / "actual", module.config, params)
     options = {"add_pooling_layer": False} if family == "Bert" else {}
     model_class: Any = getattr(transformers, f"{family}Model")
-    _, report = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True, **options)
+    _, report = model_class.from_pretrained(tmp_path / "actual", output_loading_info=True, **options)
     assert all(not found for found in report.values()), report
 
 
@@ -130,8 +130,8 @@ def test_an_encoders_own_tree_and_jax_arrays(make_folder: Callable[..., Path], t
     folder = make_folder("DistilBertModel")
     module, params = from_pretrained(folder)
     on_device = jax.tree.map(jnp.asarray, params)
-    save_pretrained(tmp_path / "ours", module.config, on_device)
-    left, right = (safetensors.numpy.load_file(f / "model.safetensors") for f in (folder, tmp_path / "ours"))
+    save_pretrained(tmp_path / "actual", module.config, on_device)
+    left, right = (safetensors.numpy.load_file(f / "model.safetensors") for f in (folder, tmp_path / "actual"))
     assert left.keys() == right.keys()
     assert all(left[name].tobytes() == right[name].tobytes() for name in left)
 
@@ -142,7 +142,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def test_used_folders_are_not_touched_unless_told(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     config, params, *_ = read_pretrained(make_folder("DistilBertModel"))
-    target = tmp_path / "models" / "ours"
+    target = tmp_path / "models" / "actual"
     save_pretrained(target, config, params, readme="first")
     before = _contents(target)
     with pytest.raises(UserError, match="not empty"):
@@ -174,7 +174,7 @@ def test_a_failure_leaves_nothing_behind(
     make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, params, *_ = read_pretrained(make_folder("DistilBertModel"))
-    target = tmp_path / "models" / "ours"
+    target = tmp_path / "models" / "actual"
     save_pretrained(target, config, params, readme="first")
     before = _contents(target)
 
@@ -195,11 +195,11 @@ def test_a_failure_leaves_nothing_behind(
 def test_the_folder_is_readable_as_the_umask_says(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     previous = os.umask(0o022)
     try:
-        save_pretrained(tmp_path / "ours", *read_pretrained(make_folder("DistilBertModel"))[:2])
+        save_pretrained(tmp_path / "actual", *read_pretrained(make_folder("DistilBertModel"))[:2])
     finally:
         os.umask(previous)
-    assert oct((tmp_path / "ours").stat().st_mode & 0o777) == "0o755"
-    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "ours").iterdir()} == {"0o644"}
+    assert oct((tmp_path / "actual").stat().st_mode & 0o777) == "0o755"
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "actual").iterdir()} == {"0o644"}
 
 
 def test_what_does_not_fit_is_refused_before_writing(
@@ -207,16 +207,16 @@ def test_what_does_not_fit_is_refused_before_writing(
 ) -> None:
     config, params, *_ = read_pretrained(make_folder("DistilBertModel"))
     with pytest.raises(UserError, match="30522"):
-        save_pretrained(tmp_path / "ours", config, params, tokenizer=load_tokenizer(minilm))
+        save_pretrained(tmp_path / "actual", config, params, tokenizer=load_tokenizer(minilm))
     with pytest.raises(UserError, match="wrong shape"):
-        save_pretrained(tmp_path / "ours", dataclasses.replace(config, vocab_size=51), params)
-    assert not (tmp_path / "ours").exists()
+        save_pretrained(tmp_path / "actual", dataclasses.replace(config, vocab_size=51), params)
+    assert not (tmp_path / "actual").exists()
 
 
 def test_config_json_is_plain(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     config, params, *_ = read_pretrained(make_folder("BertForMaskedLM"))
-    save_pretrained(tmp_path / "ours", config, params)
-    raw = json.loads((tmp_path / "ours" / "config.json").read_text())
+    save_pretrained(tmp_path / "actual", config, params)
+    raw = json.loads((tmp_path / "actual" / "config.json").read_text())
     assert (raw["model_type"], raw["architectures"], raw["dtype"]) == ("bert", ["BertForMaskedLM"], "float32")
-    assert read_pretrained(tmp_path / "ours")[0] == config
+    assert read_pretrained(tmp_path / "actual")[0] == config
     assert np.all([np.isfinite(value) for value in raw.values() if isinstance(value, float)])

@@ -225,13 +225,13 @@ def test_held_out_measures(world: Any) -> None:
         return {name: (float(term.sum), float(term.count)) for name, term in found.items()}
 
     found = run(teacher=True)
-    ours, theirs = world["choices"]
+    actual, reference = world["choices"]
     positions, weights = np.asarray(batch.positions), np.asarray(batch.weights)
-    right = np.take_along_axis(ours, positions, 1) == np.asarray(batch.targets)
+    right = np.take_along_axis(actual, positions, 1) == np.asarray(batch.targets)
     assert near(found["mlm"], surprise_at_predictions(world))
     assert found["accuracy"] == (float((right * weights).sum()), float(weights.sum()))
     assert near(found["kl"], at_predictions(world["plain_kl"], batch))
-    assert found["agreement"] == at_predictions((ours == theirs).astype(float), batch)
+    assert found["agreement"] == at_predictions((actual == reference).astype(float), batch)
     real = np.asarray(batch.inputs.mask) > 0
     assert near(found["cosine"], (world["cosine"][real].sum(), real.sum()))
     assert run(teacher=False).keys() == {"mlm", "accuracy"}

@@ -17,7 +17,7 @@ from distil_jax.hf.names import leaves
 from distil_jax.models import EncoderInputs, MaskedLM
 from distil_jax.objectives import MicroBatch, Totals, objective_loss
 
-# The original's names of the terms, and ours.
+# The original's names of the terms, and those here.
 NAMES = {"ce": "kl", "mlm": "mlm", "cos": "cosine", "mse": "logit_mse"}
 ORIGINAL = {name: original for original, name in NAMES.items()}
 

@@ -64,11 +64,11 @@ CASES: dict[str, tuple[Callable[..., SumCount], Loss]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_are_those_of_torch(name: str) -> None:
-    ours, theirs = CASES[name]
+    actual, reference = CASES[name]
     student: Any = torch.tensor(STUDENT, requires_grad=True)
-    expected = theirs(student, torch.tensor(TEACHER))
+    expected = reference(student, torch.tensor(TEACHER))
     expected.backward()
-    value, gradient = jax.value_and_grad(lambda s: ours(s, TEACHER, WEIGHTS).mean)(STUDENT)
+    value, gradient = jax.value_and_grad(lambda s: actual(s, TEACHER, WEIGHTS).mean)(STUDENT)
     assert float(value) == pytest.approx(expected.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, student.grad, atol=1e-6)
     np.testing.assert_array_equal(gradient[~USED], 0)
@@ -76,23 +76,23 @@ def test_value_and_gradient_are_those_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_does_not_count_may_be_anything(name: str) -> None:
-    ours, _ = CASES[name]
+    actual, _ = CASES[name]
     spoilt = [np.where(USED[:, None], x, bad).astype(np.float32) for x, bad in ((STUDENT, np.nan), (TEACHER, np.inf))]
-    clean, found = ours(STUDENT, TEACHER, WEIGHTS), ours(*spoilt, WEIGHTS)
+    clean, found = actual(STUDENT, TEACHER, WEIGHTS), actual(*spoilt, WEIGHTS)
     assert float(found.sum) == float(clean.sum)
     assert float(found.count) == float(clean.count) == USED.sum()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_fractional_weights_weigh(name: str) -> None:
-    ours, _ = CASES[name]
+    actual, _ = CASES[name]
     weights = np.linspace(0.0, 1.5, N, dtype=np.float32)
     each = (
-        [float(ours(STUDENT[i : i + 1], TEACHER[i : i + 1], np.ones(1, np.float32)).sum) for i in range(N)]
+        [float(actual(STUDENT[i : i + 1], TEACHER[i : i + 1], np.ones(1, np.float32)).sum) for i in range(N)]
         if (name != "cross entropy")
         else [-float(jax.nn.log_softmax(STUDENT[i])[TARGETS[i]]) for i in range(N)]
     )
-    found = ours(STUDENT, TEACHER, weights)
+    found = actual(STUDENT, TEACHER, weights)
     assert float(found.sum) == pytest.approx(float(np.dot(each, weights)), rel=1e-5)
     assert float(found.count) == pytest.approx(weights.sum())
     assert float(found.mean) == pytest.approx(np.dot(each, weights) / weights.sum(), rel=1e-5)
@@ -107,11 +107,11 @@ def test_nothing_counts(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16_inputs_are_computed_in_float32(name: str) -> None:
     """As the same numbers in float32: nothing is rounded but the inputs."""
-    ours, _ = CASES[name]
+    actual, _ = CASES[name]
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in (STUDENT, TEACHER)]
-    found = ours(*rounded, WEIGHTS)
+    found = actual(*rounded, WEIGHTS)
     assert found.sum.dtype == jnp.float32
-    expected = ours(*(x.astype(jnp.float32) for x in rounded), WEIGHTS)
+    expected = actual(*(x.astype(jnp.float32) for x in rounded), WEIGHTS)
     assert float(found.sum) == float(expected.sum)
 
 

@@ -122,8 +122,8 @@ def test_parameters_are_those_of_the_model(teacher: Any) -> None:
 def test_layers_and_head_are_copies_of_the_chosen_ones(teacher: Any) -> None:
     config = student_config(TEACHER, [2, 0])
     params = student_params(teacher, TEACHER, config, [2, 0])
-    for mine, theirs in (("layer_0", "layer_2"), ("layer_1", "layer_0")):
-        jax.tree.map(np.testing.assert_array_equal, params["encoder"][mine], teacher["encoder"][theirs])
+    for mine, reference in (("layer_0", "layer_2"), ("layer_1", "layer_0")):
+        jax.tree.map(np.testing.assert_array_equal, params["encoder"][mine], teacher["encoder"][reference])
     jax.tree.map(np.testing.assert_array_equal, params["mlm_head"], teacher["mlm_head"])
 
 

@@ -138,7 +138,7 @@ def test_windows_as_transformers_makes_them(
     )
     windows = windows_of(tokenizer, asked(), length=length, stride=stride).windows
     room = length - windows[0].context_start - 1
-    theirs = fast(
+    reference = fast(
         "who sat?",
         CONTEXT,
         truncation="only_second",
@@ -148,9 +148,9 @@ def test_windows_as_transformers_makes_them(
         return_offsets_mapping=True,
         return_token_type_ids=True,
     )
-    assert [window.ids.tolist() for window in windows] == theirs["input_ids"]
-    assert [window.token_types.tolist() for window in windows] == theirs["token_type_ids"]
-    for window, mapping in zip(windows, theirs["offset_mapping"], strict=True):
+    assert [window.ids.tolist() for window in windows] == reference["input_ids"]
+    assert [window.token_types.tolist() for window in windows] == reference["token_type_ids"]
+    for window, mapping in zip(windows, reference["offset_mapping"], strict=True):
         first = window.context_start
         assert window.context_offsets.tolist() == [list(one) for one in mapping[first:-1]]
 

@@ -96,15 +96,15 @@ def test_measures_are_those_of_each_sequence_alone(corpus: Corpus, models: tuple
     for module, params in ((task.student, student), (task.teacher, teacher)):
         logits = jax.jit(module.apply)({"params": params}, ids, mask)
         found.append(log_softmax(np.asarray(logits)[chosen]))
-    ours, theirs = found
+    actual, reference = found
     labels = targets[chosen]
-    loss = -np.mean(ours[np.arange(len(labels)), labels])
+    loss = -np.mean(actual[np.arange(len(labels)), labels])
     expected = {
         "mlm_loss": loss,
         "perplexity": math.exp(loss),
-        "accuracy": np.mean(ours.argmax(-1) == labels),
-        "kl": np.mean(np.sum(np.exp(theirs) * (theirs - ours), -1)),
-        "agreement": np.mean(ours.argmax(-1) == theirs.argmax(-1)),
+        "accuracy": np.mean(actual.argmax(-1) == labels),
+        "kl": np.mean(np.sum(np.exp(reference) * (reference - actual), -1)),
+        "agreement": np.mean(actual.argmax(-1) == reference.argmax(-1)),
         "predictions": len(labels),
     }
     # Four batches of 4 rows, the last of them with 3 rows of padding.

@@ -89,16 +89,22 @@ def test_a_stopped_run_ends_with_the_same_bits(
 
 
 @pytest.mark.fault("SIGTERM, one process")
-@pytest.mark.parametrize("told", [17, 15, 30], ids=["while training", "while measuring", "while measuring in the end"])
+@pytest.mark.parametrize(
+    "stop_at", [17, 15, 30], ids=["while training", "while measuring", "while measuring in the end"]
+)
 def test_a_preempted_run_ends_with_the_same_bits(
-    told: int, trained: tuple[Path, Any, Any], task_config: TaskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_at: int,
+    trained: tuple[Path, Any, Any],
+    task_config: TaskConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, found, state = trained
     finished = loop.StepLogger.finished
 
     def tell(self: Any, number: int, metrics: Any) -> None:
         finished(self, number, metrics)
-        if number == told:
+        if number == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
             while not self.run.watch.preemption.noticed:
                 time.sleep(0.01)
@@ -110,7 +116,7 @@ def test_a_preempted_run_ends_with_the_same_bits(
         with pytest.raises(PreemptedError):
             finetune(config)
     again = finetune(config)
-    assert told <= again.result.resumed_from <= min(told + 2, 30)
+    assert stop_at <= again.result.resumed_from <= min(stop_at + 2, 30)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.result.state), state)
     rows = [
         [(row["step"], row["kind"], row["metrics"]) for row in read_metrics(run)] for run in (tmp_path / "run", folder)

@@ -107,8 +107,8 @@ def test_an_older_format_is_taken_over_on_request(old: Path) -> None:
     metadata = found[1]
     expected = TrainState(step=jnp.int32(STEP), params=params(), opt_state=optax.adam(1e-3).init(params()))
     assert jax.tree.structure(taken) == jax.tree.structure(expected)
-    for mine, theirs in zip(jax.tree.leaves(taken), jax.tree.leaves(expected), strict=True):
-        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
+    for mine, reference in zip(jax.tree.leaves(taken), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(mine).tobytes() == np.asarray(reference).tobytes()
     checkpoints = Checkpoints(old)
     checkpoints.save(taken.replace(step=jnp.int32(13)), metadata)
     checkpoints.close()

@@ -75,7 +75,7 @@ def test_a_bad_row_of_one_device_skips_the_step_on_all(mapping: str, count: int,
     assert float(metrics["skipped"]) == 0
     assert float(metrics["learning_rate"]) == pytest.approx(float(SCHEDULE(2)))
     if mapping == "shard_map":
-        assert function._cache_size() == 1, "nothing is compiled anew"
+        assert function._cache_size() == 1, "nothing is compiled again"
     # The same two good steps by hand: the second with the moments of the first, but the third learning rate.
     params: Any = PARAMS
     plain = optax.chain(optax.clip_by_global_norm(SETTINGS.clip_norm), optax.scale_by_adam(0.9, 0.98, 1e-6))

@@ -70,8 +70,8 @@ def test_it_is_pytorchs_adamw(clip_norm: float) -> None:
     for number, gradient in enumerate(gradients()):
         updates, state = update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-        for ours, theirs in zip(jax.tree.leaves(params), expected[number], strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        for actual, reference in zip(jax.tree.leaves(params), expected[number], strict=True):
+            np.testing.assert_allclose(actual, reference, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("clip_norm", [5.0, 0.0])
@@ -79,11 +79,11 @@ def test_it_is_pytorchs_adamw(clip_norm: float) -> None:
 def test_it_is_optaxs_adamw_with_the_same_state(clip_norm: float, weight_decay: float) -> None:
     """Updates and moments to rounding, and a state that checkpoints of either form can hold."""
     settings = Optimizer(learning_rate=1e-2, weight_decay=weight_decay, warmup_fraction=0.25, clip_norm=clip_norm)
-    ours, plain = make_optimizer(settings, STEPS), plain_optimizer(settings, STEPS)
+    actual, plain = make_optimizer(settings, STEPS), plain_optimizer(settings, STEPS)
     params = draw(np.random.default_rng(0))
-    state, expected_state = ours.init(params), plain.init(params)
+    state, expected_state = actual.init(params), plain.init(params)
     for gradient in gradients():
-        updates, state = jax.jit(ours.update)(gradient, state, params)
+        updates, state = jax.jit(actual.update)(gradient, state, params)
         expected, expected_state = jax.jit(plain.update)(gradient, expected_state, params)
         assert jax.tree.structure(state) == jax.tree.structure(expected_state)
         for left, right in zip(

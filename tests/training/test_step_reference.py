@@ -189,13 +189,13 @@ def test_a_step_is_that_of_pytorch(torch_models: tuple[Any, Any], tmp_path: Path
     state = steps[-1][0]
     start = student_params(draw_params(QUIET), QUIET, student_config(QUIET, LAYERS), LAYERS)
     assert jax.tree.structure(after) == jax.tree.structure(state.params)
-    for (path, ours), theirs, before in zip(
+    for (path, actual), reference, before in zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(after), jax.tree.leaves(start), strict=True
     ):
-        difference, moved = np.linalg.norm(ours - theirs), np.linalg.norm(theirs - before)
+        difference, moved = np.linalg.norm(actual - reference), np.linalg.norm(reference - before)
         # No softmax depends on the bias of the keys: their gradients are rounding errors.
-        kept_still = ours.ndim == 1 and "'key'" in jax.tree_util.keystr(path)
-        assert difference <= 1e-4 * (np.linalg.norm(theirs) if kept_still else moved), jax.tree_util.keystr(path)
+        kept_still = actual.ndim == 1 and "'key'" in jax.tree_util.keystr(path)
+        assert difference <= 1e-4 * (np.linalg.norm(reference) if kept_still else moved), jax.tree_util.keystr(path)
 
 
 # A stored step, dropout on
@@ -218,7 +218,7 @@ def test_a_stored_step_comes_out_again() -> None:
     if os.environ.get(REGENERATE) == "1":
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-        pytest.fail(f"{GOLDEN} is written anew; look at the difference, then run without {REGENERATE}")
+        pytest.fail(f"{GOLDEN} is written again; look at the difference, then run without {REGENERATE}")
     stored = json.loads(GOLDEN.read_text())
     assert found == pytest.approx(stored, rel=1e-5), (
         "a training step gives other numbers than it did. If that is meant (another mask, dropout or initial value by "

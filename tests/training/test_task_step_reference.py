@@ -60,11 +60,11 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
     config = transformers.AutoConfig.for_model(
         family, vocab_size=50, max_position_embeddings=16, num_labels=3, **SIZES[family]
     )
-    theirs = transformers.AutoModelForSequenceClassification.from_config(config)
-    for parameter in theirs.parameters():
+    reference = transformers.AutoModelForSequenceClassification.from_config(config)
+    for parameter in reference.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    theirs.config.problem_type = "single_label_classification"
-    theirs.save_pretrained(tmp_path / "model")
+    reference.config.problem_type = "single_label_classification"
+    reference.save_pretrained(tmp_path / "model")
     encoder, params, head, *_ = read_task_model(tmp_path / "model", "sequence")
     devices, optimizer = make_devices("shard_map", 2), make_optimizer(SETTINGS, STEPS)
     assert head is not None
@@ -74,8 +74,8 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
         make_train_step(task_step_config(models, 3, ("encoder", "task_head")), optimizer, schedule), replicated=2
     )
     state = devices.replicate(init_state(params, optimizer, ("encoder", "task_head")))
-    decayed = [p for p in theirs.parameters() if p.ndim > 1]
-    plain = [p for p in theirs.parameters() if p.ndim == 1]
+    decayed = [p for p in reference.parameters() if p.ndim > 1]
+    plain = [p for p in reference.parameters() if p.ndim == 1]
     torch_adam = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         lr=1.0,
@@ -87,20 +87,20 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
         ids, mask, _, types, _ = batch.inputs
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": batch.labels}
         inputs |= {"token_type_ids": types} if family == "bert" else {}
-        loss = theirs(**{name: torch.from_numpy(values).long() for name, values in inputs.items()}).loss
+        loss = reference(**{name: torch.from_numpy(values).long() for name, values in inputs.items()}).loss
         torch_adam.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(theirs.parameters(), SETTINGS.clip_norm)
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), SETTINGS.clip_norm)
         for group in torch_adam.param_groups:
             group["lr"] = float(schedule(number))
         torch_adam.step()
         state, metrics = step(state, devices.replicate(FrozenInputs(np.int32(0))), devices.shard_batch(batch))
         np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
-    theirs.save_pretrained(tmp_path / "after")
+    reference.save_pretrained(tmp_path / "after")
     _, expected, *_ = read_task_model(tmp_path / "after", "sequence")
-    for (path, ours), value in zip(
+    for (path, actual), value in zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(expected), strict=True
     ):
         if "key" in str(path) and "bias" in str(path):
             continue  # its gradient is 0 but for rounding, which Adam scales up
-        np.testing.assert_allclose(ours, value, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(actual, value, atol=2e-5, err_msg=jax.tree_util.keystr(path))

@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary of one's own, the same from the same text every time."""
+"""A WordPiece vocabulary made of the user's text, the same from the same text every time."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, 
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig
 
-_THEIRS, _OURS = "encoder.layer.{i}", "encoder/layer_{i}"
+_STORED, _LAYER = "encoder.layer.{i}", "encoder/layer_{i}"
 FIELDS = {
     "vocab_size": ConfigField("vocab_size", 30522),
     "hidden_size": ConfigField("hidden_size", 768),
@@ -26,14 +26,14 @@ FIELDS = {
     "pad_token_id": ConfigField("pad_token_id", 0),
 }
 LAYER = (
-    *linear(f"{_OURS}/query", f"{_THEIRS}.attention.self.query", "HH"),
-    *linear(f"{_OURS}/key", f"{_THEIRS}.attention.self.key", "HH"),
-    *linear(f"{_OURS}/value", f"{_THEIRS}.attention.self.value", "HH"),
-    *linear(f"{_OURS}/attention_out", f"{_THEIRS}.attention.output.dense", "HH"),
-    *norm(f"{_OURS}/attention_norm", f"{_THEIRS}.attention.output.LayerNorm"),
-    *linear(f"{_OURS}/ffn_in", f"{_THEIRS}.intermediate.dense", "FH"),
-    *linear(f"{_OURS}/ffn_out", f"{_THEIRS}.output.dense", "HF"),
-    *norm(f"{_OURS}/output_norm", f"{_THEIRS}.output.LayerNorm"),
+    *linear(f"{_LAYER}/query", f"{_STORED}.attention.self.query", "HH"),
+    *linear(f"{_LAYER}/key", f"{_STORED}.attention.self.key", "HH"),
+    *linear(f"{_LAYER}/value", f"{_STORED}.attention.self.value", "HH"),
+    *linear(f"{_LAYER}/attention_out", f"{_STORED}.attention.output.dense", "HH"),
+    *norm(f"{_LAYER}/attention_norm", f"{_STORED}.attention.output.LayerNorm"),
+    *linear(f"{_LAYER}/ffn_in", f"{_STORED}.intermediate.dense", "FH"),
+    *linear(f"{_LAYER}/ffn_out", f"{_STORED}.output.dense", "HF"),
+    *norm(f"{_LAYER}/output_norm", f"{_STORED}.output.LayerNorm"),
 )
 
 

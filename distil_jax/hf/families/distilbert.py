@@ -9,7 +9,7 @@ from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, 
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig
 
-_THEIRS, _OURS = "transformer.layer.{i}", "encoder/layer_{i}"
+_STORED, _LAYER = "transformer.layer.{i}", "encoder/layer_{i}"
 
 
 def _implied(_: EncoderConfig) -> dict[str, Any]:
@@ -42,14 +42,14 @@ DISTILBERT = Family(
     implied=_implied,
     signature=frozenset({"dim", "n_layers", "n_heads", "hidden_dim", "vocab_size"}),
     layer=(
-        *linear(f"{_OURS}/query", f"{_THEIRS}.attention.q_lin", "HH"),
-        *linear(f"{_OURS}/key", f"{_THEIRS}.attention.k_lin", "HH"),
-        *linear(f"{_OURS}/value", f"{_THEIRS}.attention.v_lin", "HH"),
-        *linear(f"{_OURS}/attention_out", f"{_THEIRS}.attention.out_lin", "HH"),
-        *norm(f"{_OURS}/attention_norm", f"{_THEIRS}.sa_layer_norm"),
-        *linear(f"{_OURS}/ffn_in", f"{_THEIRS}.ffn.lin1", "FH"),
-        *linear(f"{_OURS}/ffn_out", f"{_THEIRS}.ffn.lin2", "HF"),
-        *norm(f"{_OURS}/output_norm", f"{_THEIRS}.output_layer_norm"),
+        *linear(f"{_LAYER}/query", f"{_STORED}.attention.q_lin", "HH"),
+        *linear(f"{_LAYER}/key", f"{_STORED}.attention.k_lin", "HH"),
+        *linear(f"{_LAYER}/value", f"{_STORED}.attention.v_lin", "HH"),
+        *linear(f"{_LAYER}/attention_out", f"{_STORED}.attention.out_lin", "HH"),
+        *norm(f"{_LAYER}/attention_norm", f"{_STORED}.sa_layer_norm"),
+        *linear(f"{_LAYER}/ffn_in", f"{_STORED}.ffn.lin1", "FH"),
+        *linear(f"{_LAYER}/ffn_out", f"{_STORED}.ffn.lin2", "HF"),
+        *norm(f"{_LAYER}/output_norm", f"{_STORED}.output_layer_norm"),
     ),
     mlm_head=(
         *linear("mlm_head/transform", "vocab_transform", "HH"),

@@ -115,7 +115,7 @@ class TaskKind(Generic[E]):
         outputs: (head) -> what its outputs are, for the model card and messages; "" where there is nothing to say.
         optional_pair: a second text may be there or not.
         texts_only: a label belongs to the whole text, so that words may be changed in training.
-        settings: of [task], those that a model goes on using after fine-tuning.
+        settings: of [task], those that a model still uses after fine-tuning.
         may_lack_answer: there may be no answer.
         no_answer: (examples) -> whether an answer may be missing.
         check: (settings, longest row) raises UserError for settings that do not fit each other.

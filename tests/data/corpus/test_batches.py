@@ -1,4 +1,4 @@
-"""The order of rows: shuffled anew each epoch, the same for any number of processes, entered at any step."""
+"""The order of rows: shuffled again each epoch, the same for any number of processes, entered at any step."""
 
 from __future__ import annotations
 

@@ -197,10 +197,10 @@ def test_positions_are_drawn_like_torch_multinomial() -> None:
         exact[list(chosen)] += chance
     assert exact.sum() == pytest.approx(3)
     torch.manual_seed(0)
-    theirs = torch.multinomial(torch.tensor(weights).repeat(draws, 1), 3, replacement=False)
+    reference = torch.multinomial(torch.tensor(weights).repeat(draws, 1), 3, replacement=False)
     noise = 4.5 * np.sqrt(exact * (1 - exact) / draws)
     assert (np.abs(frequency - exact) < noise).all(), frequency - exact
-    assert (np.abs(np.bincount(theirs.flatten().numpy(), minlength=6) / draws - exact) < noise).all()
+    assert (np.abs(np.bincount(reference.flatten().numpy(), minlength=6) / draws - exact) < noise).all()
     first = np.bincount(np.asarray(found.positions)[:, 0], minlength=6) / draws
     single = weights / weights.sum()
     assert (np.abs(first - single) < 4.5 * np.sqrt(single * (1 - single) / draws)).all()

@@ -30,15 +30,15 @@ def test_texts_and_pairs_are_what_transformers_makes_of_them(
 ) -> None:
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(str(tiny_inputs / "tokenizer"))
-    expected = theirs(first, second, truncation="longest_first", max_length=length, return_token_type_ids=True)
+    reference = AutoTokenizer.from_pretrained(str(tiny_inputs / "tokenizer"))
+    expected = reference(first, second, truncation="longest_first", max_length=length, return_token_type_ids=True)
     example = SequenceExample("0", first, second, 1)
     found = CLASSES.encode(tokenizer, [example], TaskSettings(max_length=length))
     if {len(first.split()), len((second or "").split())} != {14} or length == 128:  # ties: either may lose its token
         assert found.ids[0].tolist() == expected["input_ids"]
         assert found.types[0].tolist() == expected["token_type_ids"]
     assert len(found.ids[0]) == len(expected["input_ids"])
-    whole = len(theirs(first, second)["input_ids"])
+    whole = len(reference(first, second)["input_ids"])
     assert found.notes == ((f"1 examples cut to {length} tokens",) if whole > length else ())
 
 

@@ -45,7 +45,7 @@ def both_sides(sentences: list[list[tuple[str, str]]]) -> list[list[list[str]]]:
     return [[[word[side] for word in sentence] for sentence in sentences] for side in (0, 1)]
 
 
-def theirs(predicted: list[list[str]], reference: list[list[str]]) -> dict[str, float]:
+def measures(predicted: list[list[str]], reference: list[list[str]]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd tags, and of 0 / 0
         metrics: Any = seqeval.metrics
@@ -56,7 +56,7 @@ def theirs(predicted: list[list[str]], reference: list[list[str]]) -> dict[str, 
         }
 
 
-def ours(predicted: list[list[str]], reference: list[list[str]]) -> dict[str, float]:
+def actual(predicted: list[list[str]], reference: list[list[str]]) -> dict[str, float]:
     found = entity_measures(predicted, reference)
     assert found.pop("tag_accuracy") == pytest.approx(_tag_accuracy(predicted, reference))
     return found
@@ -69,13 +69,13 @@ def _tag_accuracy(predicted: list[list[str]], reference: list[list[str]]) -> flo
 @given(sentence_pairs(PLAIN))
 def test_two_types_as_seqeval(sentences: list[list[tuple[str, str]]]) -> None:
     predicted, reference = both_sides(sentences)
-    assert ours(predicted, reference) == pytest.approx(theirs(predicted, reference), abs=1e-12)
+    assert actual(predicted, reference) == pytest.approx(measures(predicted, reference), abs=1e-12)
 
 
 @given(sentence_pairs(ODD))
 def test_odd_tags_as_seqeval(sentences: list[list[tuple[str, str]]]) -> None:
     predicted, reference = both_sides(sentences)
-    assert ours(predicted, reference) == pytest.approx(theirs(predicted, reference), abs=1e-12)
+    assert actual(predicted, reference) == pytest.approx(measures(predicted, reference), abs=1e-12)
 
 
 @st.composite
@@ -98,8 +98,8 @@ def test_bilou_tags_as_seqevals_bilou(sentences: list[list[str]]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of 0 / 0
         metrics: Any = seqeval.metrics
-        theirs = (metrics.precision_score, metrics.recall_score, metrics.f1_score)
-        expected = [float(measure(reference, predicted, mode="strict", scheme=BILOU)) for measure in theirs]
+        measures = (metrics.precision_score, metrics.recall_score, metrics.f1_score)
+        expected = [float(measure(reference, predicted, mode="strict", scheme=BILOU)) for measure in measures]
     found = entity_measures(predicted, reference)
     names = ("entity_precision", "entity_recall", "entity_f1")
     assert [found[name] for name in names] == pytest.approx(expected)
@@ -162,6 +162,6 @@ def test_real_sentences_as_seqeval(shared: Path) -> None:
     rng = np.random.default_rng(0)
     noisy = [[str(rng.choice(tags)) if rng.random() < 0.1 else tag for tag in sentence] for sentence in reference]
     assert len(reference) == 1009
-    found = ours(noisy, reference)
-    assert found == pytest.approx(theirs(noisy, reference), abs=1e-12)
+    found = actual(noisy, reference)
+    assert found == pytest.approx(measures(noisy, reference), abs=1e-12)
     assert 0.3 < found["entity_f1"] < 0.95

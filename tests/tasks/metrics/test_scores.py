@@ -55,8 +55,8 @@ def test_two_classes_as_scikit_learn(rows: np.ndarray) -> None:
 def test_many_classes_as_scikit_learn(rows: np.ndarray) -> None:
     found = measure(["macro_f1", "micro_f1", "matthews", "accuracy"], *rows)
     for average in ("macro", "micro"):
-        theirs = sklearn.metrics.f1_score(rows[1], rows[0], average=average, zero_division=ZERO)
-        assert found[f"{average}_f1"] == close(theirs), average
+        expected = sklearn.metrics.f1_score(rows[1], rows[0], average=average, zero_division=ZERO)
+        assert found[f"{average}_f1"] == close(expected), average
     assert found["matthews"] == close(sklearn.metrics.matthews_corrcoef(rows[1], rows[0]))
     assert found["accuracy"] == close(sklearn.metrics.accuracy_score(rows[1], rows[0]))
 
@@ -74,8 +74,8 @@ def test_class_sets_as_scikit_learn(rows: np.ndarray) -> None:
             found["macro_f1"]
         )
     else:
-        theirs = sklearn.metrics.f1_score(rows[1], rows[0], average="macro", zero_division=ZERO)
-        assert found["macro_f1"] == close(theirs)
+        expected = sklearn.metrics.f1_score(rows[1], rows[0], average="macro", zero_division=ZERO)
+        assert found["macro_f1"] == close(expected)
     assert found["accuracy"] == close(sklearn.metrics.accuracy_score(rows[1], rows[0]))
     assert found["micro_f1"] == close(sklearn.metrics.f1_score(rows[1], rows[0], average="micro", zero_division=ZERO))
 
@@ -107,8 +107,8 @@ def test_correlations_of_scores_as_scipy(scale: float, shift: float) -> None:
 @pytest.mark.parametrize("value", [2.0, 0.1])  # the mean of many 0.1 is not quite 0.1
 def test_a_constant_correlates_with_nothing_as_in_scikit_learn(value: float) -> None:
     constant, other = np.full(50, value), np.arange(50.0)
-    theirs = sklearn.feature_selection.r_regression(constant[:, None], other)[0]
-    assert theirs == pytest.approx(0.0, abs=1e-9)
+    expected = sklearn.feature_selection.r_regression(constant[:, None], other)[0]
+    assert expected == pytest.approx(0.0, abs=1e-9)
     assert measure(["pearson", "spearman"], constant, other) == {"pearson": 0.0, "spearman": 0.0}
     assert measure(["pearson"], other, constant) == {"pearson": 0.0}
 

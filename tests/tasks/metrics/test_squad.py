@@ -56,7 +56,7 @@ def test_published_predictions_get_the_official_scores(shared: Path, name: str) 
         key: value for key, value in expected.items() if key in totals
     }
     # As shares, so the last of 16 digits may differ by the division.
-    shares = {key: 100 * found[ours] for key, ours in OFFICIAL.items() if key in expected}
+    shares = {key: 100 * found[actual] for key, actual in OFFICIAL.items() if key in expected}
     assert shares == pytest.approx({key: expected[key] for key in shares}, rel=4e-16, abs=0)
     assert len(found) == len(expected)
 

@@ -85,7 +85,7 @@ def test_malformed_predictions_count_as_in_seqeval(scheme: str, seed: int) -> No
     right, chance = sentences_of(scheme, seed), random.Random(seed)
     tags = sorted({tag for sentence in right for tag in sentence})
     found = [[chance.choice(tags) if chance.random() < 0.4 else tag for tag in sentence] for sentence in right]
-    ours = entity_measures(found, right, scheme)
+    actual = entity_measures(found, right, scheme)
     options: dict[str, Any] = {}
     if scheme in STRICT:
         options = {"mode": "strict", "scheme": getattr(seqeval.scheme, scheme.replace("BMES", "IOBES"))}
@@ -94,12 +94,12 @@ def test_malformed_predictions_count_as_in_seqeval(scheme: str, seed: int) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         metrics: Any = seqeval.metrics
-        theirs = {
+        reference = {
             "entity_f1": metrics.f1_score(right, found, **options),
             "entity_precision": metrics.precision_score(right, found, **options),
             "entity_recall": metrics.recall_score(right, found, **options),
         }
-    assert {name: ours[name] for name in theirs} == pytest.approx(theirs)
+    assert {name: actual[name] for name in reference} == pytest.approx(reference)
 
 
 @pytest.mark.parametrize(
