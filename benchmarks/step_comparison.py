@@ -6,7 +6,8 @@ First all compute the losses and the norm of the gradient without dropout, which
 one side of PyTorch after the other take rounds of whole steps (dropout, AdamW, clipping) by turns, each in a process of
 its own, so that no more than two are in memory at once. Settings of PyTorch: "as installed", and "fairest" with MKL's
 check of the processor's vendor defeated and the allocator's settings that distil_jax gives itself. A side that fails,
-as for want of memory, has a row that says so, and the command ends with status 1. """
+as for want of memory, has a row that says so, and the command ends with status 1.
+"""
 
 from __future__ import annotations
 
