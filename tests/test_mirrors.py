@@ -19,7 +19,7 @@ TESTED_BY = {
     "cli/runs": "test_resume",
     "cli/training": "test_cli",
     "config/fields": "config/test_schema",
-    "config/tasks": "config/test_schema",
+    **dict.fromkeys(("config/tasks", "config/terms"), "config/test_schema"),
     "data/corpus/index": "data/corpus/test_tokens",
     "data/rows/options": "data/rows/test_read",
     "data/rows/parquet": "data/rows/test_read",

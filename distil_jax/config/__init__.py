@@ -41,10 +41,12 @@ from distil_jax.config.schema import (
     require,
 )
 from distil_jax.config.tasks import FineTune, Study, TaskSettings, listed_weights
+from distil_jax.config.terms import ActivationTerms
 
 __all__ = [
     "CONFIG_FLAG",
     "SECTIONS",
+    "ActivationTerms",
     "Arguments",
     "BenchmarkArguments",
     "CheckArguments",

@@ -166,12 +166,11 @@ def section_name(section: type[Section]) -> str:
 
 @functools.cache
 def fields_of(section: type[Section]) -> dict[str, Field]:
-    """The settings of a section by name, in order."""
-    hints = typing.get_type_hints(section)
-    return {
-        spec.name: Field(hints[spec.name], spec.default, **spec.metadata)
-        for spec in dataclasses.fields(typing.cast(Any, section))
-    }
+    """The settings of a section by name, in order; those it inherits come last."""
+    hints, specs = typing.get_type_hints(section), dataclasses.fields(typing.cast(Any, section))
+    own = [*section.__annotations__]
+    ordered = sorted(specs, key=lambda spec: own.index(spec.name) if spec.name in own else len(own))
+    return {spec.name: Field(hints[spec.name], spec.default, **spec.metadata) for spec in ordered}
 
 
 def allowed_text(annotation: Any) -> str:

@@ -13,7 +13,6 @@ from typing import Literal
 
 from distil_jax.config.fields import (
     HOST_AND_PORT,
-    LAYER_PAIRS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
     Section,
@@ -25,6 +24,7 @@ from distil_jax.config.fields import (
     weight,
 )
 from distil_jax.config.tasks import FineTune, Study, TaskSettings
+from distil_jax.config.terms import ActivationTerms
 from distil_jax.errors import UserError
 
 MOST_WEIGHTS = 10**11  # of a model made from scratch; float32 with its two moments takes 12 bytes a weight
@@ -143,22 +143,14 @@ class Masking(Section):
 
 
 @dataclass(frozen=True)
-class Objective(Section):
+class Objective(ActivationTerms):
     """The weighted loss terms of pre-training and distillation; weights are not normalised (released model: 5/2/1)."""
 
     kl: float = weight(5.0, "the KL to the teacher's token probabilities")
     mlm: float = weight(2.0, "the masked-LM cross entropy")
     cosine: float = weight(1.0, "the cosine distance between last hidden states")
     logit_mse: float = weight(0.0, "the squared error between logits")
-    hidden: float = weight(0.0, "the relative squared error between hidden states of layer pairs")
-    temperature: float = setting(2.0, "softmax temperature of kl", between(1e-3, 1e4))
     restrict_kl_to_mask: bool = setting(False, "compare logits at predicted positions only, not at all")
-    hidden_layers: tuple[str, ...] = setting(
-        (),
-        'layers that hidden compares, "student:teacher" each, 0 the embeddings; a pair named twice counts twice; '
-        "empty: every student layer with the teacher's at the same relative depth",
-        LAYER_PAIRS,
-    )
     vocabulary: Literal["fused", "plain"] = setting(
         "fused",
         "losses over the vocabulary; fused: in chunks; plain: all logits at once, for comparison",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distil_jax.config.fields import (
-    LAYER_PAIRS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
     SEPARATOR,
@@ -20,6 +19,7 @@ from distil_jax.config.fields import (
     setting,
     weight,
 )
+from distil_jax.config.terms import ActivationTerms
 from distil_jax.errors import UserError
 
 WEIGHTS_BY_RULE = ("none", "balanced")
@@ -128,17 +128,11 @@ class TaskSettings(Section):
 
 
 @dataclass(frozen=True)
-class FineTune(Section):
+class FineTune(ActivationTerms):
     """How `finetune` learns; the weights matter where teacher.path is set (second distillation)."""
 
     task: float = weight(0.5, "the loss against the labels, next to a teacher")
     kl: float = weight(0.5, "the KL to the teacher's task logits (regression: squared error)")
-    cosine: float = weight(0.0, "the cosine distance between last hidden states")
-    hidden: float = weight(0.0, "the relative squared error between hidden states of layer pairs")
-    hidden_layers: tuple[str, ...] = setting(
-        (), "layers that hidden compares, as in objective.hidden_layers", LAYER_PAIRS
-    )
-    temperature: float = setting(2.0, "softmax temperature of kl", between(1e-3, 1e4))
     keep: Literal["best", "last"] = setting("best", "which checkpoint is the result: best on validation, or the last")
     metric: str = setting("", "validation measure that decides what is best; empty: the task's own")
     patience: int = setting(0, "evaluations without a better one after which training stops; 0: never", at_least(0))

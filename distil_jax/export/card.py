@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from distil_jax import __version__
-from distil_jax.config import Config
+from distil_jax.config import ActivationTerms, Config, fields_of
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
 from distil_jax.tasks import kind_of, task_spec
@@ -18,8 +19,7 @@ _MEASURES = {
     "accuracy": "accuracy",
     "kl": "KL to the teacher (nats)",
     "agreement": "agreement with the teacher",
-    "cosine": "cosine distance of hidden states from the teacher's",
-    "hidden": "relative squared error of hidden states",
+    **{name: re.sub("weight of (the )?|;.*", "", field.help) for name, field in fields_of(ActivationTerms).items()},
 }
 
 
@@ -110,7 +110,7 @@ def _losses(config: Config, description: Mapping[str, Any]) -> str:
     weights = objective.weights
     terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
     details = [f"temperature {objective.temperature:g}"] if "kl" in weights else []
-    compared = [name for name in weights if TERMS[name].over_vocabulary and not TERMS[name].at_predictions]
+    compared = [name for name in weights if TERMS[name].over_vocabulary and TERMS[name].counts == "tokens"]
     if compared:
         where = "predicted" if objective.restrict_kl_to_mask else "all"
         details.append(f"{' and '.join(compared)} over {where} positions")

@@ -4,19 +4,23 @@ from distil_jax.objectives.distillation import MicroBatch, Totals, evaluation_su
 from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl
 from distil_jax.objectives.student import every_other_layer, student_config, student_params
 from distil_jax.objectives.terms import (
+    PROJECTIONS,
     TERMS,
     Compared,
     LossTerm,
     activation_terms,
+    active_activation_terms,
     active_terms,
     capture_of,
-    layer_pairs,
+    check_terms,
+    initial_projections,
     needs_all_logits,
     uses_teacher,
     uses_vocabulary,
 )
 
 __all__ = [
+    "PROJECTIONS",
     "TERMS",
     "Compared",
     "LossTerm",
@@ -24,13 +28,15 @@ __all__ = [
     "SumCount",
     "Totals",
     "activation_terms",
+    "active_activation_terms",
     "active_terms",
     "capture_of",
+    "check_terms",
     "cross_entropy",
     "distillation_kl",
     "evaluation_sums",
     "every_other_layer",
-    "layer_pairs",
+    "initial_projections",
     "needs_all_logits",
     "objective_loss",
     "student_config",

@@ -18,9 +18,11 @@ from distil_jax.config import Objective
 from distil_jax.models import Activations, EncoderInputs, MaskedLM
 from distil_jax.objectives.losses import SumCount
 from distil_jax.objectives.terms import (
+    PROJECTIONS,
     TERMS,
     Compared,
     activation_terms,
+    active_activation_terms,
     active_terms,
     capture_of,
     needs_all_logits,
@@ -47,18 +49,29 @@ class MicroBatch(NamedTuple):
     @property
     def real(self) -> Array:
         """[M, L] float32, 1 at real tokens and 0 at padding."""
+        return (self.mask > 0).astype(jnp.float32)
+
+    @property
+    def mask(self) -> Array:
+        """[M, L] int32, numbers of the packed sequences, 0 at padding."""
         assert self.inputs.mask is not None
-        return (self.inputs.mask > 0).astype(jnp.float32)
+        return self.inputs.mask
+
+    def compared(self, student: Activations, teacher: Activations) -> Compared:
+        """What terms on activations compare; every token and every sequence counts alike."""
+        return Compared(student, teacher, self.mask, self.real, jnp.ones(self.mask.shape[:1]))
 
 
 class Totals(NamedTuple):
     """Global counts that turn the sums of a micro-batch into its part of the global means; float32 scalars.
 
-    `tokens` counts all real positions of the global batch, `predicted` those with a label.
+    `tokens` counts all real positions of the global batch, `predicted` those with a label, `sequences` the packed
+    sequences.
     """
 
     tokens: Array
     predicted: Array
+    sequences: Array
 
 
 _VOCABULARY_LOSSES = {"fused": fused_vocabulary_loss, "plain": plain_vocabulary_loss}
@@ -94,7 +107,8 @@ def objective_loss(
         compared = jax.lax.stop_gradient(_activations(teacher, teacher_params, inputs, capture))
     total, sums = jnp.zeros(()), {}
     if compared is not None:
-        sums = activation_terms(terms, Compared(activations, compared, batch.real), objective)
+        projections = student_params.get(PROJECTIONS)
+        sums = activation_terms(terms, batch.compared(activations, compared), objective, projections)
         total = sum((coefficients[name] * term.sum for name, term in sums.items()), total)
     over_vocabulary = {name: coefficients[name] for name, term in terms.items() if term.over_vocabulary}
     if over_vocabulary:
@@ -121,7 +135,9 @@ def _coefficients(objective: Objective, totals: Totals) -> dict[str, Array]:
 
     def count(name: str) -> Array:
         term = TERMS[name]
-        masked = term.at_predictions or (term.over_vocabulary and objective.restrict_kl_to_mask)
+        if term.counts == "sequences":
+            return totals.sequences
+        masked = term.counts == "predictions" or (term.over_vocabulary and objective.restrict_kl_to_mask)
         return totals.predicted if masked else totals.tokens
 
     return {name: weight / jnp.maximum(count(name), 1.0) for name, weight in objective.weights.items()}
@@ -153,7 +169,8 @@ def _positions(batch: MicroBatch, names: Collection[str], on_all: bool) -> Posit
     if on_all:
         targets, predicted = _labels_of_all(batch)
         compared = batch.real.reshape(-1)
-    return Positions({name: predicted if TERMS[name].at_predictions else compared for name in names}, targets)
+    weights = {name: predicted if TERMS[name].counts == "predictions" else compared for name in names}
+    return Positions(weights, targets)
 
 
 def _labels_of_all(batch: MicroBatch) -> tuple[Array, Array]:
@@ -179,7 +196,7 @@ def evaluation_sums(
     (KL(teacher || student) at temperature 1) and "agreement" (share of equal most probable tokens). Against a teacher,
     over all real positions: the objective's terms on activations, by their names.
     """
-    terms = {name: term for name, term in active_terms(objective).items() if not term.over_vocabulary}
+    terms = active_activation_terms(objective)
     inputs, capture = batch.inputs._replace(dropout_keys=None), capture_of(terms)
     activations, compared = _activations(student, student_params, inputs, capture), None
     if teacher is not None and teacher_params is not None:
@@ -192,5 +209,6 @@ def evaluation_sums(
             teacher_layer = _output_layer(teacher, teacher_params, _select(compared.hidden, batch.positions))
         sums |= vocabulary_measures(layer, teacher_layer, batch.targets.reshape(-1), batch.weights.reshape(-1))
     if compared is not None:
-        sums |= activation_terms(terms, Compared(activations, compared, batch.real), objective)
+        projections = student_params.get(PROJECTIONS)
+        sums |= activation_terms(terms, batch.compared(activations, compared), objective, projections)
     return sums

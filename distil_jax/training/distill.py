@@ -6,9 +6,9 @@ from distil_jax.config import Config, require
 from distil_jax.errors import UserError
 from distil_jax.models import EncoderConfig
 from distil_jax.objectives import (
-    active_terms,
+    check_terms,
     every_other_layer,
-    layer_pairs,
+    initial_projections,
     student_config,
     student_params,
     uses_vocabulary,
@@ -65,12 +65,12 @@ def distillation(config: Config, teacher: EncoderConfig, teacher_params: Params)
             "`distil-jax pretrain --model.initial ... --model.freeze-encoder`, or choose terms without one "
             "(objective.hidden, with objective.kl and objective.mlm = 0)"
         )
-    if "hidden" in active_terms(config.objective):
-        layer_pairs(config.objective.hidden_layers, encoder.num_layers, teacher.num_layers)
+    check_terms(config.objective, encoder, teacher)
+    projections = initial_projections(config.objective, encoder, teacher, config.run.seed)
     return TextTraining(
         encoder=encoder,
-        params=_student_start(config, teacher, teacher_params, encoder, layers),
-        trainable=("encoder", "mlm_head") if with_head else ("encoder",),
+        params={**_student_start(config, teacher, teacher_params, encoder, layers), **projections},
+        trainable=("encoder", *(["mlm_head"] if with_head else []), *projections),
         objective=config.objective,
         teacher=teacher,
         teacher_params=teacher_params,

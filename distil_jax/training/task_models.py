@@ -9,7 +9,7 @@ from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.hf import PretrainedModel, Tokenizer, load_tokenizer, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.objectives import TERMS
+from distil_jax.objectives import check_terms, initial_projections
 from distil_jax.tasks import TaskData
 from distil_jax.training.step import Params
 
@@ -24,6 +24,12 @@ class TaskTraining:
     tokenizer: Tokenizer
     teacher: tuple[EncoderConfig, TaskHead, Params] | None
     notes: tuple[str, ...] = ()
+
+    def projections(self, config: Config) -> Params:
+        """The group of parameters that compares it with a teacher of another width; {} where there is none."""
+        if self.teacher is None:
+            return {}
+        return initial_projections(config.finetune, self.encoder, self.teacher[0], config.run.seed)
 
     @property
     def positions(self) -> int:
@@ -92,10 +98,5 @@ def _teacher(
             "(distil-jax finetune), or leave teacher.path empty"
         )
     check_lengths(config, data, "teacher.path", model.config)
-    compared = [name for name in config.finetune.weights if name in TERMS and not TERMS[name].over_vocabulary]
-    if compared and model.config.hidden_size != student.hidden_size:
-        raise UserError(
-            f"finetune.{compared[0]}: hidden states of widths {student.hidden_size} (model.initial) and "
-            f"{model.config.hidden_size} (teacher.path) cannot be compared; set it to 0"
-        )
+    check_terms(config.finetune, student, model.config)
     return model

@@ -66,7 +66,8 @@ def task_run_spec(
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     model = TaskModel(training.encoder, training.head, dtype, attention, config.training.remat)
     teacher = None if training.teacher is None else TaskModel(*training.teacher[:2], dtype, attention)
-    trainable = ("task_head",) if config.model.freeze_encoder else ("encoder", "task_head")
+    projections = training.projections(config)
+    trainable = (*(() if config.model.freeze_encoder else ("encoder",)), "task_head", *projections)
     per_epoch, steps = steps_per_epoch(len(train), config.training.batch_size), _steps(config, train)
     measures = [SCORE, *data.spec.metrics]
     selection = Selection(_measure(config), config.finetune.patience)
@@ -78,7 +79,7 @@ def task_run_spec(
         config=config,
         folder=Path(config.run.output),
         steps=steps,
-        params=training.params,
+        params={**training.params, **projections},
         frozen=FrozenInputs(np.int32(config.run.seed), _teacher_params(config, training)),
         step=task_step_config(TaskModels(model, teacher, config.finetune), config.training.micro_batch_size, trainable),
         make_batches=partial(_batches, config, data, training, train),

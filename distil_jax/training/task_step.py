@@ -12,7 +12,7 @@ from jax import Array
 
 from distil_jax.config import FineTune
 from distil_jax.models import Activations, EncoderInputs, TaskModel, one_row_a_choice, row_keys
-from distil_jax.objectives import TERMS, Compared, SumCount, activation_terms, capture_of
+from distil_jax.objectives import PROJECTIONS, Compared, SumCount, activation_terms, active_activation_terms, capture_of
 from distil_jax.tasks import TaskBatch, kind_of
 from distil_jax.training.step import FrozenInputs, Params, StepConfig, StepSums
 
@@ -68,7 +68,7 @@ def task_losses(
         dropout_keys: [B, 2] uint32, None for no dropout.
     """
     kind, weights = kind_of(models.student.head), models.settings.weights
-    terms = {name: TERMS[name] for name in weights if name in TERMS and TERMS[name].compute is not None}
+    terms = active_activation_terms(models.settings)
     capture = capture_of(terms) if teacher_params is not None else frozenset()
     activations, logits = forward(models.student, params, batch.inputs._replace(dropout_keys=dropout_keys), capture)
     share = jnp.sum(batch.shares)
@@ -78,11 +78,24 @@ def task_losses(
     compared, teacher_logits = jax.lax.stop_gradient(forward(models.teacher, teacher_params, batch.inputs, capture))
     kl = kind.distillation_loss(logits, teacher_logits, batch, models.settings.temperature)
     losses["kl"] = SumCount(kl, share)
-    mask = jnp.reshape(jnp.asarray(batch.inputs.mask), activations.hidden.shape[:2])
-    token_weights = mask * jnp.reshape(batch.token_share, (-1, 1))
-    losses |= activation_terms(terms, Compared(activations, compared, token_weights), models.settings)
+    what = _compared(activations, compared, batch)
+    losses |= activation_terms(terms, what, models.settings, params.get(PROJECTIONS))
     total = sum((weights.get(name, 0.0) * loss.sum for name, loss in losses.items()), start=jnp.zeros(()))
     return total, jax.lax.stop_gradient(losses)
+
+
+def _compared(student: Activations, teacher: Activations, batch: TaskBatch) -> Compared:
+    """What terms on activations compare. The weights of tokens, and those of rows, add up to 1 over a global batch."""
+    mask = jnp.reshape(jnp.asarray(batch.inputs.mask), student.hidden.shape[:2])
+    examples = jnp.sum(jnp.reshape(batch.shares, (len(batch.shares), -1)), axis=1)
+    choices = len(mask) // len(examples)
+    return Compared(
+        student,
+        teacher,
+        mask,
+        weights=mask * jnp.reshape(batch.token_share, (-1, 1)),
+        sequence_weights=jnp.repeat(examples, choices) / choices,
+    )
 
 
 def forward(

@@ -25,7 +25,7 @@ from distil_jax.data.corpus import (
 from distil_jax.errors import UserError, shown
 from distil_jax.hf import Tokenizer, load_tokenizer, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.objectives import needs_all_logits, uses_teacher, uses_vocabulary
+from distil_jax.objectives import PROJECTIONS, needs_all_logits, uses_teacher, uses_vocabulary
 from distil_jax.runs import CONFIG_FILE, Watchdog, announce, first_process_in, keep_model_file, open_run_folder
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.flops import distillation_flops, pretraining_flops
@@ -197,7 +197,7 @@ def _model_facts(training: TextTraining, corpus: Corpus) -> dict[str, Any]:
     """What model.json says of the run, so that its checkpoints can be used without its inputs."""
     return {
         "model": dataclasses.asdict(training.encoder),
-        "groups": sorted(_groups(training)),
+        "groups": sorted(_groups(training) - {PROJECTIONS}),
         "description": dict(training.description),
         "corpus": {
             "sources": [_source_name(source) for source in corpus.index["sources"]],

@@ -50,10 +50,10 @@ def _prepare(
     """Masked rows and the counts of the global batch; one small all-gather."""
     ids = ids.astype(jnp.int32)
     sequences = sequence_numbers(ids, models.cls_id, models.pad_id)
-    local = jnp.stack([jnp.sum(sequences > 0, axis=1), _eligible(ids, sequences, frozen.log_weights)], axis=1)
-    lengths, eligible = jax.lax.all_gather(local, AXIS, tiled=True).T
+    local = [jnp.sum(sequences > 0, axis=1), _eligible(ids, sequences, frozen.log_weights), jnp.max(sequences, axis=1)]
+    lengths, eligible, packed = jax.lax.all_gather(jnp.stack(local, axis=1), AXIS, tiled=True).T
     predictions = predictions_per_row(lengths, eligible, models.rule.probability)
-    totals = Totals(jnp.sum(lengths).astype(jnp.float32), jnp.sum(predictions).astype(jnp.float32))
+    totals = Totals(*(jnp.sum(counts).astype(jnp.float32) for counts in (lengths, predictions, packed)))
     return make_micro_batch(models, ids, _row_keys(key, numbers), predictions[numbers], frozen.log_weights), totals
 
 

@@ -52,10 +52,6 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "task.null_threshold": ([-1001.0, 1001.0], [-5.0, 0.0]),
     "task.word_masking": ([-0.1, 1.1], [0.0, 1.0]),
     "task.word_shuffling": ([-0.1, 1.1], [0.0, 1.0]),
-    "finetune.task": ([-0.5], [0.0, 1.0]),
-    "finetune.kl": ([-0.5], [0.0, 1.0]),
-    "finetune.cosine": ([-0.5], [0.0, 1.0]),
-    "finetune.hidden": ([-0.5], [0.0, 1.0]),
     "finetune.temperature": ([0.0, -2.0], [0.5]),
     "finetune.patience": ([-1], [0, 3]),
     "finetune.evaluations_per_epoch": ([0, -1], [1, 4]),
@@ -66,11 +62,6 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "masking.keep": ([-0.1, 1.1, 0.0], [0.1]),
     "masking.smoothing": ([-0.7], [0.0, 1.0]),
     "objective.temperature": ([0.0, -2.0], [0.5]),
-    "objective.kl": ([-5.0], [0.0]),
-    "objective.mlm": ([-2.0], [0.0]),
-    "objective.cosine": ([-1.0], [0.0]),
-    "objective.logit_mse": ([-1.0], [0.0, 1.0]),
-    "objective.hidden": ([-1.0], [0.0, 1.0]),
     "optimizer.learning_rate": ([0.0, -1e-4], [1e-9, 1]),
     "optimizer.beta1": ([1.0, -0.1], [0.0]),
     "optimizer.beta2": ([1.0, -0.1], [0.0]),
@@ -95,6 +86,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "evaluation.rows": ([-1], [0]),
     "evaluation.seed": ([-1, 2**31], [0]),
     "logging.every_steps": ([0, -50], [1]),
+    **{name: ([-0.5], [0.0, 1.0]) for name, field in FIELDS.items() if field.loss_weight},
 }
 
 
@@ -198,7 +190,7 @@ def test_lists_and_texts_are_checked() -> None:
         ({"training.steps": 0, "training.epochs": 0}, ["training.steps", "training.epochs"]),
         ({"model.hidden_size": 100}, ["hidden_size = 100", "num_heads = 12"]),
         ({"model.freeze_encoder": True}, ["freeze_encoder", "model.initial"]),
-        ({f"objective.{term}": 0 for term in ("kl", "mlm", "cosine", "logit_mse", "hidden")}, ["objective", "weight"]),
+        ({f"objective.{term}": 0 for term in ("kl", "mlm", "cosine")}, ["objective", "weight"]),
         ({"corpus.sequence_length": 8}, ["min_tokens = 12", "sequence_length = 8"]),
         ({"finetune.keep": "last", "finetune.patience": 2}, ["finetune.patience = 2", "finetune.keep = last"]),
         ({"parallel.coordinator": "host"}, ["parallel.coordinator", "host:port"]),
@@ -246,17 +238,10 @@ def test_settings_that_agree_with_each_other() -> None:
 
 def test_defaults_are_those_of_the_original() -> None:
     config = Config()
-    assert dataclasses.asdict(config.objective) == {
-        "temperature": 2,
-        "kl": 5,
-        "mlm": 2,
-        "cosine": 1,
-        "logit_mse": 0,
-        "hidden": 0,
-        "hidden_layers": (),
-        "restrict_kl_to_mask": False,
-        "vocabulary": "fused",
-    }
+    assert config.objective.weights == {"kl": 5, "mlm": 2, "cosine": 1}
+    assert config.finetune.weights == {"task": 0.5, "kl": 0.5}
+    assert config.objective.temperature == config.finetune.temperature == 2
+    assert config.objective.vocabulary == "fused" and not config.objective.restrict_kl_to_mask
     assert dataclasses.astuple(config.masking) == (0.15, 0.8, 0.1, 0.1, 0.7)
     assert dataclasses.astuple(config.optimizer) == (5e-4, 0.9, 0.98, 1e-6, 0, 0.05, "linear", 5)
 

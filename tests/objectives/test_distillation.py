@@ -91,7 +91,7 @@ def world() -> Any:
 def sums_of(
     world: Any, objective: Objective, batch: MicroBatch, teacher: bool = True
 ) -> dict[str, tuple[float, float]]:
-    module, totals = MaskedLM(TEACHER) if teacher else None, Totals(jnp.ones(()), jnp.ones(()))
+    module, totals = MaskedLM(TEACHER) if teacher else None, Totals(*[jnp.ones(())] * 3)
 
     @jax.jit
     def function(student: Any, other: Any, batch: MicroBatch) -> Any:
@@ -159,7 +159,7 @@ def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool, vocabular
         world["batch"],
     )
     real, predicted = (float(np.sum(x)) for x in (np.asarray(batch.inputs.mask) > 0, batch.weights))
-    totals = Totals(jnp.float32(real), jnp.float32(predicted))
+    totals = Totals(jnp.float32(real), jnp.float32(predicted), jnp.float32(1))
 
     def total(params: Any, micro: MicroBatch) -> Any:
         modules, teacher = (MaskedLM(STUDENT), MaskedLM(TEACHER)), world["teacher"]
@@ -190,7 +190,7 @@ def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool, vocabular
 
 @pytest.mark.parametrize("vocabulary", ["fused", "plain"])
 def test_the_teacher_gets_no_gradient(world: Any, vocabulary: Any) -> None:
-    objective, ones = dataclasses.replace(EVERYTHING, vocabulary=vocabulary), Totals(jnp.ones(()), jnp.ones(()))
+    objective, ones = dataclasses.replace(EVERYTHING, vocabulary=vocabulary), Totals(*[jnp.ones(())] * 3)
 
     def total(teacher: Any) -> Any:
         modules, batch = (MaskedLM(STUDENT), MaskedLM(TEACHER)), world["batch"]
@@ -207,7 +207,7 @@ def test_only_the_student_has_dropout(world: Any) -> None:
     @jax.jit
     def distance(batch: MicroBatch) -> Any:
         module = MaskedLM(dataclasses.replace(TEACHER, hidden_dropout=0.5))
-        ones, teacher = Totals(jnp.ones(()), jnp.ones(())), world["teacher"]
+        ones, teacher = Totals(*[jnp.ones(())] * 3), world["teacher"]
         return objective_loss(Objective(), module, teacher, module, teacher, batch, ones)[1]["cosine"].mean
 
     assert float(distance(batch)) > 0.01
@@ -243,7 +243,7 @@ def test_a_student_without_a_head_is_measured_by_its_hidden_states(world: Any) -
     student, teacher = ({"encoder": world[name]["encoder"]} for name in ("student", "teacher"))
     found = evaluation_sums(objective, MaskedLM(STUDENT), student, MaskedLM(TEACHER), teacher, world["batch"])
     assert found.keys() == {"hidden"}
-    ones = Totals(jnp.ones(()), jnp.ones(()))
+    ones = Totals(*[jnp.ones(())] * 3)
     total, sums = objective_loss(
         objective, MaskedLM(STUDENT), student, MaskedLM(TEACHER), teacher, world["batch"], ones
     )

@@ -43,7 +43,7 @@ def as_micro_batch(batch: dict[str, np.ndarray], keys: dict[str, str]) -> tuple[
     weights = (targets >= 0).astype(np.float32)
     positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32)[None], ids.shape)
     arrays: Any = [jnp.asarray(x) for x in (ids, mask, positions, order, np.maximum(targets, 0), weights)]
-    totals = Totals(jnp.float32(mask.sum()), jnp.float32(weights.sum()))
+    totals = Totals(jnp.float32(mask.sum()), jnp.float32(weights.sum()), jnp.float32(mask.max(-1).sum()))
     return MicroBatch(EncoderInputs(*arrays[:3]), *arrays[3:]), totals
 
 

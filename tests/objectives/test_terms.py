@@ -13,18 +13,20 @@ from torch.nn import functional
 
 from distil_jax.config import Objective
 from distil_jax.errors import UserError
-from distil_jax.models import Activations
+from distil_jax.models import Activations, EncoderConfig
 from distil_jax.objectives import (
+    PROJECTIONS,
     TERMS,
     Compared,
     activation_terms,
     active_terms,
     capture_of,
-    layer_pairs,
+    initial_projections,
     needs_all_logits,
     uses_teacher,
     uses_vocabulary,
 )
+from distil_jax.objectives.terms import layer_pairs
 
 ROWS, LENGTH, WIDTH = 2, 5, 8
 
@@ -38,7 +40,8 @@ def compared(student: tuple[Any, ...], teacher: tuple[Any, ...]) -> Compared:
     """Three real tokens in the first row and five in the second."""
     weights = jnp.asarray(np.arange(LENGTH)[None] < np.array([3, 5])[:, None], jnp.float32)
     first, second = (tuple(jnp.asarray(x) for x in states) for states in (student, teacher))
-    return Compared(Activations(first[-1], first), Activations(second[-1], second), weights)
+    mask = (weights > 0).astype(jnp.int32)
+    return Compared(Activations(first[-1], first), Activations(second[-1], second), mask, weights, jnp.ones(ROWS))
 
 
 STUDENT, TEACHER = draw(0, 2), draw(1, 4)
@@ -51,6 +54,10 @@ def by_torch(name: str, student: list[torch.Tensor], pairs: list[tuple[int, int]
     real = torch.from_numpy(REAL)
     if name == "cosine":
         return (1 - functional.cosine_similarity(student[-1], teacher[-1], dim=-1))[real].mean()
+    if name == "hidden_cosine":
+        distances = [1 - functional.cosine_similarity(student[s], teacher[t], dim=-1) for s, t in pairs]
+        return torch.stack([distance[real].mean() for distance in distances]).mean()
+    pairs = [(0, 0)] if name == "embeddings" else pairs
     errors = [
         functional.mse_loss(student[s], teacher[t], reduction="none").sum(-1) / teacher[t].square().sum(-1)
         for s, t in pairs
@@ -58,7 +65,10 @@ def by_torch(name: str, student: list[torch.Tensor], pairs: list[tuple[int, int]
     return torch.stack([error[real].mean() for error in errors]).mean()
 
 
-CASES = [("cosine", ()), ("hidden", ()), ("hidden", ("0:0", "2:4", "2:4"))]
+CASES = [
+    *(("cosine", ()), ("embeddings", ()), ("hidden", ()), ("hidden_cosine", ())),
+    *(("hidden", ("0:0", "2:4", "2:4")), ("hidden_cosine", ("1:4",))),
+]
 
 
 @pytest.mark.parametrize(("name", "layers"), CASES)
@@ -95,7 +105,7 @@ def test_gradients_are_finite_differences(name: str, layers: tuple[str, ...]) ->
 
 def test_padding_counts_nowhere_whatever_it_holds() -> None:
     student = tuple(np.where(REAL[..., None], x, np.nan).astype(np.float32) for x in STUDENT)
-    for name in ("cosine", "hidden"):
+    for name in ("cosine", "embeddings", "hidden", "hidden_cosine"):
         term: Any = TERMS[name].compute
         plain, padded = (term(compared(states, TEACHER), Objective()) for states in (STUDENT, student))
         assert (float(plain.sum), float(plain.count)) == (float(padded.sum), float(padded.count))
@@ -108,6 +118,28 @@ def test_layers_are_paired_by_relative_depth_or_as_given() -> None:
     assert layer_pairs(("0:0", "3:6"), 3, 6) == [(0, 0), (3, 6)]
     with pytest.raises(UserError, match=r"3:7.*3 layers.*6"):
         layer_pairs(("3:7",), 3, 6)
+
+
+def test_a_narrower_student_is_projected_by_a_learned_matrix() -> None:
+    wide, narrow = EncoderConfig("bert", 40, WIDTH, 4, 2, 16, 16), EncoderConfig("bert", 40, 6, 2, 2, 16, 16)
+    settings = Objective(kl=0, mlm=0, cosine=0, hidden=1, embeddings=1)
+    assert initial_projections(settings, wide, wide, 0) == {}
+    found = initial_projections(settings, narrow, wide, 0)[PROJECTIONS]
+    assert {name: matrix.shape for name, matrix in found.items()} == {"hidden": (6, WIDTH), "embeddings": (6, WIDTH)}
+    student = tuple(x[..., :6] for x in STUDENT)
+
+    def loss(matrices: Any) -> Any:
+        sums = activation_terms(active_terms(settings), compared(student, TEACHER), settings, matrices)
+        return sums["hidden"].mean
+
+    value, gradient = jax.value_and_grad(loss)(jax.tree.map(jnp.asarray, found))
+    tensor = torch.from_numpy(found["hidden"]).requires_grad_()
+    expected = by_torch("hidden", [torch.from_numpy(x) @ tensor for x in student], layer_pairs((), 2, 4))
+    expected.backward()
+    assert float(value) == pytest.approx(expected.item(), rel=1e-5)
+    wanted: Any = tensor.grad
+    np.testing.assert_allclose(gradient["hidden"], wanted, rtol=1e-4, atol=1e-6)
+    assert not np.any(gradient["embeddings"])
 
 
 def test_what_an_objective_needs_follows_from_its_terms() -> None:

@@ -137,7 +137,7 @@ def test_gradients_are_reduced_once_whatever_the_accumulation(teacher_params: An
     assert len(re.findall(r"= .* all-reduce(?:-start)?\(", text)) == 1
     assert not re.findall(r"(?:reduce-scatter|all-to-all|collective-permute)\(", text)
     gathered = re.findall(r"= (\S+) all-gather\(", text)
-    assert [shape.split("{")[0] for shape in gathered] == [f"s32[{BATCH},2]"]
+    assert [shape.split("{")[0] for shape in gathered] == [f"s32[{BATCH},3]"]
     if micro_batch_size == 1:
         loops = re.findall(r"while\(", text)
         assert loops, "four micro-batches a device should be a loop"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from distil_jax.config import FineTune
 from distil_jax.models import EncoderConfig, EncoderInputs, TaskHead, TaskModel
+from distil_jax.objectives import initial_projections
 from distil_jax.tasks.batches import TaskBatch
 from distil_jax.training.inference import make_logits_step
 from distil_jax.training.parallel import Devices, make_devices
@@ -150,3 +152,19 @@ def test_terms_are_weighted_and_the_teacher_keeps_its_segments() -> None:
     alone, terms = task_losses(TaskModels(models.student, None, settings), params[0], None, batch, None)
     assert set(terms) == {"task"}
     np.testing.assert_allclose(alone, terms["task"].mean)
+
+
+def test_a_student_of_another_width_learns_its_projection() -> None:
+    narrow = dataclasses.replace(BERT, hidden_size=4)
+    settings = FineTune(hidden=0.5, embeddings=0.25)
+    models = TaskModels(TaskModel(narrow, HEAD), TaskModel(BERT, HEAD), settings)
+    init = jax.jit(lambda: models.student.init(jax.random.key(3), jnp.zeros((1, 8), jnp.int32))["params"])
+    params: Any = {**init(), **initial_projections(settings, narrow, BERT, 0)}
+
+    def loss(params: Any) -> Any:
+        total, terms = task_losses(models, params, params_of(2), make_batch(), None)
+        return total, terms
+
+    (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    assert {"hidden", "embeddings"} < terms.keys()
+    assert all(np.abs(x).max() > 1e-4 for x in jax.tree.leaves(gradients["projections"]))
