@@ -43,7 +43,7 @@ class Side:
         encoder, params, head, *_ = read_task_model(request["model"], "sequence")
         assert head is not None
         devices = make_devices("shard_map", 1)
-        self._compute = make_network(devices, encoder, head, params)
+        self._compute = make_network(devices, TaskModel(encoder, head), params)
         self._rows = [row[row > 0] for row in np.load(request["rows"])["ids"]]
         self._batches = [self._padded(row[None]) for row in self._rows]
         large = np.load(request["rows"])["large"]

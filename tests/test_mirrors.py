@@ -25,6 +25,7 @@ TESTED_BY = {
     "data/rows/parquet": "data/rows/test_read",
     "errors": "test_disk_faults",
     "evaluation/study_inputs": "evaluation/test_study_runs",
+    "export/row_network": "export/test_predictor",
     "hf/checkpoint": "hf/test_read",
     "hf/checksums": "evaluation/test_check",
     **dict.fromkeys(

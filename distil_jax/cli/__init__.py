@@ -14,6 +14,7 @@ from distil_jax.cli.command import Command
 from distil_jax.config import (
     CheckArguments,
     CompareArguments,
+    EmbedArguments,
     ExportArguments,
     PlotArguments,
     PredictArguments,
@@ -42,6 +43,9 @@ COMMANDS = {
     ),
     "predict": Command(
         "texts, files or a pipe -> labels, scores, tags or answers", models.run_predict, PredictArguments
+    ),
+    "embed": Command(
+        "texts of a file or pipe -> vectors (.npy, Parquet, JSON Lines)", models.run_embed, EmbedArguments
     ),
     "export": Command("run -> Hugging Face folder", models.run_export, ExportArguments),
     "benchmark": Command("speed, memory and utilisation of a configuration's step", benchmark.run_benchmark),

@@ -14,6 +14,7 @@ from distil_jax.config import (
     CheckArguments,
     CompareArguments,
     Config,
+    EmbedArguments,
     EvaluateArguments,
     ExportArguments,
     Masking,
@@ -45,7 +46,8 @@ def run_export(given: ExportArguments) -> None:
     from distil_jax.export import export
 
     step = None if given.step < 0 else given.step
-    trained = export(Path(given.run), Path(given.output), format=given.format, step=step, overwrite=given.overwrite)
+    options = {"pooling": given.pooling, "normalize": given.normalize, "overwrite": given.overwrite}
+    trained = export(Path(given.run), Path(given.output), format=given.format, step=step, **options)
     print(f"{given.output}: model of step {trained.step}, for transformers and distil_jax.from_pretrained")
 
 
@@ -54,11 +56,20 @@ def run_predict(given: PredictArguments) -> None:
     start(Config())
     from distil_jax.export import predict_rows
 
-    def show(text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"{text}\r", end="", file=sys.stderr, flush=True)
+    print(predict_rows(given, _show).text, file=sys.stderr)
 
-    print(predict_rows(given, show).text, file=sys.stderr)
+
+def run_embed(given: EmbedArguments) -> None:
+    """`distil-jax embed`."""
+    start(Config())
+    from distil_jax.export import embed_rows
+
+    print(embed_rows(given, _show).text, file=sys.stderr)
+
+
+def _show(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"{text}\r", end="", file=sys.stderr, flush=True)
 
 
 def run_evaluate(arguments: list[str]) -> None:

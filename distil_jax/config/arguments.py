@@ -77,14 +77,15 @@ def parse_command(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
         SystemExit: with status 0, after `--help`.
     """
     fields = fields_of(kind)
-    rows = [_row(key, field, field.default, positional=key == kind.positional) for key, field in fields.items()]
+    rows = [_row(key, field, field.default, positional=key in kind.positional.split()) for key, field in fields.items()]
     described = dataclasses.make_dataclass(kind.__name__, rows, frozen=True)
     described.__doc__ = kind.__doc__
-    named = {kind.full_name(key): field for key, field in fields.items() if key != kind.positional}
+    named = {kind.full_name(key): field for key, field in fields.items() if key not in kind.positional.split()}
     allowed = {flag: field.allowed for label, field in named.items() for flag in _flags(label, field)}
     parsed = kind(**vars(_parse(described, argv, prog, "", allowed, allowed)))
-    if kind.positional and getattr(parsed, kind.positional) == ():
-        raise UserError(f"no {kind.positional} given; see `{prog} --help`")
+    for name in kind.positional.split():
+        if getattr(parsed, name) == ():
+            raise UserError(f"no {name} given; see `{prog} --help`")
     return parsed
 
 

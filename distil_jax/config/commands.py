@@ -15,14 +15,14 @@ REQUIRED: Any = dataclasses.MISSING
 
 
 class Arguments(Section):
-    """Base of the arguments of a command. `positional` names the field that is given without a flag."""
+    """Base of the arguments of a command. `positional` names the fields that are given without a flag."""
 
     positional: ClassVar[str] = ""
 
     @classmethod
     def full_name(cls, key: str) -> str:
         """What the user types: "--batch-size"."""
-        return key if key == cls.positional else f"--{key.replace('_', '-')}"
+        return key if key in cls.positional.split() else f"--{key.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class ExportArguments(Arguments):
     output: str = setting(REQUIRED, "folder to write")
     format: str = setting("hf", "what is written; hf: a Hugging Face folder")
     step: int = setting(-1, "which checkpoint; -1: the run's result (finetune.keep: best or last)", at_least(-1))
+    pooling: Literal["auto", "none", "mean", "cls", "max"] = setting(
+        "auto",
+        "how the encoder makes one vector of a text, for sentence-transformers; auto: as the model it was made of",
+    )
+    normalize: bool | None = setting(None, "vectors of length 1; None: as the model it was made of")
     overwrite: bool = setting(False, "replace an existing model folder")
 
 
@@ -110,6 +115,32 @@ class PredictArguments(Arguments):
     )
     on_error: Literal["stop", "skip"] = setting("stop", "what to do with a row that cannot be used; skip counts them")
     step: int = setting(-1, "which checkpoint of a run; -1: its result, as for export", at_least(-1))
+
+
+@dataclass(frozen=True)
+class EmbedArguments(Arguments):
+    """Write a vector for each text of a file or pipe, in the order of the texts, to search or compare them by."""
+
+    positional = "model input"
+    model: str = setting(REQUIRED, "sentence-transformers folder, model folder, run or hub id")
+    input: str = setting(REQUIRED, "file: .txt (a text a line), .jsonl, .json, .csv, .tsv, .parquet; -: standard input")
+    output: str = setting(
+        "-",
+        "file to write: .npy (vectors alone), .parquet (with the columns of the input), .jsonl; "
+        "-: JSON Lines on standard output",
+    )
+    pooling: Literal["auto", "mean", "cls", "max"] = setting(
+        "auto", "how tokens make one vector; auto: as the folder says, mean where it says nothing"
+    )
+    normalize: bool | None = setting(None, "vectors of length 1; None: as the folder says")
+    prompt: str = setting("", "name of the model's prompt that is put before each text; empty: its default")
+    text_column: str = setting("", "column of the texts; empty: text or sentence")
+    separator: str = setting("", 'mark between columns of CSV and TSV, such as ";" or "tab"; empty: found', SEPARATOR)
+    batch_size: int = setting(0, "texts computed at once; 0: chosen by device and length", between(0, 1 << 20))
+    max_length: int = setting(0, "tokens of a text that are read; 0: as the folder says", between(0, 1 << 20))
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type that is computed in")
+    on_error: Literal["stop", "skip"] = setting("stop", "what to do with a row that has no text; skip counts them")
+    step: int = setting(-1, "which checkpoint of a run; -1: its result", at_least(-1))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a run to something others can use: a Hugging Face folder with a model card, and predictions."""
+"""From a run to something others can use: a Hugging Face folder with a model card, predictions, embeddings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from distil_jax.export.checkpoint import Trained, read_run
+    from distil_jax.export.embedder import Embedder, choose_pooling, encode, load_embedder
+    from distil_jax.export.embeddings import embed_rows
     from distil_jax.export.formats import FORMATS, ExportFormat, export
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.predictions import predict_rows
@@ -17,11 +19,16 @@ else:
 
 __all__ = [
     "FORMATS",
+    "Embedder",
     "ExportFormat",
     "ReadyModel",
     "Trained",
+    "choose_pooling",
+    "embed_rows",
+    "encode",
     "encoder_latency",
     "export",
+    "load_embedder",
     "load_predictor",
     "predict",
     "predict_rows",

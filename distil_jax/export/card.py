@@ -9,7 +9,7 @@ from typing import Any
 
 from distil_jax import __version__
 from distil_jax.config import ActivationTerms, Config, fields_of
-from distil_jax.models import EncoderConfig, TaskHead
+from distil_jax.models import EncoderConfig, Pooling, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
 from distil_jax.tasks import kind_of, task_spec
 
@@ -22,6 +22,8 @@ _MEASURES = {
     **{name: re.sub("weight of (the )?|;.*", "", field.help) for name, field in fields_of(ActivationTerms).items()},
 }
 
+_SENTENCES = ("from sentence_transformers import SentenceTransformer", "")
+
 
 def model_card(
     config: Config,
@@ -30,6 +32,7 @@ def model_card(
     step: int,
     name: str,
     head: TaskHead | None = None,
+    pooling: Pooling | None = None,
 ) -> str:
     """README.md of a model folder: teacher, data, steps, losses, measures at this step, how to use it.
 
@@ -40,6 +43,7 @@ def model_card(
         step: the checkpoint's.
         name: what the card calls the model.
         head: of a task model; None: a masked language model.
+        pooling: how it makes one vector of a text; None: it makes none.
     """
     description = metadata["description"]
     peak = f"peak learning rate {config.optimizer.learning_rate:g}"
@@ -60,6 +64,10 @@ def model_card(
         code = _loading_snippet(name, "AutoModelForMaskedLM" if with_head else "AutoModel")
         if not with_head:
             code.append('hidden = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state')
+        if pooling is not None:
+            of_length_1 = ", of length 1" if pooling.normalize else ""
+            facts.append(f"- vectors of texts: {pooling.mode} of the hidden states{of_length_1}")
+            code = [*_SENTENCES, f'vectors = SentenceTransformer("{name}").encode(["A sentence.", "Another one."])']
         tag, extra, origin = "fill-mask" if with_head else "feature-extraction", [], _origin(config, description)
     else:
         kind, distilled = kind_of(head), _has_task_teacher(config)
@@ -76,8 +84,10 @@ def model_card(
             kind.snippet(json.dumps(name), _takes_pairs(config)),
         )
         tag, extra, origin = kind.pipeline, _datasets(config), _task_origin(config, description)
+    library = "transformers" if pooling is None else "sentence-transformers"
+    tag = tag if pooling is None else "sentence-similarity"
     tags = ["distil_jax", *(["knowledge-distillation"] if distilled else [])]
-    front = ["---", "library_name: transformers", f"pipeline_tag: {tag}", *extra, f"tags: [{', '.join(tags)}]", "---"]
+    front = ["---", f"library_name: {library}", f"pipeline_tag: {tag}", *extra, f"tags: [{', '.join(tags)}]", "---"]
     about = [f"# {name}", "", origin, "", f"- architecture: {_architecture(encoder)}", *facts, ""]
     return "\n".join([*front, *about, *table, "## Use", "", "```python", *code, "```", ""])
 

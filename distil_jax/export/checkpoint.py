@@ -16,7 +16,7 @@ from distil_jax.errors import FaultError, UserError
 from distil_jax.export.card import model_card
 from distil_jax.export.prediction_settings import prediction_options, to_config_json
 from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
-from distil_jax.models import EncoderConfig, MaskedLM, TaskHead, TaskModel
+from distil_jax.models import EncoderConfig, MaskedLM, Pooling, TaskHead, TaskModel
 from distil_jax.runs import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -48,6 +48,7 @@ class Trained:
         metadata: the run's model.json, "steps" (planned, when this was saved) and "evaluations", the held-out measures
             of the whole run by step, later ones than `step` too.
         head: a fine-tuned model's; None: a masked language model.
+        pooling: how it makes one vector of a text, as the model it was made of did; None: that is not known.
     """
 
     step: int
@@ -57,6 +58,7 @@ class Trained:
     config: Config
     metadata: Mapping[str, Any]
     head: TaskHead | None = None
+    pooling: Pooling | None = None
 
 
 def read_run(folder: Path, step: int | None = None) -> Trained:
@@ -97,7 +99,9 @@ def _read(folder: Path, step: int | None) -> Trained:
     groups = record.get("groups", [*shapes])
     params = jax.tree.map(np.asarray, checkpoints.params(chosen, {name: shapes[name] for name in groups}))
     about = {**record, "steps": metadata["steps"], "evaluations": evaluations}
-    return Trained(chosen, encoder, params, load_tokenizer(folder / TOKENIZER_FOLDER), config, about, head)
+    tokenizer, pooling = load_tokenizer(folder / TOKENIZER_FOLDER), record["description"].get("pooling")
+    pooling = Pooling(**pooling) if pooling else None
+    return Trained(chosen, encoder, params, tokenizer, config, about, head, pooling)
 
 
 def _check_files(folder: Path, record: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -152,7 +156,8 @@ def save_trained(trained: Trained, output: Path, *, overwrite: bool = False, nam
         trained.params,
         head=trained.head,
         tokenizer=trained.tokenizer,
-        readme=model_card(*about, trained.head),
+        pooling=trained.pooling,
+        readme=model_card(*about, trained.head, trained.pooling),
         extra=extra,
         overwrite=overwrite,
     )

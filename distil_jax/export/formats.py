@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import Trained, read_run, save_trained
+from distil_jax.export.embedder import choose_pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ def export(
     *,
     format: str = "hf",
     step: int | None = None,
+    pooling: str = "auto",
+    normalize: bool | None = None,
     overwrite: bool = False,
     name: str = "",
 ) -> Trained:
@@ -47,6 +50,8 @@ def export(
         output: what to write; made whole or not at all.
         format: one of `FORMATS`.
         step: which checkpoint; None is the run's result, as in `read_run`.
+        pooling: as `choose_pooling` takes it.
+        normalize: as `choose_pooling` takes it.
         overwrite: replace an existing model.
         name: what the card calls the model; empty: as the output is called.
 
@@ -56,5 +61,9 @@ def export(
     if format not in FORMATS:
         raise UserError(f"--format {format}: no such format; choose from {', '.join(FORMATS)}")
     trained = read_run(run, step)
+    chosen = choose_pooling(trained.pooling, pooling, normalize)
+    if chosen is not None and trained.head is not None:
+        raise UserError(f"--pooling {pooling}: {run} has a task head, so it makes no vectors of texts; leave it out")
+    trained = dataclasses.replace(trained, pooling=chosen)
     FORMATS[format].write(trained, output, overwrite=overwrite, name=name)
     return trained

@@ -89,7 +89,7 @@ def write_predictions(
     """
     reading = with_columns(predictor.reading, given.text_column, given.pair_column, given.endings_columns)
     options, faults, summary = _options(predictor, given), faults_of(given.on_error), PredictionSummary()
-    _refuse_own_input(given.output, given.input)
+    refuse_own_input(given.output, given.input)
     format = _format(given.output)
     rows = _rows(given, reading, faults, predictor)
     found = read_requests(rows, reading, faults, rows.name, rows.unit, lambda: summary.add(["1 blank lines left out"]))
@@ -106,9 +106,7 @@ def write_predictions(
             writer.write([_written(request, prediction, format) for request, prediction in chunk])
             show(Written(summary.rows, time.monotonic() - started).text)
     notes = [*rows.notes, *(f"{count:,} {what}" for what, count in summary.notes.items())]
-    if faults.count:
-        notes.append(f"{faults.count} {'row' if faults.count == 1 else 'rows'} skipped (first: {faults.first})")
-    return Written(summary.rows, time.monotonic() - started, tuple(notes))
+    return Written(summary.rows, time.monotonic() - started, (*notes, *faults.notes))
 
 
 def _format(output: str) -> Format:
@@ -180,7 +178,8 @@ def _typed_rows(given: PredictArguments, reading: Reading) -> list[Row]:
     return [Row(number + 1, number, row) for number, row in enumerate(rows)]
 
 
-def _refuse_own_input(output: str, source: str) -> None:
+def refuse_own_input(output: str, source: str) -> None:
+    """Raise UserError where the file to write is the one that is read."""
     if PIPE in (output, source) or not source:
         return
     with contextlib.suppress(OSError):

@@ -23,6 +23,7 @@ from distil_jax.hf.lazy_tensor import release_pages
 from distil_jax.hf.new_head import add_task_head
 from distil_jax.hf.pretrained import from_pretrained, match_head, order_note, read_pretrained, read_task_model
 from distil_jax.hf.read import read_tensors
+from distil_jax.hf.sentence_files import read_pooling
 from distil_jax.hf.task_head import named_kind, task_head, task_head_from_hf, task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.hf.write import save_pretrained
@@ -49,6 +50,7 @@ __all__ = [
     "order_note",
     "read_encoder_config",
     "read_json",
+    "read_pooling",
     "read_pretrained",
     "read_task_model",
     "read_tensors",

@@ -10,12 +10,14 @@ from distil_jax.errors import UserError, one_line
 
 CHECKSUMS_FILE = "SHA256SUMS"
 _LARGEST = 1 << 20  # bytes; a model folder has a dozen files
-_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0]+)")  # plain names: nothing outside the folder is looked at
+# Plain names, also of files one folder below: nothing outside the folder is looked at.
+_LINE = re.compile(r"([0-9a-f]{64})  ((?:\w[\w.-]*/)?[^/\\\0]+)")
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the hashes of all files in `folder`, not those in folders below it. Raises OSError."""
-    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != CHECKSUMS_FILE]
+    """Write the hashes of all files in `folder` and in folders below it. Raises OSError."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in names if name != CHECKSUMS_FILE]
     (folder / CHECKSUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 

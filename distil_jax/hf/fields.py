@@ -40,6 +40,15 @@ _LARGEST_FILE = 1 << 20  # bytes; settings in a model folder have a few kB
 
 def read_json(path: Path, limit: int = _LARGEST_FILE) -> dict[str, Any]:
     """The JSON object in a file. UserError if it is absent, larger than `limit` bytes, or not an object."""
+    return _read(path, limit, dict, "an object of settings")
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The JSON list in a file. UserError if it is absent, too large, or not a list."""
+    return _read(path, _LARGEST_FILE, list, "a list")
+
+
+def _read(path: Path, limit: int, kind: type[Any], expected: str) -> Any:
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; a model folder holds config.json, the weights and the tokenizer's files"
@@ -50,8 +59,8 @@ def read_json(path: Path, limit: int = _LARGEST_FILE) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: holds a JSON {type(raw).__name__}, expected an object of settings")
+    if not isinstance(raw, kind):
+        raise UserError(f"{path}: holds a JSON {type(raw).__name__}, expected {expected}")
     return raw
 
 

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from distil_jax.errors import UserError, one_line
+from distil_jax.hf.sentence_files import SENTENCE_FILES
 from distil_jax.hf.tokenizer_files import SETTINGS, VOCABULARIES
 
-Files = Literal["model", "tokenizer", "config"]
+Files = Literal["model", "tokenizer", "config", "sentence"]
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # In the order in which transformers looks for them.
@@ -41,7 +42,8 @@ def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
 
     Args:
         path_or_id: folder or hub id.
-        files: "config" (config.json), "tokenizer" (vocabulary and its settings), "model" (config.json and weights).
+        files: "config" (config.json), "tokenizer" (vocabulary and its settings), "model" (config.json and weights),
+            "sentence" (config.json and the files of sentence-transformers).
 
     Raises:
         UserError: no such folder, and not in the hub or its cache; a run that is not exported.
@@ -102,6 +104,9 @@ def _fetch(repo: str, files: Files) -> Path:
         hub.need("config.json")
     if files == "model":
         hub.weights()
+    elif files == "sentence":
+        for name in SENTENCE_FILES if hub.get(SENTENCE_FILES[0]) else ():
+            hub.get(name)
     assert hub.folder is not None  # need() has found a file or raised
     return hub.folder
 
@@ -133,8 +138,9 @@ class _Hub:
             reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
             raise UserError(f"{self.repo}: no such folder, and the hub refused {name}: {reason}") from error
         # Later files are asked for at the first one's commit, so that an upload in between cannot mix two versions.
-        self.folder = Path(path).parent
-        self.commit = self.folder.name
+        if self.folder is None:  # the first file is none of a folder below
+            self.folder = Path(path).parent
+            self.commit = self.folder.name
         return Path(path)
 
     def need(self, name: str) -> Path:

@@ -18,11 +18,12 @@ from distil_jax.hf.checksums import write_checksums
 from distil_jax.hf.config import encoder_config_to_hf
 from distil_jax.hf.families import FAMILIES
 from distil_jax.hf.names import leaves
+from distil_jax.hf.sentence_files import write_pooling
 from distil_jax.hf.task_head import task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, write_tokenizer
 
 if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig, TaskHead
+    from distil_jax.models import EncoderConfig, Pooling, TaskHead
 
 
 def save_pretrained(
@@ -32,6 +33,7 @@ def save_pretrained(
     *,
     head: TaskHead | None = None,
     tokenizer: Tokenizer | None = None,
+    pooling: Pooling | None = None,
     readme: str | None = None,
     extra: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -51,6 +53,7 @@ def save_pretrained(
             stored as float32.
         head: what params["task_head"] belongs to; its labels are what `transformers.pipeline` shows.
         tokenizer: written into the same folder if given; its vocabulary must fit into the embeddings.
+        pooling: how the encoder makes one vector of a text; the folder then is one of sentence-transformers, too.
         readme: text of README.md, the model card.
         extra: further fields of config.json, which transformers does not know and keeps.
         overwrite: replace an existing model folder (one with a config.json), all of it.
@@ -75,6 +78,8 @@ def save_pretrained(
         save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_length)
+        if pooling is not None:
+            write_pooling(unfinished, pooling, config.hidden_size, config.max_length)
         if readme is not None:
             (unfinished / "README.md").write_text(readme, encoding="utf-8")
         write_checksums(unfinished)
@@ -175,7 +180,7 @@ def _check_free(target: Path, overwrite: bool) -> None:
 def _settle(folder: Path) -> None:
     """The bytes on disk and readable by whom the user's umask says (save_file may keep them private)."""
     mode = (folder / "config.json").stat().st_mode & 0o777
-    for path in sorted(folder.iterdir()):
+    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         path.chmod(mode)
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -8,9 +8,11 @@ from distil_jax.models.dropout import row_keys
 from distil_jax.models.encoder import Activations, Encoder, EncoderConfig, EncoderInputs
 from distil_jax.models.heads import HeadKind, MaskedLM, Problem, TaskHead, TaskModel, one_row_a_choice
 from distil_jax.models.layers import ACTIVATIONS, transpose_kernels
+from distil_jax.models.pooling import POOLING_MODES, Pooling, PoolingMode, SentenceEncoder, pool
 
 __all__ = [
     "ACTIVATIONS",
+    "POOLING_MODES",
     "Activations",
     "AttentionKind",
     "Encoder",
@@ -18,10 +20,14 @@ __all__ = [
     "EncoderInputs",
     "HeadKind",
     "MaskedLM",
+    "Pooling",
+    "PoolingMode",
     "Problem",
+    "SentenceEncoder",
     "TaskHead",
     "TaskModel",
     "one_row_a_choice",
+    "pool",
     "row_keys",
     "transpose_kernels",
 ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distil_jax.tasks.encoded import Encoded
     from distil_jax.tasks.examples import Example, TaskData, TaskSpec
     from distil_jax.tasks.files import rows_to_predict
-    from distil_jax.tasks.kinds import Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
+    from distil_jax.tasks.kinds import KINDS, Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
     from distil_jax.tasks.measures import SCORE, details_of, measures_of, validation_measures
     from distil_jax.tasks.registry import glue_tasks, task_spec
     from distil_jax.tasks.requests import Reading, Request, read_requests, reading_of, usual_reading, with_columns
@@ -34,6 +34,7 @@ else:
     __getattr__ = lazy_imports(__name__)
 
 __all__ = [
+    "KINDS",
     "SCORE",
     "Encoded",
     "Example",

@@ -22,6 +22,7 @@ from distil_jax.training.text_run import (
     completed,
     matching_tokenizer,
     open_corpora,
+    pooling_fact,
     read_model,
     train_on_text,
 )
@@ -74,7 +75,12 @@ def distillation(config: Config, teacher: EncoderConfig, teacher_params: Params)
         objective=config.objective,
         teacher=teacher,
         teacher_params=teacher_params,
-        description={"stage": "distill", "teacher": config.teacher.path, "layers": list(layers)},
+        description={
+            "stage": "distill",
+            "teacher": config.teacher.path,
+            "layers": list(layers),
+            **pooling_fact(config.teacher.path),
+        },
     )
 
 

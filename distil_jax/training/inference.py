@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from distil_jax.errors import UserError
-from distil_jax.models import EncoderConfig, EncoderInputs, TaskHead, TaskModel, transpose_kernels
+from distil_jax.models import EncoderInputs, SentenceEncoder, TaskHead, TaskModel, transpose_kernels
 from distil_jax.tasks import Encoded, choose_buckets, collate_inputs, evaluation_plan
 from distil_jax.training.parallel import Devices
 from distil_jax.training.step import AXIS, Params
@@ -32,8 +32,8 @@ _BATCH_TOKENS_CPU = 1 << 10  # enough for its arithmetic units to be busy, few e
 _IN_FLIGHT = 4  # batches that wait for the device
 
 
-def make_logits_step(model: TaskModel) -> Callable[[Params, EncoderInputs], Array]:
-    """The per-device `(params, inputs [b, ...]) -> logits of all devices' rows`, in their order.
+def make_logits_step(model: TaskModel | SentenceEncoder) -> Callable[[Params, EncoderInputs], Array]:
+    """The per-device `(params, inputs [b, ...]) -> what the model gives of all devices' rows`, in their order.
 
     A model with `transposed` takes parameters as `transpose_kernels` gives them.
     """
@@ -71,26 +71,22 @@ def make_predictor(devices: Devices, model: TaskModel, batch_size: int, buckets:
             return step(params, rows)
 
         batches = ((rows, length, size) for length, rows in plan)
-        return logits_of_rows(model.head, encoded, batches, compute)
+        return outputs_of_rows(encoded, batches, compute, own_logits(model.head, encoded))
 
     return predict
 
 
-def make_network(
-    devices: Devices, encoder: EncoderConfig, head: TaskHead, params: Any, dtype: str = "float32"
-) -> Callable[[EncoderInputs], Any]:
-    """A function (inputs [B, L]) -> logits on the devices, for batches down to one text at a time.
+def make_network(devices: Devices, model: TaskModel | SentenceEncoder, params: Any) -> Callable[[EncoderInputs], Any]:
+    """A function (inputs [B, L]) -> what the model gives, on the devices, for batches down to one text at a time.
 
     Args:
         devices: of this process, mapped over by `shard_map`; they share every batch, B is a multiple of their number.
-        encoder: sizes.
-        head: of the task.
-        params: {"encoder", "task_head"} of NumPy arrays, put on the devices in the order that is fastest there.
-        dtype: what is computed in.
+        model: what is computed.
+        params: of NumPy arrays, put on the devices in the order that is fastest there.
     """
     # Few rows: the processor's time goes into reading kernels. Products of bfloat16 have no faster form there.
-    columns = devices.are_the_host and dtype == "float32"
-    model = TaskModel(encoder, head, np.dtype(dtype), transposed=columns)
+    columns = devices.are_the_host and np.dtype(model.dtype) == np.float32
+    model = model.clone(transposed=columns)
     if columns:
         params = jax.tree.map(np.ascontiguousarray, transpose_kernels(params))
     placed = devices.replicate(params)
@@ -114,32 +110,38 @@ def usual_rows(devices: Devices, tokens: int) -> int:
     return 1 << max(most // tokens, 1).bit_length() - 1
 
 
-def logits_of_rows(
-    head: TaskHead,
-    encoded: Encoded,
-    batches: Iterable[tuple[np.ndarray, int, int]],
-    compute: Callable[[EncoderInputs], Any],
-) -> list[np.ndarray]:
-    """Logits of every row, without those of its padding; the host takes them up while the device computes the next.
-
-    Args:
-        head: whose logits they are.
-        encoded: the set.
-        batches: (rows, length to pad to, batch size) of each batch; together they hold every row once.
-        compute: inputs of a batch -> its logits, on the devices.
-
-    Raises:
-        UserError: logits that are not finite.
-    """
-    found: list[np.ndarray] = [np.empty(0)] * len(encoded)
+def own_logits(head: TaskHead, encoded: Encoded) -> Callable[[int, np.ndarray], np.ndarray]:
+    """A function (number of a row, its logits) -> those without what belongs to the row's padding."""
 
     def own(row: int, logits: np.ndarray) -> np.ndarray:
         if encoded.choices:
             return logits[: len(encoded.ids[row])]
         return logits if head.pooled else logits[: encoded.lengths[row]]
 
-    def take(rows: np.ndarray, logits: Any) -> None:
-        values = np.asarray(logits, np.float32)[: len(rows)]
+    return own
+
+
+def outputs_of_rows(
+    encoded: Encoded,
+    batches: Iterable[tuple[np.ndarray, int, int]],
+    compute: Callable[[EncoderInputs], Any],
+    own: Callable[[int, np.ndarray], np.ndarray] = lambda _, values: values,
+) -> list[np.ndarray]:
+    """What a model gives of every row; the host takes it up while the device computes the next.
+
+    Args:
+        encoded: the set.
+        batches: (rows, length to pad to, batch size) of each batch; together they hold every row once.
+        compute: inputs of a batch -> what the model gives, on the devices.
+        own: as `own_logits` makes it.
+
+    Raises:
+        UserError: numbers that are not finite.
+    """
+    found: list[np.ndarray] = [np.empty(0)] * len(encoded)
+
+    def take(rows: np.ndarray, outputs: Any) -> None:
+        values = np.asarray(outputs, np.float32)[: len(rows)]
         if not np.isfinite(values).all():
             raise UserError("the model's outputs are not finite; it has diverged, or its weights are damaged")
         for row, one in zip(rows, values, strict=True):
@@ -150,6 +152,6 @@ def logits_of_rows(
         in_flight.append((rows, compute(collate_inputs(encoded, rows, length, size)[0])))
         if len(in_flight) > _IN_FLIGHT:
             take(*in_flight.popleft())
-    for rows, logits in in_flight:
-        take(rows, logits)
+    for rows, outputs in in_flight:
+        take(rows, outputs)
     return found

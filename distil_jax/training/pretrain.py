@@ -13,6 +13,7 @@ from distil_jax.training.text_run import (
     TextTraining,
     matching_tokenizer,
     open_corpora,
+    pooling_fact,
     read_model,
     train_on_text,
 )
@@ -41,13 +42,14 @@ def pretrain(config: Config) -> TrainResult:
 
 def pretraining(config: Config, encoder: EncoderConfig, params: Params) -> TextTraining:
     """What `pretrain` trains: `params` of `model.initial`, or none for a model from scratch."""
-    frozen = config.model.freeze_encoder
+    frozen, initial = config.model.freeze_encoder, config.model.initial
+    pooling = pooling_fact(initial) if initial else {}
     return TextTraining(
         encoder=encoder,
         params=params,
         trainable=("mlm_head",) if frozen else ("encoder", "mlm_head"),
         objective=Objective(kl=0.0, cosine=0.0, mlm=1.0, vocabulary=config.objective.vocabulary),
-        description={"stage": "pretrain", "initial": config.model.initial, "frozen_encoder": frozen},
+        description={"stage": "pretrain", "initial": initial, "frozen_encoder": frozen, **pooling},
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.config import FineTune
-from distil_jax.models import Activations, EncoderInputs, TaskModel, one_row_a_choice, row_keys
+from distil_jax.models import Activations, EncoderInputs, SentenceEncoder, TaskModel, one_row_a_choice, row_keys
 from distil_jax.objectives import PROJECTIONS, Compared, SumCount, activation_terms, active_activation_terms, capture_of
 from distil_jax.tasks import TaskBatch, kind_of
 from distil_jax.training.step import FrozenInputs, Params, StepConfig, StepSums
@@ -111,6 +111,6 @@ def forward(
     return activations, logits.reshape(inputs.ids.shape[:2]) if inputs.ids.ndim == 3 else logits
 
 
-def readable(model: TaskModel, inputs: EncoderInputs) -> EncoderInputs:
+def readable(model: TaskModel | SentenceEncoder, inputs: EncoderInputs) -> EncoderInputs:
     """The inputs with their segments only for a model that knows a second one."""
     return inputs if model.config.type_vocab_size > 1 else inputs._replace(token_type_ids=None)

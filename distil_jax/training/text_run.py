@@ -23,7 +23,7 @@ from distil_jax.data.corpus import (
     training_batches,
 )
 from distil_jax.errors import UserError, shown
-from distil_jax.hf import Tokenizer, load_tokenizer, read_pretrained
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_pooling, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import PROJECTIONS, needs_all_logits, uses_teacher, uses_vocabulary
 from distil_jax.runs import CONFIG_FILE, Watchdog, announce, first_process_in, keep_model_file, open_run_folder
@@ -267,6 +267,12 @@ def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
     announce(f"note: {note}" for note in notes)
     body = {name: value for name, value in params["encoder"].items() if name != "pooler"}
     return dataclasses.replace(encoder, pooler=False), {**params, "encoder": body}
+
+
+def pooling_fact(path_or_id: str) -> dict[str, Any]:
+    """What a run's description says of how the model it starts from makes one vector of a text; {} for nothing."""
+    found = read_pooling(locate(path_or_id, files="sentence"))
+    return {} if found is None else {"pooling": dataclasses.asdict(found)}
 
 
 def completed(training: TextTraining, seed: int) -> Params:

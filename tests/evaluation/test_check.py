@@ -137,7 +137,7 @@ def test_transformers_reads_a_model_with_hashes_beside_it(model: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["../secret", "/etc/passwd", "a/b", "a\\b"],
+    ["../secret", "/etc/passwd", "a/../b", ".a/b", "a\\b"],
 )
 def test_a_hostile_list_leads_nowhere(line: str, model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")

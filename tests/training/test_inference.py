@@ -32,7 +32,7 @@ def test_a_network_gives_the_models_logits(kind: HeadKind, dtype: str, tolerance
     rows = [None if array is None else array.reshape(-1, 9) for array in arguments]
     hidden = model.apply({"params": params}, *rows, method="encode")
     expected: Any = model.apply({"params": params}, hidden, method="task_logits")
-    found = make_network(make_devices("shard_map", 2), encoder, head, params, dtype)(inputs)
+    found = make_network(make_devices("shard_map", 2), TaskModel(encoder, head, np.dtype(dtype)), params)(inputs)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.asarray(found), expected.reshape(found.shape), atol=tolerance)
 

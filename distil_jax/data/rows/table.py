@@ -143,6 +143,12 @@ class Faults:
         self.count += 1
         self.first = self.first or f"{where}: {what}"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user reads at the end; () where no row was left out."""
+        rows = "row" if self.count == 1 else "rows"
+        return (f"{self.count} {rows} skipped (first: {self.first})",) if self.count else ()
+
 
 def some(names: Sequence[object], limit: int = 20) -> str:
     """The names with commas, the first ones where they are many."""
