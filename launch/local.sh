@@ -7,14 +7,15 @@
 #
 # One process drives all GPUs. On a host with GPUs, training fails without them instead of using the CPU.
 #   GPUS       numbers of the GPUs to use, separated by commas; default: all
-#   --dry-run  print the command instead of running it
+#   --dry-run  anywhere: print the command instead of running it
 set -euo pipefail
 
 dry_run=false
-if [[ "${1-}" == "--dry-run" ]]; then
-  dry_run=true
-  shift
-fi
+arguments=()
+for argument in "$@"; do
+  if [[ "$argument" == "--dry-run" ]]; then dry_run=true; else arguments+=("$argument"); fi
+done
+set -- "${arguments[@]}"
 if [[ $# -eq 0 ]]; then
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
   exit 2

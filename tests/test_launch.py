@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import time
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+
+from distil_jax.config import SECTIONS
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
 SCRIPTS = ["local.sh", "slurm.sbatch", "tpu_vm.sh"]
@@ -31,8 +37,12 @@ def programs(tmp_path: Path) -> Path:
 
 
 def launch(programs: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    left_out = ("TPU", "ZONE", "PROJECT", "SETUP", "GPUS", "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK")
-    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    left_out = ("TPU", "ZONE", "PROJECT", "SETUP", "GPUS", "CUDA_VISIBLE_DEVICES", "ACCELERATOR", "VERSION")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in left_out and not name.startswith(("SLURM_", "SBATCH_"))
+    }
     path = f"{programs}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", str(LAUNCH / script), *arguments],
@@ -47,7 +57,7 @@ def dry_run(programs: Path, script: str, *arguments: str, **environment: str) ->
     done = launch(programs, script, "--dry-run", *arguments, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert not (programs.parent / "called").exists()
-    return shlex.split(done.stdout)
+    return shlex.split(done.stdout, comments=True)
 
 
 def called(programs: Path) -> list[str]:
@@ -102,7 +112,7 @@ def test_training_insists_on_the_accelerator(programs: Path, script: str, stage:
     with_gpus(programs)
     words = dry_run(programs, script, stage, "--config", "x", **SLICE)
     if script == "tpu_vm.sh":
-        assert words[-1] == f"--command=distil-jax {stage} --config x --run.platform tpu"
+        assert f"distil-jax\\ {stage}\\ --config\\ x\\ --run.platform\\ tpu" in words[-1]
     else:
         assert words[-2:] == ["--run.platform", "gpu"]
 
@@ -116,20 +126,128 @@ def test_slurm_has_a_task_for_each_gpu_and_its_options_come_before_any_command()
     assert values["ntasks-per-node"] == values["gpus-per-node"]
 
 
+@pytest.mark.parametrize("place", [0, 3, len(ARGUMENTS)])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_dry_run_may_stand_anywhere(programs: Path, script: str, place: int) -> None:
+    arguments = [*ARGUMENTS[:place], "--dry-run", *ARGUMENTS[place:]]
+    done = launch(programs, script, *arguments, **SLICE)
+    assert done.returncode == 0 and not (programs.parent / "called").exists()
+    assert shlex.split(done.stdout, comments=True) == dry_run(programs, script, *ARGUMENTS, **SLICE)
+
+
+def test_slurm_shows_what_it_asks_for(programs: Path) -> None:
+    shown = launch(programs, "slurm.sbatch", "--dry-run", *ARGUMENTS).stdout
+    for line in ("# nodes: 1", "# ntasks-per-node: 8", "# gpus-per-node: 8", "# time: 24:00:00", "# signal: TERM@180"):
+        assert line in shown.splitlines()
+    inside = launch(programs, "slurm.sbatch", "--dry-run", *ARGUMENTS, SLURM_JOB_NUM_NODES="4").stdout
+    assert "# nodes: 4" in inside.splitlines()
+
+
+def test_a_preempted_slurm_job_is_requeued_and_continues(programs: Path, tmp_path: Path) -> None:
+    """srun ends with 143 once; scontrol puts the job into the queue, which here means to run the script again."""
+    script = shlex.quote(str(LAUNCH / "slurm.sbatch"))
+    (programs / "srun").write_text(
+        f'#!/bin/sh\necho srun "$@" >> "{tmp_path}/calls"\n[ -e "{tmp_path}/once" ] && exit 0\n'
+        f'touch "{tmp_path}/once"; exit 143\n'
+    )
+    (programs / "scontrol").write_text(
+        f'#!/bin/sh\necho scontrol "$@" >> "{tmp_path}/calls"\nbash {script} distill --config x\n'
+    )
+    (programs / "scontrol").chmod(0o755)
+    done = launch(programs, "slurm.sbatch", "distill", "--config", "x", SLURM_JOB_ID="42")
+    calls = [line.split()[0:3] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [call[0] for call in calls] == ["srun", "scontrol", "srun"]
+    assert calls[1] == ["scontrol", "requeue", "42"]
+    assert done.returncode == 143
+
+
+def test_a_slurm_job_that_fails_is_not_requeued(programs: Path, tmp_path: Path) -> None:
+    (programs / "srun").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "scontrol").write_text(f'#!/bin/sh\ntouch "{tmp_path}/requeued"\n')
+    (programs / "scontrol").chmod(0o755)
+    assert launch(programs, "slurm.sbatch", "distill", SLURM_JOB_ID="42").returncode == 1
+    assert not (tmp_path / "requeued").exists()
+
+
 def test_tpu_vm(programs: Path) -> None:
-    command = dry_run(programs, "tpu_vm.sh", *ARGUMENTS, **SLICE)
-    assert command[:-1] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "slice", "--zone=zone-a", "--worker=all"]
-    remote = command[-1].removeprefix("--command=")
-    assert shlex.split(remote) == ["distil-jax", *ARGUMENTS, "--run.platform", "tpu"]
-    assert launch(programs, "tpu_vm.sh", *ARGUMENTS, **SLICE).returncode == 0
+    more = {"PROJECT": "mine", "SETUP": "source venv/bin/activate"}
+    command = dry_run(programs, "tpu_vm.sh", *ARGUMENTS, **SLICE, **more)
+    assert command[:-1] == [
+        *("gcloud", "compute", "tpus", "tpu-vm", "ssh", "slice", "--zone=zone-a", "--project=mine", "--worker=all")
+    ]
+    assert launch(programs, "tpu_vm.sh", *ARGUMENTS, **SLICE, **more).returncode == 0
     assert called(programs) == [*command, "devices="]
 
 
-def test_tpu_vm_with_project_and_setup(programs: Path) -> None:
-    more = {"PROJECT": "mine", "SETUP": "source venv/bin/activate"}
-    command = dry_run(programs, "tpu_vm.sh", "evaluate", "x", **SLICE, **more)
-    assert "--project=mine" in command
-    assert command[-1] == "--command=source venv/bin/activate && distil-jax evaluate x"
+@pytest.fixture
+def slice_of_two(programs: Path, tmp_path: Path) -> Path:
+    """A gcloud whose workers are two homes on this host; its file `state` is the slice's. Returns their folder."""
+    homes = tmp_path / "homes"
+    for worker in "01":
+        (homes / worker).mkdir(parents=True)
+    (homes / "state").write_text("READY")
+    (programs / "gcloud").write_text(
+        f"""#!/bin/bash
+cd {homes}
+echo "$4" >> actions
+case "$4" in
+  describe) cat state ;;
+  create) echo READY > state; rm -rf {{0,1}}/.distil_jax ;;
+  ssh)
+    for argument in "$@"; do
+      case "$argument" in
+        --worker=all) workers="0 1" ;;
+        --worker=*) workers="${{argument#--worker=}}" ;;
+        --command=*) command="${{argument#--command=}}" ;;
+      esac
+    done
+    for worker in $workers; do HOME={homes}/$worker bash -c "$command" || exit; done ;;
+esac
+"""
+    )
+    (programs / "distil-jax").write_text(
+        '#!/bin/bash\nprintf "%s\\n" "$@"\ntrap "exit 143" TERM\nwhile [ -e "$HOME/wait" ]; do sleep 0.05; done\n'
+        'exit "$(cat "$HOME/exit" 2>/dev/null || echo 0)"\n'
+    )
+    return homes
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_tpu_command_runs_detached_on_every_worker(programs: Path, slice_of_two: Path) -> None:
+    """The script returns while the command runs; a second one is refused; --status and --stop see it."""
+    for worker in "01":
+        (slice_of_two / worker / "wait").touch()
+    assert launch(programs, "tpu_vm.sh", *ARGUMENTS, SETUP="export X=1", **SLICE).returncode == 0
+    logs = [slice_of_two / worker / ".distil_jax" / "log" for worker in "01"]
+    wanted = [*ARGUMENTS, "--run.platform", "tpu"]
+    for log in logs:
+        wait_until(lambda log=log: log.read_text().splitlines() == wanted)
+    assert launch(programs, "tpu_vm.sh", "--status", **SLICE).stdout.count("running") == 2
+    second = launch(programs, "tpu_vm.sh", *ARGUMENTS, **SLICE)
+    assert second.returncode == 1 and "--status" in second.stderr
+    assert launch(programs, "tpu_vm.sh", "--stop", **SLICE).returncode == 0
+    wait_until(lambda: launch(programs, "tpu_vm.sh", "--status", **SLICE).stdout.count("status 143") == 2)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_preempted_slice_is_created_again_and_the_command_continues(
+    programs: Path, slice_of_two: Path, status: int
+) -> None:
+    (slice_of_two / "state").write_text("PREEMPTED")
+    for worker in "01":
+        (slice_of_two / worker / "exit").write_text(str(status))
+    more = {"ACCELERATOR": "v5litepod-16", "VERSION": "v2-alpha-tpuv5-lite", "POLL_SECONDS": "0.2"}
+    done = launch(programs, "tpu_vm.sh", "--keep", *ARGUMENTS, **SLICE, **more)
+    assert (done.returncode != 0) == (status != 0), done.stderr
+    assert done.stdout.count(f"status {status}") == 2
+    actions = (slice_of_two / "actions").read_text().split()
+    assert actions[:5] == ["ssh", "describe", "delete", "create", "ssh"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -162,3 +280,44 @@ def test_scripts_are_executable_strict_and_documented(script: str) -> None:
     assert text.startswith("#!/usr/bin/env bash\n# ")
     assert "\nset -euo pipefail\n" in text
     assert "--dry-run" in text.partition("set -euo")[0]
+
+
+def known_flags(words: list[str]) -> bool:
+    """Whether each --section.key is a setting; --config is one of the command."""
+    flags = [
+        word[2:].replace("-", "_").partition(".") for word in words if word.startswith("--") and word != "--config"
+    ]
+    return bool(flags) and all(hasattr(SECTIONS[section], key) for section, _, key in flags)
+
+
+def test_jobset_gives_the_run_time_to_save_and_starts_it_again() -> None:
+    spec = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert spec["failurePolicy"]["maxRestarts"] > 0 and job["backoffLimit"] == 0
+    assert job["parallelism"] == job["completions"]
+    assert pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] >= 60
+    (container,) = pod["containers"]
+    assert container["args"][0] == "distill" and known_flags(container["args"])
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
+    folders = [word for word in container["args"] if word.startswith("/")]
+    assert folders and all(word.startswith(mounted["data"]) for word in folders)
+
+
+def test_skypilot_runs_the_script_of_one_host() -> None:
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    words = shlex.split(task["run"])
+    assert "launch/local.sh" in words and known_flags(words[words.index("launch/local.sh") :])
+    assert task["envs"]["OUTPUT"].startswith(next(iter(task["file_mounts"])))
+
+
+def test_images_install_extras_that_exist() -> None:
+    extras = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+    assert next(line for line in lines if line.startswith("ARG EXTRA=")).partition("=")[2] in extras
+    named = [
+        word.partition("=")[2].rstrip(".;") for line in lines for word in line.split() if word.startswith("EXTRA=")
+    ]
+    assert {*named} <= {*extras}
+    assert lines[-1] == 'ENTRYPOINT ["distil-jax"]'
