@@ -3,7 +3,7 @@
 Parameters are nested dictionaries of float32 arrays.
 """
 
-from distil_jax.models.attention import AttentionKind
+from distil_jax.models.attention import AttentionKind, attention_mask_matrix
 from distil_jax.models.dropout import row_keys
 from distil_jax.models.encoder import Activations, Encoder, EncoderConfig, EncoderInputs
 from distil_jax.models.heads import HeadKind, MaskedLM, Problem, TaskHead, TaskModel, one_row_a_choice
@@ -26,6 +26,7 @@ __all__ = [
     "SentenceEncoder",
     "TaskHead",
     "TaskModel",
+    "attention_mask_matrix",
     "one_row_a_choice",
     "pool",
     "row_keys",

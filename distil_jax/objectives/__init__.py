@@ -1,12 +1,12 @@
 """What is minimised, and where the student starts: losses as (sum, count), their weighted total, the layer map."""
 
+from distil_jax.objectives.compared import Compared, most_sequences
 from distil_jax.objectives.distillation import MicroBatch, Totals, evaluation_sums, objective_loss
 from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl
 from distil_jax.objectives.student import every_other_layer, student_config, student_params
 from distil_jax.objectives.terms import (
     PROJECTIONS,
     TERMS,
-    Compared,
     LossTerm,
     activation_terms,
     active_activation_terms,
@@ -37,6 +37,7 @@ __all__ = [
     "evaluation_sums",
     "every_other_layer",
     "initial_projections",
+    "most_sequences",
     "needs_all_logits",
     "objective_loss",
     "student_config",

@@ -16,11 +16,11 @@ from jax import Array
 
 from distil_jax.config import Objective
 from distil_jax.models import Activations, EncoderInputs, MaskedLM
+from distil_jax.objectives.compared import Compared
 from distil_jax.objectives.losses import SumCount
 from distil_jax.objectives.terms import (
     PROJECTIONS,
     TERMS,
-    Compared,
     activation_terms,
     active_activation_terms,
     active_terms,

@@ -68,6 +68,21 @@ def relative_squared_error(student_hidden: Array, teacher_hidden: Array, weights
     return weighted(error / (jnp.sum(teacher**2, axis=-1) + 1e-12), weights)
 
 
+def divergence(student_scores: Array, teacher_scores: Array, visible: Array) -> Array:
+    """KL(softmax(teacher) || softmax(student)) over the visible entries of the last axis; 0 where none is visible.
+
+    Args:
+        student_scores: [..., K] float32.
+        teacher_scores: [..., K] float32.
+        visible: [..., K] bool, of a shape that broadcasts against the scores.
+    """
+    student, teacher = (
+        jax.nn.log_softmax(jnp.where(visible, scores, jnp.finfo(jnp.float32).min))
+        for scores in (student_scores, teacher_scores)
+    )
+    return jnp.sum(jnp.where(visible, jnp.exp(teacher) * (teacher - student), 0.0), axis=-1)
+
+
 def top1_matches(logits: Array, targets: Array, weights: Array) -> SumCount:
     """How often the most probable token is `targets` [N] int32 (accuracy, or agreement with a teacher's choice)."""
     return weighted((jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32), weights)

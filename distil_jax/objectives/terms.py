@@ -7,40 +7,22 @@ To add a term on activations: write its function and add it to `TERMS`, and add 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from distil_jax.config import ActivationTerms, Objective
 from distil_jax.errors import UserError
-from distil_jax.models import Activations, EncoderConfig
-from distil_jax.objectives.losses import SumCount, cosine_distance, relative_squared_error
+from distil_jax.models import EncoderConfig, attention_mask_matrix
+from distil_jax.objectives.compared import Compared, layer_pairs, mean_of, over_heads, positions, projected, sentences
+from distil_jax.objectives.losses import SumCount, cosine_distance, divergence, relative_squared_error, weighted
 
 PROJECTIONS = "projections"  # top-level group of parameters, which is trained and never exported
-
-
-class Compared(NamedTuple):
-    """What a term on activations compares, of M rows of L tokens.
-
-    Attributes:
-        student: activations of the student.
-        teacher: of the teacher, without gradient.
-        mask: [M, L] int32 as in `EncoderInputs`: 0 is padding, equal numbers are one sequence.
-        weights: [M, L] float32, how much each position counts: 0 at padding.
-        sequence_weights: [M] float32, how much each sequence of a row counts.
-        projection: [width of the student, width of the teacher] float32 of a term that `projects`; None where the
-            widths are equal.
-    """
-
-    student: Activations
-    teacher: Activations
-    mask: Array
-    weights: Array
-    sequence_weights: Array
-    projection: Array | None = None
 
 
 # A term on activations: (what is compared, the section with its options) -> sum and count.
@@ -81,7 +63,7 @@ class LossTerm:
 def cosine(compared: Compared, settings: Any) -> SumCount:
     """L_cos (Sanh et al. 2019, section 2): 1 - cos of the last hidden states."""
     del settings
-    return cosine_distance(*_positions(compared, compared.student.hidden, compared.teacher.hidden))
+    return cosine_distance(*positions(compared, compared.student.hidden, compared.teacher.hidden))
 
 
 def hidden(compared: Compared, settings: Any) -> SumCount:
@@ -101,7 +83,7 @@ def embeddings(compared: Compared, settings: Any) -> SumCount:
     """Squared error of the embeddings' outputs relative to the teacher's (Jiao et al. 2020, equation 9)."""
     del settings
     student, teacher = compared.student.hidden_states[0], compared.teacher.hidden_states[0]
-    return relative_squared_error(*_positions(compared, student, teacher))
+    return relative_squared_error(*positions(compared, student, teacher))
 
 
 def _over_hidden_layers(
@@ -109,63 +91,154 @@ def _over_hidden_layers(
 ) -> SumCount:
     student, teacher = compared.student.hidden_states, compared.teacher.hidden_states
     pairs = layer_pairs(settings.hidden_layers, len(student) - 1, len(teacher) - 1)
-    return mean_of([loss(*_positions(compared, student[s], teacher[t])) for s, t in pairs])
+    return mean_of([loss(*positions(compared, student[s], teacher[t])) for s, t in pairs])
 
 
-def mean_of(terms: Sequence[SumCount]) -> SumCount:
-    """The mean of terms with the same count."""
-    return SumCount(sum((term.sum for term in terms), jnp.zeros(())) / len(terms), terms[0].count)
+def attention(compared: Compared, settings: Any) -> SumCount:
+    """Squared error of attention scores before the softmax (Jiao et al. 2020, equation 7), mean over layer pairs.
 
-
-def layer_pairs(given: Sequence[str], student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
-    """Which hidden state of the student is compared with which of the teacher; 0 is the embeddings' output.
-
-    Args:
-        given: "student:teacher" pairs; none: every layer of the student with the teacher's at the same relative depth,
-            the last with the last.
-        student_layers: layers of the student.
-        teacher_layers: layers of the teacher.
-
-    Raises:
-        UserError: a pair names a layer that is not there.
+    Mean over the heads and over the keys that a query sees: its own sequence, without padding.
     """
-    if not given:
-        return [(s, round(s * teacher_layers / student_layers)) for s in range(1, student_layers + 1)]
-    pairs = [(int(student), int(teacher)) for student, _, teacher in (pair.partition(":") for pair in given)]
-    for student, teacher in pairs:
-        if student > student_layers or teacher > teacher_layers:
-            raise UserError(
-                f'the pair "{student}:{teacher}" names a layer that is not there; the student has {student_layers} '
-                f"layers and the teacher {teacher_layers}"
-            )
-    return pairs
+    visible = attention_mask_matrix(compared.mask)[:, None]
+    seen = jnp.maximum(jnp.sum(visible, axis=-1), 1)
+
+    def of_pair(student: Array, teacher: Array) -> SumCount:
+        if settings.attention_heads == "mean":
+            student, teacher = (jnp.mean(scores, axis=1, keepdims=True) for scores in (student, teacher))
+        errors = jnp.sum(jnp.where(visible, student - teacher, 0.0) ** 2, axis=-1) / seen
+        return over_heads(compared, errors)
+
+    return _over_attention_layers(of_pair, compared, settings)
 
 
-def _check_hidden_layers(settings: ActivationTerms, student: EncoderConfig, teacher: EncoderConfig) -> None:
-    try:
-        layer_pairs(settings.hidden_layers, student.num_layers, teacher.num_layers)
-    except UserError as error:
-        raise UserError(f"{settings.full_name('hidden_layers')}: {error}") from None
+def attention_kl(compared: Compared, settings: Any) -> SumCount:
+    """KL(teacher || student) of attention probabilities (Wang et al. 2020, MiniLM, section 3.1), mean over layer pairs.
+
+    Mean over the heads; with attention_heads = "mean" of the mean probabilities.
+    """
+    visible = attention_mask_matrix(compared.mask)[:, None]
+
+    def of_pair(student: Array, teacher: Array) -> SumCount:
+        if settings.attention_heads == "mean":
+            student, teacher = (_mean_log_probabilities(scores) for scores in (student, teacher))
+        return over_heads(compared, divergence(student, teacher, visible))
+
+    return _over_attention_layers(of_pair, compared, settings)
 
 
-def _positions(compared: Compared, student: Array, teacher: Array) -> tuple[Array, Array, Array]:
-    """Student and teacher [M, L, width] as [M * L, width of the teacher], and the weights [M * L]."""
-    return projected(compared, _rows(student)), _rows(teacher), compared.weights.reshape(-1)
+def _mean_log_probabilities(scores: Array) -> Array:
+    """Masked scores [M, N, L, L] -> [M, 1, L, L], the logarithms of the probabilities' mean over the heads."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(scores), axis=1, keepdims=True) - np.log(scores.shape[1])
 
 
-def projected(compared: Compared, student: Array) -> Array:
-    """The student's vectors [N, width] at the teacher's width: float32 where they are projected."""
-    if compared.projection is None:
-        return student
-    matrix = compared.projection.astype(student.dtype)
-    return jnp.einsum("ns,st->nt", student, matrix, preferred_element_type=jnp.float32)
+def relations(compared: Compared, settings: Any) -> SumCount:
+    """KL(teacher || student) of self-attention relations (Wang et al. 2021, MiniLMv2, section 3.1).
+
+    A relation is the softmax of scaled products of queries with queries, keys with keys, or values with values, after
+    each was divided into `relation_heads` parts. The three are added up; mean over the heads and over layer pairs.
+    """
+    visible = attention_mask_matrix(compared.mask)[:, None]
+    heads = settings.relation_heads or compared.teacher.queries[0].shape[2]
+
+    @jax.checkpoint  # the backward pass keeps no array [M, heads, L, L] of any relation
+    def of_vectors(student: Array, teacher: Array) -> Array:
+        errors = divergence(_relation_scores(student, heads), _relation_scores(teacher, heads), visible)
+        return over_heads(compared, errors).sum
+
+    def of_pair(student: int, teacher: int) -> SumCount:
+        kinds = ((of.queries, of.keys, of.values) for of in (compared.student, compared.teacher))
+        sums = [of_vectors(s[student - 1], t[teacher - 1]) for s, t in zip(*kinds, strict=True)]
+        return SumCount(sum(sums, jnp.zeros(())), jnp.sum(compared.weights))
+
+    layers = len(compared.student.queries), len(compared.teacher.queries)
+    return mean_of([of_pair(*pair) for pair in layer_pairs(settings.relation_layers or _last(*layers), *layers)])
 
 
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
+def _relation_scores(vectors: Array, heads: int) -> Array:
+    """[M, L, N, D] -> scaled products [M, heads, L, L] float32 of N * D / heads numbers each."""
+    parts = vectors.reshape(*vectors.shape[:2], heads, -1)
+    products = jnp.einsum("bqnd,bknd->bnqk", parts, parts, preferred_element_type=jnp.float32)
+    return products * parts.shape[-1] ** -0.5
 
 
-_STATES = frozenset({"hidden_states"})
+def _last(student_layers: int, teacher_layers: int) -> tuple[str]:
+    return (f"{student_layers}:{teacher_layers}",)
+
+
+def _over_attention_layers(
+    loss: Callable[[Array, Array], SumCount], compared: Compared, settings: ActivationTerms
+) -> SumCount:
+    student, teacher = compared.student.scores, compared.teacher.scores
+    pairs = layer_pairs(settings.attention_layers, len(student), len(teacher))
+    return mean_of([loss(student[s - 1], teacher[t - 1]) for s, t in pairs])
+
+
+def pooled(compared: Compared, settings: Any) -> SumCount:
+    """Squared error of sentence embeddings relative to the teacher's (Reimers & Gurevych 2020, section 2)."""
+    student, teacher, weights = sentences(compared, settings)
+    return relative_squared_error(projected(compared, student), teacher, weights)
+
+
+def pooled_cosine(compared: Compared, settings: Any) -> SumCount:
+    """1 - cos of sentence embeddings, `pooled` without their lengths."""
+    student, teacher, weights = sentences(compared, settings)
+    return cosine_distance(projected(compared, student), teacher, weights)
+
+
+def similarity(compared: Compared, settings: Any) -> SumCount:
+    """KL(teacher || student) of the softmax of a sentence's cosines with all others (Fang et al. 2021, section 3.2).
+
+    The others are those of the micro-batch of one device, not a queue: the value depends on training.micro_batch_size.
+    Needs no projection between widths.
+    """
+    student, teacher, weights = sentences(compared, settings)
+    present = weights > 0
+    visible = present[None] & ~jnp.eye(len(weights), dtype=bool)
+
+    def cosines(vectors: Array) -> Array:
+        unit = vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)
+        return unit @ unit.T / settings.similarity_temperature
+
+    return weighted(divergence(cosines(student), cosines(teacher), visible), weights)
+
+
+def _check_layers(option: str, lowest: int = 0) -> Check:
+    """A check that the layers of the option are there."""
+
+    def check(settings: ActivationTerms, student: EncoderConfig, teacher: EncoderConfig) -> None:
+        given, layers = getattr(settings, option), (student.num_layers, teacher.num_layers)
+        for pair in layer_pairs(given, *layers) if given else []:
+            if min(pair) < lowest or pair[0] > layers[0] or pair[1] > layers[1]:
+                raise UserError(
+                    f'{settings.full_name(option)}: the pair "{pair[0]}:{pair[1]}" names a layer that is not there; '
+                    f"the student has {layers[0]} layers and the teacher {layers[1]}, counted from {lowest}"
+                )
+
+    return check
+
+
+def _check_attention(settings: ActivationTerms, student: EncoderConfig, teacher: EncoderConfig) -> None:
+    _check_layers("attention_layers", 1)(settings, student, teacher)
+    if settings.attention_heads == "equal" and student.num_heads != teacher.num_heads:
+        name = settings.full_name("attention_heads")
+        raise UserError(
+            f"{name} = equal: the student has {student.num_heads} attention heads and the teacher {teacher.num_heads}; "
+            f"set {name} = mean, or compare relations, which have any number of heads"
+        )
+
+
+def _check_relations(settings: ActivationTerms, student: EncoderConfig, teacher: EncoderConfig) -> None:
+    _check_layers("relation_layers", 1)(settings, student, teacher)
+    heads = settings.relation_heads or teacher.num_heads
+    if student.hidden_size % heads or teacher.hidden_size % heads:
+        raise UserError(
+            f"{settings.full_name('relation_heads')} = {settings.relation_heads}: {heads} heads do not divide the "
+            f"widths {student.hidden_size} (student) and {teacher.hidden_size} (teacher); choose a divisor of "
+            f"{math.gcd(student.hidden_size, teacher.hidden_size)}"
+        )
+
+
+_STATES, _SCORES, _VECTORS = (frozenset(x) for x in (("hidden_states",), ("scores",), ("queries", "keys", "values")))
 
 TERMS: dict[str, LossTerm] = {
     term.name: term
@@ -174,9 +247,15 @@ TERMS: dict[str, LossTerm] = {
         LossTerm("logit_mse"),
         LossTerm("mlm", reads_teacher=False, counts="predictions"),
         LossTerm("cosine", cosine, projects=True),
-        LossTerm("hidden", hidden, capture=_STATES, check=_check_hidden_layers, projects=True),
-        LossTerm("hidden_cosine", hidden_cosine, capture=_STATES, check=_check_hidden_layers, projects=True),
+        LossTerm("hidden", hidden, capture=_STATES, check=_check_layers("hidden_layers"), projects=True),
+        LossTerm("hidden_cosine", hidden_cosine, capture=_STATES, check=_check_layers("hidden_layers"), projects=True),
         LossTerm("embeddings", embeddings, capture=_STATES, projects=True),
+        LossTerm("attention", attention, capture=_SCORES, check=_check_attention),
+        LossTerm("attention_kl", attention_kl, capture=_SCORES, check=_check_attention),
+        LossTerm("relations", relations, capture=_VECTORS, check=_check_relations),
+        LossTerm("pooled", pooled, projects=True, counts="sequences"),
+        LossTerm("pooled_cosine", pooled_cosine, projects=True, counts="sequences"),
+        LossTerm("similarity", similarity, counts="sequences"),
     )
 }
 

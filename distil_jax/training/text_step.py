@@ -13,7 +13,7 @@ from jax import Array
 from distil_jax.config import Objective
 from distil_jax.data.corpus import MaskingRule, mask_rows, predictions_per_row, sequence_numbers, sequence_positions
 from distil_jax.models import EncoderInputs, MaskedLM
-from distil_jax.objectives import MicroBatch, SumCount, Totals, evaluation_sums, objective_loss
+from distil_jax.objectives import MicroBatch, SumCount, Totals, evaluation_sums, most_sequences, objective_loss
 from distil_jax.training.step import (
     AXIS,
     FrozenInputs,
@@ -50,7 +50,7 @@ def _prepare(
     """Masked rows and the counts of the global batch; one small all-gather."""
     ids = ids.astype(jnp.int32)
     sequences = sequence_numbers(ids, models.cls_id, models.pad_id)
-    local = [jnp.sum(sequences > 0, axis=1), _eligible(ids, sequences, frozen.log_weights), jnp.max(sequences, axis=1)]
+    local = [jnp.sum(sequences > 0, axis=1), _eligible(ids, sequences, frozen.log_weights), _counted(sequences)]
     lengths, eligible, packed = jax.lax.all_gather(jnp.stack(local, axis=1), AXIS, tiled=True).T
     predictions = predictions_per_row(lengths, eligible, models.rule.probability)
     totals = Totals(*(jnp.sum(counts).astype(jnp.float32) for counts in (lengths, predictions, packed)))
@@ -69,6 +69,11 @@ def _loss(
 def _eligible(ids: Array, sequences: Array, log_weights: Array) -> Array:
     """How many positions of each row can be predicted: [b, L] -> [b] int32."""
     return jnp.sum((log_weights[ids] > -jnp.inf) & (sequences > 0), axis=1)
+
+
+def _counted(sequences: Array) -> Array:
+    """How many packed sequences of each row count in terms on sentences: [b, L] -> [b] int32."""
+    return jnp.minimum(jnp.max(sequences, axis=1), most_sequences(sequences.shape[1]))
 
 
 def _row_keys(key: Array, rows: Array) -> Array:

@@ -86,6 +86,8 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "evaluation.rows": ([-1], [0]),
     "evaluation.seed": ([-1, 2**31], [0]),
     "logging.every_steps": ([0, -50], [1]),
+    **{f"{section}.relation_heads": ([-1], [0, 48]) for section in ("objective", "finetune")},
+    **{f"{section}.similarity_temperature": ([0.0, -2.0], [0.05]) for section in ("objective", "finetune")},
     **{name: ([-0.5], [0.0, 1.0]) for name, field in FIELDS.items() if field.loss_weight},
 }
 

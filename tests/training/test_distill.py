@@ -17,6 +17,7 @@ from distil_jax.errors import UserError
 from distil_jax.export import export
 from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
 from distil_jax.models import Encoder, EncoderInputs
+from distil_jax.objectives import TERMS
 from distil_jax.runs import read_metrics
 from distil_jax.training.distill import distill
 
@@ -52,6 +53,19 @@ def test_a_student_of_a_teacher_without_a_head(
     found: Any = Encoder(encoder).apply({"params": params["encoder"]}, EncoderInputs(jnp.asarray(ids)))
     expected = model.eval()(torch.from_numpy(ids)).last_hidden_state.detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_all_terms_on_activations_in_one_objective(
+    headless: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    names = [name for name, term in TERMS.items() if not term.over_vocabulary]
+    weights = {name: 0.25 * (1 + number) for number, name in enumerate(names)}
+    changes = {"objective.kl": 0.0, "objective.mlm": 0.0, "teacher.path": headless, "training.steps": 2}
+    distill(tiny_config(tmp_path / "run", changes | {f"objective.{name}": x for name, x in weights.items()}))
+    row = next(iter(read_metrics(tmp_path / "run", "train")))["metrics"]
+    assert row["loss"] == pytest.approx(sum(x * row[f"loss_{name}"] for name, x in weights.items()), rel=1e-5)
+    held_out = next(iter(read_metrics(tmp_path / "run", "validation")))["metrics"]
+    assert weights.keys() <= held_out.keys() and all(held_out[name] > 0 for name in weights)
 
 
 def test_terms_over_the_vocabulary_ask_for_the_head(
