@@ -19,6 +19,7 @@ from distil_jax.config import (
     PlotArguments,
     PredictArguments,
     QuickstartArguments,
+    TrimArguments,
 )
 from distil_jax.errors import FaultError, PreemptedError, UserError, storage_reason
 
@@ -48,6 +49,9 @@ COMMANDS = {
         "texts of a file or pipe -> vectors (.npy, Parquet, JSON Lines)", models.run_embed, EmbedArguments
     ),
     "export": Command("run -> Hugging Face folder", models.run_export, ExportArguments),
+    "trim": Command(
+        "model -> a smaller one with the tokens of a corpus, the same results", models.run_trim, TrimArguments
+    ),
     "benchmark": Command("speed, memory and utilisation of a configuration's step", benchmark.run_benchmark),
     "compare": Command(
         "scores of fine-tuning studies side by side, with retention", models.run_compare, CompareArguments

@@ -22,6 +22,7 @@ from distil_jax.config import (
     PredictArguments,
     QuickstartArguments,
     TaskSettings,
+    TrimArguments,
     fields_of,
     parse_arguments,
     parse_command,
@@ -65,6 +66,14 @@ def run_embed(given: EmbedArguments) -> None:
     from distil_jax.export import embed_rows
 
     print(embed_rows(given, _show).text, file=sys.stderr)
+
+
+def run_trim(given: TrimArguments) -> None:
+    """`distil-jax trim`."""
+    start(Config())
+    from distil_jax.export import trim_vocabulary
+
+    print(trim_vocabulary(given).table())
 
 
 def _show(text: str) -> None:

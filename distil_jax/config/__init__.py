@@ -12,6 +12,7 @@ from distil_jax.config.commands import (
     PlotArguments,
     PredictArguments,
     QuickstartArguments,
+    TrimArguments,
 )
 from distil_jax.config.fields import fields_of
 from distil_jax.config.files import (
@@ -75,6 +76,7 @@ __all__ = [
     "TaskSettings",
     "Teacher",
     "Training",
+    "TrimArguments",
     "config_from_toml",
     "config_to_toml",
     "differences",

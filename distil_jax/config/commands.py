@@ -144,6 +144,31 @@ class EmbedArguments(Arguments):
 
 
 @dataclass(frozen=True)
+class TrimArguments(Arguments):
+    """Keep the tokens of a corpus: a smaller model that computes the same for texts which use no others.
+
+    Special tokens, single characters and bytes always stay, so that every text can still be written. One of --coverage,
+    --min-count and --size says how many tokens stay.
+    """
+
+    positional = "model"
+    model: str = setting(REQUIRED, "model folder or hub id, with any head or none")
+    corpus: tuple[str, ...] = setting(REQUIRED, "texts whose tokens stay: files, folders, globs, hf:NAME, tfds:NAME")
+    output: str = setting(REQUIRED, "folder to write")
+    coverage: float = setting(0.0, "share of the corpus' tokens that stay, such as 0.999; 0: not asked", between(0, 1))
+    min_count: int = setting(0, "how often a token that stays occurs at least; 0: not asked", at_least(0))
+    size: int = setting(0, "tokens that stay at most; 0: not asked", at_least(0))
+    text_column: tuple[str, ...] = setting(("text",), "columns of texts in CSV, TSV, JSON, Parquet and datasets")
+    on_error: Literal["stop", "skip"] = setting("stop", "what to do with text that cannot be read")
+    overwrite: bool = setting(False, "replace an existing model folder")
+
+    def validate(self) -> None:
+        given = [f"--{name}" for name in ("coverage", "min_count", "size") if getattr(self, name)]
+        if len(given) != 1:
+            raise UserError(f"{' and '.join(given) or 'no size'} given; give one of --coverage, --min-count, --size")
+
+
+@dataclass(frozen=True)
 class BenchmarkArguments(Arguments):
     """Measure the training step of a configuration: speed, utilisation, memory, compile time, input rate.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
+    from distil_jax.export.trim import trim_vocabulary
 else:
     __getattr__ = lazy_imports(__name__)
 
@@ -34,4 +35,5 @@ __all__ = [
     "predict_rows",
     "read_ready",
     "read_run",
+    "trim_vocabulary",
 ]

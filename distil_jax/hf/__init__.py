@@ -26,6 +26,7 @@ from distil_jax.hf.read import read_tensors
 from distil_jax.hf.sentence_files import read_pooling
 from distil_jax.hf.task_head import named_kind, task_head, task_head_from_hf, task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from distil_jax.hf.trimmed_tokenizer import Vocabulary
 from distil_jax.hf.write import save_pretrained
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "WEIGHT_FILES",
     "PretrainedModel",
     "Tokenizer",
+    "Vocabulary",
     "add_task_head",
     "check_files",
     "encoder_config_from_hf",

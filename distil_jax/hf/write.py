@@ -36,6 +36,7 @@ def save_pretrained(
     pooling: Pooling | None = None,
     readme: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and their hashes (SHA256SUMS).
@@ -56,6 +57,7 @@ def save_pretrained(
         pooling: how the encoder makes one vector of a text; the folder then is one of sentence-transformers, too.
         readme: text of README.md, the model card.
         extra: further fields of config.json, which transformers does not know and keeps.
+        files: texts of further files, by their names.
         overwrite: replace an existing model folder (one with a config.json), all of it.
 
     Raises:
@@ -80,8 +82,8 @@ def save_pretrained(
             write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_length)
         if pooling is not None:
             write_pooling(unfinished, pooling, config.hidden_size, config.max_length)
-        if readme is not None:
-            (unfinished / "README.md").write_text(readme, encoding="utf-8")
+        for name, text in {**({} if readme is None else {"README.md": readme}), **(files or {})}.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
         write_checksums(unfinished)
         _settle(unfinished)
         _move_into_place(unfinished, target)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distil_jax.data.corpus.packing import best_fit, token_dtype
     from distil_jax.data.corpus.prepare import PrepareProgress
     from distil_jax.data.corpus.sequences import sequence_numbers, sequence_positions
+    from distil_jax.data.corpus.sources import lines_of
     from distil_jax.data.corpus.splits import prepare_splits
     from distil_jax.data.corpus.tokens import INDEX, Corpus, Shard, open_corpus
     from distil_jax.data.corpus.vocabulary import train_wordpiece
@@ -29,6 +30,7 @@ __all__ = [
     "Shard",
     "batch_rows",
     "best_fit",
+    "lines_of",
     "mask_rows",
     "masking_log_weights",
     "open_corpus",

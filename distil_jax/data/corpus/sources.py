@@ -30,6 +30,7 @@ from typing import Literal
 from distil_jax.data.corpus.tokens import file_sha256
 from distil_jax.data.rows import (
     ENDINGS,
+    LINE_LIMIT,
     BadRowError,
     Compression,
     Faults,
@@ -186,6 +187,15 @@ def _file_source(path: Path) -> Source:
     if kind == "parquet" and compression_of(path):
         raise UserError(f"{path}: Parquet files are compressed inside; unpack it first")
     return Source(str(path), kind, path, compression_of(path), path.stat().st_size)
+
+
+def lines_of(sources: Sequence[str], columns: Sequence[str], on_error: str) -> Iterator[str]:
+    """Streams the lines of all sources, of rows those of each column in turn. Raises UserError naming file and line."""
+    for column in columns:
+        options = SourceOptions(column, on_error, "drop", LINE_LIMIT, LINE_LIMIT)
+        for source in resolve(sources):
+            for document in documents(source, options, ReadState()):
+                yield from (line.decode() for line in document.lines)
 
 
 # Documents
