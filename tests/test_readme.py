@@ -1,4 +1,4 @@
-"""The Python that the README shows does what it says, on tiny models."""
+"""The Python that README and guides show does what it says, on tiny models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 import distil_jax
 from distil_jax.models import Encoder, MaskedLM, TaskModel
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_example_asks_for_the_masked_word(
-    tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -25,13 +26,14 @@ def test_the_example_asks_for_the_masked_word(
     (tmp_path / "models" / "mine").symlink_to(tiny_world / "teacher")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(README.split("### In Python")[1].split("```python\n")[1].split("```")[0], names)
-    ids, module = np.asarray(names["ids"]), names["module"]
+    exec((ROOT / page).read_text(encoding="utf-8").split("```python\n")[1].split("```")[0], names)
+    ids, module = np.asarray(names["inputs"].ids), names["module"]
     assert np.count_nonzero(ids == names["tokenizer"].mask_id) == 1
     expected = AutoTokenizer.from_pretrained("models/mine")("The capital of France is [MASK].").input_ids
     assert ids.tolist() == [expected]
     assert names["logits"].shape == (*ids.shape, module.config.vocab_size)
-    assert names["hidden"].shape == (*ids.shape, module.config.hidden_size)
+    if "hidden" in names:
+        assert names["hidden"].shape == (*ids.shape, module.config.hidden_size)
     assert distil_jax.from_pretrained("models/copy")[0].config == module.config
 
 
@@ -39,7 +41,11 @@ def test_the_example_asks_for_the_masked_word(
 def test_every_kind_of_model_is_saved_as_in_the_table(
     task_folder: Callable[..., Path], model_folder: Callable[..., str], tmp_path: Path, head: Any
 ) -> None:
-    row = next(line for line in README.splitlines() if line.startswith("| `model.save_pretrained("))
+    row = next(
+        line
+        for line in (ROOT / "docs/from_flax.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `model.save_pretrained(")
+    )
     _, code, more = re.findall("`([^`]+)`", row)
     source = model_folder() if head == "mlm" else task_folder("classes")
     module, p = distil_jax.from_pretrained(source, head=head)
