@@ -15,6 +15,7 @@ from distil_jax.config.fields import (
     HOST_AND_PORT,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
+    Check,
     Section,
     at_least,
     below_one,
@@ -29,6 +30,7 @@ from distil_jax.errors import UserError
 
 MOST_WEIGHTS = 10**11  # of a model made from scratch; float32 with its two moments takes 12 bytes a weight
 MOST_TOKENS = 2**31 - 1  # of a batch: its positions are counted in 32 bits
+_RATE = Check("that is -1, or at least 0 and below 1", lambda value: value == -1 or 0 <= value < 1, -1, 1)
 _VOCABULARY = 30522  # BERT's; the real one is not known before the tokenizer is read
 
 
@@ -117,13 +119,45 @@ class Student(Section):
 
     layers: tuple[int, ...] = setting(
         (),
-        "numbers of the teacher's layers, from 0, that become the student's; empty: every other, as the original",
+        "numbers of the teacher's layers, from 0, that the student starts from; empty: chosen by layer_choice",
         each(between(0, 1023)),
     )
+    num_layers: int = setting(0, "layers; 0: as many as in layers, or half the teacher's", between(0, 1 << 10))
+    layer_choice: Literal["spread", "lower"] = setting(
+        "spread",
+        "the teacher's layers where layers is empty: evenly spread with first and last, or the lowest",
+    )
+    hidden_size: int = setting(
+        0,
+        "width; 0: the teacher's; a narrower student of a teacher starts from its embeddings, reduced by PCA, and "
+        "random layers",
+        between(0, 1 << 16),
+    )
+    num_heads: int = setting(0, "attention heads; 0: as wide as the teacher's", between(0, 1 << 10))
+    intermediate_size: int = setting(
+        0,
+        "width inside the feed-forward part; 0: in the teacher's proportion; a smaller one starts from the neurons "
+        "with the largest weights",
+        between(0, 1 << 18),
+    )
+    hidden_dropout: float = setting(-1.0, "dropout rate of dense layers; -1: the teacher's", _RATE)
+    attention_dropout: float = setting(-1.0, "dropout rate of attention probabilities; -1: the teacher's", _RATE)
+    freeze_embeddings: bool = setting(False, "keep the embeddings as they start (and their copy in an MLM head)")
     family: str = setting("", "architecture; empty: the usual one of the teacher's students, distilbert for bert")
-    init: str = setting("teacher", "weights to start from: teacher, random, or a folder or hub id", NOT_EMPTY)
+    init: str = setting(
+        "teacher",
+        "weights to start from: teacher, random, or a folder or hub id, which brings its own sizes and family",
+        NOT_EMPTY,
+    )
     copy_mlm_head: bool = setting(True, "start from the teacher's MLM head")
     fold_token_type: bool = setting(True, "add the teacher's segment-0 vector to the student's positions")
+
+    def validate(self) -> None:
+        if self.layers and self.num_layers not in (0, len(self.layers)):
+            raise UserError(
+                f"student.num_layers = {self.num_layers}, but student.layers names {len(self.layers)}; leave one of "
+                "them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def _architecture(encoder: EncoderConfig) -> str:
 def _origin(config: Config, description: Mapping[str, Any]) -> str:
     if description["stage"] == "distill":
         layers = ", ".join(map(str, description["layers"]))
-        starts = {"teacher": f"its layers {layers}", "random": "random weights"}
+        of_teacher = f"its layers {layers}" if layers else "its embeddings, reduced by PCA"
+        starts = {"teacher": of_teacher, "random": "random weights"}
         start = starts.get(config.student.init, f"`{config.student.init}`")
         return f"Student of `{description['teacher']}`, started from {start}."
     if description["initial"]:

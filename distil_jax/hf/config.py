@@ -125,14 +125,16 @@ def new_encoder_config(family_name: str, setting: str, **sizes: Any) -> EncoderC
     return dataclasses.replace(config, max_position_embeddings=config.max_position_embeddings + config.position_offset)
 
 
-def student_encoder_config(teacher: EncoderConfig, num_layers: int, family_name: str, setting: str) -> EncoderConfig:
-    """The teacher's encoder in a family, with fewer layers and without pooler.
+def student_encoder_config(
+    teacher: EncoderConfig, sizes: Mapping[str, Any], family_name: str, setting: str
+) -> EncoderConfig:
+    """The teacher's encoder in a family, with other sizes and without pooler.
 
     A family without token types does without the teacher's: they can be added to its positions.
 
     Args:
         teacher: what the student learns from.
-        num_layers: of the student.
+        sizes: fields of the student's configuration that are not the teacher's.
         family_name: of the student; "" for the teacher's usual one.
         setting: what messages call the family.
 
@@ -141,7 +143,7 @@ def student_encoder_config(teacher: EncoderConfig, num_layers: int, family_name:
     """
     own = family_named(teacher.family)
     family = family_named(family_name or own.student or own.name, setting)
-    config = dataclasses.replace(teacher, family=family.name, num_layers=num_layers, pooler=False)
+    config = dataclasses.replace(teacher, family=family.name, pooler=False, **sizes)
     spared = {"type_vocab_size", *_TRAINING_ONLY}
     config = dataclasses.replace(config, **{k: v for k, v in family.implied(config).items() if k in spared})
     reason = misfit(family, config)

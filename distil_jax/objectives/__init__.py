@@ -3,7 +3,13 @@
 from distil_jax.objectives.compared import Compared, most_sequences
 from distil_jax.objectives.distillation import MicroBatch, Totals, evaluation_sums, objective_loss
 from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl
-from distil_jax.objectives.student import every_other_layer, student_config, student_params
+from distil_jax.objectives.student import (
+    principal_directions,
+    start_layers,
+    student_config,
+    student_params,
+    student_sizes,
+)
 from distil_jax.objectives.terms import (
     PROJECTIONS,
     TERMS,
@@ -35,13 +41,15 @@ __all__ = [
     "cross_entropy",
     "distillation_kl",
     "evaluation_sums",
-    "every_other_layer",
     "initial_projections",
     "most_sequences",
     "needs_all_logits",
     "objective_loss",
+    "principal_directions",
+    "start_layers",
     "student_config",
     "student_params",
+    "student_sizes",
     "uses_teacher",
     "uses_vocabulary",
 ]

@@ -1,4 +1,4 @@
-"""The student: half the teacher's layers, started from the teacher's own weights."""
+"""The student: fewer layers or narrower ones, started from the teacher's own weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distil_jax.config import Student
 from distil_jax.errors import UserError
 from distil_jax.hf import student_encoder_config
 from distil_jax.models import EncoderConfig
@@ -23,10 +24,45 @@ def every_other_layer(teacher_layers: int, student_layers: int = 0) -> tuple[int
     return tuple(int(layer) for layer in np.rint(np.linspace(0, teacher_layers - 1, count)))
 
 
-def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = "") -> EncoderConfig:
-    """Configuration of a student with one layer for each entry of `layers`, as wide as the teacher.
+def start_layers(settings: Student, teacher_layers: int) -> tuple[int, ...]:
+    """The teacher's layers that a student of these settings starts from.
 
-    `family` "" is the usual one of the teacher's students.
+    Raises:
+        UserError: there are too few.
+    """
+    count = settings.num_layers or -(-teacher_layers // 2)
+    if settings.layers:
+        return settings.layers
+    spread = every_other_layer(teacher_layers, count)
+    return tuple(range(count)) if settings.layer_choice == "lower" else spread
+
+
+def student_sizes(settings: Student, teacher: EncoderConfig) -> dict[str, Any]:
+    """Fields of `EncoderConfig` that the settings give another value than the teacher's.
+
+    Raises:
+        UserError: the heads do not divide the width.
+    """
+    sizes: dict[str, Any] = {"num_layers": settings.num_layers or len(settings.layers) or -(-teacher.num_layers // 2)}
+    if width := settings.hidden_size:
+        head_width = teacher.hidden_size // teacher.num_heads
+        heads = settings.num_heads or max(width // head_width, 1)
+        inner = round(width * teacher.intermediate_size / teacher.hidden_size)
+        sizes |= {"hidden_size": width, "num_heads": heads, "intermediate_size": inner}
+    sizes |= {name: x for name in ("num_heads", "intermediate_size") if (x := getattr(settings, name))}
+    sizes |= {name: x for name in ("hidden_dropout", "attention_dropout") if (x := getattr(settings, name)) >= 0}
+    width, heads = (sizes.get(name, getattr(teacher, name)) for name in ("hidden_size", "num_heads"))
+    if width % heads:
+        raise UserError(f"student.hidden_size = {width} is not a multiple of student.num_heads = {heads}; set both")
+    return sizes
+
+
+def student_config(
+    teacher: EncoderConfig, layers: Sequence[int], family: str = "", sizes: Mapping[str, Any] | None = None
+) -> EncoderConfig:
+    """Configuration of a student with one layer for each entry of `layers`.
+
+    `family` "" is the usual one of the teacher's students; `sizes` are fields that are not the teacher's.
 
     Raises:
         UserError: a layer that the teacher does not have, or none; a family that cannot be made from the teacher's.
@@ -36,7 +72,7 @@ def student_config(teacher: EncoderConfig, layers: Sequence[int], family: str = 
         raise UserError(
             f"student.layers: {list(layers)} names layers {wrong} but the teacher's are 0 to {teacher.num_layers - 1}"
         )
-    return student_encoder_config(teacher, len(layers), family, "student.family")
+    return student_encoder_config(teacher, {**(sizes or {}), "num_layers": len(layers)}, family, "student.family")
 
 
 def student_params(
@@ -49,6 +85,9 @@ def student_params(
 ) -> dict[str, Any]:
     """Parameters of the student, taken from the teacher's (DistilBERT, section 3, "student initialization").
 
+    A narrower student gets the embeddings in the directions of `principal_directions`, and nothing else. Of a
+    narrower feed-forward part the neurons with the largest weights are left.
+
     Args:
         teacher_params: {"encoder", "mlm_head" where it has one} of the teacher, float32.
         teacher: its configuration.
@@ -56,14 +95,53 @@ def student_params(
         layers: teacher layer of each student layer.
         fold_token_type: add the teacher's segment-0 vector to the student's positions, so that the embedding output
             of a student without token types equals the teacher's on single sequences (the original drops it).
+
+    Raises:
+        UserError: the student is wider than the teacher.
     """
+    for name in ("hidden_size", "intermediate_size"):
+        if getattr(student, name) > getattr(teacher, name):
+            raise UserError(
+                f"student.{name} = {getattr(student, name)}: above the teacher's {getattr(teacher, name)}; set "
+                "student.init = random"
+            )
     source = teacher_params["encoder"]
     embeddings = {name: dict(tensor) for name, tensor in source["embeddings"].items()}
     if not student.type_vocab_size and (token_type := embeddings.pop("token_type", None)) and fold_token_type:
         position = embeddings["position"]["embedding"]
         embeddings["position"] = {"embedding": position + np.asarray(token_type["embedding"])[:1]}
+    if student.hidden_size < teacher.hidden_size:
+        directions = principal_directions(source["embeddings"]["word"]["embedding"], student.hidden_size)
+        tables = {name: table["embedding"] @ directions for name, table in embeddings.items() if name != "norm"}
+        return {"encoder": {"embeddings": {name: {"embedding": table} for name, table in tables.items()}}}
     encoder: dict[str, Any] = {"embeddings": embeddings}
     for index, layer in enumerate(layers):
-        encoder[f"layer_{index}"] = source[f"layer_{layer}"]
+        encoder[f"layer_{index}"] = _narrowed(source[f"layer_{layer}"], student.intermediate_size)
     heads = {name: teacher_params[name] for name in ("mlm_head",) if name in teacher_params}
     return {"encoder": encoder, **heads}
+
+
+def principal_directions(table: np.ndarray, width: int) -> np.ndarray:
+    """The directions in which the rows of a table [V, H] are best kept: orthonormal columns [H, width] float32.
+
+    Those of the largest second moments (PCA without centring: a projection has no offset to add the mean again). The
+    largest entry of a column is positive.
+    """
+    rows = np.asarray(table, np.float64)
+    columns = np.linalg.eigh(rows.T @ rows)[1][:, : -width - 1 : -1]
+    largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=0, keepdims=True), axis=0)
+    return np.ascontiguousarray(columns * np.sign(largest), np.float32)
+
+
+def _narrowed(layer: Mapping[str, Any], inner: int) -> Mapping[str, Any]:
+    """A layer whose feed-forward part keeps `inner` neurons, in their order."""
+    into, out = layer["ffn_in"], layer["ffn_out"]
+    if inner == into["kernel"].shape[1]:
+        return layer
+    importance = np.linalg.norm(into["kernel"], axis=0) * np.linalg.norm(out["kernel"], axis=1)
+    kept = np.sort(np.argsort(-importance, kind="stable")[:inner])
+    return {
+        **layer,
+        "ffn_in": {"kernel": np.asarray(into["kernel"])[:, kept], "bias": np.asarray(into["bias"])[kept]},
+        "ffn_out": {**out, "kernel": np.asarray(out["kernel"])[kept]},
+    }

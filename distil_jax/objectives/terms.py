@@ -294,12 +294,16 @@ def check_terms(settings: ActivationTerms, student: EncoderConfig, teacher: Enco
 
 
 def initial_projections(
-    settings: ActivationTerms, student: EncoderConfig, teacher: EncoderConfig, seed: int
+    settings: ActivationTerms,
+    student: EncoderConfig,
+    teacher: EncoderConfig,
+    seed: int,
+    start: np.ndarray | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """{PROJECTIONS: a matrix [width of the student, width of the teacher] float32 of each term that needs one}, or {}.
 
-    The matrices keep the norm of a random vector (variance 1 / width of the student). They depend on `seed` and the
-    term's name.
+    Each is `start` if it is given, else random: it keeps the norm of a random vector (variance 1 / width of the
+    student), and depends on `seed` and the term's name.
     """
     if student.hidden_size == teacher.hidden_size:
         return {}
@@ -309,7 +313,8 @@ def initial_projections(
         generator = np.random.default_rng([seed, *name.encode()])
         return generator.normal(0.0, shape[0] ** -0.5, shape).astype(np.float32)
 
-    found = {name: draw(name) for name, term in active_activation_terms(settings).items() if term.projects}
+    terms = active_activation_terms(settings).items()
+    found = {name: draw(name) if start is None else start for name, term in terms if term.projects}
     return {PROJECTIONS: found} if found else {}
 
 

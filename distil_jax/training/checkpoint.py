@@ -222,7 +222,7 @@ class Checkpoints:
 
         Args:
             step: which.
-            like: their tree of arrays or ShapeDtypeStructs.
+            like: their tree of arrays or ShapeDtypeStructs; top-level groups that it lacks are left out.
 
         Raises:
             DamagedError: they are not what was saved.
@@ -230,7 +230,8 @@ class Checkpoints:
         """
         found = self._read(step, {"params": like})
         _format(step, found["metadata"])
-        return fitted(step, found["params"], like, cast=self._migrate, fill=False)
+        groups = {name: tree for name, tree in found["params"].items() if name in like}
+        return fitted(step, groups, like, cast=self._migrate, fill=False)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What was saved with the state of `step`. Raises `DamagedError`."""

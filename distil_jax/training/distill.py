@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from distil_jax.config import Config, require
 from distil_jax.errors import UserError
+from distil_jax.hf import student_encoder_config
 from distil_jax.models import EncoderConfig
 from distil_jax.objectives import (
+    PROJECTIONS,
     check_terms,
-    every_other_layer,
     initial_projections,
+    principal_directions,
+    start_layers,
     student_config,
     student_params,
+    student_sizes,
     uses_vocabulary,
 )
 from distil_jax.runs import Watchdog, fingerprint
@@ -22,16 +29,13 @@ from distil_jax.training.text_run import (
     completed,
     matching_tokenizer,
     open_corpora,
-    pooling_fact,
+    parameter_shapes,
     read_model,
     train_on_text,
 )
 
-# Everything of an EncoderConfig that decides what its parameters mean.
-_SIZES = (
-    *("family", "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
-    *("max_position_embeddings", "position_offset", "type_vocab_size", "activation"),
-)
+# What of an EncoderConfig [student] can say.
+_SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
 
 
 def distill(config: Config) -> TrainResult:
@@ -57,8 +61,7 @@ def distillation(config: Config, teacher: EncoderConfig, teacher_params: Params)
     Raises:
         UserError: the teacher lacks what a loss term reads, or student and teacher cannot be compared.
     """
-    layers = config.student.layers or every_other_layer(teacher.num_layers)
-    encoder = student_config(teacher, layers, config.student.family)
+    encoder, start, description = _student(config, teacher, teacher_params)
     with_head = uses_vocabulary(config.objective)
     if with_head and "mlm_head" not in teacher_params:
         raise UserError(
@@ -67,46 +70,70 @@ def distillation(config: Config, teacher: EncoderConfig, teacher_params: Params)
             "(objective.hidden, with objective.kl and objective.mlm = 0)"
         )
     check_terms(config.objective, encoder, teacher)
-    projections = initial_projections(config.objective, encoder, teacher, config.run.seed)
+    directions = None
+    if config.student.init == "teacher" and encoder.hidden_size < teacher.hidden_size:
+        table = teacher_params["encoder"]["embeddings"]["word"]["embedding"]
+        directions = principal_directions(table, encoder.hidden_size).T
+    projections = initial_projections(config.objective, encoder, teacher, config.run.seed, directions)
     return TextTraining(
         encoder=encoder,
-        params={**_student_start(config, teacher, teacher_params, encoder, layers), **projections},
-        trainable=("encoder", *(["mlm_head"] if with_head else []), *projections),
+        params={**start, **projections},
+        trainable=(*_trained_parts(config, encoder), *(["mlm_head"] if with_head else []), *projections),
         objective=config.objective,
         teacher=teacher,
         teacher_params=teacher_params,
-        description={
-            "stage": "distill",
-            "teacher": config.teacher.path,
-            "layers": list(layers),
-            **pooling_fact(config.teacher.path),
-        },
+        description={"stage": "distill", "teacher": config.teacher.path, **description},
     )
+
+
+def _trained_parts(config: Config, encoder: EncoderConfig) -> tuple[str, ...]:
+    if not config.student.freeze_embeddings:
+        return ("encoder",)
+    return tuple(f"encoder/{name}" for name in parameter_shapes(encoder)["encoder"] if name != "embeddings")
 
 
 def initial_student(config: Config) -> tuple[EncoderConfig, Params]:
     """The student that `distill` starts from, before any step."""
     training = distillation(config, *read_model(config.teacher.path))
-    return training.encoder, completed(training, config.run.seed)
+    params = completed(training, config.run.seed)
+    return training.encoder, {name: params[name] for name in params if name != PROJECTIONS}
 
 
-def _student_start(
-    config: Config, teacher: EncoderConfig, teacher_params: Params, encoder: EncoderConfig, layers: tuple[int, ...]
-) -> Params:
-    """Where the student starts, without the parts that start from random values."""
+def _student(
+    config: Config, teacher: EncoderConfig, teacher_params: Params
+) -> tuple[EncoderConfig, Params, dict[str, Any]]:
+    """The student's encoder, where it starts, without what starts from random values, and what cards say of it."""
     settings = config.student
+    if settings.init not in ("teacher", "random"):
+        return *_student_of_folder(config, teacher), {"layers": []}
+    sizes = student_sizes(settings, teacher)
     if settings.init == "random":
-        return {}
-    if settings.init == "teacher":
-        start = student_params(teacher_params, teacher, encoder, layers, fold_token_type=settings.fold_token_type)
-        return start if settings.copy_mlm_head else {"encoder": start["encoder"]}
-    found, params = read_model(settings.init)
-    for field in _SIZES:
-        if getattr(found, field) != getattr(encoder, field):
+        return student_encoder_config(teacher, sizes, settings.family, "student.family"), {}, {"layers": []}
+    layers = start_layers(settings, teacher.num_layers)
+    encoder = student_config(teacher, layers, settings.family, sizes)
+    start = student_params(teacher_params, teacher, encoder, layers, fold_token_type=settings.fold_token_type)
+    if not settings.copy_mlm_head:
+        start.pop("mlm_head", None)
+    copied = list(layers) if "layer_0" in start["encoder"] else []
+    return encoder, start, {"layers": copied}
+
+
+def _student_of_folder(config: Config, teacher: EncoderConfig) -> tuple[EncoderConfig, Params]:
+    """A student that another model folder brings, with its sizes."""
+    settings = config.student
+    encoder, params = read_model(settings.init)
+    wanted = {name: x for name in _SIZES if (x := getattr(settings, name))} | {"vocab_size": teacher.vocab_size}
+    if settings.layers:
+        wanted["num_layers"] = len(settings.layers)
+    for name, value in wanted.items():
+        if getattr(encoder, name) != value:
+            whose = f"that of {config.teacher.path}" if name == "vocab_size" else f"student.{name}"
             raise UserError(
-                f"student.init = {settings.init}: its {field} is {getattr(found, field)}, "
-                f"that of the student of {config.teacher.path} is {getattr(encoder, field)}"
+                f"student.init = {settings.init}: its {name} is {getattr(encoder, name)}, {whose} is {value}"
             )
+    if settings.family not in ("", encoder.family):
+        raise UserError(f"student.init = {settings.init}: its family is {encoder.family}, not {settings.family}")
     if "mlm_head" not in params and uses_vocabulary(config.objective):
         raise UserError(f"student.init = {settings.init}: has no masked-language-model head")
-    return params
+    sizes = student_sizes(settings, encoder)
+    return dataclasses.replace(encoder, **{name: x for name, x in sizes.items() if name.endswith("dropout")}), params

@@ -16,6 +16,7 @@ import optax
 from jax import Array
 
 from distil_jax.errors import FaultError
+from distil_jax.training.step import parts
 
 FOLDER = "nonfinite"  # in a run's folder
 REPORT_FILE = "report.json"
@@ -78,7 +79,7 @@ def write_report(
         rows: numbers of the training rows of its batch, [B].
         batch: this process's part of it, a tree of host arrays.
         params: parameters, those before the step, since it was skipped.
-        trained: their top-level groups that have gradients.
+        trained: the groups that have gradients, as in `parts`.
     """
     folder = run_folder / FOLDER / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ def write_report(
     np.savez(folder / f"batch_{jax.process_index()}.npz", **arrays)
     if jax.process_index():
         return folder
-    paths = jax.tree_util.tree_leaves_with_path({name: params[name] for name in trained})
+    paths = jax.tree_util.tree_leaves_with_path(parts(dict(params), trained))
     gradients = dict(zip(map(_name, paths), np.asarray(metrics["gradient_norms"], np.float64), strict=True))
     norms = {_name(item): float(optax.tree.norm(item[1])) for item in jax.tree_util.tree_leaves_with_path(params)}
     report = {

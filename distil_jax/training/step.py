@@ -8,7 +8,7 @@ a device and reduced over devices once; means are global sums over global counts
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -79,7 +79,7 @@ class StepConfig:
         prepare: makes rows ready for the forward pass; it may look at the whole batch of all devices.
         loss: of a micro-batch, differentiable by the parameters.
         micro_batch_size: rows of a device and forward pass.
-        trainable: the top-level parameter groups that get updates.
+        trainable: the parameter groups that get updates, or parts of them, as in `parts`.
     """
 
     prepare: Prepare
@@ -90,7 +90,7 @@ class StepConfig:
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, trainable: tuple[str, ...]) -> TrainState:
     """State before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init({name: params[name] for name in trainable}))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(parts(params, trainable)))
 
 
 def make_train_step(
@@ -105,10 +105,10 @@ def make_train_step(
     def train_step(state: TrainState, frozen: FrozenInputs, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(frozen.seed), state.step)
         rows, totals = config.prepare(frozen, key, row_numbers(batch), batch)
-        trained = {name: state.params[name] for name in config.trainable}
+        trained = parts(state.params, config.trainable)
 
         def loss(trained: Params, micro: Any) -> tuple[Array, StepSums]:
-            return config.loss({**state.params, **trained}, frozen, micro, totals)
+            return config.loss(merged(state.params, trained), frozen, micro, totals)
 
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
         (value, sums), gradients = sum_over_devices(
@@ -134,7 +134,7 @@ def apply_gradients(
     advances. Metrics: "gradient_norm", "learning_rate", "skipped" (1 where nothing was updated, else 0), and
     "gradient_norms" [tensors], the norm of each tensor's gradient in the order of the tree.
     """
-    trained = {name: state.params[name] for name in gradients}
+    trained = _like(gradients, state.params)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained, keep_old=~finite)
@@ -145,7 +145,29 @@ def apply_gradients(
         "skipped": 1 - finite.astype(jnp.float32),
         "gradient_norms": jnp.stack([optax.tree.norm(leaf) for leaf in jax.tree.leaves(gradients)]),
     }
-    return TrainState(state.step + 1, {**state.params, **moved}, opt_state), metrics
+    return TrainState(state.step + 1, merged(state.params, moved), opt_state), metrics
+
+
+def parts(params: Params, names: Iterable[str]) -> Params:
+    """The parameters of these groups alone: "mlm_head", or of a group's part "encoder/layer_0"."""
+    found: Params = {}
+    for name in names:
+        *groups, last = name.split("/")
+        inner, source = found, params
+        for group in groups:
+            inner, source = inner.setdefault(group, {}), source[group]
+        inner[last] = source[last]
+    return found
+
+
+def merged(params: Params, part: Params) -> Params:
+    """`params` with the values of `part`, a tree that has some of its groups."""
+    return {**params, **{k: merged(params[k], v) if isinstance(v, dict) else v for k, v in part.items()}}
+
+
+def _like(part: Params, params: Params) -> Params:
+    """The parameters of the groups that `part` has."""
+    return {k: _like(v, params[k]) if isinstance(v, dict) else params[k] for k, v in part.items()}
 
 
 def row_numbers(batch: Any, first: Array | int = 0) -> Array:

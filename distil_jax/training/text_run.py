@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from distil_jax.config import Config, CorpusSettings, Objective
 from distil_jax.data.corpus import (
@@ -43,7 +44,7 @@ class TextTraining:
         encoder: of the model that is trained.
         params: before the first step; "encoder" and "mlm_head" start from random values where they are missing and
             the objective reads logits.
-        trainable: the top-level groups that get updates.
+        trainable: the groups that get updates, or parts of them (`StepConfig`).
         objective: the loss terms.
         teacher: its encoder; None without one.
         teacher_params: its parameters.
@@ -189,7 +190,7 @@ def _flops_per_token(config: Config, training: TextTraining, length: int) -> flo
     if training.teacher is not None and uses_teacher(objective):
         share = 1.0 if needs_all_logits(objective) else predicted
         return distillation_flops(training.teacher, training.encoder, length, head_share=share)
-    frozen = "encoder" not in training.trainable
+    frozen = not any(name.startswith("encoder") for name in training.trainable)
     return pretraining_flops(training.encoder, length, freeze_encoder=frozen, head_share=predicted)
 
 
@@ -277,15 +278,24 @@ def pooling_fact(path_or_id: str) -> dict[str, Any]:
 
 def completed(training: TextTraining, seed: int) -> Params:
     """The parameters before the first step, with random values for the parts that are missing."""
-    params = training.params
-    if params.keys() >= _groups(training):
-        return params
+    given = flatten_dict(training.params)
+    wanted = {path for path in flatten_dict(parameter_shapes(training.encoder)) if path[0] in _groups(training)}
+    if wanted <= given.keys():
+        return training.params
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # no step has this number
-    init = jax.jit(lambda: MaskedLM(training.encoder).init(key, jnp.zeros((1, 8), jnp.int32))["params"])
-    drawn = {name: value for name, value in init().items() if name in _groups(training)}
-    return {**jax.tree.map(np.asarray, drawn), **params}
+    drawn = flatten_dict(jax.tree.map(np.asarray, jax.jit(partial(_init, training.encoder))(key)))
+    return unflatten_dict({**{path: drawn[path] for path in wanted}, **given})
+
+
+def parameter_shapes(encoder: EncoderConfig) -> Params:
+    """Shapes and types of the parameters of a masked language model."""
+    return jax.eval_shape(partial(_init, encoder), jax.random.key(0))
+
+
+def _init(encoder: EncoderConfig, key: jax.Array) -> Params:
+    return dict(MaskedLM(encoder).init(key, jnp.zeros((1, 8), jnp.int32))["params"])
 
 
 def _groups(training: TextTraining) -> set[str]:
     """The top-level groups of the trained model's parameters; without a term over the vocabulary it needs no head."""
-    return {*training.params, *training.trainable}
+    return {*training.params, *(name.partition("/")[0] for name in training.trainable)}

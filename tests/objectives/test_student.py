@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distil_jax.config import Student
 from distil_jax.errors import UserError
 from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.objectives import every_other_layer, student_config, student_params
+from distil_jax.objectives import principal_directions, start_layers, student_config, student_params, student_sizes
+from distil_jax.objectives.student import every_other_layer
 
 TEACHER = EncoderConfig(
     "bert", 31, 8, 4, 2, 12, 16, type_vocab_size=2, attention_output_dropout=0.1, initializer_range=0.4, pooler=True
@@ -164,3 +166,55 @@ def test_a_distilbert_teacher_has_no_bert_student(teacher: Any) -> None:
     )
     with pytest.raises(UserError, match="token types"):
         student_params(params, small, student_config(small, [1], "bert"), [1])
+
+
+def test_layers_and_sizes_follow_from_the_settings() -> None:
+    assert start_layers(Student(), 4) == (0, 3)
+    assert start_layers(Student(num_layers=3), 12) == (0, 6, 11)
+    assert start_layers(Student(num_layers=3, layer_choice="lower"), 12) == (0, 1, 2)
+    assert start_layers(Student(layers=(3, 1, 1)), 4) == (3, 1, 1)
+    with pytest.raises(UserError, match="5 layers"):
+        start_layers(Student(num_layers=5, layer_choice="lower"), 4)
+    with pytest.raises(UserError, match=r"num_layers = 2.*student.layers names 1"):
+        Student(num_layers=2, layers=(0,))
+    assert student_sizes(Student(), TEACHER) == {"num_layers": 2}
+    narrow = student_sizes(Student(hidden_size=4, hidden_dropout=0), TEACHER)
+    assert narrow == {"num_layers": 2, "hidden_size": 4, "num_heads": 1, "intermediate_size": 6, "hidden_dropout": 0}
+    with pytest.raises(UserError, match=r"hidden_size = 8 .*num_heads = 3"):
+        student_sizes(Student(num_heads=3), TEACHER)
+
+
+def test_a_narrower_student_keeps_the_best_projection_of_the_embeddings(teacher: Any) -> None:
+    table = teacher["encoder"]["embeddings"]["word"]["embedding"]
+    directions = principal_directions(table, 5)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(5), atol=1e-5)
+    values = np.linalg.svd(table, compute_uv=False)
+    lost = np.linalg.norm(table - table @ directions @ directions.T) ** 2
+    assert lost == pytest.approx((values[5:] ** 2).sum(), rel=1e-4)  # Eckart and Young: no projection loses less
+    config = student_config(TEACHER, [0, 3], sizes={"hidden_size": 5, "num_heads": 1})
+    params = student_params(teacher, TEACHER, config, [0, 3])
+    assert params.keys() == {"encoder"} and params["encoder"].keys() == {"embeddings"}
+    found = {name: x["embedding"] for name, x in params["encoder"]["embeddings"].items()}
+    np.testing.assert_allclose(found["word"], table @ directions, atol=1e-6)
+    folded = student_params(teacher, TEACHER, student_config(TEACHER, [0]), [0])["encoder"]["embeddings"]["position"]
+    np.testing.assert_allclose(found["position"], folded["embedding"] @ directions, atol=1e-6)
+
+
+def test_a_smaller_feed_forward_part_keeps_its_largest_neurons(teacher: Any) -> None:
+    doubled = jax.tree.map(np.copy, teacher)
+    layer = doubled["encoder"]["layer_1"]
+    layer["ffn_out"]["kernel"][[2, 7]] = 0.0  # these two compute nothing
+    config = student_config(TEACHER, [1], sizes={"intermediate_size": 10})
+    small = student_params(doubled, TEACHER, config, [1])
+    whole = student_params(doubled, TEACHER, student_config(TEACHER, [1]), [1])
+    outputs: list[Any] = [
+        MaskedLM(each).apply({"params": params}, IDS, MASK)
+        for each, params in ((config, small), (student_config(TEACHER, [1]), whole))
+    ]
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 16, "num_heads": 4}, {"intermediate_size": 13}])
+def test_a_wider_student_has_no_start_in_its_teacher(teacher: Any, sizes: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"above the teacher's.*student.init = random"):
+        student_params(teacher, TEACHER, student_config(TEACHER, [0], sizes=sizes), [0])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.export import export
 from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
-from distil_jax.models import Encoder, EncoderInputs
+from distil_jax.models import Encoder, EncoderInputs, TaskHead
 from distil_jax.objectives import TERMS
 from distil_jax.runs import read_metrics
-from distil_jax.training.distill import distill
+from distil_jax.training.distill import distill, initial_student
 
 HIDDEN = {"objective.kl": 0.0, "objective.mlm": 0.0, "objective.cosine": 0.0, "objective.hidden": 1.0}
 
@@ -44,15 +45,68 @@ def test_a_student_of_a_teacher_without_a_head(
     assert not any("loss_kl" in row or "loss_mlm" in row for row in rows)
     first, *_, last = (row["metrics"]["hidden"] for row in read_metrics(tmp_path / "run", "validation"))
     assert last < first
-    export(tmp_path / "run", tmp_path / "hf")
-    loaded: Any = DistilBertModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    check_export(tmp_path / "run", tmp_path / "hf", result.state.params["encoder"])
+
+
+def check_export(run: Path, folder: Path, params: Any) -> None:
+    """Transformers loads the whole export and nothing else, and computes what `params` compute."""
+    export(run, folder)
+    loaded: Any = DistilBertModel.from_pretrained(folder, output_loading_info=True)
     model, report = loaded
     assert not report["missing_keys"] and not report["unexpected_keys"]
     ids = np.arange(5, 13)[None]
-    encoder, params, *_ = read_pretrained(tmp_path / "hf")
-    found: Any = Encoder(encoder).apply({"params": params["encoder"]}, EncoderInputs(jnp.asarray(ids)))
+    encoder = read_pretrained(folder).config
+    found: Any = Encoder(encoder).apply({"params": params}, EncoderInputs(jnp.asarray(ids)))
     expected = model.eval()(torch.from_numpy(ids)).last_hidden_state.detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_narrower_student_with_frozen_embeddings_and_projections_that_stay_behind(
+    headless: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    changes = {"objective.embeddings": 0.5, "objective.relations": 1.0, "objective.relation_heads": 4}
+    changes |= {"teacher.path": headless, "training.steps": 2, "optimizer.weight_decay": 0.1}
+    changes |= {"student.layers": [], "student.num_layers": 3, "student.hidden_size": 8}
+    changes |= {"student.init": "teacher", "student.layer_choice": "lower", "student.freeze_embeddings": True}
+    with pytest.raises(UserError, match="3 layers"):
+        distill(tiny_config(tmp_path / "run", HIDDEN | changes))
+    config = tiny_config(tmp_path / "run", HIDDEN | changes | {"student.num_layers": 2})
+    encoder, start = initial_student(config)
+    assert (encoder.hidden_size, encoder.num_layers) == (8, 2)
+    params: Any = jax.tree.map(np.asarray, distill(config).state.params)
+    assert {name: x.shape for name, x in params["projections"].items()} == dict.fromkeys(
+        ("embeddings", "hidden"), (8, 16)
+    )
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"]["embeddings"], start["encoder"]["embeddings"])
+    assert np.abs(
+        params["encoder"]["layer_1"]["query"]["kernel"] - start["encoder"]["layer_1"]["query"]["kernel"]
+    ).max()
+    check_export(tmp_path / "run", tmp_path / "hf", params["encoder"])
+
+
+def test_a_student_starts_from_the_layers_of_a_fine_tuned_teacher(
+    tiny_world: Path, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    encoder, params, *_ = read_pretrained(tiny_world / "teacher")
+    head = TaskHead("token", num_outputs=2)
+    task = {"output": {"kernel": np.ones((encoder.hidden_size, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+    tree = {"encoder": params["encoder"], "task_head": task}
+    save_pretrained(tmp_path / "task", encoder, tree, head=head, tokenizer=load_tokenizer(tiny_world / "teacher"))
+    changes = {"teacher.path": str(tmp_path / "task"), "student.hidden_dropout": 0.0, "student.attention_dropout": 0.3}
+    student, start = initial_student(tiny_config(tmp_path / "run", HIDDEN | changes))
+    assert start.keys() == {"encoder"}
+    assert (student.hidden_dropout, student.attention_dropout) == (0.0, pytest.approx(0.3))
+    jax.tree.map(np.testing.assert_array_equal, start["encoder"]["layer_0"], params["encoder"]["layer_1"])
+
+
+def test_a_folder_brings_a_student_of_its_own_sizes(
+    headless: str, tiny_config: Callable[..., Config], model_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    start = model_folder(family="distilbert", type_vocab_size=0, num_layers=3, hidden_size=8)
+    changes = {"teacher.path": headless, "student.layers": [], "student.init": start}
+    encoder, params = initial_student(tiny_config(tmp_path / "run", HIDDEN | changes))
+    assert (encoder.family, encoder.num_layers, encoder.hidden_size) == ("distilbert", 3, 8)
+    assert {"encoder"} <= params.keys() and "projections" not in params
 
 
 def test_all_terms_on_activations_in_one_objective(

@@ -228,9 +228,9 @@ def test_distillation_refuses_a_start_that_does_not_fit(refused: Refusal, model_
 
     refused(distill, start(head=False), "student.init = .*no masked-language-model head")
     refused(distill, start(num_layers=2), "its num_layers is 2, .* is 1")
-    refused(distill, start(hidden_size=8), "its hidden_size is 8, .* is 16")
-    refused(distill, start(max_position_embeddings=64), "its max_position_embeddings is 64, .* is 32")
-    refused(distill, start(activation="relu"), "its activation is relu, .* is gelu")
+    refused(distill, {**start(), "student.hidden_size": 8}, "its hidden_size is 16, student.hidden_size is 8")
+    refused(distill, {**start(), "student.family": "bert"}, "its family is distilbert, not bert")
+    refused(distill, start(max_position_embeddings=16), "rows of 24 tokens, but the model has 16 positions")
 
 
 def test_a_random_student_is_refused_before_its_weights_are_drawn(refused: Refusal) -> None:
