@@ -9,9 +9,10 @@ from typing import Any
 
 from distil_jax import __version__
 from distil_jax.config import ActivationTerms, Config, fields_of
+from distil_jax.export.card_metadata import card_metadata
 from distil_jax.models import EncoderConfig, Pooling, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
-from distil_jax.tasks import kind_of, task_spec
+from distil_jax.tasks import SCORE, kind_of, task_spec
 
 _MEASURES = {
     "mlm_loss": "masked-token loss (nats)",
@@ -68,7 +69,12 @@ def model_card(
             of_length_1 = ", of length 1" if pooling.normalize else ""
             facts.append(f"- vectors of texts: {pooling.mode} of the hidden states{of_length_1}")
             code = [*_SENTENCES, f'vectors = SentenceTransformer("{name}").encode(["A sentence.", "Another one."])']
-        tag, extra, origin = "fill-mask" if with_head else "feature-extraction", [], _origin(config, description)
+        tag, origin = "fill-mask" if with_head else "feature-extraction", _origin(config, description)
+        base = description.get("teacher") or description.get("initial", "")
+        hub = (source.split(":")[1] for source in corpus["sources"] if source.startswith("hf:"))
+        datasets, measured_on = [*dict.fromkeys(hub)], "held-out text"
+        _, measures = _newest(metadata["evaluations"], step)
+        measures = {name: value for name, value in measures.items() if name in _MEASURES}
     else:
         kind, distilled = kind_of(head), _has_task_teacher(config)
         outputs = kind.outputs(head)
@@ -79,17 +85,26 @@ def model_card(
             f"- {progress} examples a step, {peak}, seed {config.run.seed}",
             f"- loss: {_task_losses(config)}",
         ]
-        table, code = (
-            _measures(metadata["evaluations"].get(step, {})),
-            kind.snippet(json.dumps(name), _takes_pairs(config)),
-        )
-        tag, extra, origin = kind.pipeline, _datasets(config), _task_origin(config, description)
+        measures = metadata["evaluations"].get(step, {})
+        table, code = _measures(measures), kind.snippet(json.dumps(name), _takes_pairs(config))
+        tag, origin, base = kind.pipeline, _task_origin(config, description), description["initial"]
+        datasets, measured_on = _datasets(config), task_spec(config.task.name).title
+        measures = {name: value for name, value in measures.items() if name != SCORE}  # the mean of the others
     library = "transformers" if pooling is None else "sentence-transformers"
     tag = tag if pooling is None else "sentence-similarity"
     tags = ["distil_jax", *(["knowledge-distillation"] if distilled else [])]
-    front = ["---", f"library_name: {library}", f"pipeline_tag: {tag}", *extra, f"tags: [{', '.join(tags)}]", "---"]
+    front = card_metadata(
+        name,
+        base,
+        library=library,
+        pipeline=tag,
+        tags=tags,
+        datasets=datasets,
+        measured_on=measured_on,
+        measures=measures,
+    )
     about = [f"# {name}", "", origin, "", f"- architecture: {_architecture(encoder)}", *facts, ""]
-    return "\n".join([*front, *about, *table, "## Use", "", "```python", *code, "```", ""])
+    return "\n".join(["---", front, "---", *about, *table, "## Use", "", "```python", *code, "```", ""])
 
 
 def _architecture(encoder: EncoderConfig) -> str:
@@ -128,12 +143,19 @@ def _losses(config: Config, description: Mapping[str, Any]) -> str:
     return f"{terms}{'; ' if details else ''}{', '.join(details)}"
 
 
+def _newest(evaluations: Mapping[int, Mapping[str, float]], step: int) -> tuple[int, Mapping[str, float]]:
+    """The step of the newest evaluation until `step`, and its measures; none: empty ones."""
+    newest = max((number for number in evaluations if number <= step), default=0)
+    return newest, evaluations.get(newest, {})
+
+
 def _heldout(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[str]:
     """Held-out measures at the start and at `step`, or the newest before it."""
-    done = sorted(number for number in evaluations if number <= step)
-    if not done:
+    newest, last = _newest(evaluations, step)
+    if not last:
         return []
-    first, last = evaluations[done[0]], evaluations[done[-1]]
+    start = min(evaluations)
+    first = evaluations[start]
     rows = [f"| {text} | {first[name]:.4f} | {last[name]:.4f} |" for name, text in _MEASURES.items() if name in last]
     count = last.get("predictions")
     predicted = "all tokens" if count is None else f"{count:,.0f} predicted positions"
@@ -142,7 +164,7 @@ def _heldout(evaluations: Mapping[int, Mapping[str, float]], step: int) -> list[
         "",
         f"Over {predicted} of text that was not trained on.",
         "",
-        f"| | step {done[0]} | step {done[-1]} |",
+        f"| | step {start} | step {newest} |",
         "|---|---|---|",
         *rows,
         "",
@@ -164,7 +186,7 @@ def _has_task_teacher(config: Config) -> bool:
 
 def _datasets(config: Config) -> list[str]:
     published = task_spec(config.task.name).published
-    return [f"datasets: [{published.hub[0].name}]"] if published else []
+    return [published.hub[0].name] if published else []
 
 
 def _task_origin(config: Config, description: Mapping[str, Any]) -> str:

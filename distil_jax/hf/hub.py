@@ -66,6 +66,15 @@ def locate(path_or_id: str | Path, *, files: Files = "model") -> Path:
     return _fetch(name, files)
 
 
+def is_in_hub_cache(name: str) -> bool:
+    """Whether `name` is a hub id whose config.json was fetched from the hub, and no folder of this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not _HUB_ID.fullmatch(name) or ".." in name or home_resolved(name).exists():
+        return False
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
 def _check_exported(folder: Path) -> None:
     """Raises UserError for the folder of a run or of a task of a study, which say where the model is."""
     if any((folder / name).is_file() for name in ("config.json", *VOCABULARIES)):

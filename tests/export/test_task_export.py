@@ -204,6 +204,19 @@ def test_the_card_says_what_was_done() -> None:
         "pipeline_tag": "text-classification",
         "datasets": ["nyu-mll/glue"],
         "tags": ["distil_jax"],
+        "metrics": ["accuracy"],
+        "model-index": [
+            {
+                "name": "small-sst2",
+                "results": [
+                    {
+                        "task": {"type": "text-classification"},
+                        "dataset": {"name": "SST-2", "type": "nyu-mll/glue", "split": "validation"},
+                        "metrics": [{"type": "accuracy", "value": 0.9}],
+                    }
+                ],
+            }
+        ],
     }
     assert body.startswith("# small-sst2\n")
 
