@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # From the outside in; a package imports only what stands below it.
 LAYERS = (
-    *({"cli"}, {"evaluation", "benchmark"}, {"export"}, {"training"}, {"tasks"}, {"runs"}, {"data"}, {"objectives"}),
-    *({"hf"}, {"models"}, {"cpu"}, {"config"}, {"errors", "lazy", "tables"}),
+    *({"cli"}, {"evaluation", "benchmark", "serving"}, {"export"}, {"training"}, {"tasks"}, {"runs"}, {"data"}),
+    *({"objectives"}, {"hf"}, {"models"}, {"cpu"}, {"config"}, {"errors", "lazy", "tables"}),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in sorted(names)}
 # Package -> packages whose modules it imports, not their faces. Training has no names of its own (see its docstring);
@@ -117,7 +117,7 @@ def imported() -> set[str]:
 
 
 def test_dependencies_are_declared_and_imported() -> None:
-    optional = declared("tfds", "plot")
+    optional = declared("tfds", "plot", "onnx", "serve")
     assert imported() - optional == set(), "imported, but not declared"
     assert declared() - imported() == set(), "declared, but not imported"
 

@@ -36,6 +36,8 @@ TESTED_BY = {
     "hf/torch_zip": "hf/test_torch_pickle",
     "runs/coordination": "test_multiprocess",
     "runs/preemption": "test_preemption",
+    "serving/batcher": "serving/test_app",
+    "serving/metrics": "serving/test_app",
     "tasks/data/columns": "tasks/data/test_gather",
     "tasks/data/published": "tasks/data/test_load",
     "tasks/encoded": "tasks/kinds/test_losses",

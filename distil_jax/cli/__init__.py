@@ -19,6 +19,7 @@ from distil_jax.config import (
     PlotArguments,
     PredictArguments,
     QuickstartArguments,
+    ServeArguments,
     TrimArguments,
 )
 from distil_jax.errors import FaultError, PreemptedError, UserError, storage_reason
@@ -48,6 +49,7 @@ COMMANDS = {
     "embed": Command(
         "texts of a file or pipe -> vectors (.npy, Parquet, JSON Lines)", models.run_embed, EmbedArguments
     ),
+    "serve": Command("a model behind HTTP: predictions or vectors", models.run_serve, ServeArguments),
     "export": Command("run -> Hugging Face folder", models.run_export, ExportArguments),
     "trim": Command(
         "model -> a smaller one with the tokens of a corpus, the same results", models.run_trim, TrimArguments

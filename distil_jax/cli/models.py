@@ -21,6 +21,7 @@ from distil_jax.config import (
     PlotArguments,
     PredictArguments,
     QuickstartArguments,
+    ServeArguments,
     TaskSettings,
     TrimArguments,
     fields_of,
@@ -66,6 +67,14 @@ def run_embed(given: EmbedArguments) -> None:
     from distil_jax.export import embed_rows
 
     print(embed_rows(given, _show).text, file=sys.stderr)
+
+
+def run_serve(given: ServeArguments) -> None:
+    """`distil-jax serve`."""
+    start(Config())
+    from distil_jax.serving import serve_model
+
+    serve_model(given, lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def run_trim(given: TrimArguments) -> None:

@@ -12,6 +12,7 @@ from distil_jax.config.commands import (
     PlotArguments,
     PredictArguments,
     QuickstartArguments,
+    ServeArguments,
     TrimArguments,
 )
 from distil_jax.config.fields import fields_of
@@ -71,6 +72,7 @@ __all__ = [
     "PredictArguments",
     "QuickstartArguments",
     "Run",
+    "ServeArguments",
     "Student",
     "Study",
     "TaskSettings",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from distil_jax.config.fields import SEPARATOR, Section, at_least, between, each, setting
+from distil_jax.config.fields import NOT_EMPTY, SEPARATOR, Section, above, at_least, between, each, setting
 from distil_jax.config.schema import Masking
 from distil_jax.errors import UserError
 
@@ -166,6 +166,33 @@ class TrimArguments(Arguments):
         given = [f"--{name}" for name in ("coverage", "min_count", "size") if getattr(self, name)]
         if len(given) != 1:
             raise UserError(f"{' and '.join(given) or 'no size'} given; give one of --coverage, --min-count, --size")
+
+
+@dataclass(frozen=True)
+class ServeArguments(Arguments):
+    """Answer requests over HTTP: predictions of a task model at /predict, vectors of an encoder at /embed.
+
+    Texts of requests that arrive together are computed together. / describes the requests, /health and /metrics are for
+    those who watch over the server. SIGTERM or Ctrl-C: it answers what it has accepted, and ends.
+    """
+
+    positional = "model"
+    model: str = setting(REQUIRED, "run, model folder, sentence-transformers folder or hub id")
+    host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0: all of this machine", NOT_EMPTY)
+    port: int = setting(8000, "port; 0: any that is free", between(0, 65535))
+    runtime: Literal["auto", "jax", "onnx"] = setting(
+        "auto", "what computes; auto: onnxruntime where the folder has onnx/model_quantized.onnx, else JAX"
+    )
+    max_texts: int = setting(64, "inputs of a request", between(1, 1 << 16))
+    max_characters: int = setting(10_000, "characters of an input", between(1, 1 << 24))
+    max_bytes: int = setting(1 << 20, "bytes of a request", between(1, 1 << 30))
+    max_waiting: int = setting(1024, "inputs that wait; more are refused with status 503", between(1, 1 << 20))
+    timeout: float = setting(30.0, "seconds for a request to come in, to be computed, and to be taken", above(0))
+    max_length: int = setting(0, "tokens of an input that are read; 0: as the model says", between(0, 1 << 20))
+    pooling: Literal["auto", "mean", "cls", "max"] = setting("auto", "how vectors are made, as for embed")
+    normalize: bool | None = setting(None, "vectors of length 1, as for embed")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type that JAX computes in")
+    step: int = setting(-1, "which checkpoint of a run; -1: its result", at_least(-1))
 
 
 @dataclass(frozen=True)

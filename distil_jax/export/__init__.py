@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distil_jax.export.formats import FORMATS, ExportFormat, export
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.predictions import predict_rows
+    from distil_jax.export.predictor import Predictor
     from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
     from distil_jax.export.trim import trim_vocabulary
 else:
@@ -22,6 +23,7 @@ __all__ = [
     "FORMATS",
     "Embedder",
     "ExportFormat",
+    "Predictor",
     "ReadyModel",
     "Trained",
     "choose_pooling",

@@ -11,9 +11,9 @@ import numpy as np
 
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
-from distil_jax.export.row_network import RowNetwork
+from distil_jax.export.row_network import Compute, RowNetwork
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, read_pooling, read_pretrained
-from distil_jax.models import POOLING_MODES, EncoderConfig, Pooling, SentenceEncoder
+from distil_jax.models import POOLING_MODES, EncoderConfig, Pooling, SentenceEncoder, pool
 from distil_jax.runs import CONFIG_FILE
 from distil_jax.tasks import Encoded
 
@@ -24,10 +24,17 @@ class Embedder:
     Attributes:
         pooling: how vectors are made.
         width: of the vectors.
+        network: what computes.
     """
 
     def __init__(
-        self, encoder: EncoderConfig, params: Any, tokenizer: Tokenizer, pooling: Pooling, dtype: str = "float32"
+        self,
+        encoder: EncoderConfig,
+        params: Any,
+        tokenizer: Tokenizer,
+        pooling: Pooling,
+        dtype: str = "float32",
+        compute: Compute | None = None,
     ) -> None:
         """Puts the parameters on the devices; nothing is compiled yet.
 
@@ -37,13 +44,15 @@ class Embedder:
             tokenizer: of the model.
             pooling: how vectors are made.
             dtype: what is computed in: "float32" or "bfloat16".
+            compute: gives the last hidden states in place of JAX, see `RowNetwork`.
 
         Raises:
             UserError: `pooling.max_length` is above the model's, or the tokenizer does not fit.
         """
         self._limit = pooling.max_length or encoder.max_length
         model = SentenceEncoder(encoder, pooling, np.dtype(dtype))
-        self._network = RowNetwork(model, {"encoder": params["encoder"]}, tokenizer, self._limit)
+        pooled = None if compute is None else lambda inputs: pool(compute(inputs), inputs.mask, pooling)
+        self.network = RowNetwork(model, {"encoder": params["encoder"]}, tokenizer, self._limit, pooled)
         self._tokenizer, self.pooling, self.width = tokenizer, pooling, encoder.hidden_size
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 0, prompt: str | None = None) -> np.ndarray:
@@ -71,9 +80,9 @@ class Embedder:
     ) -> Iterator[list[tuple[np.ndarray, Any]]]:
         """(vector [width] float32, what came with its text), in their order, as `RowNetwork.chunks` has it."""
         before = self.prompt_text(prompt)
-        for chunk in self._network.chunks(texts, lambda item: len(item[0]), batch_size):
+        for chunk in self.network.chunks(texts, lambda item: len(item[0]), batch_size):
             encoded = self._encoded([before + text for text, _ in chunk])
-            vectors = self._network.outputs(encoded, batch_size)
+            vectors = self.network.outputs(encoded, batch_size)
             yield [(vector, given) for vector, (_, given) in zip(vectors, chunk, strict=True)]
 
     def prompt_text(self, name: str | None) -> str:
@@ -100,6 +109,7 @@ def load_embedder(
     max_length: int = 0,
     dtype: str = "float32",
     step: int | None = None,
+    compute: Compute | None = None,
 ) -> Embedder:
     """The encoder of a model folder, a sentence-transformers folder, a run or a hub id; heads are passed over.
 
@@ -110,6 +120,7 @@ def load_embedder(
         max_length: tokens a text may have; 0: as the folder says, for one that says nothing as many as the model takes.
         dtype: what is computed in: "float32" or "bfloat16".
         step: which checkpoint of a run; None: its result.
+        compute: as `Embedder` takes it.
 
     Raises:
         UserError: no such model, or settings that are none.
@@ -127,7 +138,7 @@ def load_embedder(
         tokenizer, own = load_tokenizer(path), read_pooling(locate(path, files="sentence"))
     chosen = choose_pooling(own, pooling, normalize) or Pooling()
     length = max_length or min(chosen.max_length, encoder.max_length)
-    return Embedder(encoder, params, tokenizer, dataclasses.replace(chosen, max_length=length), dtype)
+    return Embedder(encoder, params, tokenizer, dataclasses.replace(chosen, max_length=length), dtype, compute)
 
 
 def choose_pooling(own: Pooling | None, mode: str, normalize: bool | None) -> Pooling | None:

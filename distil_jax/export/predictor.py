@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distil_jax.config import TaskSettings
-from distil_jax.export.row_network import RowNetwork
+from distil_jax.export.row_network import Compute, RowNetwork
 from distil_jax.hf import Tokenizer
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
 from distil_jax.tasks import Encoded, Example, Predicted, Prediction, PredictionOptions, Reading, Request, kind_of
@@ -39,6 +39,7 @@ class Predictor:
         settings: lengths, windows and spans.
         reading: which columns of a row it reads.
         options: what is said about a row, unless a call says otherwise.
+        network: what computes.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Predictor:
         reading: Reading,
         options: PredictionOptions | None = None,
         dtype: str = "float32",
+        compute: Compute | None = None,
     ) -> None:
         """Puts the parameters on the devices; nothing is compiled yet.
 
@@ -64,13 +66,14 @@ class Predictor:
             reading: which columns are read.
             options: what is said about a row.
             dtype: what is computed in.
+            compute: in place of JAX, see `RowNetwork`.
 
         Raises:
             UserError: rows longer than the model, a tokenizer larger than it, or one of several processes.
         """
         self._kind = kind_of(head)
         limit = self._kind.row_length(settings)
-        self._network = RowNetwork(TaskModel(encoder, head, np.dtype(dtype)), params, tokenizer, limit)
+        self.network = RowNetwork(TaskModel(encoder, head, np.dtype(dtype)), params, tokenizer, limit, compute)
         self.head, self.settings, self.reading, self.options = head, settings, reading, options or PredictionOptions()
         self._tokenizer = tokenizer
 
@@ -94,17 +97,21 @@ class Predictor:
             UserError: the model's numbers are not finite.
         """
         chosen, characters = options or self.options, self._kind.characters
-        for chunk in self._network.chunks(requests, lambda request: characters(request.example), batch_size):
+        for chunk in self.network.chunks(requests, lambda request: characters(request.example), batch_size):
             encoded, found = self._predictions([request.example for request in chunk], batch_size, chosen)
             if summary is not None:
                 summary.rows += len(chunk)
                 summary.add(encoded.notes)
             yield [*zip(chunk, found, strict=True)]
 
+    def predict(self, examples: list[Any]) -> list[Prediction]:
+        """What is said of examples of the model's kind, in their order."""
+        return self._predictions(examples, 0, self.options)[1]
+
     def _predictions(
         self, examples: list[Example], batch_size: int, options: PredictionOptions
     ) -> tuple[Encoded, list[Prediction]]:
         encoded = self._kind.encode(self._tokenizer, examples, self.settings)
-        logits = self._network.outputs(encoded, batch_size, own_logits(self.head, encoded))
+        logits = self.network.outputs(encoded, batch_size, own_logits(self.head, encoded))
         predicted = Predicted(logits, encoded, examples, self.settings)
         return encoded, self._kind.decode(predicted, self.head, options)

@@ -7,7 +7,7 @@ programs are compiled. Results leave in the order in which the rows came.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -16,12 +16,13 @@ import numpy as np
 from distil_jax.data.rows import Arriving
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
-from distil_jax.models import SentenceEncoder, TaskModel
+from distil_jax.models import EncoderInputs, SentenceEncoder, TaskModel
 from distil_jax.tasks import Encoded
 from distil_jax.training.inference import LENGTHS, make_network, outputs_of_rows, usual_length, usual_rows
 from distil_jax.training.parallel import make_devices
 
 T = TypeVar("T")
+Compute = Callable[[EncoderInputs], Any]  # inputs [B, L] of a batch -> what the model gives of it
 _SIZES = (1, 8, 64, 512)  # rows of a batch that is not full
 _CHUNK_BATCHES = 64  # batches whose rows are sorted together: the ends of their lengths are then a small part
 _CHUNK_CHARACTERS = 1 << 22  # long texts in smaller chunks, so that memory is bounded
@@ -31,7 +32,14 @@ _PATIENCE_SECONDS = 0.05  # for the next row of a pipe, before those at hand are
 class RowNetwork:
     """A model on all devices of this process."""
 
-    def __init__(self, model: TaskModel | SentenceEncoder, params: Any, tokenizer: Tokenizer, limit: int) -> None:
+    def __init__(
+        self,
+        model: TaskModel | SentenceEncoder,
+        params: Any,
+        tokenizer: Tokenizer,
+        limit: int,
+        compute: Compute | None = None,
+    ) -> None:
         """Puts the parameters on the devices; nothing is compiled yet.
 
         Args:
@@ -39,6 +47,7 @@ class RowNetwork:
             params: of NumPy arrays.
             tokenizer: of the model.
             limit: tokens of the longest row.
+            compute: gives what `model` gives, in its place.
 
         Raises:
             UserError: rows longer than the model, a tokenizer larger than it, or one of several processes.
@@ -52,7 +61,22 @@ class RowNetwork:
             raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {encoder.vocab_size}")
         self._limit = limit
         self._devices = make_devices("shard_map")
-        self._compute = make_network(self._devices, model, params)
+        self._compute = compute or make_network(self._devices, model, params)
+        self._shapes: tuple[Sequence[int], Sequence[int]] | None = None
+
+    def fix_shapes(self, lengths: Sequence[int], sizes: Sequence[int]) -> None:
+        """Compute batches of these lengths and numbers of rows alone from now on, and compile their programs.
+
+        Args:
+            lengths: tokens; those above the longest row are left out.
+            sizes: rows, rounded up to a multiple of the devices.
+        """
+        lengths = sorted({min(length, self._limit) for length in (*lengths, self._limit)})
+        sizes = sorted({self._batch_rows(1, size) for size in sizes})
+        self._shapes = lengths, sizes
+        for shape in itertools.product(sizes, lengths):
+            zeros: Any = np.zeros(shape, np.int32)
+            jax.block_until_ready(self._compute(EncoderInputs(zeros, zeros + 1, token_type_ids=zeros)))
 
     def chunks(self, items: Iterable[T], characters: Callable[[T], int], batch_size: int) -> Iterator[list[T]]:
         """The items in their order, those of a few batches at a time.
@@ -87,6 +111,12 @@ class RowNetwork:
         first = 0
         while first < len(order):
             longest = int(encoded.lengths[order[first]])
+            if self._shapes is not None:
+                lengths, sizes = self._shapes
+                size = next((size for size in sizes if size >= len(order) - first), sizes[-1])
+                yield order[first : first + size], next(one for one in lengths if one >= longest), size
+                first += size
+                continue
             length = usual_length(longest, self._limit, alone=len(order) == 1)
             size = self._batch_rows(length, batch_size, choices)
             rows = order[first : first + size]

@@ -13,6 +13,7 @@ from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.export.prediction_settings import from_config_json, prediction_options
 from distil_jax.export.predictor import PredictionSummary, Predictor
+from distil_jax.export.row_network import Compute
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.runs import CONFIG_FILE
@@ -45,7 +46,12 @@ class ReadyModel:
 
 
 def load_predictor(
-    path: str | Path, *, step: int | None = None, max_length: int = 0, dtype: str = "float32"
+    path: str | Path,
+    *,
+    step: int | None = None,
+    max_length: int = 0,
+    dtype: str = "float32",
+    compute: Compute | None = None,
 ) -> Predictor:
     """The model of a fine-tuning run (its best checkpoint), of a model folder with a task head, or of a hub id.
 
@@ -58,6 +64,7 @@ def load_predictor(
         max_length: tokens a row may have; 0: as in fine-tuning, for a model from elsewhere as many as it takes (512
             at most, for questions 384).
         dtype: what is computed in: "float32" or "bfloat16".
+        compute: in place of JAX, see `RowNetwork`.
 
     Raises:
         UserError: none of these, no task head, or lengths that the model does not have.
@@ -74,6 +81,7 @@ def load_predictor(
         reading=ready.reading,
         options=ready.options,
         dtype=dtype,
+        compute=compute,
     )
 
 

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from distil_jax.tasks.kinds import KINDS, Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
     from distil_jax.tasks.measures import SCORE, details_of, measures_of, validation_measures
     from distil_jax.tasks.registry import glue_tasks, task_spec
-    from distil_jax.tasks.requests import Reading, Request, read_requests, reading_of, usual_reading, with_columns
+    from distil_jax.tasks.requests import (
+        Reading,
+        Request,
+        read_requests,
+        reading_of,
+        request,
+        usual_reading,
+        with_columns,
+    )
 else:
     __getattr__ = lazy_imports(__name__)
 
@@ -63,6 +71,7 @@ __all__ = [
     "measures_of",
     "read_requests",
     "reading_of",
+    "request",
     "rows_to_predict",
     "steps_per_epoch",
     "task_spec",

@@ -52,7 +52,7 @@ def rows_of(lengths: np.ndarray) -> Encoded:
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_the_plan_holds_every_row_once(predictor: Predictor, count: int, batch_size: int) -> None:
     lengths = np.clip(np.random.default_rng(count).gamma(2.0, 15.0, count).astype(int) + 3, 3, 120)
-    plan = [*predictor._network.plan(rows_of(lengths), batch_size)]
+    plan = [*predictor.network.plan(rows_of(lengths), batch_size)]
     assert sorted(itertools.chain.from_iterable(rows for rows, _, _ in plan)) == list(range(count))
     for rows, length, size in plan:
         assert len(rows) <= size
