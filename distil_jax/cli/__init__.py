@@ -33,6 +33,7 @@ COMMANDS = {
     "prepare": Command("text -> token shards", training.run_prepare),
     "pretrain": Command("train a masked language model, or a head for an encoder", training.train_command("pretrain")),
     "distill": Command("teacher -> student", training.train_command("distill")),
+    "cache-teacher": Command("teacher -> what it says of a distillation's batches, once", training.run_cache_teacher),
     "finetune": Command(
         "model -> task model (GLUE, SQuAD, tagging, own data), alone or with a task teacher", training.run_finetune
     ),

@@ -13,6 +13,7 @@ from distil_jax.config import Config, parse_arguments, require
 from distil_jax.errors import UserError
 
 _SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
+_ON_TEXT = ("run", "corpus", "masking", "optimizer", "training", "parallel", "checkpoint", "evaluation", "logging")
 _GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and dropout rates of its own
 _LOSS_FORM = "objective.vocabulary"  # all of [objective] that pre-training has
 
@@ -41,6 +42,29 @@ def run_prepare(arguments: list[str]) -> None:
             print(f"{split}: {note}")
 
 
+def run_cache_teacher(arguments: list[str]) -> None:
+    """`distil-jax cache-teacher`."""
+    config = parse_arguments(
+        arguments,
+        prog="distil-jax cache-teacher",
+        description="Write what the teacher says of the batches of a distillation into teacher.cache; give the "
+        "arguments of `distil-jax distill`. An interrupted command continues, and more steps are added.",
+        sections=(*_ON_TEXT, "teacher", "student", "objective"),
+    )
+    require(config, "teacher.cache", "corpus.folder", "teacher.path")
+    start(config)
+    from distil_jax.training.cache_teacher import cache_teacher
+
+    with working_on(config.teacher.cache):
+        found = cache_teacher(config)
+    if found is not None:
+        size = found.bytes_per_row * found.batch_size * found.steps
+        print(
+            f"{found.folder}: {found.steps} steps of {found.batch_size} rows, {size / 1e6:,.1f} MB\n"
+            f"next: distil-jax distill with the same arguments, --teacher.cache {found.folder} among them"
+        )
+
+
 def train_command(stage: str) -> Callable[[list[str]], None]:
     """`distil-jax pretrain` or `distil-jax distill`, as `stage` says."""
     sections = {
@@ -51,13 +75,12 @@ def train_command(stage: str) -> Callable[[list[str]], None]:
         "pretrain": "Train a masked language model, from scratch or from Hugging Face weights.",
         "distill": "Distil a teacher into a smaller student.",
     }
-    shared = ("run", "corpus", "masking", "optimizer", "training", "parallel", "checkpoint", "evaluation", "logging")
     program = f"distil-jax {stage}"
 
     def run(arguments: list[str]) -> None:
-        config = parse_arguments(arguments, prog=program, description=texts[stage], sections=(*shared, *sections))
+        config = parse_arguments(arguments, prog=program, description=texts[stage], sections=(*_ON_TEXT, *sections))
         if stage == "pretrain" and config.model.initial:  # flags for sizes have no effect then, and are refused
-            own = (*shared, *_GIVEN_MODEL, _LOSS_FORM)
+            own = (*_ON_TEXT, *_GIVEN_MODEL, _LOSS_FORM)
             parse_arguments(arguments, prog=f"{program} --model.initial", sections=own)
         train(stage, config)
 

@@ -111,6 +111,8 @@ class Teacher(Section):
 
     path: str = setting("", "folder or hub id of the teacher")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type the teacher's weights are held in")
+    cache: str = setting("", "folder of its outputs, made by cache-teacher, which then stand for it; empty: none")
+    top_k: int = setting(64, "most probable tokens of a position that cache-teacher writes", between(1, 1 << 20))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks that runs, token shards, exported models, and folders of them are as they were written, by their hashes.
+"""Checks that runs, token shards, caches, exported models, and folders of them are as they were written, by hashes.
 
 Nothing is written, moved or repaired.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distil_jax.config import config_from_toml
-from distil_jax.data.corpus import INDEX, open_corpus
+from distil_jax.data.corpus import CACHE_INDEX, INDEX, open_corpus, open_teacher_cache
 from distil_jax.errors import UserError, one_line
 from distil_jax.evaluation.study_report import REPORT_FILE, read_json
 from distil_jax.hf import CHECKSUMS_FILE, check_files
@@ -71,6 +71,8 @@ def _items(folder: Path, top: Path, depth: int) -> Iterator[Item]:
         yield from _run(folder, top)
     elif (folder / INDEX).is_file():
         yield _outcome(_name(folder, top), lambda: _corpus(folder))
+    elif (folder / CACHE_INDEX).is_file():
+        yield _outcome(_name(folder, top), lambda: _cache(folder))
     elif (folder / CHECKSUMS_FILE).is_file():
         yield from _model(folder, top)
     elif depth:
@@ -110,6 +112,13 @@ def _report(folder: Path) -> str:
 def _corpus(folder: Path) -> str:
     corpus = open_corpus(folder, verify=True)
     return f"whole: {len(corpus.shards)} shards, {corpus.num_rows:,} rows"
+
+
+def _cache(folder: Path) -> str:
+    cache = open_teacher_cache(folder)
+    for number in range(len(cache.shards)):
+        cache.verify(number)
+    return f"whole: {len(cache.shards)} shards, {cache.steps:,} steps"
 
 
 def _model(folder: Path, top: Path) -> Iterator[Item]:

@@ -1,7 +1,14 @@
 """What is minimised, and where the student starts: losses as (sum, count), their weighted total, the layer map."""
 
 from distil_jax.objectives.compared import Compared, most_sequences
-from distil_jax.objectives.distillation import MicroBatch, Totals, evaluation_sums, objective_loss
+from distil_jax.objectives.distillation import (
+    MicroBatch,
+    TeacherOutputs,
+    Totals,
+    evaluation_sums,
+    objective_loss,
+    teacher_outputs,
+)
 from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl
 from distil_jax.objectives.student import (
     principal_directions,
@@ -17,6 +24,7 @@ from distil_jax.objectives.terms import (
     activation_terms,
     active_activation_terms,
     active_terms,
+    cached_parts,
     capture_of,
     check_terms,
     initial_projections,
@@ -24,6 +32,7 @@ from distil_jax.objectives.terms import (
     uses_teacher,
     uses_vocabulary,
 )
+from distil_jax.objectives.vocabulary_terms import TopTokens
 
 __all__ = [
     "PROJECTIONS",
@@ -32,10 +41,13 @@ __all__ = [
     "LossTerm",
     "MicroBatch",
     "SumCount",
+    "TeacherOutputs",
+    "TopTokens",
     "Totals",
     "activation_terms",
     "active_activation_terms",
     "active_terms",
+    "cached_parts",
     "capture_of",
     "check_terms",
     "cross_entropy",
@@ -50,6 +62,7 @@ __all__ = [
     "student_config",
     "student_params",
     "student_sizes",
+    "teacher_outputs",
     "uses_teacher",
     "uses_vocabulary",
 ]

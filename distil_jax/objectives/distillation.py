@@ -24,27 +24,46 @@ from distil_jax.objectives.terms import (
     activation_terms,
     active_activation_terms,
     active_terms,
+    cached_parts,
     capture_of,
     needs_all_logits,
     uses_teacher,
 )
-from distil_jax.objectives.vocabulary import fused_vocabulary_loss, plain_vocabulary_loss, vocabulary_measures
-from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
+from distil_jax.objectives.vocabulary import (
+    fused_vocabulary_loss,
+    plain_vocabulary_loss,
+    top_tokens,
+    vocabulary_measures,
+)
+from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions, Teacher, TopTokens
 
 Params = Mapping[str, Any]
+
+
+class TeacherOutputs(NamedTuple):
+    """What a cached teacher gives for M rows: all that an objective may read of it.
+
+    Attributes:
+        top: its most probable tokens at the P positions of "kl", arrays [M, P, ...]; None without that term.
+        hidden: its last hidden states [M, L, H] float16; None where no term reads them.
+    """
+
+    top: TopTokens | None
+    hidden: Array | None
 
 
 class MicroBatch(NamedTuple):
     """What one forward pass sees: M rows of L tokens, K predictions a row.
 
     `inputs` holds the masked ids; its attention mask numbers the sequences of a row (0 is padding). `positions`,
-    `targets` [M, K] int32, `weights` [M, K] float32 (1 = predicted).
+    `targets` [M, K] int32, `weights` [M, K] float32 (1 = predicted). `cached` stands for a teacher.
     """
 
     inputs: EncoderInputs
     positions: Array
     targets: Array
     weights: Array
+    cached: TeacherOutputs | None = None
 
     @property
     def real(self) -> Array:
@@ -96,13 +115,15 @@ def objective_loss(
         ValueError: a term needs a teacher and there is none.
     """
     terms = active_terms(objective)
-    if uses_teacher(objective) and (teacher is None or teacher_params is None):
+    if uses_teacher(objective) and batch.cached is None and (teacher is None or teacher_params is None):
         raise ValueError("a term of the objective compares with a teacher, and there is none")
     coefficients = _coefficients(objective, totals)
     capture = capture_of(terms)
     activations = _activations(student, student_params, batch.inputs, capture)
     compared = None
-    if teacher is not None and teacher_params is not None and uses_teacher(objective):
+    if batch.cached is not None and batch.cached.hidden is not None:
+        compared = Activations(batch.cached.hidden)
+    elif teacher is not None and teacher_params is not None and uses_teacher(objective):
         inputs = batch.inputs._replace(dropout_keys=None)
         compared = jax.lax.stop_gradient(_activations(teacher, teacher_params, inputs, capture))
     total, sums = jnp.zeros(()), {}
@@ -114,8 +135,12 @@ def objective_loss(
     if over_vocabulary:
         on_all = needs_all_logits(objective)
         chosen = _rows if on_all else partial(_select, positions=batch.positions)
-        layer, teacher_layer = _output_layer(student, student_params, chosen(activations.hidden)), None
-        if compared is not None and any(TERMS[name].reads_teacher for name in over_vocabulary):
+        layer = _output_layer(student, student_params, chosen(activations.hidden))
+        teacher_layer: Teacher = None
+        reads_teacher = any(TERMS[name].reads_teacher for name in over_vocabulary)
+        if reads_teacher and batch.cached is not None:
+            teacher_layer = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.cached.top)
+        elif reads_teacher and compared is not None:
             assert teacher is not None and teacher_params is not None  # `compared` is made of them
             teacher_layer = _output_layer(teacher, teacher_params, chosen(compared.hidden))
         vocabulary_loss = _VOCABULARY_LOSSES[objective.vocabulary]
@@ -128,6 +153,19 @@ def objective_loss(
         )
         total, sums = total + part, sums | found
     return total, jax.lax.stop_gradient(sums)
+
+
+def teacher_outputs(
+    objective: Objective, teacher: MaskedLM, teacher_params: Params, batch: MicroBatch, count: int
+) -> TeacherOutputs:
+    """What `objective` reads of a teacher, to be kept: its `count` most probable tokens and last hidden states."""
+    hidden = _activations(teacher, teacher_params, batch.inputs._replace(dropout_keys=None), frozenset()).hidden
+    top, parts = None, cached_parts(objective)
+    if "top" in parts:
+        chosen = _rows(hidden) if needs_all_logits(objective) else _select(hidden, batch.positions)
+        found = top_tokens(_output_layer(teacher, teacher_params, chosen), count, objective.temperature)
+        top = jax.tree.map(lambda x: x.reshape(hidden.shape[0], -1, *x.shape[1:]), found)
+    return TeacherOutputs(top, hidden.astype(jnp.float16) if "hidden" in parts else None)
 
 
 def _coefficients(objective: Objective, totals: Totals) -> dict[str, Array]:

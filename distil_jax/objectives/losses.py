@@ -39,6 +39,29 @@ def distillation_kl(student_logits: Array, teacher_logits: Array, weights: Array
     return weighted(divergence * temperature**2, weights)
 
 
+def top_tokens_kl(
+    student_logits: Array, probabilities: Array, ids: Array, tail: Array, weights: Array, temperature: float
+) -> SumCount:
+    """temperature^2 * KL of a teacher of whom the largest probabilities are known, all other tokens being one event.
+
+    This is `distillation_kl` to a teacher that spreads its `tail` over the other tokens as the student does.
+
+    Args:
+        student_logits: [N, V].
+        probabilities: [N, k] float32, at `temperature`.
+        ids: [N, k] int32, all different.
+        tail: [N] float32, the sum of all other probabilities.
+        weights: [N] float32.
+        temperature: of both softmaxes.
+    """
+    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
+    rows = jnp.arange(ids.shape[0])[:, None]
+    chosen, others = student[rows, ids], jax.nn.logsumexp(student.at[rows, ids].set(-jnp.inf), axis=-1)
+    known = jnp.sum(jax.scipy.special.xlogy(probabilities, probabilities) - probabilities * chosen, axis=-1)
+    divergence = known + jax.scipy.special.xlogy(tail, tail) - tail * others
+    return weighted(divergence * temperature**2, weights)
+
+
 def cross_entropy(logits: Array, targets: Array, weights: Array) -> SumCount:
     """L_mlm: -log softmax(logits)[target]; targets [N] int32, in range also where the weight is 0."""
     logits = logits.astype(jnp.float32)

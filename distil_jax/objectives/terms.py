@@ -43,6 +43,7 @@ class LossTerm:
         projects: whether a learned matrix maps the student's vectors to the teacher's width where widths differ.
         reads_teacher: whether it compares with a teacher.
         counts: what its mean is over.
+        cached: which of the `TeacherOutputs` it reads, "" where no cache has what it reads.
     """
 
     name: str
@@ -53,6 +54,7 @@ class LossTerm:
     projects: bool = False
     reads_teacher: bool = True
     counts: Literal["tokens", "predictions", "sequences"] = "tokens"
+    cached: Literal["", "top", "hidden"] = ""
 
     @property
     def over_vocabulary(self) -> bool:
@@ -243,19 +245,19 @@ _STATES, _SCORES, _VECTORS = (frozenset(x) for x in (("hidden_states",), ("score
 TERMS: dict[str, LossTerm] = {
     term.name: term
     for term in (
-        LossTerm("kl"),
+        LossTerm("kl", cached="top"),
         LossTerm("logit_mse"),
         LossTerm("mlm", reads_teacher=False, counts="predictions"),
-        LossTerm("cosine", cosine, projects=True),
+        LossTerm("cosine", cosine, projects=True, cached="hidden"),
         LossTerm("hidden", hidden, capture=_STATES, check=_check_layers("hidden_layers"), projects=True),
         LossTerm("hidden_cosine", hidden_cosine, capture=_STATES, check=_check_layers("hidden_layers"), projects=True),
         LossTerm("embeddings", embeddings, capture=_STATES, projects=True),
         LossTerm("attention", attention, capture=_SCORES, check=_check_attention),
         LossTerm("attention_kl", attention_kl, capture=_SCORES, check=_check_attention),
         LossTerm("relations", relations, capture=_VECTORS, check=_check_relations),
-        LossTerm("pooled", pooled, projects=True, counts="sequences"),
-        LossTerm("pooled_cosine", pooled_cosine, projects=True, counts="sequences"),
-        LossTerm("similarity", similarity, counts="sequences"),
+        LossTerm("pooled", pooled, projects=True, counts="sequences", cached="hidden"),
+        LossTerm("pooled_cosine", pooled_cosine, projects=True, counts="sequences", cached="hidden"),
+        LossTerm("similarity", similarity, counts="sequences", cached="hidden"),
     )
 }
 
@@ -263,6 +265,11 @@ TERMS: dict[str, LossTerm] = {
 def active_terms(objective: Objective) -> dict[str, LossTerm]:
     """The terms whose weight is above 0, by name."""
     return {name: TERMS[name] for name in objective.weights}
+
+
+def cached_parts(objective: Objective) -> set[str]:
+    """The parts of the `TeacherOutputs` that the objective reads."""
+    return {term.cached for term in active_terms(objective).values()} - {""}
 
 
 def active_activation_terms(settings: ActivationTerms) -> dict[str, LossTerm]:

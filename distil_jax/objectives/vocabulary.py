@@ -17,12 +17,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.cpu import CHUNK_BYTES, forms_apply
-from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl, logit_mse, top1_matches
+from distil_jax.objectives.losses import (
+    SumCount,
+    cross_entropy,
+    distillation_kl,
+    logit_mse,
+    top1_matches,
+    top_tokens_kl,
+)
 from distil_jax.objectives.vocabulary_terms import (
     LABEL_TERMS,
     TEACHER_TERMS,
     OutputLayer,
     Positions,
+    Teacher,
+    TopTokens,
     logits_of,
     loss_and_dlogits,
     loss_sums,
@@ -51,7 +60,7 @@ def chunk_size(tokens: int, vocabulary: int, *, max_bytes: int = 0) -> int:
 
 def plain_vocabulary_loss(
     student: OutputLayer,
-    teacher: OutputLayer | None,
+    teacher: Teacher,
     positions: Positions,
     coefficients: Mapping[str, Array],
     *,
@@ -60,12 +69,15 @@ def plain_vocabulary_loss(
     """As `fused_vocabulary_loss`, from whole [T, V] logits and by automatic differentiation: its reference."""
     _check_terms(teacher, positions, coefficients)
     logits, targets, teacher_logits = logits_of(student), positions.targets, None
-    if teacher is not None:
+    if isinstance(teacher, OutputLayer):
         teacher_logits = logits_of(jax.lax.stop_gradient(teacher))
     sums: dict[str, SumCount] = {}
     for name, weights in positions.weights.items():
         if name == "mlm" and targets is not None:
             sums[name] = cross_entropy(logits, targets, weights)
+        elif name == "kl" and isinstance(teacher, TopTokens):
+            known = (teacher.probabilities, teacher.ids.astype(jnp.int32), teacher.tail)
+            sums[name] = top_tokens_kl(logits, *known, weights, temperature)
         elif name == "kl" and teacher_logits is not None:
             sums[name] = distillation_kl(logits, teacher_logits, weights, temperature)
         elif name == "logit_mse" and teacher_logits is not None:
@@ -74,19 +86,21 @@ def plain_vocabulary_loss(
     return total, jax.lax.stop_gradient(sums)
 
 
-def _check_terms(teacher: OutputLayer | None, positions: Positions, coefficients: Mapping[str, Array]) -> None:
+def _check_terms(teacher: Teacher, positions: Positions, coefficients: Mapping[str, Array]) -> None:
     names = coefficients.keys()
     if names != positions.weights.keys() or not names or not names <= {*TEACHER_TERMS, *LABEL_TERMS}:
         raise ValueError(f"coefficients of {sorted(names)}, weights of {sorted(positions.weights)}")
     if names & set(TEACHER_TERMS) and teacher is None:
         raise ValueError("no teacher")
+    if "logit_mse" in names and isinstance(teacher, TopTokens):
+        raise ValueError("logit_mse compares all logits")
     if names & set(LABEL_TERMS) and positions.targets is None:
         raise ValueError("no targets")
 
 
 def fused_vocabulary_loss(
     student: OutputLayer,
-    teacher: OutputLayer | None,
+    teacher: Teacher,
     positions: Positions,
     coefficients: Mapping[str, Array],
     *,
@@ -98,7 +112,8 @@ def fused_vocabulary_loss(
     Args:
         student: its output layer at T positions; gets the gradient. Matmuls are in the dtype of `hidden`, everything
             else, the sums of the table's gradient too, in float32.
-        teacher: at the same positions, of any width; gets no gradient. None where no term needs it.
+        teacher: at the same positions, of any width; gets no gradient. Its `TopTokens` suffice for "kl". None where no
+            term needs it.
         positions: weights of every term, and the targets that the label terms need.
         coefficients: term (of TEACHER_TERMS and LABEL_TERMS) -> float32 scalar that its sum is multiplied by in the
             total: weight / global count. They are constants: their own gradient is zero.
@@ -125,13 +140,13 @@ def _loss(
     temperature: float,
     chunk: int,
     student: OutputLayer,
-    teacher: OutputLayer | None,
+    teacher: Teacher,
     positions: Positions,
     coefficients: dict[str, Array],
 ) -> tuple[Array, dict[str, Array]]:
     """(total, sum of each term); the form without gradient."""
 
-    def of_chunk(student: OutputLayer, teacher: OutputLayer | None, positions: Positions) -> tuple[Any, None]:
+    def of_chunk(student: OutputLayer, teacher: Teacher, positions: Positions) -> tuple[Any, None]:
         return loss_sums(student, teacher, positions, temperature), None
 
     sums, _ = _over_chunks(of_chunk, chunk, student, teacher, positions)
@@ -142,7 +157,7 @@ def _loss_forward(
     temperature: float,
     chunk: int,
     student: OutputLayer,
-    teacher: OutputLayer | None,
+    teacher: Teacher,
     positions: Positions,
     coefficients: dict[str, Array],
 ) -> tuple[tuple[Array, dict[str, Array]], OutputLayer]:
@@ -150,7 +165,7 @@ def _loss_forward(
     dtype = student.hidden.dtype
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def of_chunk(student: OutputLayer, teacher: OutputLayer | None, positions: Positions) -> tuple[Any, Array]:
+    def of_chunk(student: OutputLayer, teacher: Teacher, positions: Positions) -> tuple[Any, Array]:
         sums, dlogits = loss_and_dlogits(student, teacher, positions, coefficients, temperature)
         by_table = product("tv,th->vh", dlogits, student.hidden)
         by_bias = product("t,tv->v", jnp.ones(dlogits.shape[0], dtype), dlogits)
@@ -175,6 +190,24 @@ def _total(sums: Mapping[str, Array], coefficients: Mapping[str, Array]) -> Arra
     return sum((coefficients[name] * sums[name] for name in coefficients), jnp.zeros(()))
 
 
+def top_tokens(layer: OutputLayer, count: int, temperature: float, *, chunk: int = 0) -> TopTokens:
+    """The `count` most probable tokens of an output layer at T positions, at a temperature, in chunks."""
+    vocabulary = layer.table.shape[0]
+
+    def of_chunk(layer: OutputLayer, _: Teacher, __: Positions) -> tuple[tuple[()], TopTokens]:
+        logits = logits_of(layer)
+        largest, ids = jax.lax.top_k(logits, count)
+        exponentials = jnp.exp((logits - largest[:, :1]) / temperature)
+        # Not 1 minus the largest: of a small tail nothing would be left.
+        others = exponentials.at[jnp.arange(ids.shape[0])[:, None], ids].set(0.0)
+        tail = jnp.sum(others, axis=-1) / jnp.sum(exponentials, axis=-1)
+        ratios = jnp.exp((largest - largest[:, :1]) / temperature).astype(jnp.float16)
+        return (), TopTokens(ids.astype(jnp.uint16 if vocabulary <= 1 << 16 else jnp.uint32), ratios, tail)
+
+    everywhere = Positions({"kl": jnp.ones(layer.hidden.shape[0])}, None)
+    return _over_chunks(of_chunk, chunk or chunk_size(layer.hidden.shape[0], vocabulary), layer, None, everywhere)[1]
+
+
 def vocabulary_measures(
     student: OutputLayer, teacher: OutputLayer | None, targets: Array, weights: Array, *, chunk: int = 0
 ) -> dict[str, SumCount]:
@@ -188,13 +221,11 @@ def vocabulary_measures(
         chunk: positions at a time; 0 chooses by `chunk_size`.
     """
 
-    def of_chunk(
-        student: OutputLayer, teacher: OutputLayer | None, positions: Positions
-    ) -> tuple[dict[str, SumCount], None]:
+    def of_chunk(student: OutputLayer, teacher: Teacher, positions: Positions) -> tuple[dict[str, SumCount], None]:
         logits, targets, weights = logits_of(student), positions.targets, positions.weights["mlm"]
         assert targets is not None
         sums = {"mlm": cross_entropy(logits, targets, weights), "accuracy": top1_matches(logits, targets, weights)}
-        if teacher is not None:
+        if isinstance(teacher, OutputLayer):
             teacher_logits = logits_of(teacher)
             sums["kl"] = distillation_kl(logits, teacher_logits, weights, 1.0)
             sums["agreement"] = top1_matches(logits, jnp.argmax(teacher_logits, axis=-1), weights)
@@ -205,17 +236,20 @@ def vocabulary_measures(
 
 
 def _over_chunks(
-    of_chunk: Callable[[OutputLayer, OutputLayer | None, Positions], tuple[Summed, Stacked]],
+    of_chunk: Callable[[OutputLayer, Teacher, Positions], tuple[Summed, Stacked]],
     chunk: int,
     student: OutputLayer,
-    teacher: OutputLayer | None,
+    teacher: Teacher,
     positions: Positions,
 ) -> tuple[Summed, Stacked]:
     """`of_chunk` on `chunk` positions at a time: its first result added up, its second concatenated, [T, ...].
 
     The last chunk is filled with positions of weight 0.
     """
-    tables = [layer and layer._replace(table=layer.table.astype(layer.hidden.dtype)) for layer in (student, teacher)]
+    tables = [
+        layer._replace(table=layer.table.astype(layer.hidden.dtype)) if isinstance(layer, OutputLayer) else None
+        for layer in (student, teacher)
+    ]
     tokens = student.hidden.shape[0]
     chunks = max(1, -(-tokens // chunk))
 
@@ -224,16 +258,17 @@ def _over_chunks(
         return jnp.pad(x, rest).reshape(chunks, chunk, *x.shape[1:])
 
     def of_piece(piece: Any) -> tuple[Summed, Stacked]:
-        *hidden, piece_positions = piece
+        *rows, piece_positions = piece
         counted = jnp.any(jnp.stack([*piece_positions.weights.values()]) > 0, axis=0)[:, None]
         # What does not count may hold NaN, which times 0 would still be NaN in the gradient.
         layers = [
-            layer and layer._replace(hidden=jnp.where(counted, rows, 0))
-            for layer, rows in zip(tables, hidden, strict=True)
+            found if table is None else table._replace(hidden=jnp.where(counted, found, 0))
+            for table, found in zip(tables, rows, strict=True)
         ]
         return of_chunk(layers[0], layers[1], piece_positions)  # type: ignore[arg-type]
 
-    pieces = jax.tree.map(cut, (student.hidden, teacher and teacher.hidden, positions))
+    by_position = teacher.hidden if isinstance(teacher, OutputLayer) else teacher
+    pieces = jax.tree.map(cut, (student.hidden, by_position, positions))
     first = jax.tree.map(lambda x: x[0], pieces)
     if chunks == 1:
         summed, stacked = of_piece(first)

@@ -28,6 +28,27 @@ class OutputLayer(NamedTuple):
     bias: Array
 
 
+class TopTokens(NamedTuple):
+    """The most probable tokens of a teacher at T positions, as its cache holds them, at the temperature of "kl".
+
+    Attributes:
+        ids: [T, k] unsigned integers, all different.
+        ratios: [T, k] float16, probabilities over the largest one.
+        tail: [T] float32, the sum of the probabilities of all other tokens.
+    """
+
+    ids: Array
+    ratios: Array
+    tail: Array
+
+    @property
+    def probabilities(self) -> Array:
+        """[T, k] float32; with the tail they add up to 1."""
+        ratios = self.ratios.astype(jnp.float32)
+        whole = jnp.sum(ratios, axis=-1, keepdims=True)
+        return ratios * (1.0 - self.tail[:, None]) / jnp.maximum(whole, 1e-30)
+
+
 class Positions(NamedTuple):
     """What counts at T positions. A position of weight 0 counts nowhere, whatever its hidden states hold.
 
@@ -40,6 +61,7 @@ class Positions(NamedTuple):
     targets: Array | None
 
 
+Teacher = OutputLayer | TopTokens | None
 LABEL_TERMS = ("mlm",)  # cross entropy with the targets at temperature 1
 TEACHER_TERMS = ("kl", "logit_mse")  # temperature^2 * KL(teacher || student); squared difference of the logits over V
 
@@ -52,7 +74,7 @@ def logits_of(layer: OutputLayer) -> Array:
 
 def loss_and_dlogits(
     student: OutputLayer,
-    teacher: OutputLayer | None,
+    teacher: Teacher,
     positions: Positions,
     coefficients: Mapping[str, Array],
     temperature: float,
@@ -61,7 +83,7 @@ def loss_and_dlogits(
 
     Args:
         student: its output layer at C positions.
-        teacher: at the same positions; None where no term needs it.
+        teacher: at the same positions, or what is known of it; None where no term needs it.
         positions: weights of every term, and targets.
         coefficients: term -> float32 scalar that its sum is multiplied by in the total.
         temperature: of "kl".
@@ -77,9 +99,7 @@ def loss_and_dlogits(
     return _sums(terms, positions), dlogits.astype(student.hidden.dtype)
 
 
-def loss_sums(
-    student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
-) -> dict[str, Array]:
+def loss_sums(student: OutputLayer, teacher: Teacher, positions: Positions, temperature: float) -> dict[str, Array]:
     """The first result of `loss_and_dlogits`."""
     return _sums(_terms(student, teacher, positions, temperature), positions)
 
@@ -105,9 +125,7 @@ class _Softmax(NamedTuple):
     norm: Array
 
 
-def _terms(
-    student: OutputLayer, teacher: OutputLayer | None, positions: Positions, temperature: float
-) -> dict[str, _Term]:
+def _terms(student: OutputLayer, teacher: Teacher, positions: Positions, temperature: float) -> dict[str, _Term]:
     """Every term of `positions`.
 
     In an order in which XLA on CPU holds three [C, V] arrays and not four (five with "logit_mse"): the teacher's logits
@@ -117,21 +135,25 @@ def _terms(
     names, targets = positions.weights.keys(), positions.targets
     temperature = temperature if "kl" in names else 1.0
     logits = _shift(logits_of(student))
-    target_logits = teacher_logits = teacher_softmax = mean_difference = None
+    target_logits = teacher_logits = teacher_softmax = mean_difference = chosen = None
     if "mlm" in names and targets is not None:
         target_logits = jnp.take_along_axis(logits.shifted, targets[:, None], axis=-1)
-    if teacher is not None:
+    if isinstance(teacher, TopTokens):
+        chosen = jnp.take_along_axis(logits.shifted, teacher.ids.astype(jnp.int32), axis=-1)
+    elif teacher is not None:
         teacher_hidden = order_after(teacher.hidden, logits.shifted[:, :1])
         teacher_logits = _shift(logits_of(teacher._replace(hidden=teacher_hidden)))
     if "kl" in names and teacher_logits is not None:
         teacher_softmax = _softmax(teacher_logits.shifted, temperature)
         difference = teacher_softmax.exponentials * (teacher_logits.shifted - logits.shifted)
         mean_difference = jnp.sum(difference, axis=-1, keepdims=True) / (temperature * teacher_softmax.norm)
-    before = [x for x in (target_logits, mean_difference) if x is not None]
+    before = [x[:, :1] for x in (target_logits, mean_difference, chosen) if x is not None]
     softmax = _softmax(reduce(order_after, before, logits.shifted), temperature)
     terms = {}
     if teacher_softmax is not None and mean_difference is not None:
         terms["kl"] = _kl(softmax, teacher_softmax, mean_difference, temperature)
+    if isinstance(teacher, TopTokens) and chosen is not None:
+        terms["kl"] = _top_tokens_kl(softmax, teacher, chosen, temperature)
     if target_logits is not None and targets is not None:
         terms["mlm"] = _cross_entropy(softmax, logits, targets, target_logits, temperature)
     if "logit_mse" in names and teacher_logits is not None:
@@ -169,6 +191,25 @@ def _kl(student: _Softmax, teacher: _Softmax, mean_difference: Array, temperatur
         return of_student * student.exponentials - of_teacher * teacher.exponentials
 
     return _Term(values[:, 0], dlogits)
+
+
+def _top_tokens_kl(student: _Softmax, teacher: TopTokens, chosen: Array, temperature: float) -> _Term:
+    """`losses.top_tokens_kl`; `chosen` [C, k] are the student's shifted logits of the teacher's tokens."""
+    xlogy, rows, tail = jax.scipy.special.xlogy, jnp.arange(chosen.shape[0])[:, None], teacher.tail[:, None]
+    probabilities, ids = teacher.probabilities, teacher.ids.astype(jnp.int32)
+    # Not the norm minus the chosen: where the student leaves little to the others, nothing would be left of it.
+    others = student.exponentials.at[rows, ids].set(0.0)
+    others_norm = jnp.maximum(jnp.sum(others, axis=-1, keepdims=True), 1e-37)
+    log_norm = jnp.log(student.norm)
+    known = xlogy(probabilities, probabilities) - probabilities * (chosen / temperature - log_norm)
+    values = jnp.sum(known, axis=-1, keepdims=True) + xlogy(tail, tail) - tail * (jnp.log(others_norm) - log_norm)
+
+    def dlogits(scale: Array) -> Array:
+        at_chosen = jnp.exp(chosen / temperature) / student.norm - probabilities
+        of_others = student.exponentials * (1.0 / student.norm - tail / others_norm)
+        return (temperature * scale) * of_others.at[rows, ids].set(at_chosen)
+
+    return _Term(temperature**2 * values[:, 0], dlogits)
 
 
 def _cross_entropy(

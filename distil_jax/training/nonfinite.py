@@ -83,7 +83,8 @@ def write_report(
     """
     folder = run_folder / FOLDER / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    arrays: Any = batch if isinstance(batch, Mapping) else {"ids": batch}
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    arrays: Any = {jax.tree_util.keystr(path, simple=True, separator=".") or "ids": leaf for path, leaf in leaves}
     np.savez(folder / f"batch_{jax.process_index()}.npz", **arrays)
     if jax.process_index():
         return folder

@@ -17,6 +17,7 @@ from distil_jax.config import Config, CorpusSettings, Objective
 from distil_jax.data.corpus import (
     Corpus,
     MaskingRule,
+    TeacherCache,
     batch_rows,
     masking_log_weights,
     open_corpus,
@@ -33,7 +34,7 @@ from distil_jax.training.flops import distillation_flops, pretraining_flops
 from distil_jax.training.loop import RunSpec, TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
-from distil_jax.training.text_step import TextModels, text_step_config
+from distil_jax.training.text_step import CachedRows, TextModels, outputs_of, text_step_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class TextTraining:
         teacher: its encoder; None without one.
         teacher_params: its parameters.
         description: what checkpoints and cards say of the run.
+        cache: what the teacher said, in the place of a teacher.
     """
 
     encoder: EncoderConfig
@@ -58,6 +60,7 @@ class TextTraining:
     teacher: EncoderConfig | None = None
     teacher_params: Params | None = None
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cache: TeacherCache | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +98,11 @@ def train_on_text(
         )
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
     check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
-    train = corpora.train
-    steps = config.training.steps or (config.training.epochs * train.num_rows) // config.training.batch_size
-    if steps == 0:
+    train, steps = corpora.train, planned_steps(config, corpora.train)
+    if training.cache is not None and training.cache.steps < steps:
         raise UserError(
-            f"training.epochs = {config.training.epochs}: {train.num_rows} rows are fewer than training.batch_size = "
-            f"{config.training.batch_size}; lower the batch size or set training.steps"
+            f"teacher.cache = {config.teacher.cache}: has the first {training.cache.steps} steps, the run takes "
+            f"{steps}; distil-jax cache-teacher with the same settings adds the others"
         )
     inputs = {**inputs, "corpus.train": train.sha256}
     if corpora.validation is not None:
@@ -111,6 +113,18 @@ def train_on_text(
         return run_training(text_run_spec(config, training, corpora, model_file, steps), devices, watchdog)
 
 
+def planned_steps(config: Config, corpus: Corpus) -> int:
+    """Optimiser steps of a run on `corpus`. Raises UserError where there are none."""
+    training = config.training
+    steps = training.steps or (training.epochs * corpus.num_rows) // training.batch_size
+    if steps == 0:
+        raise UserError(
+            f"training.epochs = {training.epochs}: {corpus.num_rows} rows are fewer than training.batch_size = "
+            f"{training.batch_size}; lower the batch size or set training.steps"
+        )
+    return steps
+
+
 def text_run_spec(
     config: Config, training: TextTraining, corpora: Corpora, model_file: Mapping[str, Any], steps: int
 ) -> RunSpec:
@@ -119,15 +133,15 @@ def text_run_spec(
     `model_file` is the contents of the run's model.json.
     """
     train = corpora.train
-    models = _models(config, training, train)
+    models = text_models(config, training, train)
     return RunSpec(
         config=config,
         folder=Path(config.run.output),
         steps=steps,
         params=completed(training, config.run.seed),
-        frozen=_frozen(config, training, train),
+        frozen=frozen_inputs(config, training, train),
         step=text_step_config(models, config.training.micro_batch_size, training.trainable),
-        make_batches=partial(_batches, config, train),
+        make_batches=partial(text_batches, config, train, training.cache),
         batch_rows=partial(_batch_rows, config, train),
         make_evaluator=partial(_evaluator, config, models, corpora.validation),
         model_file=model_file,
@@ -136,7 +150,8 @@ def text_run_spec(
     )
 
 
-def _models(config: Config, training: TextTraining, corpus: Corpus) -> TextModels:
+def text_models(config: Config, training: TextTraining, corpus: Corpus) -> TextModels:
+    """Modules, objective and masking of a run."""
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     masking = config.masking
     return TextModels(
@@ -149,7 +164,8 @@ def _models(config: Config, training: TextTraining, corpus: Corpus) -> TextModel
     )
 
 
-def _frozen(config: Config, training: TextTraining, corpus: Corpus) -> FrozenInputs:
+def frozen_inputs(config: Config, training: TextTraining, corpus: Corpus) -> FrozenInputs:
+    """What the steps of a run only read."""
     teacher = training.teacher_params
     if teacher is not None and config.teacher.dtype == "bfloat16":
         teacher = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), teacher)
@@ -157,10 +173,16 @@ def _frozen(config: Config, training: TextTraining, corpus: Corpus) -> FrozenInp
     return FrozenInputs(np.int32(config.run.seed), teacher, log_weights)
 
 
-def _batches(config: Config, corpus: Corpus, steps: range, devices: Devices) -> Iterator[np.ndarray]:
+def text_batches(
+    config: Config, corpus: Corpus, cache: TeacherCache | None, steps: range, devices: Devices
+) -> Iterator[Any]:
+    """This process's rows [b, L] of the batches of `steps`, with what the cache has of them."""
     size = config.training.batch_size
     part = devices.process_part(size)
-    return training_batches(corpus, batch_size=size, seed=config.run.seed, steps=steps, part=part)
+    batches = partial(training_batches, corpus, batch_size=size, seed=config.run.seed, steps=steps, part=part)
+    if cache is None:
+        return batches()
+    return batches(complete=lambda step, ids: CachedRows(ids, outputs_of(cache.read(step, part))))
 
 
 def _batch_rows(config: Config, corpus: Corpus, step: int) -> np.ndarray:
@@ -187,11 +209,11 @@ def _flops_per_token(config: Config, training: TextTraining, length: int) -> flo
     objective, predicted = training.objective, config.masking.probability
     if not uses_vocabulary(objective):
         predicted = 0.0
+    share = 1.0 if needs_all_logits(objective) else predicted
     if training.teacher is not None and uses_teacher(objective):
-        share = 1.0 if needs_all_logits(objective) else predicted
         return distillation_flops(training.teacher, training.encoder, length, head_share=share)
     frozen = not any(name.startswith("encoder") for name in training.trainable)
-    return pretraining_flops(training.encoder, length, freeze_encoder=frozen, head_share=predicted)
+    return pretraining_flops(training.encoder, length, freeze_encoder=frozen, head_share=share)
 
 
 def _model_facts(training: TextTraining, corpus: Corpus) -> dict[str, Any]:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from distil_jax.config import Objective
 from distil_jax.data.corpus import MaskingRule, mask_rows, predictions_per_row, sequence_numbers, sequence_positions
 from distil_jax.models import EncoderInputs, MaskedLM
-from distil_jax.objectives import MicroBatch, SumCount, Totals, evaluation_sums, most_sequences, objective_loss
+from distil_jax.objectives import (
+    MicroBatch,
+    SumCount,
+    TeacherOutputs,
+    TopTokens,
+    Totals,
+    evaluation_sums,
+    most_sequences,
+    objective_loss,
+    teacher_outputs,
+)
 from distil_jax.training.step import (
     AXIS,
     FrozenInputs,
@@ -39,22 +51,44 @@ class TextModels:
     pad_id: int
 
 
+class CachedRows(NamedTuple):
+    """Rows [b, L] and what a teacher said of them, [b, ...]."""
+
+    ids: Any
+    cached: TeacherOutputs
+
+
+def records_of(outputs: TeacherOutputs) -> dict[str, Any]:
+    """The arrays of a teacher's outputs by their name in a record of its cache."""
+    top = {} if outputs.top is None else outputs.top._asdict()
+    return top if outputs.hidden is None else {**top, "hidden": outputs.hidden}
+
+
+def outputs_of(records: np.ndarray) -> TeacherOutputs:
+    """The teacher's outputs in records [b] of its cache, on the host."""
+    found: dict[str, Any] = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
+    hidden = found.pop("hidden", None)
+    return TeacherOutputs(TopTokens(**found) if found else None, hidden)
+
+
 def text_step_config(models: TextModels, micro_batch_size: int, trainable: tuple[str, ...]) -> StepConfig:
-    """The step on rows of packed text [b, L]."""
+    """The step on rows of packed text [b, L], or on `CachedRows`."""
     return StepConfig(partial(_prepare, models), partial(_loss, models), micro_batch_size, trainable)
 
 
 def _prepare(
-    models: TextModels, frozen: FrozenInputs, key: Array, numbers: Array, ids: Array
+    models: TextModels, frozen: FrozenInputs, key: Array, numbers: Array, batch: Array | CachedRows
 ) -> tuple[MicroBatch, Totals]:
     """Masked rows and the counts of the global batch; one small all-gather."""
+    ids, cached = batch if isinstance(batch, CachedRows) else (batch, None)
     ids = ids.astype(jnp.int32)
     sequences = sequence_numbers(ids, models.cls_id, models.pad_id)
     local = [jnp.sum(sequences > 0, axis=1), _eligible(ids, sequences, frozen.log_weights), _counted(sequences)]
     lengths, eligible, packed = jax.lax.all_gather(jnp.stack(local, axis=1), AXIS, tiled=True).T
     predictions = predictions_per_row(lengths, eligible, models.rule.probability)
     totals = Totals(*(jnp.sum(counts).astype(jnp.float32) for counts in (lengths, predictions, packed)))
-    return make_micro_batch(models, ids, _row_keys(key, numbers), predictions[numbers], frozen.log_weights), totals
+    rows = make_micro_batch(models, ids, _row_keys(key, numbers), predictions[numbers], frozen.log_weights)
+    return rows._replace(cached=cached), totals
 
 
 def _loss(
@@ -102,6 +136,27 @@ def make_micro_batch(
         dropout_keys=jax.vmap(jax.random.key_data)(dropout_keys) if dropout else None,
     )
     return MicroBatch(inputs, masked.positions, masked.targets, masked.weights)
+
+
+def make_teacher_step(
+    models: TextModels, micro_batch_size: int, count: int
+) -> Callable[[FrozenInputs, Array, Array], TeacherOutputs]:
+    """The per-device `(frozen, step (), ids [b, L]) -> what the teacher says of the batch of all devices`.
+
+    It sees the masks of that step of a run; `count` most probable tokens are kept.
+    """
+    teacher = models.teacher
+    assert teacher is not None
+
+    def teacher_step(frozen: FrozenInputs, step: Array, ids: Array) -> TeacherOutputs:
+        assert frozen.teacher is not None
+        key = jax.random.fold_in(jax.random.key(frozen.seed), step)
+        rows, _ = _prepare(models, frozen, key, row_numbers(ids), ids)
+        outputs = partial(teacher_outputs, models.objective, teacher, frozen.teacher, count=count)
+        found = jax.lax.map(outputs, micro_batches(rows, micro_batch_size))
+        return jax.tree.map(lambda x: jax.lax.all_gather(x.reshape(-1, *x.shape[2:]), AXIS, tiled=True), found)
+
+    return teacher_step
 
 
 def make_evaluation_step(

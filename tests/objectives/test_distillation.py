@@ -18,6 +18,7 @@ from distil_jax.objectives import (
     evaluation_sums,
     objective_loss,
     student_config,
+    teacher_outputs,
     uses_teacher,
 )
 
@@ -46,7 +47,7 @@ def make_batch() -> MicroBatch:
     weights = (np.arange(3)[None] < noise.integers(0, 4, ROWS)[:, None]).astype(np.float32)
     ids, targets = (noise.integers(1, VOCAB, shape).astype(np.int32) for shape in ((ROWS, LENGTH), (ROWS, 3)))
     arrays = [jnp.asarray(x) for x in (ids, sequences, position_ids, positions, targets, weights)]
-    return MicroBatch(EncoderInputs(*arrays[:3]), *arrays[3:])
+    return MicroBatch(EncoderInputs(*arrays[:3]), arrays[3], arrays[4], arrays[5])
 
 
 def with_keys(batch: MicroBatch, keys: Any) -> MicroBatch:
@@ -186,6 +187,21 @@ def test_micro_batches_add_up_to_the_whole(world: Any, restrict: bool, vocabular
         + 2 * surprise_at_predictions(world)[0] / predicted
     )
     assert near(float(whole), by_hand)
+
+
+@pytest.mark.parametrize("restrict", [False, True])
+def test_a_cached_teacher_stands_for_the_live_one(world: Any, restrict: bool) -> None:
+    objective, batch = Objective(restrict_kl_to_mask=restrict), world["batch"]
+    cached = jax.jit(lambda params, batch: teacher_outputs(objective, MaskedLM(TEACHER), params, batch, VOCAB - 1))(
+        world["teacher"], batch
+    )
+    found = sums_of(world, objective, batch._replace(cached=cached), teacher=False)
+    expected = sums_of(world, objective, batch)
+    assert found.keys() == expected.keys()
+    for name, (total, count) in expected.items():
+        assert found[name] == pytest.approx((total, count), rel=2e-3), name
+    alone = dataclasses.replace(objective, kl=0.0)  # what is cached for kl is at other places, and not read
+    assert sums_of(world, alone, batch._replace(cached=cached), teacher=False)["mlm"] == expected["mlm"]
 
 
 @pytest.mark.parametrize("vocabulary", ["fused", "plain"])

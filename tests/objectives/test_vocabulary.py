@@ -19,6 +19,7 @@ from distil_jax.objectives.vocabulary import (
     chunk_size,
     fused_vocabulary_loss,
     plain_vocabulary_loss,
+    top_tokens,
     vocabulary_measures,
 )
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
@@ -317,11 +318,56 @@ def test_measures_are_the_plain_losses(chunk: int) -> None:
     assert alone.keys() == {"mlm", "accuracy"}
 
 
+@pytest.mark.parametrize(("count", "temperature"), [(1, 2.0), (6, 1.7), (VOCAB - 1, 2.0)])
+def test_the_most_probable_tokens_stand_for_the_teacher(count: int, temperature: float) -> None:
+    """Against NumPy in float64; with all tokens but one known, the loss is that next to the teacher itself."""
+    student, teacher, positions, coefficients = make_case(("kl", "mlm"))
+    top = jax.jit(lambda layer: top_tokens(layer, count, temperature, chunk=5))(teacher)
+    s, z = (
+        np.asarray(layer.hidden, np.float64) @ np.asarray(layer.table, np.float64).T + np.asarray(layer.bias)
+        for layer in (student, teacher)
+    )
+    p, q = (np.exp(x / temperature) / np.exp(x / temperature).sum(-1, keepdims=True) for x in (z, s))
+    order = np.argsort(-p, axis=-1)
+    np.testing.assert_array_equal(np.asarray(top.ids), order[:, :count])
+    known, others = (np.take_along_axis(p, part, 1) for part in (order[:, :count], order[:, count:]))
+    np.testing.assert_allclose(top.probabilities, known, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(top.tail, others.sum(-1), rtol=1e-5)
+    of_student = np.take_along_axis(q, order[:, :count], 1)
+    rest = 1 - of_student.sum(-1)
+    each = (known * np.log(known / of_student)).sum(-1) + others.sum(-1) * np.log(others.sum(-1) / rest)
+    fused = partial(fused_vocabulary_loss, temperature=temperature, chunk=5)
+    plain = partial(plain_vocabulary_loss, temperature=temperature)
+    case = (student, top, positions, coefficients)
+    total, sums, gradient = value_and_gradient(fused, case)
+    by_plain, plain_sums, plain_gradient = value_and_gradient(plain, case)
+    expected = temperature**2 * float((each * positions.weights["kl"]).sum())
+    assert sums["kl"][0] == pytest.approx(expected, rel=2e-3) and sums["kl"] == pytest.approx(
+        plain_sums["kl"], rel=1e-5
+    )
+    assert total == pytest.approx(by_plain, rel=1e-5) and sums["mlm"] == pytest.approx(plain_sums["mlm"], rel=1e-6)
+    assert distance(gradient, plain_gradient) < 1e-5
+    if count == VOCAB - 1:
+        live = value_and_gradient(fused, (student, teacher, positions, coefficients))
+        assert total == pytest.approx(live[0], rel=1e-3) and distance(gradient, live[2]) < 2e-3
+
+
+def test_a_student_that_leaves_nothing_to_the_tail_has_finite_losses() -> None:
+    student, teacher, positions, coefficients = make_case(("kl",))
+    top = top_tokens(teacher, 3, 2.0)
+    sure = student._replace(hidden=student.hidden * 0, bias=jnp.zeros(VOCAB).at[top.ids[0]].set(1e4))
+    total, _, gradient = value_and_gradient(
+        partial(fused_vocabulary_loss, temperature=2.0, chunk=4), (sure, top, positions, coefficients)
+    )
+    assert np.isfinite(total) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 @pytest.mark.parametrize("loss", [fused_vocabulary_loss, plain_vocabulary_loss])
 def test_what_is_missing_is_an_error(loss: Any) -> None:
     student, teacher, positions, coefficients = make_case()
     wrong: list[tuple[Any, ...]] = [
         (None, positions, coefficients, "no teacher"),
+        (top_tokens(teacher, 3, 2.0), positions, coefficients, "logit_mse"),
         (teacher, positions._replace(targets=None), coefficients, "no targets"),
         (teacher, positions, {**coefficients, "other": jnp.float32(1)}, "other"),
         (teacher, positions, {"kl": coefficients["kl"]}, "coefficients of"),

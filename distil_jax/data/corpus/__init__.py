@@ -17,23 +17,28 @@ if TYPE_CHECKING:
     from distil_jax.data.corpus.sequences import sequence_numbers, sequence_positions
     from distil_jax.data.corpus.sources import lines_of
     from distil_jax.data.corpus.splits import prepare_splits
+    from distil_jax.data.corpus.teacher_cache import CACHE_INDEX, CacheWriter, TeacherCache, open_teacher_cache
     from distil_jax.data.corpus.tokens import INDEX, Corpus, Shard, open_corpus
     from distil_jax.data.corpus.vocabulary import train_wordpiece
 else:
     __getattr__ = lazy_imports(__name__)
 
 __all__ = [
+    "CACHE_INDEX",
     "INDEX",
+    "CacheWriter",
     "Corpus",
     "MaskingRule",
     "PrepareProgress",
     "Shard",
+    "TeacherCache",
     "batch_rows",
     "best_fit",
     "lines_of",
     "mask_rows",
     "masking_log_weights",
     "open_corpus",
+    "open_teacher_cache",
     "predictions_per_row",
     "prepare_splits",
     "sequence_numbers",

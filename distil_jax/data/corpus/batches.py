@@ -6,7 +6,8 @@ each epoch; batch n is rows [n*B, (n+1)*B) of the stream, and a process reads it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -26,8 +27,16 @@ def batch_rows(order: grain.MapDataset, step: int, batch_size: int, part: slice)
 
 
 def training_batches(
-    corpus: Corpus, *, batch_size: int, seed: int, steps: range, part: slice, threads: int = 2, ahead: int = 4
-) -> Iterator[np.ndarray]:
+    corpus: Corpus,
+    *,
+    batch_size: int,
+    seed: int,
+    steps: range,
+    part: slice,
+    complete: Callable[[int, np.ndarray], Any] = lambda step, ids: ids,
+    threads: int = 2,
+    ahead: int = 4,
+) -> Iterator[Any]:
     """Batches of `steps` in order, read and decoded ahead on threads.
 
     Args:
@@ -36,16 +45,17 @@ def training_batches(
         seed: of the order.
         steps: which batches.
         part: the rows [start, stop) of each global batch that this process feeds to its devices.
+        complete: (step, ids) -> the batch; called on the reader threads.
         threads: reader threads.
         ahead: batches held ready.
 
     Yields:
-        ids [part, L], uint16 or uint32 as on disk.
+        ids [part, L], uint16 or uint32 as on disk, or what `complete` makes of them.
     """
     order = stream_order(corpus.num_rows, seed)
 
-    def load(step: int) -> np.ndarray:
-        return corpus.read(batch_rows(order, int(step), batch_size, part))
+    def load(step: int) -> Any:
+        return complete(int(step), corpus.read(batch_rows(order, int(step), batch_size, part)))
 
     dataset = grain.MapDataset.range(steps.start, steps.stop).map(load)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))

@@ -1,0 +1,124 @@
+"""`cache-teacher`: what a teacher says of every batch of a distillation, written before it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distil_jax.config import Config
+from distil_jax.data.corpus import CacheWriter, Corpus, TeacherCache
+from distil_jax.errors import UserError
+from distil_jax.objectives import cached_parts, needs_all_logits
+from distil_jax.runs import Progress, SaveClock, Watchdog, broadcast, fingerprint, first_process_in, lock_folder
+from distil_jax.training.distill import cache_facts, distillation
+from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.step import FrozenInputs
+from distil_jax.training.text_run import (
+    check_vocabulary,
+    frozen_inputs,
+    matching_tokenizer,
+    open_corpora,
+    planned_steps,
+    read_model,
+    text_batches,
+    text_models,
+)
+from distil_jax.training.text_step import TextModels, make_teacher_step, records_of
+
+
+def cache_teacher(config: Config) -> TeacherCache | None:
+    """The cache in `teacher.cache` of all steps of the run that `config` describes; None but in the first process.
+
+    What the folder holds already is not computed again.
+
+    Raises:
+        UserError: settings, corpus, teacher or the folder do not fit each other; before anything is compiled.
+    """
+    with Watchdog(config) as watchdog:
+        corpus = open_corpora(config).train
+        teacher, params = read_model(config.teacher.path)
+        matching_tokenizer(config.corpus.tokenizer or config.teacher.path, corpus)
+        check_vocabulary("teacher.path", teacher, corpus)
+        made_of = cache_facts(config, teacher, fingerprint(params), corpus)
+        training, steps = distillation(config, teacher, params), planned_steps(config, corpus)
+        devices = make_devices(config.parallel.mapping, config.parallel.devices)
+        check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+        models = text_models(config, training, corpus)
+        writers: list[CacheWriter] = []
+        dtype = _record(config, models, corpus.sequence_length)
+        with first_process_in(partial(_opened, writers, Path(config.teacher.cache), made_of, config, dtype)):
+            writer = writers[0] if writers else None
+            start = int(broadcast("" if writer is None else str(writer.cache.steps)))
+            if start < steps:
+                frozen = frozen_inputs(config, training, corpus)
+                _write(config, corpus, models, frozen, range(start, steps), devices, writer, watchdog)
+        return None if writer is None else writer.cache
+
+
+@contextlib.contextmanager
+def _opened(
+    writers: list[CacheWriter], folder: Path, made_of: Mapping[str, Any], config: Config, dtype: np.dtype
+) -> Iterator[None]:
+    """Adds the writer of the cache in `folder` to `writers`; this process owns the folder during the block."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"teacher.cache = {folder}: cannot be made ({error.strerror}); choose another folder") from None
+    with lock_folder(folder, "teacher.cache"):
+        writers.append(CacheWriter(folder, made_of, config.training.batch_size, dtype))
+        yield
+
+
+def _record(config: Config, models: TextModels, length: int) -> np.dtype:
+    """One row's record: the names and types of `records_of`."""
+    assert models.teacher is not None
+    encoder, objective, count = models.teacher.config, models.objective, config.teacher.top_k
+    places = length if needs_all_logits(objective) else models.rule.max_predictions(length)
+    ids = "<u2" if encoder.vocab_size <= 1 << 16 else "<u4"
+    top = [("ids", ids, (places, count)), ("ratios", "<f2", (places, count)), ("tail", "<f4", (places,))]
+    hidden = [("hidden", "<f2", (length, encoder.hidden_size))]
+    parts = cached_parts(objective)
+    if not parts:
+        raise UserError("objective: no term reads a teacher; set objective.kl or objective.cosine above 0")
+    return np.dtype((top if "top" in parts else []) + (hidden if "hidden" in parts else []))
+
+
+def _write(
+    config: Config,
+    corpus: Corpus,
+    models: TextModels,
+    frozen: FrozenInputs,
+    steps: range,
+    devices: Devices,
+    writer: CacheWriter | None,
+    watchdog: Watchdog,
+) -> None:
+    per_device = make_teacher_step(models, config.training.micro_batch_size, config.teacher.top_k)
+    teacher_step, frozen = devices.map(per_device, replicated=2), devices.replicate(frozen)
+    mode = config.logging.progress if writer is not None else "none"
+    saves = SaveClock(config)
+
+    def commit() -> str:
+        if writer is not None:
+            writer.commit()
+        return f"{config.teacher.cache} has {writer.cache.steps if writer is not None else 0} steps"
+
+    with Progress("cache-teacher", steps.stop, start=steps.start, mode=mode) as progress:
+        for number, ids in zip(steps, text_batches(config, corpus, None, steps, devices), strict=True):
+            with watchdog.preemption.interruptible(commit):
+                rows = devices.shard_batch(ids)
+                watchdog.go()
+            found: Any = teacher_step(frozen, np.int32(number), rows)
+            if writer is not None:
+                writer.add({name: np.asarray(values) for name, values in records_of(found).items()})
+            watchdog.stall.progressed(f"step {number + 1}")
+            progress.update(number + 1, amount=config.training.batch_size * corpus.sequence_length)
+            if saves.due(number + 1):
+                commit()
+                saves.saved()
+        commit()
