@@ -27,7 +27,7 @@ from distil_jax.tasks import TaskData, load_task, task_spec
 from distil_jax.training.distill import distillation
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.pretrain import pretraining, scratch_encoder
-from distil_jax.training.task_models import TaskTraining, read_task_training
+from distil_jax.training.task_models import TaskTeacher, TaskTraining, read_task_training
 from distil_jax.training.task_run import task_run_spec
 from distil_jax.training.text_run import Corpora, read_model, text_run_spec
 
@@ -138,7 +138,7 @@ def _finetuning(config: Config, vocabulary: int) -> MeasuredRun:
         where = f"not on this machine: {', '.join(missing)}; " if missing else ""
         notes.append(f"{where}random weights ({encoder.num_layers} layers, width {encoder.hidden_size})")
     spec = task_run_spec(config, data, training, train, {}, {})
-    teacher = None if training.teacher is None else training.teacher[0]
+    teacher = training.teachers[0].encoder if training.teachers else None
     return MeasuredRun(spec, training.encoder, teacher, tuple(notes))
 
 
@@ -159,4 +159,5 @@ def _random_training(
     head = task_head(encoder, None, spec.kind.head, data.labels, spec.kind.problem)
     encoder = dataclasses.replace(encoder, pooler=head.needs_pooler)
     params = random_params(TaskModel(encoder, head), encoder.initializer_range)
-    return TaskTraining(encoder, head, params, tokenizer, (encoder, head, params) if with_teacher else None)
+    teacher = TaskTeacher(encoder, head, params)
+    return TaskTraining(encoder, head, params, tokenizer, (teacher,) if with_teacher else ())

@@ -69,6 +69,11 @@ class TaskSettings(Section):
     train: str = setting("", "own data: CSV, TSV, JSONL, Parquet (or CoNLL, SQuAD JSON) file to train on")
     validation: str = setting("", "own data: file to measure on; empty: a part of the training data is set aside")
     test: str = setting("", "own data: file to predict, labels not needed")
+    unlabelled: str = setting(
+        "",
+        "file of more rows to train on, without labels, in any format that predict reads; they are learned from "
+        "teacher.path",
+    )
     separator: str = setting(
         "",
         'mark between the columns of CSV and TSV, such as ";" or "tab"; empty: found in the first lines',
@@ -82,6 +87,12 @@ class TaskSettings(Section):
     label: tuple[str, ...] = setting(
         ("label",),
         "name of the label column (tags: or a column's number); multilabel: or of one 0/1 column a class",
+        NO_EMPTY_ITEM,
+    )
+    soft_labels: tuple[str, ...] = setting(
+        (),
+        "classification: names of the columns of probabilities, one a class in the order of task.labels, that are "
+        "learned instead of task.label",
         NO_EMPTY_ITEM,
     )
     endings: tuple[str, ...] = setting((), "names of the columns of a choice's endings", NO_EMPTY_ITEM)
@@ -133,6 +144,23 @@ class FineTune(ActivationTerms):
 
     task: float = weight(0.5, "the loss against the labels, next to a teacher")
     kl: float = weight(0.5, "the KL to the teacher's task logits (regression: squared error)")
+    teachers: tuple[str, ...] = setting(
+        (),
+        "folders or hub ids of further teachers with the classes of teacher.path; kl is to the mean of all logits",
+        NO_EMPTY_ITEM,
+    )
+    alone_epochs: int = setting(
+        0, "epochs before all others on labels alone, as without a teacher", between(0, 1_000_000)
+    )
+    alone_steps: int = setting(0, "optimiser steps of that; 0: as many as alone_epochs make", at_least(0))
+    alone_learning_rate: float = setting(0.0, "its peak learning rate; 0: optimizer.learning_rate", between(0, 1000))
+    match_epochs: int = setting(
+        0,
+        "epochs on the terms on activations alone, before those on task and kl alone; 0: all terms together",
+        between(0, 1_000_000),
+    )
+    match_steps: int = setting(0, "optimiser steps of that; 0: as many as match_epochs make", at_least(0))
+    match_learning_rate: float = setting(0.0, "its peak learning rate; 0: optimizer.learning_rate", between(0, 1000))
     keep: Literal["best", "last"] = setting("best", "which checkpoint is the result: best on validation, or the last")
     metric: str = setting("", "validation measure that decides what is best; empty: the task's own")
     patience: int = setting(0, "evaluations without a better one after which training stops; 0: never", at_least(0))

@@ -13,7 +13,10 @@ from distil_jax.tasks import TaskSpec, glue_tasks, task_spec
 
 ALL = "all"
 PLACEHOLDER = "{task}"
-_FILLED = ("model.initial", "teacher.path", "task.source", "task.train", "task.validation", "task.test")
+_FILLED = (
+    *("model.initial", "teacher.path", "task.source", "task.train", "task.validation", "task.test"),
+    "task.unlabelled",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distil_jax.tasks.class_weights import chosen_weights
     from distil_jax.tasks.data.load import load_task
     from distil_jax.tasks.data.report import encoded_lines
-    from distil_jax.tasks.encoded import Encoded
+    from distil_jax.tasks.encoded import Encoded, with_unlabelled
     from distil_jax.tasks.examples import Example, TaskData, TaskSpec
     from distil_jax.tasks.files import rows_to_predict
     from distil_jax.tasks.kinds import KINDS, Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
@@ -79,4 +79,5 @@ __all__ = [
     "usual_reading",
     "validation_measures",
     "with_columns",
+    "with_unlabelled",
 ]

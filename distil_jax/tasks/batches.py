@@ -38,11 +38,12 @@ class TaskBatch(NamedTuple):
 
     Attributes:
         inputs: ids, mask and segments [B, L] int32; of choices [B, C, L].
-        labels: as in `Encoded`, padded with 0.
-        weights: of the loss against the labels, [B] or (tags) [B, L] float32; they add up to 1 over a global batch,
-            but for class sets [B, K] with class weights.
+        labels: as in `Encoded`, padded with 0; None where none is known.
+        weights: of the loss against the labels, [B] or (tags) [B, L] float32, 0 where a label is not known; they add
+            up to 1 over a global batch of known labels, but for class sets [B, K] with class weights. None as `labels`.
         shares: of the loss against a teacher, [B] or (tags) [B, L] float32; they add up to 1.
         token_share: [B] (of choices [B, C]) float32, one over the real tokens of the global batch; 0 for empty rows.
+        phase: which terms are learned from it (`training.task_phases`): no array, a part of the batch's structure.
     """
 
     inputs: EncoderInputs
@@ -50,6 +51,7 @@ class TaskBatch(NamedTuple):
     weights: Any
     shares: Any
     token_share: Any
+    phase: Any = None
 
 
 def choose_buckets(
@@ -142,17 +144,17 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 
 
 def training_plan(
-    lengths: np.ndarray, buckets: Sequence[int], batch_size: int, seed: int
+    lengths: np.ndarray, buckets: Sequence[int], batch_size: int, *seed: int
 ) -> Callable[[int], tuple[int, np.ndarray]]:
     """A function step -> (length, rows) of its batch: of nothing but the step's number and the arguments.
 
-    Epoch e is shuffled by (seed, e).
+    Epoch e is shuffled by (first seed, e, further seeds).
     """
     per_epoch = steps_per_epoch(len(lengths), batch_size)
 
     @functools.lru_cache(maxsize=2)
     def epoch(number: int) -> list[tuple[int, np.ndarray]]:
-        return epoch_plan(lengths, buckets, batch_size, np.random.default_rng([seed, number]))
+        return epoch_plan(lengths, buckets, batch_size, np.random.default_rng([seed[0], number, *seed[1:]]))
 
     return lambda step: epoch(step // per_epoch)[step % per_epoch]
 
@@ -199,7 +201,7 @@ def collate(
     class_weights: np.ndarray | None = None,
     ids: Sequence[np.ndarray] | None = None,
 ) -> TaskBatch:
-    """A global batch of `batch_size` rows of `length` with known labels; places beyond `rows` weigh nothing.
+    """A global batch of `batch_size` rows of `length`; places beyond `rows` weigh nothing.
 
     Args:
         encoded: the set.
@@ -214,7 +216,14 @@ def collate(
     assert encoded.labels is not None
     inputs, token_share = collate_inputs(encoded, rows, length, batch_size, ids)
     labels = kind.labels([encoded.labels[row] for row in rows], length, batch_size, class_weights)
-    return TaskBatch(inputs, labels.labels, labels.weights, labels.shares, token_share)
+    if encoded.labelled is None:
+        return TaskBatch(inputs, labels.labels, labels.weights, labels.shares, token_share)
+    if not encoded.labelled.any():
+        return TaskBatch(inputs, None, None, labels.shares, token_share)
+    known = np.zeros(batch_size, np.float32)
+    known[: len(rows)] = encoded.labelled[rows]
+    weights = labels.weights * known.reshape(-1, *[1] * (labels.weights.ndim - 1))
+    return TaskBatch(inputs, labels.labels, weights, labels.shares, token_share)
 
 
 def row_labels(labels: Sequence[np.ndarray], length: int, batch_size: int, class_weights: np.ndarray | None) -> Labels:

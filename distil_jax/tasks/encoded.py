@@ -30,6 +30,7 @@ class Encoded:
         notes: what a user should read, such as how many examples were longer than allowed and lost their end.
         parts: where an example may have several rows, what each row is of which example; else empty.
         choices: most endings of an example; 0: rows are single texts.
+        labelled: [N] bool, whether a row's label is known; labels of the others stand for nothing. None: all are.
     """
 
     ids: list[np.ndarray]
@@ -40,9 +41,29 @@ class Encoded:
     notes: tuple[str, ...]
     parts: list[Any] = dataclasses.field(default_factory=list)
     choices: int = 0
+    labelled: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def with_unlabelled(encoded: Encoded | None, more: Encoded) -> Encoded:
+    """The rows of `encoded`, then those of `more`, whose labels count as not known. None: `more` alone."""
+    first = encoded or dataclasses.replace(more, ids=[], types=[], labels=[], lengths=more.lengths[:0], notes=())
+    labels, known = first.labels or [], np.ones(len(first), bool) if first.labelled is None else first.labelled
+    # Tags have labels of another kind here: they say which tokens have one.
+    others = more.labels or [np.zeros_like(labels[0]) if labels else np.zeros((), np.int32)] * len(more)
+    return dataclasses.replace(
+        first,
+        ids=[*first.ids, *more.ids],
+        types=[*first.types, *more.types],
+        labels=[*labels, *others],
+        lengths=np.concatenate([first.lengths, more.lengths]),
+        notes=(*first.notes, *more.notes),
+        parts=[],
+        choices=max(first.choices, more.choices),
+        labelled=np.concatenate([known, np.zeros(len(more), bool)]),
+    )
 
 
 def pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Ids]:

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SequenceExample:
-    """A text, or a pair of texts, with a class number, a score, or a class set as 0/1 a class (None: no label)."""
+    """A text, or a pair of texts, with its label.
+
+    `label` is a class number, a score, a class set as 0/1 a class, or a probability a class; None: not known.
+    """
 
     id: str
     text: str
     pair: str | None = None
-    label: int | float | tuple[int, ...] | None = None
+    label: int | float | tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class TaskData:
     """A task with its data; `labels` are final here (empty for regression and questions).
 
     `validation` and `test` hold sets by name: {"validation": ...}, MNLI's {"matched": ..., "mismatched": ...}.
+    `unlabelled` are more rows to train on, whose labels are not known.
     `sha256` identifies all of it: a run is not continued on other data.
     `aside` says that the validation set is a part of the training data, drawn here.
     `scheme` is that of tags which mark entities (`tag_schemes.tag_scheme`).
@@ -118,6 +122,7 @@ class TaskData:
     notes: tuple[str, ...] = ()
     aside: bool = False
     scheme: str = ""
+    unlabelled: Sequence[Example] = ()
     report: DataReport = dataclasses.field(default_factory=DataReport)
 
     @property

@@ -16,7 +16,7 @@ class CompiledStep:
     """A step mapped over devices, `function(state, constants, rows) -> (state, metrics)`, that donates the state.
 
     Attributes:
-        programs: compiled so far, by the shapes and dtypes of their rows.
+        programs: compiled so far, by the structure, shapes and dtypes of their rows.
         compile_seconds: spent on them.
     """
 
@@ -32,7 +32,7 @@ class CompiledStep:
 
         Donates nothing, so that the state can be saved meanwhile.
         """
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows))
+        shapes = (jax.tree.structure(rows), *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows)))
         if shapes not in self.programs:
             start = time.perf_counter()
             self.programs[shapes] = self._function.lower(state, constants, rows).compile()

@@ -15,10 +15,11 @@ from distil_jax.config import Config, Evaluation, require
 from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
 from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, keep_model_file, open_run_folder
-from distil_jax.tasks import Encoded, TaskData, chosen_weights, encoded_lines, load_task
+from distil_jax.tasks import Encoded, TaskData, chosen_weights, encoded_lines, load_task, with_unlabelled
 from distil_jax.training.loop import TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
-from distil_jax.training.task_models import TaskTraining, read_task_training
+from distil_jax.training.task_models import TaskTraining, known_labels, read_task_training, teacher_paths
+from distil_jax.training.task_phases import phase_lines, plan_phases
 from distil_jax.training.task_result import (
     RESULT_FILE,
     Tested,
@@ -48,6 +49,8 @@ class FineTuned:
 def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
     """Fine-tune `model.initial` on a task; with `teacher.path` it also learns from that model of the same task.
 
+    Rows of `task.unlabelled` are learned from the teacher alone.
+
     With `model.freeze_encoder` the task head alone is trained. BERT's pooler belongs to the encoder and stays as it
     is, random where the folder of `model.initial` has none.
 
@@ -62,7 +65,7 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
     _check_evaluation(config.evaluation)
     with Watchdog(config) as watchdog:
         if data is None:
-            data = load_task(config.task, config.run.seed)
+            data = load_task(config.task, config.run.seed, known_labels(config))
             announce(data.report.lines())
         _check_data(config, data)
         return _finetune(config, data, read_task_training(config, data), watchdog)
@@ -73,11 +76,12 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
     check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
     inputs = {"task": data.sha256, "model.initial": fingerprint(training.params)}
-    if training.teacher is not None:
-        inputs["teacher.path"] = fingerprint(training.teacher[2])
+    for (setting, path), teacher in zip(teacher_paths(config), training.teachers, strict=True):
+        inputs[setting if setting not in inputs else f"{setting} ({path})"] = fingerprint(teacher.params)
     sets = {"train": train, **held_out}
     encoding_notes = [f"{name}: {note}, of {len(one):,} rows" for name, one in sets.items() for note in one.notes]
     announce(encoded_lines({name: encoded.ids for name, encoded in sets.items()}, training.tokenizer.unk_id))
+    announce(phase_lines(plan_phases(config, train)))
     announce(f"note: {note}" for note in (*training.notes, *encoding_notes))
     notes, late_notes = (*data.notes, *training.notes, *encoding_notes), ()
     folder, main = Path(config.run.output), jax.process_index() == 0
@@ -98,13 +102,15 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
 
 def _encoded(config: Config, data: TaskData, training: TaskTraining) -> tuple[Encoded, dict[str, Encoded]]:
     """The training set and the validation sets as token ids."""
-    train = data.spec.kind.encode(training.tokenizer, data.train, config.task, training=True)
-    if not len(train):
+    encode = data.spec.kind.encode
+    train = encode(training.tokenizer, data.train, config.task, training=True) if data.train else None
+    if train is not None and not len(train):
         raise UserError(f"task {data.spec.name}: no training example has an answer that tokens cover; check task.train")
-    return train, {
-        name: data.spec.kind.encode(training.tokenizer, examples, config.task)
-        for name, examples in data.validation.items()
-    }
+    if data.unlabelled:
+        train = with_unlabelled(train, encode(training.tokenizer, data.unlabelled, config.task))
+    assert train is not None  # `_check_data` has seen to it
+    held_out = data.validation.items()
+    return train, {name: encode(training.tokenizer, examples, config.task) for name, examples in held_out}
 
 
 def _check_evaluation(settings: Evaluation) -> None:
@@ -115,10 +121,17 @@ def _check_evaluation(settings: Evaluation) -> None:
 
 
 def _check_data(config: Config, data: TaskData) -> None:
-    if not data.train:
-        where = config.task.source or "its dataset"
-        raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
     settings = config.task
+    if not data.train and not data.unlabelled:
+        where = settings.source or "its dataset"
+        raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
+    if data.unlabelled and not (config.teacher.path and config.finetune.kl):
+        raise UserError(
+            f"task.unlabelled = {settings.unlabelled}: such rows are learned from a teacher; give teacher.path, a "
+            "model of this task, and a finetune.kl above 0"
+        )
+    if not data.train and settings.class_weights != "none":
+        raise UserError(f"task.class_weights = {settings.class_weights}: no row has a label; leave it at none")
     chosen_weights(settings, data)
     if (settings.word_masking or settings.word_shuffling) and not data.spec.kind.texts_only:
         raise UserError(

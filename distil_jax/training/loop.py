@@ -41,7 +41,7 @@ from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.compiled_step import CompiledStep
 from distil_jax.training.flops import utilisation
 from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinite, write_report
-from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from distil_jax.training.optimizer import Phases, learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import (
@@ -80,6 +80,7 @@ class RunSpec:
         evaluate_every: steps between evaluations; 0: at the end only.
         evaluate_start: also before the first step.
         selection: which evaluation is the best, whose checkpoint is kept, and when to stop early; None: the last one.
+        earlier_phases: steps and peak learning rate of each phase before the last; they are a part of `steps`.
     """
 
     config: Config
@@ -96,6 +97,7 @@ class RunSpec:
     evaluate_every: int
     evaluate_start: bool = True
     selection: Selection | None = None
+    earlier_phases: Phases = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +143,9 @@ def run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResul
 
 
 def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResult:
-    config, optimizer = spec.config, make_optimizer(spec.config.optimizer, spec.steps)
-    schedule = learning_rate_schedule(config.optimizer, spec.steps)
+    config = spec.config
+    optimizer = make_optimizer(config.optimizer, spec.steps, spec.earlier_phases)
+    schedule = learning_rate_schedule(config.optimizer, spec.steps, spec.earlier_phases)
     saving = config.checkpoint
     checkpoints = Checkpoints(spec.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
     state = devices.replicate(init_state(spec.params, optimizer, spec.step.trainable))

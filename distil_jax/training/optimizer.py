@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,9 +14,19 @@ from jax import Array
 
 from distil_jax.config import Optimizer
 
+Phases = Sequence[tuple[int, float]]  # (steps, peak learning rate) of each phase before the last one
 
-def learning_rate_schedule(settings: Optimizer, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 over `warmup_fraction` of `steps`, then linear, cosine or no decay to 0 at `steps`."""
+
+def learning_rate_schedule(settings: Optimizer, steps: int, earlier: Phases = ()) -> optax.Schedule:
+    """Linear warm-up from 0 over `warmup_fraction` of `steps`, then linear, cosine or no decay to 0 at `steps`.
+
+    Of `steps` in all, each earlier phase has its own, with a schedule of its own.
+    """
+    if earlier:
+        borders = phase_borders(earlier)
+        schedules = [learning_rate_schedule(replace(settings, learning_rate=rate), count) for count, rate in earlier]
+        last = learning_rate_schedule(settings, steps - borders[-1])
+        return optax.join_schedules([*schedules, last], borders)
     warmup = round(settings.warmup_fraction * steps)
     peak, rest = settings.learning_rate, max(steps - warmup, 1)
     decay = {
@@ -27,27 +39,35 @@ def learning_rate_schedule(settings: Optimizer, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
 
 
+def phase_borders(earlier: Phases) -> list[int]:
+    """Steps after which a phase ends and the next one begins."""
+    return [*itertools.accumulate(steps for steps, _ in earlier)]
+
+
 def decays(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """True for the tensors that weight decay applies to: matrices, so neither biases nor LayerNorms."""
     return jax.tree.map(lambda tensor: tensor.ndim > 1, params)
 
 
-def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, then AdamW with decoupled decay (Loshchilov & Hutter 2019), in few passes over each tensor.
 
     What `plain_optimizer` computes, to rounding, on a state of the same format. Scalars are worked out once and no
     clipped gradient, corrected moment or decay is an array of its own, so that XLA makes one loop of each result.
     `update` also takes `keep_old` () bool: where true, the moments and their count stay as they are, and the updates
     mean nothing; the count of the schedule always advances, so that learning rates are those of the step's number.
+    Each phase begins with moments of its own: those of other losses are forgotten.
     """
-    plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps)
+    plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps, earlier)
+    borders = phase_borders(earlier)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, keep_old: Array | bool = False, **_: Any
     ) -> tuple[Any, Any]:
         gradients = updates
         adam, scheduled = _part(state, optax.ScaleByAdamState), _part(state, optax.ScaleByScheduleState)
-        count = optax.safe_increment(adam.count)
+        first = jnp.isin(scheduled.count, jnp.array(borders)) if borders else False  # step of a phase
+        count = optax.safe_increment(jnp.where(first, 0, adam.count) if borders else adam.count)
         # Not the count of the moments, which a step that is skipped leaves as it is.
         rate = jnp.asarray(schedule(scheduled.count), jnp.float32)
         clip = _clip_factor(gradients, settings.clip_norm)
@@ -56,19 +76,20 @@ def make_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformat
         decay = jax.tree.map(lambda decayed: settings.weight_decay if decayed else 0.0, decays(params))
 
         def mean(beta: float, power: int) -> Callable[[Array, Array], Array]:
-            return lambda old, g: jnp.where(keep_old, old, beta * old + (1 - beta) * (clip * g) ** power)
+            left = jnp.where(first, 0.0, beta) if borders else beta
+            return lambda old, g: jnp.where(keep_old, old, left * old + (1 - beta) * (clip * g) ** power)
 
         # Not chosen between old and new later: XLA would copy all old moments, to have them after the new ones.
-        first = jax.tree.map(mean(settings.beta1, 1), adam.mu, gradients)
-        second = jax.tree.map(mean(settings.beta2, 2), adam.nu, gradients)
+        means = jax.tree.map(mean(settings.beta1, 1), adam.mu, gradients)
+        squares = jax.tree.map(mean(settings.beta2, 2), adam.nu, gradients)
 
         def move(m: Array, v: Array, param: Array, decay: float) -> Array:
             adaptive = step * m / (root * jnp.sqrt(v) + settings.epsilon)
             return -(adaptive + rate * decay * param) if decay else -adaptive
 
-        updates = jax.tree.map(move, first, second, params, decay)
+        updates = jax.tree.map(move, means, squares, params, decay)
         after = {
-            optax.ScaleByAdamState: optax.ScaleByAdamState(jnp.where(keep_old, adam.count, count), first, second),
+            optax.ScaleByAdamState: optax.ScaleByAdamState(jnp.where(keep_old, adam.count, count), means, squares),
             optax.ScaleByScheduleState: optax.ScaleByScheduleState(optax.safe_increment(scheduled.count)),
         }
         is_part = lambda node: type(node) in after  # noqa: E731

@@ -11,10 +11,14 @@ Evaluations = Mapping[int, Mapping[str, float]]  # held-out measures by step
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Choose by `measure` (more is better); stop after `patience` evaluations without a better one (0: never)."""
+    """Choose by `measure` (more is better); stop after `patience` evaluations without a better one (0: never).
+
+    Evaluations up to step `after` do not count.
+    """
 
     measure: str
     patience: int = 0
+    after: int = 0
 
     def best_step(self, evaluations: Evaluations) -> int | None:
         """The step of the best evaluation, the first of equals; None without any."""
@@ -29,5 +33,5 @@ class Selection:
         return sum(step > best for step in evaluations) >= self.patience
 
     def _scores(self, evaluations: Evaluations) -> dict[int, float]:
-        values = {step: measures[self.measure] for step, measures in evaluations.items()}
+        values = {step: measures[self.measure] for step, measures in evaluations.items() if step > self.after}
         return {step: value if math.isfinite(value) else -math.inf for step, value in values.items()}

@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 from distil_jax.config import Config
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
-from distil_jax.hf import PretrainedModel, Tokenizer, load_tokenizer, read_task_model
+from distil_jax.hf import (
+    PretrainedModel,
+    Tokenizer,
+    load_tokenizer,
+    locate,
+    read_encoder_config,
+    read_json,
+    read_task_model,
+    task_head_from_hf,
+)
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import check_terms, initial_projections
-from distil_jax.tasks import TaskData
+from distil_jax.tasks import TaskData, task_spec
 from distil_jax.training.step import Params
+
+
+class TaskTeacher(NamedTuple):
+    """A model of the task that another one learns from."""
+
+    encoder: EncoderConfig
+    head: TaskHead
+    params: Params
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskTraining:
-    """What a fine-tuning trains, the teacher it learns from, each with its parameters, and notes for the user."""
+    """What a fine-tuning trains, the teachers it learns from, each with its parameters, and notes for the user."""
 
     encoder: EncoderConfig
     head: TaskHead
     params: Params
     tokenizer: Tokenizer
-    teacher: tuple[EncoderConfig, TaskHead, Params] | None
+    teachers: tuple[TaskTeacher, ...] = ()
     notes: tuple[str, ...] = ()
 
     def projections(self, config: Config) -> Params:
         """The group of parameters that compares it with a teacher of another width; {} where there is none."""
-        if self.teacher is None:
+        if not self.teachers:
             return {}
-        return initial_projections(config.finetune, self.encoder, self.teacher[0], config.run.seed)
+        return initial_projections(config.finetune, self.encoder, self.teachers[0].encoder, config.run.seed)
 
     @property
     def positions(self) -> int:
         """Tokens that all of its models take."""
-        encoders = [self.encoder] if self.teacher is None else [self.encoder, self.teacher[0]]
-        return min(encoder.max_length for encoder in encoders)
+        return min(encoder.max_length for encoder in (self.encoder, *(one.encoder for one in self.teachers)))
 
 
 def read_task_training(config: Config, data: TaskData) -> TaskTraining:
-    """`model.initial` with a head for the task, and the teacher of `teacher.path`.
+    """`model.initial` with a head for the task, and the teachers of `teacher.path` and `finetune.teachers`.
 
     Raises:
         UserError: one of them cannot be read, or they do not fit the task or each other.
@@ -57,13 +74,46 @@ def read_task_training(config: Config, data: TaskData) -> TaskTraining:
             f"model.freeze_encoder: {source} has no pooler, which classifying with BERT needs; a random one is kept as "
             "it is, and scores suffer",
         )
-    teacher = None
-    if config.teacher.path:
-        found = _teacher(config, data, head, encoder, tokenizer)
+    teachers: list[TaskTeacher] = []
+    for setting, path in teacher_paths(config):
+        found = _teacher(config, data, head, setting, path, tokenizer)
         assert found.head is not None
-        teacher = (found.config, found.head, found.params)
-        notes += tuple(f"teacher.path = {note}" for note in found.notes)
-    return TaskTraining(encoder, head, params, tokenizer, teacher, notes)
+        if not teachers:
+            check_terms(config.finetune, encoder, found.config)
+        teachers.append(TaskTeacher(found.config, found.head, found.params))
+        notes += tuple(f"{setting} = {note}" for note in found.notes)
+    return TaskTraining(encoder, head, params, tokenizer, tuple(teachers), notes)
+
+
+def teacher_paths(config: Config) -> list[tuple[str, str]]:
+    """(setting that names it, folder or hub id) of each teacher.
+
+    Raises:
+        UserError: there are further teachers, but no first one.
+    """
+    more = config.finetune.teachers
+    if more and not config.teacher.path:
+        raise UserError(f"finetune.teachers = {some(more)}: names further teachers; name the first in teacher.path")
+    return [("teacher.path", config.teacher.path)] * bool(config.teacher.path) + [
+        ("finetune.teachers", path) for path in more
+    ]
+
+
+def known_labels(config: Config) -> tuple[str, ...]:
+    """The teacher's classes, where own data have no labels that say which there are; else ().
+
+    Raises:
+        UserError: the teacher's folder cannot be read.
+    """
+    settings, kind = config.task, task_spec(config.task.name).kind
+    own = task_spec(settings.name).published is None
+    if not (own and settings.unlabelled and kind.has_classes and config.teacher.path) or settings.labels:
+        return ()
+    if settings.train or settings.source:
+        return ()
+    folder = locate(config.teacher.path)
+    where = folder / "config.json"
+    return task_head_from_hf(read_encoder_config(folder), read_json(where), kind.head, str(where)).labels
 
 
 def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
@@ -81,22 +131,18 @@ def check_lengths(config: Config, data: TaskData, name: str, encoder: EncoderCon
 
 
 def _teacher(
-    config: Config, data: TaskData, head: TaskHead, student: EncoderConfig, tokenizer: Tokenizer
+    config: Config, data: TaskData, head: TaskHead, setting: str, source: str, tokenizer: Tokenizer
 ) -> PretrainedModel:
-    source = config.teacher.path
     if load_tokenizer(source).sha256 != tokenizer.sha256:
-        raise UserError(
-            f"teacher.path = {source}: its vocabulary is not that of model.initial = {config.model.initial}"
-        )
+        raise UserError(f"{setting} = {source}: its vocabulary is not that of model.initial = {config.model.initial}")
     model = read_task_model(
         source, data.spec.kind.head, labels=head.labels, problem=head.problem, num_outputs=head.num_outputs
     )
     if model.is_new_head:
         labels = f" with the labels {some(data.labels)}" if data.labels else ""
         raise UserError(
-            f"teacher.path = {source}: has no head for {data.spec.name}{labels}; fine-tune it first "
-            "(distil-jax finetune), or leave teacher.path empty"
+            f"{setting} = {source}: has no head for {data.spec.name}{labels}; fine-tune it first "
+            f"(distil-jax finetune), or leave {setting} empty"
         )
-    check_lengths(config, data, "teacher.path", model.config)
-    check_terms(config.finetune, student, model.config)
+    check_lengths(config, data, setting, model.config)
     return model

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -37,6 +37,7 @@ from distil_jax.training.parallel import Devices
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
 from distil_jax.training.task_models import TaskTraining
+from distil_jax.training.task_phases import Phase, PlannedPhase, plan_phases
 from distil_jax.training.task_step import TaskModels, task_step_config
 
 _STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for it
@@ -65,12 +66,15 @@ def task_run_spec(
     """
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     model = TaskModel(training.encoder, training.head, dtype, attention, config.training.remat)
-    teacher = None if training.teacher is None else TaskModel(*training.teacher[:2], dtype, attention)
+    teachers = tuple(TaskModel(one.encoder, one.head, dtype, attention) for one in training.teachers)
     projections = training.projections(config)
     trainable = (*(() if config.model.freeze_encoder else ("encoder",)), "task_head", *projections)
-    per_epoch, steps = steps_per_epoch(len(train), config.training.batch_size), _steps(config, train)
+    phases = plan_phases(config, train)
+    steps = sum(phase.steps for phase in phases)
+    per_epoch = steps_per_epoch(len(train), config.training.batch_size)
+    plan = _plan(config, training, train, phases)
     measures = [SCORE, *data.spec.metrics]
-    selection = Selection(_measure(config), config.finetune.patience)
+    selection = Selection(_measure(config), config.finetune.patience, after=steps - phases[-1].steps)
     if selection.measure not in measures:
         raise UserError(
             f"finetune.metric = {selection.measure!r}: not measured here; choose from {', '.join(measures)}"
@@ -81,15 +85,18 @@ def task_run_spec(
         steps=steps,
         params={**training.params, **projections},
         frozen=FrozenInputs(np.int32(config.run.seed), _teacher_params(config, training)),
-        step=task_step_config(TaskModels(model, teacher, config.finetune), config.training.micro_batch_size, trainable),
-        make_batches=partial(_batches, config, data, training, train),
-        batch_rows=lambda step: _plan(config, training, train)(step)[1],
+        step=task_step_config(
+            TaskModels(model, teachers, config.finetune), config.training.micro_batch_size, trainable
+        ),
+        make_batches=partial(_batches, config, data, training, train, plan),
+        batch_rows=lambda step: plan(step).rows,
         make_evaluator=partial(_evaluator, config, data, model, held_out),
         model_file=model_file,
         flops_per_token=_flops_per_token(training, float(train.lengths.mean()), config.model.freeze_encoder),
         evaluate_every=_evaluate_every(config, per_epoch, steps),
         evaluate_start=False,
         selection=selection if held_out and config.finetune.keep == "best" else None,
+        earlier_phases=tuple((phase.steps, phase.learning_rate) for phase in phases[:-1]),
     )
 
 
@@ -115,6 +122,7 @@ def _description(config: Config, data: TaskData) -> dict[str, Any]:
         "initial": config.model.initial,
         "teacher": config.teacher.path,
         "examples": len(data.train),
+        "unlabelled": len(data.unlabelled),
         "no_answer": data.no_answer,
     }
 
@@ -127,34 +135,55 @@ def _evaluate_every(config: Config, per_epoch: int, steps: int) -> int:
     return max(per_epoch // config.finetune.evaluations_per_epoch, 1)
 
 
-def _steps(config: Config, train: Encoded) -> int:
-    return config.training.steps or config.training.epochs * steps_per_epoch(len(train), config.training.batch_size)
-
-
 def _teacher_params(config: Config, training: TaskTraining) -> Params | None:
-    if training.teacher is None:
+    if not training.teachers:
         return None
-    return jax.tree.map(lambda x: np.asarray(x, jnp.dtype(config.teacher.dtype)), training.teacher[2])
+    params = {str(number): teacher.params for number, teacher in enumerate(training.teachers)}
+    return jax.tree.map(lambda x: np.asarray(x, jnp.dtype(config.teacher.dtype)), params)
 
 
 def _flops_per_token(training: TaskTraining, length: float, frozen: bool) -> float:
-    forward = 0.0 if training.teacher is None else encoder_flops(training.teacher[0], round(length))
+    forward = sum(encoder_flops(teacher.encoder, round(length)) for teacher in training.teachers)
     return forward + (1 if frozen else 3) * encoder_flops(training.encoder, round(length))
 
 
-def _plan(config: Config, training: TaskTraining, encoded: Encoded) -> Callable[[int], tuple[int, np.ndarray]]:
-    """A function: number of a batch -> the length it is padded to, and its rows."""
-    programs = max(_steps(config, encoded) // _STEPS_A_PROGRAM, 1)
-    buckets = choose_buckets(encoded.lengths, config.finetune.buckets, programs, training.positions)
-    return training_plan(encoded.lengths, buckets, config.training.batch_size, config.run.seed)
+class _PlannedBatch(NamedTuple):
+    length: int  # tokens that its rows are padded to
+    rows: np.ndarray
+    phase: Phase
+
+
+def _plan(
+    config: Config, training: TaskTraining, encoded: Encoded, phases: Sequence[PlannedPhase]
+) -> Callable[[int], _PlannedBatch]:
+    """A function: number of a batch -> what it holds. The rows of each phase are shuffled on their own."""
+    first, plans = 0, []
+    for before, planned in zip(range(len(phases) - 1, -1, -1), phases, strict=True):
+        lengths, programs = encoded.lengths[planned.rows], max(planned.steps // _STEPS_A_PROGRAM, 1)
+        buckets = choose_buckets(lengths, config.finetune.buckets, programs, training.positions)
+        seed = (config.run.seed, *([before] if before else []))  # the last phase is as a run without others has it
+        plans.append((first, planned, training_plan(lengths, buckets, config.training.batch_size, *seed)))
+        first += planned.steps
+
+    def batch(step: int) -> _PlannedBatch:
+        first, planned, plan = next(one for one in reversed(plans) if one[0] <= step)
+        length, rows = plan(step - first)
+        return _PlannedBatch(length, planned.rows[rows], planned.phase)
+
+    return batch
 
 
 def _batches(
-    config: Config, data: TaskData, training: TaskTraining, encoded: Encoded, steps: range, devices: Devices
+    config: Config,
+    data: TaskData,
+    training: TaskTraining,
+    encoded: Encoded,
+    plan: Callable[[int], _PlannedBatch],
+    steps: range,
+    devices: Devices,
 ) -> Iterator[TaskBatch]:
     """This process's rows of the batches of `steps`, made ready ahead on threads."""
     settings, size = config.task, config.training.batch_size
-    plan = _plan(config, training, encoded)
     weights = chosen_weights(settings, data)
     part = devices.process_part(size)
     change = None
@@ -169,7 +198,7 @@ def _batches(
         )
 
     def load(step: int) -> TaskBatch:
-        length, rows = plan(int(step))
+        length, rows, phase = plan(int(step))
         changed = None
         if change is not None:
             seeds = ([config.run.seed, int(step), int(row)] for row in rows)
@@ -177,7 +206,7 @@ def _batches(
                 change(encoded.ids[row], np.random.default_rng(seed)) for row, seed in zip(rows, seeds, strict=True)
             ]
         batch = collate(encoded, data.spec.kind, rows, length, size, weights, changed)
-        return jax.tree.map(lambda values: values[part], batch)
+        return jax.tree.map(lambda values: values[part], batch)._replace(phase=phase)
 
     dataset = grain.MapDataset.range(steps.start, steps.stop).map(load)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

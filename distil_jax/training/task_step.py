@@ -15,14 +15,15 @@ from distil_jax.models import Activations, EncoderInputs, SentenceEncoder, TaskM
 from distil_jax.objectives import PROJECTIONS, Compared, SumCount, activation_terms, active_activation_terms, capture_of
 from distil_jax.tasks import TaskBatch, kind_of
 from distil_jax.training.step import FrozenInputs, Params, StepConfig, StepSums
+from distil_jax.training.task_phases import Phase, phase_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskModels:
-    """The model that learns, the one it learns from (second distillation), and the weights of the loss terms."""
+    """The model that learns, those it learns from (second distillation), and the weights of the loss terms."""
 
     student: TaskModel
-    teacher: TaskModel | None
+    teachers: tuple[TaskModel, ...]
     settings: FineTune
 
 
@@ -57,29 +58,38 @@ def task_losses(
 ) -> tuple[Array, dict[str, SumCount]]:
     """The loss of a micro-batch and its terms, each its part of the batch's mean.
 
-    Without a teacher the loss against the labels, "task", is all there is. Beside one come "kl", of the task's logits,
-    and the terms on activations that `objectives.TERMS` has, where their weight is above 0.
+    Without a teacher the loss against the labels, "task", is all there is; where no label is known it is left out.
+    Beside a teacher come "kl", of the task's logits, and the terms on activations that `objectives.TERMS` has, where
+    their weight in the batch's phase is above 0. Of several teachers the mean of the logits is learned, which is the
+    geometric mean of their probabilities (Hinton et al. 2015, section 1), and the activations of the first.
 
     Args:
-        models: student, teacher and weights.
+        models: student, teachers and weights.
         params: of the student.
-        teacher_params: of the teacher, None without one.
+        teacher_params: of the teachers, by their number as text; None without one.
         batch: as `tasks.batches.collate` makes it.
         dropout_keys: [B, 2] uint32, None for no dropout.
     """
-    kind, weights = kind_of(models.student.head), models.settings.weights
-    terms = active_activation_terms(models.settings)
-    capture = capture_of(terms) if teacher_params is not None else frozenset()
+    phase = batch.phase or Phase()
+    kind, settings = kind_of(models.student.head), phase_weights(models.settings, phase)
+    taught = teacher_params is not None and phase.name != "alone"
+    terms = active_activation_terms(settings) if taught else {}
+    capture = capture_of(terms)
     activations, logits = forward(models.student, params, batch.inputs._replace(dropout_keys=dropout_keys), capture)
     share = jnp.sum(batch.shares)
-    losses = {"task": SumCount(kind.loss(logits, batch), share)}
-    if models.teacher is None or teacher_params is None:
+    losses = {} if batch.labels is None else {"task": SumCount(kind.loss(logits, batch), share)}
+    if not taught or teacher_params is None:
         return losses["task"].sum, losses
-    compared, teacher_logits = jax.lax.stop_gradient(forward(models.teacher, teacher_params, batch.inputs, capture))
-    kl = kind.distillation_loss(logits, teacher_logits, batch, models.settings.temperature)
+    outputs = [
+        forward(model, teacher_params[str(number)], batch.inputs, frozenset() if number else capture)
+        for number, model in enumerate(models.teachers)
+    ]
+    compared, teacher_logits = jax.lax.stop_gradient((outputs[0][0], jnp.stack([logits for _, logits in outputs])))
+    kl = kind.distillation_loss(logits, jnp.mean(teacher_logits, axis=0), batch, settings.temperature)
     losses["kl"] = SumCount(kl, share)
     what = _compared(activations, compared, batch)
-    losses |= activation_terms(terms, what, models.settings, params.get(PROJECTIONS))
+    losses |= activation_terms(terms, what, settings, params.get(PROJECTIONS))
+    weights = settings.weights
     total = sum((weights.get(name, 0.0) * loss.sum for name, loss in losses.items()), start=jnp.zeros(()))
     return total, jax.lax.stop_gradient(losses)
 

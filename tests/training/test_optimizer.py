@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -152,3 +154,21 @@ def test_schedules_without_warm_up_and_with_nothing_else(fraction: float, first:
     schedule = learning_rate_schedule(Optimizer(learning_rate=1.0, warmup_fraction=fraction), 3)
     assert np.asarray(schedule(0)) == pytest.approx(first)
     assert np.asarray(schedule(2)) == pytest.approx(last)
+
+
+def test_a_phase_begins_as_a_run_of_its_own() -> None:
+    settings = Optimizer(learning_rate=0.1, warmup_fraction=0.25, weight_decay=0.01)
+    whole = make_optimizer(settings, 8, ((3, 0.02),))
+    params: Any = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    gradients = [jax.tree.map(lambda x, n=n: jnp.full_like(x, 0.3 * n - 1), params) for n in range(8)]
+
+    def steps(optimizer: Any, params: Any, gradients: Any) -> Any:
+        state = optimizer.init(params)
+        for gradient in gradients:
+            updates, state = optimizer.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    first = make_optimizer(dataclasses.replace(settings, learning_rate=0.02), 3)
+    alone = steps(make_optimizer(settings, 5), steps(first, params, gradients[:3]), gradients[3:])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), steps(whole, params, gradients), alone)

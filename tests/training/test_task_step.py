@@ -20,12 +20,13 @@ from distil_jax.tasks.batches import TaskBatch
 from distil_jax.training.inference import make_logits_step
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.step import FrozenInputs, init_state, make_train_step
+from distil_jax.training.task_phases import Phase
 from distil_jax.training.task_step import TaskModels, task_losses, task_step_config
 
 BERT = EncoderConfig("bert", 40, 8, 1, 2, 16, 16, type_vocab_size=2, pooler=True, initializer_range=0.4)
 HEAD = TaskHead("sequence", num_outputs=3, dropout=0.3, problem="single_label_classification")
 SETTINGS = FineTune(cosine=0.5, hidden=0.25)
-MODELS = TaskModels(TaskModel(BERT, HEAD), TaskModel(BERT, HEAD), SETTINGS)
+MODELS = TaskModels(TaskModel(BERT, HEAD), (TaskModel(BERT, HEAD),), SETTINGS)
 TRAINABLE = ("encoder", "task_head")
 
 
@@ -58,7 +59,7 @@ def run(devices: Devices, micro: int) -> tuple[Any, dict[str, Any]]:
     config = task_step_config(MODELS, micro, TRAINABLE)
     step = devices.map(make_train_step(config, optimizer, optax.constant_schedule(1e-2)), replicated=2)
     state = devices.replicate(init_state(params_of(1), optimizer, TRAINABLE))
-    frozen = devices.replicate(FrozenInputs(np.int32(7), params_of(2)))
+    frozen = devices.replicate(FrozenInputs(np.int32(7), {"0": params_of(2)}))
     return step(state, frozen, devices.shard_batch(make_batch()))
 
 
@@ -92,7 +93,7 @@ def test_every_parameter_moves(alone: Any) -> None:
 def test_metrics_are_those_of_the_whole_batch(alone: Any) -> None:
     batch = make_batch()
     assert float(alone[1]["tokens"]) == 34
-    _, terms = task_losses(MODELS, params_of(1), params_of(2), batch, None)  # type: ignore[arg-type]
+    _, terms = task_losses(MODELS, params_of(1), {"0": params_of(2)}, batch, None)
     total = sum(weight * alone[1][f"loss_{name}"] for name, weight in SETTINGS.weights.items())
     assert set(SETTINGS.weights) == {"task", "kl", "cosine", "hidden"}
     np.testing.assert_allclose(alone[1]["loss"], total, rtol=1e-6)
@@ -105,7 +106,7 @@ def test_empty_places_change_nothing() -> None:
     batch, other = make_batch(), make_batch()
     other.inputs.ids[6:], other.labels[6:] = 9, 2
     found = [
-        task_losses(MODELS, params_of(1), params_of(2), each, None)[0]  # type: ignore[arg-type]
+        task_losses(MODELS, params_of(1), {"0": params_of(2)}, each, None)[0]  # type: ignore[arg-type]
         for each in (batch, other)
     ]
     assert float(found[0]) == float(found[1])
@@ -134,22 +135,22 @@ def test_terms_are_weighted_and_the_teacher_keeps_its_segments() -> None:
     plain = TaskHead("sequence", num_outputs=3, problem="single_label_classification")
     settings = FineTune(task=0.3, kl=0.6, cosine=0.2)
     head = TaskHead("sequence", num_outputs=3, dense=True, problem=plain.problem)
-    models = TaskModels(TaskModel(small, head), TaskModel(bert, plain), settings)
+    models = TaskModels(TaskModel(small, head), (TaskModel(bert, plain),), settings)
     ids = jnp.array([[2, 7, 3, 9, 3], [2, 5, 3, 8, 0]])
     mask, types = (ids > 0).astype(jnp.int32), jnp.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]])
     half = jnp.array([0.5, 0.5])
     batch = TaskBatch(EncoderInputs(ids, mask, None, types), jnp.array([2, 0]), half, half, jnp.full(2, 1 / 9))
-    params: list[Any] = [model.init(jax.random.key(1), ids)["params"] for model in (models.student, models.teacher)]  # type: ignore[union-attr]
-    total, terms = task_losses(models, params[0], params[1], batch, None)
+    params: list[Any] = [model.init(jax.random.key(1), ids)["params"] for model in (models.student, *models.teachers)]
+    total, terms = task_losses(models, params[0], {"0": params[1]}, batch, None)
     np.testing.assert_allclose(
         total, 0.3 * terms["task"].mean + 0.6 * terms["kl"].mean + 0.2 * terms["cosine"].mean, rtol=1e-6
     )
-    apply: Any = models.teacher.apply  # type: ignore[union-attr]
+    apply: Any = models.teachers[0].apply
     teacher = apply({"params": params[1]}, ids, mask, None, types)
     student: Any = models.student.apply({"params": params[0]}, ids, mask)
     expected = torch_kl(torch.from_numpy(np.array(student)), torch.from_numpy(np.array(teacher)), 2.0)
     np.testing.assert_allclose(terms["kl"].mean, expected, rtol=1e-5)
-    alone, terms = task_losses(TaskModels(models.student, None, settings), params[0], None, batch, None)
+    alone, terms = task_losses(TaskModels(models.student, (), settings), params[0], None, batch, None)
     assert set(terms) == {"task"}
     np.testing.assert_allclose(alone, terms["task"].mean)
 
@@ -157,14 +158,48 @@ def test_terms_are_weighted_and_the_teacher_keeps_its_segments() -> None:
 def test_a_student_of_another_width_learns_its_projection() -> None:
     narrow = dataclasses.replace(BERT, hidden_size=4)
     settings = FineTune(hidden=0.5, embeddings=0.25)
-    models = TaskModels(TaskModel(narrow, HEAD), TaskModel(BERT, HEAD), settings)
+    models = TaskModels(TaskModel(narrow, HEAD), (TaskModel(BERT, HEAD),), settings)
     init = jax.jit(lambda: models.student.init(jax.random.key(3), jnp.zeros((1, 8), jnp.int32))["params"])
     params: Any = {**init(), **initial_projections(settings, narrow, BERT, 0)}
 
     def loss(params: Any) -> Any:
-        total, terms = task_losses(models, params, params_of(2), make_batch(), None)
+        total, terms = task_losses(models, params, {"0": params_of(2)}, make_batch(), None)
         return total, terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     assert {"hidden", "embeddings"} < terms.keys()
     assert all(np.abs(x).max() > 1e-4 for x in jax.tree.leaves(gradients["projections"]))
+
+
+def test_several_teachers_are_averaged() -> None:
+    models = dataclasses.replace(MODELS, teachers=MODELS.teachers * 2)
+    batch, params, teachers = make_batch(), params_of(1), {"0": params_of(2), "1": params_of(3)}
+    _, terms = task_losses(models, params, teachers, batch, None)
+
+    def logits(params: Any) -> torch.Tensor:
+        inputs = batch.inputs
+        found: Any = MODELS.student.apply({"params": params}, inputs.ids, inputs.mask, None, inputs.token_type_ids)
+        return torch.from_numpy(np.array(found))[:6]
+
+    # The geometric mean of probabilities, normalised.
+    product = functional.softmax(logits(teachers["0"]) / 2, -1) * functional.softmax(logits(teachers["1"]) / 2, -1)
+    mean = product.sqrt() / product.sqrt().sum(-1, keepdim=True)
+    student = functional.log_softmax(logits(params) / 2, dim=-1)
+    expected = functional.kl_div(student, mean, reduction="batchmean") * 4
+    np.testing.assert_allclose(terms["kl"].mean, expected, rtol=1e-5)
+    _, first = task_losses(MODELS, params, {"0": teachers["0"]}, batch, None)
+    np.testing.assert_allclose(terms["hidden"].mean, first["hidden"].mean)
+
+
+def test_a_phase_has_the_weights_of_its_terms_alone() -> None:
+    params, teachers, batch = params_of(1), {"0": params_of(2)}, make_batch()
+    losses = {}
+    for phase in (Phase("alone", last=False), Phase("match", last=False), Phase("predict", last=False), Phase()):
+        total, terms = task_losses(MODELS, params, teachers, batch._replace(phase=phase), None)
+        losses[phase] = float(total), {name: float(term.mean) for name, term in terms.items()}
+    alone, match, predict, whole = losses.values()
+    assert set(alone[1]) == {"task"} and alone[0] == alone[1]["task"]
+    np.testing.assert_allclose(match[0], 0.5 * match[1]["cosine"] + 0.25 * match[1]["hidden"], rtol=1e-6)
+    assert set(predict[1]) == {"task", "kl"}
+    np.testing.assert_allclose(predict[0], 0.5 * predict[1]["task"] + 0.5 * predict[1]["kl"], rtol=1e-6)
+    np.testing.assert_allclose(whole[0], match[0] + predict[0], rtol=1e-6)

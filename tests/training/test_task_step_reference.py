@@ -68,7 +68,7 @@ def test_three_steps_are_those_of_pytorch(family: str, tmp_path: Path) -> None:
     encoder, params, head, *_ = read_task_model(tmp_path / "model", "sequence")
     devices, optimizer = make_devices("shard_map", 2), make_optimizer(SETTINGS, STEPS)
     assert head is not None
-    models = TaskModels(TaskModel(encoder, head), None, FineTune())
+    models = TaskModels(TaskModel(encoder, head), (), FineTune())
     schedule: Any = learning_rate_schedule(SETTINGS, STEPS)
     step = devices.map(
         make_train_step(task_step_config(models, 3, ("encoder", "task_head")), optimizer, schedule), replicated=2

@@ -85,9 +85,22 @@ def no_labels(
 def decide_classes(
     settings: TaskSettings, spec: TaskSpec, sets: Sequence[LabelledTable], known: tuple[str, ...]
 ) -> LabelRules:
-    """One class an example. Arguments as of `decide_labels`."""
+    """One class an example, or a probability a class. Arguments as of `decide_labels`."""
+    soft = next((one.taken.soft for one in sets if one.taken.soft), ())
+    if soft:
+        settings = _named_soft(settings, soft)
     classes = _classes(settings, spec, sets, known, list, _found_classes)
     return LabelRules(classes, notes=(*_merged_note(sets, list), *classes.notes))
+
+
+def _named_soft(settings: TaskSettings, soft: tuple[str, ...]) -> TaskSettings:
+    """The settings with the names of the classes: those of task.labels, else of the columns of probabilities."""
+    if settings.labels and len(settings.labels) != len(soft):
+        raise UserError(
+            f"task.labels: {len(settings.labels)} names for the {len(soft)} columns of task.soft_labels; name one a "
+            "column, in their order"
+        )
+    return dataclasses.replace(settings, labels=settings.labels or soft)
 
 
 def decide_tags(

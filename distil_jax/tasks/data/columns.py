@@ -19,6 +19,7 @@ class Columns:
         id: what identifies a row; its number (from 0) where no such column is found.
         endings: alternatives, each the columns of all endings, or one column that holds a list of them.
         indicators: a column of 0 and 1 for each class of sets of classes.
+        soft: a column of probabilities for each class.
         positions: names of the columns of a file that has no header, in order.
     """
 
@@ -29,8 +30,9 @@ class Columns:
     endings: tuple[tuple[str, ...], ...] = ()
     positions: tuple[str, ...] = ()
     indicators: tuple[str, ...] = ()
+    soft: tuple[str, ...] = ()
 
     def names(self) -> frozenset[str]:
         """All names that matter; other columns need not be kept."""
         endings = [name for names in self.endings for name in names]
-        return frozenset((*self.text, *self.pair, *self.label, *self.indicators, *self.id, *endings))
+        return frozenset((*self.text, *self.pair, *self.label, *self.indicators, *self.soft, *self.id, *endings))

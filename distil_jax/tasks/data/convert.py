@@ -52,6 +52,7 @@ class TakenColumns:
         text, pair, label, id: names; "" where there is none.
         endings: of a choice: a column an ending, or one that holds them all.
         indicators: of sets of classes: a column of 0 and 1 for each class; then there is no `label`.
+        soft: a column of probabilities for each class; then there is no `label`.
     """
 
     text: str
@@ -60,11 +61,12 @@ class TakenColumns:
     id: str = ""
     endings: tuple[str, ...] = ()
     indicators: tuple[str, ...] = ()
+    soft: tuple[str, ...] = ()
 
     def shown(self) -> dict[str, str]:
         """The names by what they are taken for, for messages."""
         found = {"text": self.text, "pair": self.pair, "label": self.label, "id": self.id}
-        found |= {"endings": ", ".join(self.endings), "labels": ", ".join(self.indicators)}
+        found |= {"endings": ", ".join(self.endings), "labels": ", ".join(self.indicators or self.soft)}
         return {what: name for what, name in found.items() if name}
 
 
@@ -89,8 +91,9 @@ def find_columns(table: Table, columns: Columns, role: Role) -> TakenColumns:
         missing = next(name for name in columns.endings[-1] if name not in table.columns)
         raise UserError(f"{table.name}: no column {missing!r} (found: {some(table.columns)}); endings are needed")
     indicators = _indicators(table, columns, needed=role != "test")
-    label = "" if indicators else find(columns.label, role != "test")
-    return TakenColumns(text, pair, label, find(columns.id, False), endings, indicators)
+    soft = _soft(table, columns, role)
+    label = "" if indicators or soft else find(columns.label, role != "test")
+    return TakenColumns(text, pair, label, find(columns.id, False), endings, indicators, soft)
 
 
 def _indicators(table: Table, columns: Columns, *, needed: bool) -> tuple[str, ...]:
@@ -102,6 +105,17 @@ def _indicators(table: Table, columns: Columns, *, needed: bool) -> tuple[str, .
     if needed and not columns.label:
         raise UserError(f"{table.name}: no column {missing[0]!r} (found: {some(table.columns)}); check task.label")
     return ()
+
+
+def _soft(table: Table, columns: Columns, role: Role) -> tuple[str, ...]:
+    """The columns of probabilities; what is measured is taken from the label column where there is one."""
+    missing = [name for name in columns.soft if name not in table.columns]
+    if missing and role == "train":
+        raise UserError(
+            f"{table.name}: no column {missing[0]!r} (found: {some(table.columns)}); check task.soft_labels"
+        )
+    labelled = role != "train" and any(name in table.columns for name in columns.label)
+    return () if missing or labelled else columns.soft
 
 
 def _hint(table: Table) -> str:

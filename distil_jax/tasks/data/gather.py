@@ -68,6 +68,8 @@ def gather(settings: TaskSettings, spec: TaskSpec, rows: Mapping[Role, Any] | No
     files: dict[Role, Any] = {role: Path(path).expanduser() for role, path in given.items() if path}
     files |= rows or {}
     if not settings.source and not files and not spec.published:
+        if settings.unlabelled:
+            return []
         raise UserError(
             f"task.train is not set: {spec.name} needs a file to learn from; set task.train (or task.source)"
         )
@@ -92,6 +94,7 @@ def own_columns(settings: TaskSettings, kind: TaskKind[Any]) -> Columns:
         id=(settings.id,) if settings.id else usual.id if kind.unique_ids else (),
         endings=(settings.endings,) if settings.endings and usual.endings else usual.endings,
         indicators=several if kind.several_labels else (),
+        soft=settings.soft_labels,
     )
 
 

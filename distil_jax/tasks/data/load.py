@@ -20,6 +20,7 @@ from distil_jax.tasks.kinds import TaskKind
 from distil_jax.tasks.kinds.token import TAG_METRICS
 from distil_jax.tasks.metrics.tag_schemes import tag_scheme
 from distil_jax.tasks.registry import task_spec
+from distil_jax.tasks.unlabelled import read_unlabelled
 
 
 def load_task(
@@ -58,7 +59,7 @@ def load_task(
         sets[part.role][part.name] = examples
         reports.append(_set_report(part, columns, lost, examples, labels, spec.kind))
         notes += _part_notes(part)
-    if not known:
+    if not known and parts:
         _check_labels(labels, spec, parts)
     scheme = ""
     if spec.kind.tagged:
@@ -75,17 +76,34 @@ def load_task(
         train = draw(train, settings.max_examples, seed)
     if spec.kind.unique_ids:
         notes += _overlap_notes(train, sets["validation"])
-    sha256 = digest(labels, train, sets["validation"], sets["test"])
+    unlabelled: list[Example] = []
+    if settings.unlabelled:
+        unlabelled, report = read_unlabelled(settings, spec, labels)
+        reports.append(report)
+        notes += [f"unlabelled: {report.left_out} rows skipped"] if report.left_out else []
+    sha256 = digest(labels, train, sets["validation"], {**sets["test"], **({"": unlabelled} if unlabelled else {})})
     report = DataReport(
         task=spec.title,
         sets=tuple(reports),
         classes=labels,
         metrics=spec.metrics,
         scheme=scheme,
-        warnings=class_warnings(labels, reports[0]),
+        warnings=class_warnings(labels, reports[0]) if parts else (),
         notes=tuple(notes),
     )
-    return TaskData(spec, labels, train, sets["validation"], sets["test"], sha256, tuple(notes), aside, scheme, report)
+    return TaskData(
+        spec,
+        labels,
+        train,
+        sets["validation"],
+        sets["test"],
+        sha256,
+        tuple(notes),
+        aside,
+        scheme,
+        tuple(unlabelled),
+        report,
+    )
 
 
 def _scheme(spec: TaskSpec, labels: Sequence[str], sets: dict[str, dict[str, list[Example]]]) -> str:
@@ -98,7 +116,7 @@ def _scheme(spec: TaskSpec, labels: Sequence[str], sets: dict[str, dict[str, lis
 
 def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
     if spec.published:
-        for name in ("id", "text", "pair", "label", "endings", "sets_as"):
+        for name in ("id", "text", "pair", "label", "soft_labels", "endings", "sets_as"):
             if getattr(settings, name) != getattr(TaskSettings(), name):
                 raise UserError(f"task.{name} is for own data, the columns of {spec.name} are known; leave it out")
         if settings.labels and settings.labels != spec.labels:
@@ -109,6 +127,10 @@ def _check_settings(settings: TaskSettings, spec: TaskSpec) -> None:
         raise UserError("task.labels: a name begins or ends with a blank; remove it")
     if len(settings.label) > 1 and not spec.kind.several_labels:
         raise UserError(f"task.label names {len(settings.label)} columns; only multilabel reads several, name one")
+    if settings.soft_labels and not spec.kind.soft_labels:
+        raise UserError(f"task.soft_labels: {spec.name} has no single class a text; leave it out")
+    if settings.soft_labels and settings.class_weights != "none":
+        raise UserError("task.class_weights: probabilities already say how much a class counts; leave it at none")
     if settings.labels and not spec.kind.may_name_labels:
         raise UserError(f"task.labels: {spec.name} has no classes; leave it out")
 

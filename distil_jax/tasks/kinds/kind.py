@@ -114,6 +114,7 @@ class TaskKind(Generic[E]):
         unique_ids: an id may be there only once.
         outputs: (head) -> what its outputs are, for the model card and messages; "" where there is nothing to say.
         optional_pair: a second text may be there or not.
+        soft_labels: a label may be a probability a class.
         texts_only: a label belongs to the whole text, so that words may be changed in training.
         settings: of [task], those that a model still uses after fine-tuning.
         may_lack_answer: there may be no answer.
@@ -159,6 +160,7 @@ class TaskKind(Generic[E]):
     tagged: bool = False
     several_labels: bool = False
     may_name_labels: bool = True
+    soft_labels: bool = False
     texts_only: bool = False
     settings: tuple[str, ...] = ()
     may_lack_answer: bool = False

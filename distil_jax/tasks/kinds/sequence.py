@@ -15,7 +15,7 @@ from distil_jax.tasks.batches import Labels, row_labels
 from distil_jax.tasks.data.classes import decide_classes, decide_sets, no_labels
 from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, label_of, text_of
-from distil_jax.tasks.data.labels import class_set, indicator, is_blank, score
+from distil_jax.tasks.data.labels import class_set, indicator, is_blank, number_of, score
 from distil_jax.tasks.encoded import Encoded, assembled, cut_note, label_arrays, pieces
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.kinds.kind import (
@@ -24,8 +24,8 @@ from distil_jax.tasks.kinds.kind import (
     PredictionOptions,
     TaskKind,
     class_distillation_loss,
-    class_loss,
     divergence,
+    entropy,
     named_outputs,
     plain_score,
     rounded,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from distil_jax.models import TaskHead
 
 _Predicted = Predicted[SequenceExample]
+_ROUNDED = 0.02  # what probabilities that were written with few digits may add up to beside 1
 
 
 def _texts(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
@@ -49,8 +50,24 @@ def _texts(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules:
 
 def _with_class(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
     example = _texts(identity, values, taken, rules)
+    if taken.soft:
+        return dataclasses.replace(example, label=_probabilities(values, taken.soft))
     value = label_of(values, taken, rules, hidden="-1" not in rules.classes.names)
     return example if value is None else dataclasses.replace(example, label=rules.classes.number(value))
+
+
+def _probabilities(values: Mapping[str, Any], columns: Sequence[str]) -> tuple[float, ...]:
+    """A probability a class, which add up to 1. Raises BadRowError."""
+    found = []
+    for name in columns:
+        number = number_of(str(values.get(name)).strip())
+        if number is None or not 0 <= number <= 1:
+            raise BadRowError(f"column {name!r} holds {values.get(name)!r}, expected a probability from 0 to 1")
+        found.append(float(number))
+    total = sum(found)
+    if abs(total - 1) > _ROUNDED:
+        raise BadRowError(f"the probabilities in {', '.join(columns)} add up to {total:.4g}, expected 1")
+    return tuple(number / total for number in found)
 
 
 def _with_set(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
@@ -156,8 +173,31 @@ def _decode_classes(predicted: _Predicted, head: TaskHead, options: PredictionOp
     ]
 
 
+def _class_loss(logits: Array, batch: Any) -> Array:
+    """Cross entropy against class numbers [B] or probabilities [B, K]."""
+    import jax.numpy as jnp
+    import optax
+
+    if batch.labels.ndim == 1:
+        return entropy(logits, batch.labels, batch.weights)
+    return jnp.sum(optax.softmax_cross_entropy(logits.astype(jnp.float32), batch.labels) * batch.weights)
+
+
+def _class_number(label: Any) -> int | None:
+    """The class of a label, of probabilities the most probable one."""
+    return None if label is None else int(np.argmax(label)) if np.ndim(label) else int(label)
+
+
+def _class_references(predicted: _Predicted) -> np.ndarray:
+    return np.array([_class_number(label) for label in predicted.encoded.labels or []])
+
+
+def _measure_classes(data: TaskData, predicted: _Predicted) -> dict[str, float]:
+    return measure(data.spec.metrics, np.stack(predicted.logits), _class_references(predicted))
+
+
 def _class_details(data: TaskData, predicted: _Predicted) -> dict[str, Any]:
-    return class_details(data.labels, np.stack(predicted.logits).argmax(axis=-1), _references(predicted))
+    return class_details(data.labels, np.stack(predicted.logits).argmax(axis=-1), _class_references(predicted))
 
 
 def balanced_weights(labels: Sequence[Any], classes: int) -> np.ndarray:
@@ -179,10 +219,10 @@ CLASSES = TaskKind(
     decide_labels=decide_classes,
     rows=_encode,
     labels=row_labels,
-    loss=class_loss,
+    loss=_class_loss,
     distillation_loss=class_distillation_loss,
     decode=_decode_classes,
-    measure=_measure,
+    measure=_measure_classes,
     details=_class_details,
     label_of=lambda example: example.label,
     characters=_characters,
@@ -195,7 +235,9 @@ CLASSES = TaskKind(
     outputs=lambda head: named_outputs(head, "labels"),
     optional_pair=True,
     fewest_classes=2,
-    stratum=lambda example: example.label if isinstance(example.label, int) else None,
+    stratum=lambda example: _class_number(example.label),
+    counted=lambda label: (_class_number(label),),
+    soft_labels=True,
     texts_only=True,
 )
 
@@ -266,6 +308,8 @@ CLASS_SETS = dataclasses.replace(
     loss=_set_loss,
     distillation_loss=_set_distillation_loss,
     decode=_decode_sets,
+    measure=_measure,
+    soft_labels=False,
     details=_set_details,
     synthetic=lambda name, text, classes, pairs: _synthetic(
         name, text, pairs, tuple(int(name) >> bit & 1 for bit in range(classes))
@@ -319,6 +363,8 @@ SCORES = dataclasses.replace(
     decode=_decode_scores,
     measure=_measure_scores,
     details=None,
+    counted=lambda label: (label,),
+    soft_labels=False,
     synthetic=lambda name, text, classes, pairs: _synthetic(name, text, pairs, float(int(name) % 6)),
     # Without this a single output would go through a sigmoid in older versions.
     snippet=lambda model, pairs: _snippet(model, pairs, ', function_to_apply="none"'),
