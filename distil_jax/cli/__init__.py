@@ -18,6 +18,7 @@ from distil_jax.config import (
     ExportArguments,
     PlotArguments,
     PredictArguments,
+    PushArguments,
     QuickstartArguments,
     ServeArguments,
     TrimArguments,
@@ -55,6 +56,7 @@ COMMANDS = {
     "trim": Command(
         "model -> a smaller one with the tokens of a corpus, the same results", models.run_trim, TrimArguments
     ),
+    "push": Command("run or exported model -> repository on the hub", models.run_push, PushArguments),
     "benchmark": Command("speed, memory and utilisation of a configuration's step", benchmark.run_benchmark),
     "compare": Command(
         "scores of fine-tuning studies side by side, with retention", models.run_compare, CompareArguments

@@ -20,6 +20,7 @@ from distil_jax.config import (
     Masking,
     PlotArguments,
     PredictArguments,
+    PushArguments,
     QuickstartArguments,
     ServeArguments,
     TaskSettings,
@@ -51,6 +52,15 @@ def run_export(given: ExportArguments) -> None:
     options = {"pooling": given.pooling, "normalize": given.normalize, "overwrite": given.overwrite}
     trained = export(Path(given.run), Path(given.output), format=given.format, step=step, **options)
     print(f"{given.output}: model of step {trained.step}, for transformers and distil_jax.from_pretrained")
+
+
+def run_push(given: PushArguments) -> None:
+    """`distil-jax push`."""
+    start(Config())
+    from distil_jax.export import push
+
+    step = None if given.step < 0 else given.step
+    print(push(Path(given.model), given.repository, step=step, private=given.private, message=given.message))
 
 
 def run_predict(given: PredictArguments) -> None:

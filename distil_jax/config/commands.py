@@ -43,6 +43,18 @@ class ExportArguments(Arguments):
 
 
 @dataclass(frozen=True)
+class PushArguments(Arguments):
+    """Upload a model to the hub, with its card. The same command continues an upload that was interrupted."""
+
+    positional = "model repository"
+    model: str = setting(REQUIRED, "folder of a run, which is exported first, or of an exported model")
+    repository: str = setting(REQUIRED, "user/name on the hub; made where it is not there")
+    private: bool = setting(False, "make a new repository that only its owners see")
+    message: str = setting("", "message of the commit; empty: that of the hub")
+    step: int = setting(-1, "which checkpoint of a run; -1: its result", at_least(-1))
+
+
+@dataclass(frozen=True)
 class EvaluateArguments(Arguments):
     """Measure masked language models on held-out rows: loss, perplexity, accuracy, likeness to a teacher.
 

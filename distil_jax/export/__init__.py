@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.predictor import Predictor
+    from distil_jax.export.push import push
     from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
     from distil_jax.export.trim import trim_vocabulary
 else:
@@ -35,6 +36,7 @@ __all__ = [
     "load_predictor",
     "predict",
     "predict_rows",
+    "push",
     "read_ready",
     "read_run",
     "trim_vocabulary",

@@ -40,10 +40,9 @@ def card_metadata(
     """
     from huggingface_hub import EvalResult, ModelCardData
 
+    source = datasets[0] if datasets else "own"
     results = [
-        EvalResult(
-            pipeline or "other", *(datasets or ("own",))[:1], measured_on, metric, value, dataset_split="validation"
-        )
+        EvalResult(pipeline or "other", source, measured_on, metric, value, dataset_split="validation")
         for metric, value in (measures or {}).items()
     ]
     fields: dict[str, Any] = {
