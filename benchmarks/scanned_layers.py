@@ -46,18 +46,18 @@ def make_layers(config: EncoderConfig) -> Layers:
     """Random parameters of every layer."""
     layer, x = EncoderLayer(config, 0), jnp.zeros((1, 8, config.hidden_size))
     keys = jax.random.split(jax.random.key(0), config.num_layers)
-    return [dict(layer.init(key, x, None, None)["params"]) for key in keys]
+    return [dict(layer.init(key, x, None, None, None)["params"]) for key in keys]
 
 
 def apply_layers(config: EncoderConfig, form: str, params: Any, x: Any, mask: Any, keys: Any) -> Any:
     """x [B, L, H] through all layers; `params` is a list of layers, stacked for the scanned form."""
     if form == "unrolled":
         for index, layer in enumerate(params):
-            x, _ = EncoderLayer(config, index).apply({"params": layer}, x, mask, keys)  # type: ignore[misc]
+            x, _ = EncoderLayer(config, index).apply({"params": layer}, x, mask, None, keys)  # type: ignore[misc]
         return x
     # The same dropout bits in every layer, which take as long to draw as others.
     layer = EncoderLayer(config, 0)
-    return jax.lax.scan(lambda x, one: (layer.apply({"params": one}, x, mask, keys)[0], None), x, params)[0]
+    return jax.lax.scan(lambda x, one: (layer.apply({"params": one}, x, mask, None, keys)[0], None), x, params)[0]
 
 
 def loss_of(form: str, teacher: EncoderConfig, student: EncoderConfig) -> Callable[..., Any]:

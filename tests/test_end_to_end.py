@@ -36,38 +36,55 @@ def test_text_to_a_student_that_pytorch_loads(
     assert '"agreement": 1.0' in (tmp_path / "measures.json").read_text()  # of the teacher with itself
 
 
-@pytest.fixture
-def roberta(tiny_inputs: Path, tmp_path: Path) -> Path:
-    """A random RoBERTa as transformers saves it, with a byte-level BPE of the tiny texts."""
-    import torch
+def _bpe(texts: Path, folder: Path) -> Any:
+    """RoBERTa's tokenizer with a byte-level BPE of the tiny texts."""
     import transformers
     from tokenizers import ByteLevelBPETokenizer
 
-    (tmp_path / "bpe").mkdir()
     bpe = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe.train([str(tiny_inputs / "text" / "train.txt")], vocab_size=340, special_tokens=special)
-    bpe.save_model(str(tmp_path / "bpe"))
-    files = [str(tmp_path / "bpe" / name) for name in ("vocab.json", "merges.txt")]
-    tokenizer = transformers.RobertaTokenizer(*files)
+    bpe.train([str(texts)], vocab_size=340, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    bpe.save_model(str(folder))
+    return transformers.RobertaTokenizer(*(str(folder / name) for name in ("vocab.json", "merges.txt")))
+
+
+def _wordpiece(texts: Path, folder: Path) -> Any:
+    """MPNet's tokenizer with the letters of the tiny texts."""
+    import transformers
+
+    letters = sorted({letter for letter in texts.read_text(encoding="utf-8") if not letter.isspace()})
+    tokens = ["<s>", "<pad>", "</s>", "[UNK]", *letters, *(f"##{letter}" for letter in letters), "<mask>"]
+    return transformers.MPNetTokenizer(vocab={token: number for number, token in enumerate(tokens)})
+
+
+FAMILIES = {"Roberta": (_bpe, {"type_vocab_size": 1}), "MPNet": (_wordpiece, {})}
+
+
+@pytest.fixture(params=["Roberta", pytest.param("MPNet", marks=pytest.mark.slow)])
+def teacher(request: pytest.FixtureRequest, tiny_inputs: Path, tmp_path: Path) -> Path:
+    """A random model of a family as transformers saves it, with its tokenizer."""
+    import torch
+    import transformers
+
+    make_tokenizer, settings = FAMILIES[request.param]
+    tokenizer = make_tokenizer(tiny_inputs / "text" / "train.txt", tmp_path)
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
-    config = transformers.RobertaConfig(
+    config = getattr(transformers, f"{request.param}Config")(
         vocab_size=len(tokenizer),
         num_hidden_layers=2,
         max_position_embeddings=66,
-        type_vocab_size=1,
         layer_norm_eps=1e-5,
         initializer_range=0.3,
         **sizes,
+        **settings,
     )
-    transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
-    tokenizer.save_pretrained(tmp_path / "roberta")
-    return tmp_path / "roberta"
+    getattr(transformers, f"{request.param}ForMaskedLM")(config).save_pretrained(tmp_path / request.param)
+    tokenizer.save_pretrained(tmp_path / request.param)
+    return tmp_path / request.param
 
 
-def test_a_roberta_becomes_a_student_and_a_classifier_of_pairs(
-    roberta: Path, tiny_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_of_a_family_becomes_a_student_and_a_classifier_of_pairs(
+    teacher: Path, tiny_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
     import torch
@@ -77,14 +94,14 @@ def test_a_roberta_becomes_a_student_and_a_classifier_of_pairs(
 
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     shared = ("--config", str(tiny_inputs / "config.toml"), "--corpus.folder", str(tmp_path / "corpus"))
-    shared = (*shared, "--corpus.tokenizer", str(roberta))
+    shared = (*shared, "--corpus.tokenizer", str(teacher))
     student, classifier = tmp_path / "student", tmp_path / "classifier"
     assert main(["prepare", *shared]) == 0
-    assert main(["distill", *shared, "--run.output", f"{student}_run", "--teacher.path", str(roberta)]) == 0
+    assert main(["distill", *shared, "--run.output", f"{student}_run", "--teacher.path", str(teacher)]) == 0
     assert main(["export", f"{student}_run", "--output", str(student)]) == 0
     loaded: Any = transformers.AutoModelForMaskedLM.from_pretrained(student, output_loading_info=True)
     assert not any(loading := loaded[1].values()), loading
-    assert (type(loaded[0]).__name__, loaded[0].config.num_hidden_layers) == ("RobertaForMaskedLM", 1)
+    assert (type(loaded[0]).__name__, loaded[0].config.num_hidden_layers) == (f"{teacher.name}ForMaskedLM", 1)
 
     lines = ["first,second,label", *(f"the cat {i},a dog {i % 3},{'same' if i % 2 else 'other'}" for i in range(16))]
     (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

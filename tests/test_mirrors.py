@@ -29,7 +29,7 @@ TESTED_BY = {
     "hf/checkpoint": "hf/test_read",
     "hf/checksums": "evaluation/test_check",
     **dict.fromkeys(
-        (f"hf/families/{name}" for name in ("bert", "distilbert", "family", "roberta")), "hf/test_families"
+        (f"hf/families/{name}" for name in ("bert", "distilbert", "family", "mpnet", "roberta")), "hf/test_families"
     ),
     "hf/fields": "hf/test_config",
     "hf/new_head": "hf/test_pretrained_tasks",

@@ -36,6 +36,9 @@ def encoder_config_from_hf(raw: Mapping[str, Any], where: str) -> EncoderConfig:
 
     family, _ = find_family(raw, where)
     _refuse_what_is_not_computed(raw, where)
+    for name, value in family.required.items():
+        if raw.get(name, value) != value:
+            raise UserError(f"{where}: {name} = {shown(raw[name])} is not supported for {family.name}, only {value!r}")
     fields = Fields(raw, where)
     values = {name: fields.encoder_value(name, field) for name, field in family.fields.items()}
     config = _completed(family, EncoderConfig(family.name, **values))
@@ -92,7 +95,7 @@ def encoder_config_to_hf(config: EncoderConfig, head: Head) -> dict[str, Any]:
         "dtype": "float32",
         "tie_word_embeddings": True,
     }
-    return {**common, **family.constants, **written}
+    return {**common, **family.constants, **family.required, **written}
 
 
 def misfit(family: Family, config: EncoderConfig) -> str:

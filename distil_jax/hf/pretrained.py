@@ -49,8 +49,8 @@ def read_pretrained(path_or_id: str | Path, head: HeadChoice = "auto", *, seed: 
     Args:
         path_or_id: a local folder or a hub id (see `locate`); the weights are in any format of `read_tensors`.
         head: "mlm" wants the masked-language-model head, which is new where the folder has none; "none" the encoder
-            alone (with BERT's pooler if the file has one; a head is passed over); "auto" takes the head if the
-            architecture or the tensors have one.
+            alone (with BERT's pooler if the file has one; a head is passed over); "auto" takes the head if the file has
+            one.
         seed: of the random values of a new head.
 
     Raises:
@@ -60,12 +60,13 @@ def read_pretrained(path_or_id: str | Path, head: HeadChoice = "auto", *, seed: 
     if head not in ("auto", "mlm", "none"):
         raise UserError(f"head = {head!r}; known: auto, mlm, none")
     raw, config, checkpoint = open_model(locate(path_or_id))
-    has_head = checkpoint.has_mlm_head or (head == "auto" and "mlm" in named_heads(raw))
-    if head == "mlm" and not has_head:
+    if head == "none" or not checkpoint.has_mlm_head:
         config, params, notes = _read_encoder(config, checkpoint)
-        return PretrainedModel(*add_mlm_head(config, params, seed=seed), is_new_head=True, notes=notes)
-    if head == "none" or not has_head:
-        config, params, notes = _read_encoder(config, checkpoint)
+        if head == "mlm":
+            return PretrainedModel(*add_mlm_head(config, params, seed=seed), is_new_head=True, notes=notes)
+        if head == "auto" and "mlm" in named_heads(raw):
+            named = one_line(", ".join(architectures(raw)))
+            notes += (f"{checkpoint.where}: has no head, though config.json names {named}; read as an encoder alone",)
         return PretrainedModel(config, params, notes=notes)
     _refuse_other_activation(config, checkpoint.where)
     wanted = list(leaves(config, mlm_head=True))

@@ -34,18 +34,20 @@ def attend(
     value: Array,
     mask: Array | None,
     *,
+    bias: Array | None = None,
     kind: AttentionKind = "auto",
     dropout_keys: Array | None = None,
     dropout_site: int = 0,
     dropout_rate: float = 0.0,
 ) -> Array:
-    """softmax(Q K^T / sqrt(D)) V of every row, head by head.
+    """softmax(Q K^T / sqrt(D) + bias) V of every row, head by head.
 
     Args:
         query: [B, Q, N, D] of the first Q tokens.
         key: [B, L, N, D].
         value: [B, L, N, D].
         mask: [B, L] int32 as in `EncoderInputs`; None: one sequence a row.
+        bias: [1, N, Q, L] float32, what is added to the scores; None: nothing.
         kind: which code computes it. "auto" takes the device's flash attention where it works and pays; another name
             demands that code. No flash attention has dropout that depends on the row alone, or Q < L: such calls always
             take the "xla" form.
@@ -59,7 +61,8 @@ def attend(
     Raises:
         UserError: the named kind can't compute this.
     """
-    shape = AttentionShape(flash_attention.this_device(), str(query.dtype), query.shape[1], query.shape[3])
+    device, (_, length, _, width) = flash_attention.this_device(), query.shape
+    shape = AttentionShape(device, str(query.dtype), length, width, is_biased=bias is not None)
     plain = (dropout_keys is not None and dropout_rate > 0.0) or query.shape != key.shape
     chosen = "xla" if plain else flash_attention.choose(kind, shape)
     if chosen == "splash":
@@ -72,6 +75,7 @@ def attend(
         key,
         value,
         mask,
+        bias=bias,
         dropout_keys=dropout_keys,
         dropout_site=dropout_site,
         dropout_rate=dropout_rate,
@@ -84,16 +88,19 @@ def attend_with_scores(
     value: Array,
     mask: Array | None,
     *,
+    bias: Array | None = None,
     dropout_keys: Array | None = None,
     dropout_site: int = 0,
     dropout_rate: float = 0.0,
 ) -> tuple[Array, Array]:
-    """`attend` in the "xla" form, and the masked scores before the softmax, [B, N, Q, L] float32."""
+    """`attend` in the "xla" form, and the biased, masked scores before the softmax, [B, N, Q, L] float32."""
     allowed = _allowed(query, mask)
     # Heads before tokens: matrices then lie together for the products, which on CPU is worth the transposes.
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
     scores = scores * (1.0 / math.sqrt(query.shape[-1]))
+    if bias is not None:
+        scores = scores + bias
     if allowed is not None:
         # Not -inf: a row that sees nothing stays finite, and so does its gradient.
         scores = jnp.where(materialize(allowed), scores, jnp.finfo(scores.dtype).min)

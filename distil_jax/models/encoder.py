@@ -1,4 +1,4 @@
-"""The one encoder: BERT and DistilBERT differ by configuration, not by code.
+"""The one encoder: families differ by configuration, not by code.
 
 Everything is a pure function of (params, inputs). Dropout takes one key a row as an argument; no module holds state.
 """
@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from distil_jax.models.attention import AttentionKind, attend, attend_with_scores
 from distil_jax.models.dropout import dropout
 from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
+from distil_jax.models.relative_positions import RelativePositions
 
 Remat = Literal["none", "layer"]
 
@@ -37,6 +38,7 @@ class EncoderConfig:
     intermediate_size: int
     max_position_embeddings: int = 512  # rows of the position table
     position_offset: int = 0  # row of the first token's position; RoBERTa: 2, and padding has row 1
+    relative_buckets: int = 0  # of distances between tokens, by which scores are biased (MPNet: 32); 0: no bias
     type_vocab_size: int = 0  # 0: no token types (DistilBERT); BERT has 2
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
@@ -95,7 +97,7 @@ class Activations(NamedTuple):
         keys: as `queries`.
         values: as `queries`.
         scores: num_layers times [B, N, L, L] float32, query by key, before the softmax and its dropout, divided by
-            sqrt(D). Where a query may not see a key: the lowest float32.
+            sqrt(D), with the bias of relative positions. Where a query may not see a key: the lowest float32.
     """
 
     hidden: Array
@@ -194,12 +196,26 @@ class EncoderLayer(nn.Module):
         self.output_norm = _norm(config, self.dtype)
 
     def __call__(
-        self, x: Array, mask: Array | None, dropout_keys: Array | None, capture: frozenset[str] = frozenset()
+        self,
+        x: Array,
+        mask: Array | None,
+        bias: Array | None,
+        dropout_keys: Array | None,
+        capture: frozenset[str] = frozenset(),
     ) -> tuple[Array, dict[str, Array]]:
-        """x [B, L, H], mask [B, L] int32, dropout_keys [B, 2] uint32 -> [B, L, H], and what `capture` names."""
+        """The layer's output [B, L, H], and what `capture` names.
+
+        Args:
+            x: [B, L, H].
+            mask: [B, L] int32.
+            bias: [1, N, L, L] float32, what is added to the scores.
+            dropout_keys: [B, 2] uint32.
+            capture: names of fields of `Activations`.
+        """
         query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
         found = {"queries": query, "keys": key, "values": value}
         options: Any = {
+            "bias": bias,
             "dropout_keys": dropout_keys,
             "dropout_site": 3 * self.index + 1,
             "dropout_rate": self.config.attention_dropout,
@@ -210,11 +226,12 @@ class EncoderLayer(nn.Module):
             mixed = attend(query, key, value, mask, kind=self.attention, **options)
         return self._output(x, mixed, dropout_keys), {name: x for name, x in found.items() if name in capture}
 
-    def cls_only(self, x: Array, mask: Array | None) -> Array:
+    def cls_only(self, x: Array, mask: Array | None, bias: Array | None) -> Array:
         """Token 0 of what `__call__` gives without dropout, computed alone: x [B, L, H] -> [B, 1, H]."""
         token = x[:, :1]
         query, key, value = (self._heads(y) for y in (self.query(token), self.key(x), self.value(x)))
-        mixed = attend(query, key, value, mask, kind=self.attention)
+        bias = None if bias is None else bias[:, :, :1]
+        mixed = attend(query, key, value, mask, bias=bias, kind=self.attention)
         return self._output(token, mixed, None)
 
     def _heads(self, x: Array) -> Array:
@@ -235,7 +252,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings and layers: params {"embeddings", "layer_0", ..., "pooler" if the configuration has one}.
+    """Embeddings and layers: params {"embeddings", "layer_0", ...}, "relative_positions" and "pooler" if configured.
 
     Attributes:
         config: what is computed.
@@ -256,7 +273,11 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.embeddings = Embeddings(config, self.dtype)
-        layer: Any = EncoderLayer if self.remat == "none" else nn.remat(EncoderLayer, static_argnums=(4,))
+        if config.relative_buckets:
+            self.relative_positions = RelativePositions(
+                config.relative_buckets, config.num_heads, config.initializer_range
+            )
+        layer: Any = EncoderLayer if self.remat == "none" else nn.remat(EncoderLayer, static_argnums=(5,))
         for index in range(config.num_layers):
             setattr(self, f"layer_{index}", layer(config, index, self.dtype, self.attention, self.transposed))
         if config.pooler:
@@ -297,10 +318,10 @@ class Encoder(nn.Module):
         """
         if unknown := capture - CAPTURES:
             raise ValueError(f"capture: {sorted(unknown)} is none of {sorted(CAPTURES)}")
-        states, layers = [self.embeddings(inputs)], []
+        states, layers, bias = [self.embeddings(inputs)], [], self._bias(inputs)
         for index in range(self.config.num_layers):
             layer = getattr(self, f"layer_{index}")
-            hidden, captured = layer(states[-1], inputs.mask, inputs.dropout_keys, capture)
+            hidden, captured = layer(states[-1], inputs.mask, bias, inputs.dropout_keys, capture)
             states.append(hidden)
             layers.append(captured)
         if self.config.pooler and self.is_initializing():
@@ -314,11 +335,15 @@ class Encoder(nn.Module):
         For prediction. The last layer computes token 0 alone, an eighth less time with 6 layers. Its attention is XLA's
         and `remat` does not apply to it.
         """
-        x = self.embeddings(inputs._replace(dropout_keys=None))
+        x, bias = self.embeddings(inputs._replace(dropout_keys=None)), self._bias(inputs)
         *layers, last = (getattr(self, f"layer_{index}") for index in range(self.config.num_layers))
         for layer in layers:
-            x, _ = layer(x, inputs.mask, None, frozenset())
-        return last.cls_only(x, inputs.mask)
+            x, _ = layer(x, inputs.mask, bias, None, frozenset())
+        return last.cls_only(x, inputs.mask, bias)
+
+    def _bias(self, inputs: EncoderInputs) -> Array | None:
+        """What every layer adds to its scores. The tokens of a packed sequence lie together: their distances hold."""
+        return self.relative_positions(inputs.ids.shape[1]) if self.config.relative_buckets else None
 
     def pooled(self, hidden: Array) -> Array:
         """BERT's pooler output: tanh of a dense layer on token 0, hidden [B, L, H] of the last layer -> [B, H]."""

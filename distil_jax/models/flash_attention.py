@@ -21,6 +21,7 @@ from distil_jax.errors import UserError
 SPLASH_FROM = 512
 _LANES = 128  # of a TPU's vector registers: splash attention works on tiles of this many tokens
 _TILES = (512, 256, _LANES)
+_BIASED = "has no biases of relative positions, and this encoder has them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +34,13 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionShape:
-    """What decides which code computes attention: device, dtype by name, tokens a row, width of a head."""
+    """What decides which code computes attention: device, dtype by name, tokens a row, width of a head, a bias."""
 
     device: Device
     dtype: str
     length: int
     head_width: int
+    is_biased: bool = False
 
 
 def this_device() -> Device:
@@ -71,6 +73,8 @@ def choose(kind: str, shape: AttentionShape) -> str:
 
 def _why_not_cudnn(shape: AttentionShape) -> str:
     """What cuDNN's attention lacks for this shape; "" if nothing (its conditions as of cuDNN 9)."""
+    if shape.is_biased:
+        return _BIASED
     device = shape.device
     if device.platform != "cuda":
         return f"needs an NVIDIA GPU, and this is {device.platform}"
@@ -88,6 +92,8 @@ def _why_not_cudnn(shape: AttentionShape) -> str:
 
 def _why_not_splash(shape: AttentionShape) -> str:
     """What splash attention lacks for this shape; "" if nothing."""
+    if shape.is_biased:
+        return _BIASED
     if shape.device.platform != "tpu":
         return f"needs a TPU, and this is {shape.device.platform}"
     if shape.length % _LANES:

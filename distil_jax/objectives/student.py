@@ -114,7 +114,8 @@ def student_params(
         directions = principal_directions(source["embeddings"]["word"]["embedding"], student.hidden_size)
         tables = {name: table["embedding"] @ directions for name, table in embeddings.items() if name != "norm"}
         return {"encoder": {"embeddings": {name: {"embedding": table} for name, table in tables.items()}}}
-    encoder: dict[str, Any] = {"embeddings": embeddings}
+    shared = {"relative_positions"} & source.keys() if student.num_heads == teacher.num_heads else ()
+    encoder: dict[str, Any] = {"embeddings": embeddings, **{name: source[name] for name in shared}}
     for index, layer in enumerate(layers):
         encoder[f"layer_{index}"] = _narrowed(source[f"layer_{layer}"], student.intermediate_size)
     heads = {name: teacher_params[name] for name in ("mlm_head",) if name in teacher_params}

@@ -46,7 +46,7 @@ def phase_borders(earlier: Phases) -> list[int]:
 
 def decays(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """True for the tensors that weight decay applies to: matrices, so neither biases nor LayerNorms."""
-    return jax.tree.map(lambda tensor: tensor.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key != "bias", params)
 
 
 def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> optax.GradientTransformationExtraArgs:

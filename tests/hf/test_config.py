@@ -48,6 +48,7 @@ SIZES = (
     *("max_position_embeddings", "type_vocab_size", "hidden_dropout_prob", "layer_norm_eps"),
 )
 ROBERTA = transformers.RobertaConfig(**{name: getattr(BERT, name) for name in SIZES}, pad_token_id=3)
+MPNET = transformers.MPNetConfig(**{name: getattr(BERT, name) for name in SIZES if name != "type_vocab_size"})
 
 
 def test_every_field_of_bert() -> None:
@@ -61,6 +62,7 @@ def test_every_field_of_bert() -> None:
         "intermediate_size": 41,
         "max_position_embeddings": 17,
         "position_offset": 0,
+        "relative_buckets": 0,
         "type_vocab_size": 3,
         "activation": "gelu_new",
         "layer_norm_eps": 1e-5,
@@ -97,7 +99,19 @@ def test_positions_of_roberta() -> None:
         encoder_config_to_hf(dataclasses.replace(config, position_offset=2), "mlm")
 
 
-@pytest.mark.parametrize("reference", [BERT, DISTILBERT, ROBERTA], ids=["bert", "distilbert", "roberta"])
+def test_what_mpnet_computes_whatever_its_file_says() -> None:
+    config = encoder_config_from_hf(MPNET.to_dict() | {"pad_token_id": 0}, "here")
+    assert (config.pad_token_id, config.position_offset, config.relative_buckets, config.max_length) == (1, 2, 32, 15)
+    with pytest.raises(UserError, match="relative_attention_num_buckets = 64"):
+        encoder_config_from_hf(MPNET.to_dict() | {"relative_attention_num_buckets": 64}, "here")
+    for family in ("bert", "distilbert", "roberta"):
+        with pytest.raises(UserError, match=r"has .*, not \d"):
+            encoder_config_to_hf(dataclasses.replace(config, family=family, type_vocab_size=2), "mlm")
+
+
+@pytest.mark.parametrize(
+    "reference", [BERT, DISTILBERT, ROBERTA, MPNET], ids=["bert", "distilbert", "roberta", "mpnet"]
+)
 @pytest.mark.parametrize("head", ["mlm", "none"])
 def test_back_to_transformers(reference: Any, head: Literal["mlm", "none"]) -> None:
     config = encoder_config_from_hf(reference.to_dict(), "here")

@@ -10,17 +10,17 @@ import pytest
 from distil_jax.hf import FAMILIES, encoder_config_from_hf, task_head_from_hf
 from distil_jax.hf.names import canonical, leaves, optional_names
 
-ROBERTAS = ["RobertaForMaskedLM", "RobertaModel", "XLMRobertaForMaskedLM"]
+OTHERS = ["RobertaForMaskedLM", "RobertaModel", "XLMRobertaForMaskedLM", "MPNetForMaskedLM", "MPNetModel"]
 
 
 @pytest.mark.parametrize(
-    "architecture", ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", *ROBERTAS]
+    "architecture", ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", *OTHERS]
 )
 def test_the_leaves_are_the_parameters_of_transformers(make_model: Callable[..., Any], architecture: str) -> None:
     model = make_model(architecture)
     config = encoder_config_from_hf(model.config.to_dict(), "config.json")
     head = architecture.endswith("MaskedLM")
-    if architecture in ("BertModel", "RobertaModel"):
+    if architecture in ("BertModel", "RobertaModel", "MPNetModel"):
         config = type(config)(**{**vars(config), "pooler": True})
     prefix = FAMILIES[config.family].prefix
     found = leaves(config, mlm_head=head)
@@ -29,7 +29,7 @@ def test_the_leaves_are_the_parameters_of_transformers(make_model: Callable[...,
     assert actual == {name: shape for name, shape in reference.items() if name not in FAMILIES[config.family].tied}
 
 
-@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "Camembert"])
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "Camembert", "MPNet"])
 @pytest.mark.parametrize(
     ("task", "kind"),
     [

@@ -24,6 +24,8 @@ SIZES = {
     "roberta_other_padding": ("RobertaForMaskedLM", {"pad_token_id": 3, "num_hidden_layers": 3}),
     "xlm_roberta": ("XLMRobertaForMaskedLM", {}),
     "camembert": ("CamembertForMaskedLM", {}),
+    "mpnet": ("MPNetForMaskedLM", {"layer_norm_eps": 1e-5}),
+    "mpnet_long": ("MPNetForMaskedLM", {"max_position_embeddings": 302, "num_attention_heads": 4}),
     "distil_five": ("DistilBertForMaskedLM", {"dim": 40, "n_heads": 5, "activation": "relu"}),
 }
 
@@ -53,7 +55,7 @@ def test_logits(make_folder: Callable[..., Path], make_model: Callable[..., Any]
     model = make_model(architecture, **settings)
     folder = make_folder(architecture, **settings)
     module, params = from_pretrained(folder)
-    batch = _batch(module.config, np.random.default_rng(1), not architecture.startswith("Distil"))
+    batch = _batch(module.config, np.random.default_rng(1), not architecture.startswith(("Distil", "MPNet")))
     with torch.no_grad():
         expected = model(**_torch_inputs(batch)).logits.numpy()
     actual = jax.jit(module.apply)({"params": params}, **batch)
@@ -62,14 +64,14 @@ def test_logits(make_folder: Callable[..., Path], make_model: Callable[..., Any]
     np.testing.assert_allclose(np.asarray(actual)[real], expected[real], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel", "RobertaModel"])
+@pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel", "RobertaModel", "MPNetModel"])
 def test_hidden_states_of_headless_models(
     make_folder: Callable[..., Path], make_model: Callable[..., Any], architecture: str
 ) -> None:
     import torch
 
     module, params = from_pretrained(make_folder(architecture, initializer_range=0.15))
-    batch = _batch(module.config, np.random.default_rng(2), not architecture.startswith("Distil"))
+    batch = _batch(module.config, np.random.default_rng(2), not architecture.startswith(("Distil", "MPNet")))
     with torch.no_grad():
         expected = make_model(architecture, initializer_range=0.15)(**_torch_inputs(batch)).last_hidden_state.numpy()
     actual = np.asarray(jax.jit(module.apply)({"params": params}, **batch))

@@ -45,7 +45,11 @@ def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", "RobertaForMaskedLM"]
+    "architecture",
+    [
+        *("BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", "RobertaForMaskedLM"),
+        *("MPNetForMaskedLM", "MPNetModel"),
+    ],
 )
 def test_there_and_back_is_byte_identical(make_folder: Callable[..., Path], architecture: str) -> None:
     folder = make_folder(architecture)

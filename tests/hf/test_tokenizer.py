@@ -139,6 +139,21 @@ def test_roberta(vocab: Path, tmp_path: Path, folder: Maker, config: Files) -> N
     assert load_tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256
 
 
+@pytest.mark.parametrize("named", ["config.json", "tokenizer_config.json"])
+def test_mpnet(tmp_path: Path, folder: Maker, named: str) -> None:
+    """WordPiece as BERT's, with RoBERTa's special tokens: <s> a </s></s> b </s>."""
+    lines = ["<s>", "<pad>", "</s>", "[UNK]", "plain", "words", "one", "two", "three", "##s", *"abcdef.,!;'", "<mask>"]
+    said = {"model_type": "mpnet"} if named == "config.json" else {"tokenizer_class": "MPNetTokenizer"}
+    tokenizer = load_tokenizer(folder({"vocab.txt": "\n".join(lines) + "\n", named: said}))
+    assert tokenizer.special_ids == (0, 1, 2, 3, len(lines) - 1)
+    assert tokenizer.bracket([6], [7, 8]) == ([0, 6, 2, 2, 7, 8, 2], [0] * 7)
+    _assert_same_as_transformers(tokenizer, tmp_path / "model")
+    save_tokenizer(tmp_path / "saved", tokenizer, family="mpnet")
+    _assert_same_as_transformers(tokenizer, tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256
+    assert "token_type_ids" not in AutoTokenizer.from_pretrained(tmp_path / "saved")("one", "two")
+
+
 def _unigram() -> Any:
     """A tokenizer of transformers as XLM-R's are, of a few pieces."""
     pieces = [*(("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)), *((x, -9.0) for x in "\u2581abcdehlorst")]

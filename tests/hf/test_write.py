@@ -29,6 +29,8 @@ CLASSES = [
     "RobertaForMaskedLM",
     "RobertaModel",
     "XLMRobertaForMaskedLM",
+    "MPNetForMaskedLM",
+    "MPNetModel",
 ]
 
 

@@ -103,6 +103,22 @@ def test_the_student_of_a_roberta_is_a_roberta() -> None:
         student_config(teacher, [0], "gpt2")
 
 
+def test_the_student_of_an_mpnet_has_its_positions() -> None:
+    sizes = {"pad_token_id": 1, "position_offset": 2, "relative_buckets": 32, "type_vocab_size": 0, "pooler": False}
+    config = dataclasses.replace(TEACHER, family="mpnet", max_position_embeddings=18, **sizes)
+    teacher = jax.jit(lambda: MaskedLM(config).init(jax.random.key(2), jnp.zeros((1, 2), jnp.int32))["params"])()
+    for family in ("distilbert", "bert", "roberta"):
+        with pytest.raises(UserError, match=f"student.family = {family}: .*; choose mpnet"):
+            student_config(config, [0], family)
+    whole = student_config(config, range(4))
+    assert whole == config
+    found, wanted = (
+        jax.jit(MaskedLM(config).apply)({"params": params}, IDS, MASK)
+        for params in (student_params(teacher, config, whole, range(4)), teacher)
+    )
+    np.testing.assert_array_equal(found, wanted)  # type: ignore[arg-type]
+
+
 def test_a_student_that_could_not_be_exported_is_refused() -> None:
     """DistilBERT's files have no field for the epsilon of its norms."""
     other = dataclasses.replace(TEACHER, layer_norm_eps=1e-5)

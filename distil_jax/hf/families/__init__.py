@@ -9,9 +9,12 @@ from distil_jax.errors import UserError, shown
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.distilbert import DISTILBERT
 from distil_jax.hf.families.family import CLASS_SUFFIXES, ConfigField, Family, Head, HeadRule, TensorRule
+from distil_jax.hf.families.mpnet import MPNET
 from distil_jax.hf.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET)
+}
 
 __all__ = [
     "CLASS_SUFFIXES",

@@ -13,7 +13,13 @@ _STORED, _LAYER = "transformer.layer.{i}", "encoder/layer_{i}"
 
 
 def _implied(_: EncoderConfig) -> dict[str, Any]:
-    return {"attention_output_dropout": 0.0, "type_vocab_size": 0, "layer_norm_eps": 1e-12, "position_offset": 0}
+    return {
+        "attention_output_dropout": 0.0,
+        "type_vocab_size": 0,
+        "layer_norm_eps": 1e-12,
+        "position_offset": 0,
+        "relative_buckets": 0,
+    }
 
 
 DISTILBERT = Family(

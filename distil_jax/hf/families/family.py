@@ -31,8 +31,8 @@ class TensorRule:
     """Where one tensor goes: `path` in the parameter tree, `name` and `shape` as PyTorch has them.
 
     `{i}` stands for the layer number. `shape` holds letters: V vocabulary, P rows of the position table, T token
-    types, H hidden, F feed-forward, K outputs of a task head. `transpose`: PyTorch's Linear keeps [out, in], we keep
-    [in, out].
+    types, H hidden, F feed-forward, N attention heads, R buckets of relative positions, K outputs of a task head.
+    `transpose`: PyTorch's Linear keeps [out, in], we keep [in, out].
     """
 
     path: tuple[str, ...]
@@ -67,6 +67,9 @@ EMBEDDINGS = (
     *norm("encoder/embeddings/norm", "embeddings.LayerNorm"),
 )
 TOKEN_TYPES = (embedding("token_type", "token_type_embeddings", "T"),)
+RELATIVE_POSITIONS = (
+    TensorRule(("encoder", "relative_positions", "bias"), "encoder.relative_attention_bias.weight", ("R", "N")),
+)
 POOLER = linear("encoder/pooler", "pooler.dense", "HH")
 WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 
@@ -121,6 +124,7 @@ class Family:
         prefix: what its tensors' names begin with in a model with a head.
         fields: field of `EncoderConfig` -> field of config.json.
         constants: further fields that are written.
+        required: fields that have one value in every model that is read, and are written.
         implied: encoder -> the fields of `EncoderConfig` that follow from the family and from other fields.
         signature: fields that, all present, make a config.json without model_type and architectures one of this family.
         layer: tensors of a layer.
@@ -145,6 +149,7 @@ class Family:
     tied: Mapping[str, str]
     heads: Mapping[HeadKind, HeadRule]
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     implied: Callable[[EncoderConfig], dict[str, Any]] = _nothing
     signature: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
