@@ -16,13 +16,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # From the outside in; a package imports only what stands below it.
 LAYERS = (
-    *({"cli"}, {"evaluation", "benchmark", "serving"}, {"export"}, {"training"}, {"tasks"}, {"runs"}, {"data"}),
-    *({"objectives"}, {"hf"}, {"models"}, {"cpu"}, {"config"}, {"errors", "lazy", "tables"}),
+    *({"cli"}, {"api"}, {"evaluation", "benchmark", "serving"}, {"export"}, {"training"}, {"tasks"}, {"runs"}),
+    *({"data"}, {"objectives"}, {"hf"}, {"models"}, {"cpu"}, {"config"}, {"errors", "lazy", "tables"}),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in sorted(names)}
 # Package -> packages whose modules it imports, not their faces. Training has no names of its own (see its docstring);
 # the start-up of a process is called by its module's name.
 BESIDE_FACES: dict[str, set[str]] = {
+    "api": {"runs", "training"},
     "benchmark": {"runs", "training"},
     "cli": {"runs", "training"},
     "evaluation": {"training"},

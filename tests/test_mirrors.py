@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Module -> the test file of what it is a part of.
 TESTED_BY = {
+    "api/result": "api/test_training",
     **dict.fromkeys(
         ("benchmark/machine", "benchmark/report", "benchmark/step", "benchmark/worker"), "benchmark/test_run"
     ),

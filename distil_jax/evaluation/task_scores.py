@@ -53,7 +53,7 @@ class TaskScores:
     is_main: bool
 
 
-def score_model(config: Config) -> TaskScores:
+def score_model(config: Config, rows: Mapping[Any, Any] | None = None) -> TaskScores:
     """Measure the task model `model.initial` on all validation sets and labelled test sets of a task.
 
     Every example counts once, on any number of devices. Lengths, windows and the no-answer threshold are the model's
@@ -62,6 +62,7 @@ def score_model(config: Config) -> TaskScores:
 
     Args:
         config: with model.initial (run, model folder or hub id), task.*, and how and where it is computed.
+        rows: rows in memory by role, as `load_task` takes them.
 
     Raises:
         UserError: model and task do not fit each other, there is nothing to measure, or run.output holds something
@@ -75,7 +76,7 @@ def score_model(config: Config) -> TaskScores:
         _check_kind(config.model.initial, ready.head, spec)
         settings, notes = _with_own(config.model.initial, config.task, ready.settings)
         config = dataclasses.replace(config, task=settings)
-        data = load_task(settings, config.run.seed, _known(ready.head, settings, spec))
+        data = load_task(settings, config.run.seed, _known(ready.head, settings, spec), rows)
         announce(data.report.lines())
         head, params, more = _fitted(config, ready, data)
         notes += more + _aside_notes(config, data)

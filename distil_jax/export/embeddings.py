@@ -18,8 +18,7 @@ from distil_jax.data.rows import Arriving, RowWriter, with_predictions, writable
 from distil_jax.errors import UserError
 from distil_jax.export.embedder import load_embedder
 from distil_jax.export.predictions import PIPE, Written, refuse_own_input
-from distil_jax.export.predictor import PredictionSummary
-from distil_jax.export.task_models import faults_of
+from distil_jax.export.predictor import PredictionSummary, faults_of
 from distil_jax.runs import require_writable, unfinished
 from distil_jax.tasks import KINDS, Request, read_requests, rows_to_predict, usual_reading, with_columns
 

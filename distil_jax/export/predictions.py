@@ -24,8 +24,8 @@ from distil_jax.data.rows import (
     writable_format,
 )
 from distil_jax.errors import UserError
-from distil_jax.export.predictor import PredictionSummary, Predictor
-from distil_jax.export.task_models import faults_of, load_predictor
+from distil_jax.export.predictor import PredictionSummary, Predictor, faults_of
+from distil_jax.export.task_models import load_predictor
 from distil_jax.tasks import (
     Prediction,
     PredictionOptions,

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from distil_jax.config import TaskSettings
+from distil_jax.data.rows import Faults, Row, open_rows
+from distil_jax.errors import UserError
 from distil_jax.export.row_network import Compute, RowNetwork
 from distil_jax.hf import Tokenizer
 from distil_jax.models import EncoderConfig, TaskHead, TaskModel
-from distil_jax.tasks import Encoded, Example, Predicted, Prediction, PredictionOptions, Reading, Request, kind_of
+from distil_jax.tasks import (
+    Encoded,
+    Example,
+    Predicted,
+    Prediction,
+    PredictionOptions,
+    Reading,
+    Request,
+    kind_of,
+    read_requests,
+)
 from distil_jax.training.inference import own_logits
 
 
@@ -77,6 +89,29 @@ class Predictor:
         self.head, self.settings, self.reading, self.options = head, settings, reading, options or PredictionOptions()
         self._tokenizer = tokenizer
 
+    def __call__(self, rows: Iterable[Any], **options: Any) -> list[dict[str, Any]]:
+        """Predictions of rows, in their order. Arguments and errors as of `stream`."""
+        return [*self.stream(rows, **options)]
+
+    def stream(
+        self,
+        rows: Iterable[Any],
+        *,
+        batch_size: int = 0,
+        options: PredictionOptions | None = None,
+        reading: Reading | None = None,
+        on_error: str = "stop",
+        summary: PredictionSummary | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """As `distil_jax.export.predict`, which says what the arguments are."""
+        if isinstance(rows, str | Mapping):
+            raise UserError("rows: is one row, not rows; put it into a list")
+        named = hasattr(rows, "itertuples") or hasattr(rows, "column_names")  # of pandas and `datasets`
+        numbered = open_rows(rows) if named else (Row(number + 1, number, row) for number, row in enumerate(rows))
+        asked = read_requests(numbered, reading or self.reading, faults_of(on_error), "rows", "row")
+        for chunk in self.chunks(asked, batch_size=batch_size, options=options, summary=summary):
+            yield from ({"id": request.id, **prediction} for request, prediction in chunk)
+
     def chunks(
         self,
         requests: Iterable[Request],
@@ -115,3 +150,10 @@ class Predictor:
         logits = self.network.outputs(encoded, batch_size, own_logits(self.head, encoded))
         predicted = Predicted(logits, encoded, examples, self.settings)
         return encoded, self._kind.decode(predicted, self.head, options)
+
+
+def faults_of(on_error: str) -> Faults:
+    """What "stop" and "skip" mean. Raises UserError for anything else."""
+    if on_error not in ("stop", "skip"):
+        raise UserError(f"on_error = {on_error!r}: must be stop or skip")
+    return Faults(on_error == "skip", "--on-error skip")

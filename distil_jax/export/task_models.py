@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import Faults, Row, open_rows
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.export.prediction_settings import from_config_json, prediction_options
@@ -17,7 +16,7 @@ from distil_jax.export.row_network import Compute
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.runs import CONFIG_FILE
-from distil_jax.tasks import PredictionOptions, Reading, TaskKind, kind_of, read_requests, reading_of, usual_reading
+from distil_jax.tasks import PredictionOptions, Reading, TaskKind, kind_of, reading_of, usual_reading
 
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
 
@@ -176,18 +175,7 @@ def predict(
     Raises:
         UserError: as `load_predictor`, or a row that can't be used.
     """
-    if isinstance(rows, str | Mapping):
-        raise UserError("rows: is one row, not rows; put it into a list")
     predictor = model if isinstance(model, Predictor) else load_predictor(model)
-    frame = hasattr(rows, "itertuples")  # of pandas, which gives names of columns when iterated over
-    numbered = open_rows(rows) if frame else (Row(number + 1, number, row) for number, row in enumerate(rows))
-    asked = read_requests(numbered, reading or predictor.reading, faults_of(on_error), "rows", "row")
-    for chunk in predictor.chunks(asked, batch_size=batch_size, options=options, summary=summary):
-        yield from ({"id": request.id, **prediction} for request, prediction in chunk)
-
-
-def faults_of(on_error: str) -> Faults:
-    """What "stop" and "skip" mean. Raises UserError for anything else."""
-    if on_error not in ("stop", "skip"):
-        raise UserError(f"on_error = {on_error!r}: must be stop or skip")
-    return Faults(on_error == "skip", "--on-error skip")
+    yield from predictor.stream(
+        rows, batch_size=batch_size, options=options, reading=reading, on_error=on_error, summary=summary
+    )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distil_jax.runs.folder import (
         CONFIG_FILE,
         INPUTS_FILE,
+        INPUTS_FOLDER,
         STUDY_FILE,
         check_run_folder,
         config_sha256,
@@ -46,6 +47,7 @@ __all__ = [
     "CONFIG_FILE",
     "EVALUATION",
     "INPUTS_FILE",
+    "INPUTS_FOLDER",
     "MANIFEST_FILE",
     "METRICS_FILE",
     "MODEL_FILE",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from distil_jax.tasks.files import rows_to_predict
     from distil_jax.tasks.kinds import KINDS, Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
     from distil_jax.tasks.measures import SCORE, details_of, measures_of, validation_measures
-    from distil_jax.tasks.registry import glue_tasks, task_spec
+    from distil_jax.tasks.registry import glue_tasks, own_task, task_spec
     from distil_jax.tasks.requests import (
         Reading,
         Request,
@@ -69,6 +69,7 @@ __all__ = [
     "kind_of",
     "load_task",
     "measures_of",
+    "own_task",
     "read_requests",
     "reading_of",
     "request",

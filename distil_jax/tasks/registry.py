@@ -240,6 +240,11 @@ def glue_tasks() -> list[str]:
     return ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 
 
+def own_task(kind: TaskKind[Any]) -> TaskSpec:
+    """The task of a kind with rows of one's own."""
+    return next(spec for spec in _OWN if spec.kind is kind)
+
+
 def task_spec(name: str) -> TaskSpec:
     """The task of that name. Raises UserError, with the nearest name, where there is none."""
     if not name:
