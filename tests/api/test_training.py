@@ -53,7 +53,7 @@ def test_a_model_and_texts_in_memory_are_distilled_as_from_files(
 def test_the_same_call_continues_and_another_is_refused(student: distil_jax.Result, tiny_world: Path) -> None:
     corpus = student.folder / "inputs" / "corpus"
     with pytest.raises(UserError, match="holds another run"):
-        distil_jax.distill(tiny_world / "teacher", corpus, folder=student.folder, **RUN, **{"run.seed": 3})
+        distil_jax.distill(tiny_world / "teacher", corpus, folder=student.folder, run={"seed": 3}, **RUN)
 
 
 def test_pretraining_from_rows_of_any_kind(tiny_world: Path, program_cache: Path, tmp_path: Path) -> None:
