@@ -173,13 +173,10 @@ def _skipped(result: Any) -> str:
 
 def _summary(config: Config, result: Any) -> str:
     state = "was finished already" if result.resumed_from == result.step else "finished"
-    measures = ", ".join(
-        f"{name} {_shown(value)}"
-        for name, value in result.evaluations.get(result.step, {}).items()
-        if name != "predictions"
-    )
+    from distil_jax.training.opening import ends_text
+
+    ends = ends_text(result.evaluations, result.step)
     return (
-        f"{config.run.output}: {state}, step {result.step}{_skipped(result)}"
-        f"{'; held-out: ' if measures else ''}{measures}\n"
+        f"{config.run.output}: {state}, step {result.step}{_skipped(result)}{'; ' if ends else ''}{ends}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )

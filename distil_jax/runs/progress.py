@@ -100,6 +100,21 @@ class Progress:
             self._print_line()
             self._last_line = now
 
+    def busy(self, text: str) -> None:
+        """Show what is done between two updates, "compiling"."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], text=text)
+        elif self._mode == "plain" and self._clock() - self._last_line >= self.SECONDS_BETWEEN_LINES:
+            self._print(text)
+            self._last_line = self._clock()
+
+    def note(self, text: str) -> None:
+        """Print a line that stays, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self._title}: {text}", highlight=False, markup=False)
+        elif self._mode == "plain":
+            self._print(text)
+
     def describe(self) -> str:
         """Text, speed and time left: "loss 3.142  18.3k tokens/s  0:42 left"."""
         parts = [self._text] if self._text else []
@@ -120,7 +135,10 @@ class Progress:
         if self._total is not None:
             share = 100 * self._done // max(self._total, 1)
             parts = [f"{self._done}/{self._total} ({share} %)" if self._counted else f"{share} %"]
-        print(f"{self._title}:", "  ".join([*parts, self.describe()]).strip(), file=self._stream, flush=True)
+        self._print("  ".join([*parts, self.describe()]).strip())
+
+    def _print(self, text: str) -> None:
+        print(f"{self._title}:", text, file=self._stream, flush=True)
 
 
 class PrepareDisplay:

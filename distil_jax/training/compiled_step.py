@@ -27,12 +27,16 @@ class CompiledStep:
         self.programs: dict[tuple[Any, ...], Any] = {}
         self.compile_seconds = 0.0
 
+    def is_ready(self, rows: Any) -> bool:
+        """Whether the program for rows of these shapes is compiled."""
+        return _shapes(rows) in self.programs
+
     def prepare(self, state: Any, constants: Any, rows: Any) -> Any:
         """The program for rows of these shapes, compiled where it was not before.
 
         Donates nothing, so that the state can be saved meanwhile.
         """
-        shapes = (jax.tree.structure(rows), *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows)))
+        shapes = _shapes(rows)
         if shapes not in self.programs:
             start = time.perf_counter()
             self.programs[shapes] = self._function.lower(state, constants, rows).compile()
@@ -51,3 +55,7 @@ class CompiledStep:
         start = time.monotonic()
         jax.block_until_ready(results)
         self._memory.wait(time.monotonic() - start)
+
+
+def _shapes(rows: Any) -> tuple[Any, ...]:
+    return jax.tree.structure(rows), *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows))

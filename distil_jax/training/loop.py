@@ -27,6 +27,7 @@ from distil_jax.runs import (
     Progress,
     SaveClock,
     Watchdog,
+    announce,
     broadcast,
     check_owner,
     config_sha256,
@@ -41,6 +42,7 @@ from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.compiled_step import CompiledStep
 from distil_jax.training.flops import utilisation
 from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinite, write_report
+from distil_jax.training.opening import About, measures_text, opening_lines
 from distil_jax.training.optimizer import Phases, learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
 from distil_jax.training.selection import Selection
@@ -81,6 +83,7 @@ class RunSpec:
         evaluate_start: also before the first step.
         selection: which evaluation is the best, whose checkpoint is kept, and when to stop early; None: the last one.
         earlier_phases: steps and peak learning rate of each phase before the last; they are a part of `steps`.
+        about: what the opening table says of models and data.
     """
 
     config: Config
@@ -98,6 +101,7 @@ class RunSpec:
     evaluate_start: bool = True
     selection: Selection | None = None
     earlier_phases: Phases = ()
+    about: About = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +178,8 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
             dropped,
             named,
         )
+    if config.logging.progress != "none":
+        announce(opening_lines(config, spec.about, spec.steps, devices, start))
     with (
         _finished_saves(checkpoints),
         MetricsWriter(
@@ -187,7 +193,7 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
         ) as progress,
     ):
         frozen = devices.replicate(spec.frozen)
-        run = _Run(spec, devices, watch, checkpoints, writer, evaluator, frozen, evaluations)
+        run = _Run(spec, devices, watch, checkpoints, writer, progress, evaluator, frozen, evaluations)
         if due:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if start != spec.steps and not run.exhausted():
@@ -229,6 +235,7 @@ class _Run:
     watch: Watchdog
     checkpoints: Checkpoints
     writer: MetricsWriter
+    progress: Progress
     evaluator: Evaluator | None
     frozen: Any
     evaluations: Evaluations
@@ -236,9 +243,11 @@ class _Run:
     def evaluate(self, step: int, state: TrainState, leave: Callable[[], str]) -> None:
         """Measure the held-out set and note the measures under this step; `leave` saves what there is on the way."""
         if self.evaluator is not None:
+            self.progress.busy("measuring held-out data")
             with self.watch.preemption.interruptible(leave):
                 measures = self.evaluator(state.params, self.frozen, self.watch.go)
             self.evaluations[step] = measures
+            self.progress.note(f"step {step}: {measures_text(measures)}{self._best_text()}")
             self.writer.write(step, measures, kind=EVALUATION)
 
     def save(self, state: TrainState, skips: Skips) -> None:
@@ -263,6 +272,12 @@ class _Run:
     def best_step(self) -> int | None:
         """The best step by the spec's selection, if it has one and something was measured."""
         return None if self.spec.selection is None else self.spec.selection.best_step(self.evaluations)
+
+    def _best_text(self) -> str:
+        selection, best = self.spec.selection, self.best_step()
+        if selection is None or best is None:
+            return ""
+        return f"; best {selection.measure} {self.evaluations[best][selection.measure]:.4g} of step {best}"
 
     def exhausted(self) -> bool:
         """Whether to stop early."""
@@ -319,6 +334,8 @@ class StepLogger:
     def prepare(self, state: TrainState, rows: Any) -> None:
         """Have the program for such rows compiled, which is no time of the steps."""
         before = self.compiled_step.compile_seconds
+        if not self.compiled_step.is_ready(rows):
+            self.progress.busy("compiling")
         self.compiled_step.prepare(state, self.run.frozen, rows)
         self._last_time += self.compiled_step.compile_seconds - before
 

@@ -33,6 +33,7 @@ from distil_jax.tasks import (
 from distil_jax.training.flops import encoder_flops
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import RunSpec
+from distil_jax.training.opening import About, loss_text, model_text
 from distil_jax.training.parallel import Devices
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
@@ -97,7 +98,20 @@ def task_run_spec(
         evaluate_start=False,
         selection=selection if held_out and config.finetune.keep == "best" else None,
         earlier_phases=tuple((phase.steps, phase.learning_rate) for phase in phases[:-1]),
+        about=_about(config, data, training, train, held_out),
     )
+
+
+def _about(
+    config: Config, data: TaskData, training: TaskTraining, train: Encoded, held_out: Mapping[str, Encoded]
+) -> About:
+    """The rows of the opening table on models and data."""
+    rows = [("model", f"{config.model.initial}: {model_text(training.encoder, training.params)}")]
+    rows += [("teacher", model_text(teacher.encoder, teacher.params)) for teacher in training.teachers]
+    sets = ", ".join(f"{name} {len(encoded):,}" for name, encoded in held_out.items())
+    rows.append(("task", f"{data.spec.title}: {len(train):,} rows of {train.lengths.mean():.0f} tokens on average"))
+    rows.append(("held out", sets or "nothing"))
+    return (*rows, ("loss", loss_text(config.finetune.weights) if training.teachers else "labels"))
 
 
 def task_model_facts(config: Config, data: TaskData, training: TaskTraining) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from distil_jax.runs import CONFIG_FILE, Watchdog, announce, first_process_in, k
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.flops import distillation_flops, pretraining_flops
 from distil_jax.training.loop import RunSpec, TrainResult, run_training
+from distil_jax.training.opening import About, corpus_text, loss_text, model_text
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
 from distil_jax.training.text_step import CachedRows, TextModels, outputs_of, text_step_config
@@ -133,12 +134,12 @@ def text_run_spec(
     `model_file` is the contents of the run's model.json.
     """
     train = corpora.train
-    models = text_models(config, training, train)
+    models, params = text_models(config, training, train), completed(training, config.run.seed)
     return RunSpec(
         config=config,
         folder=Path(config.run.output),
         steps=steps,
-        params=completed(training, config.run.seed),
+        params=params,
         frozen=frozen_inputs(config, training, train),
         step=text_step_config(models, config.training.micro_batch_size, training.trainable),
         make_batches=partial(text_batches, config, train, training.cache),
@@ -147,7 +148,21 @@ def text_run_spec(
         model_file=model_file,
         flops_per_token=_flops_per_token(config, training, train.sequence_length),
         evaluate_every=config.evaluation.every_steps,
+        about=_about(config, training, corpora, params),
     )
+
+
+def _about(config: Config, training: TextTraining, corpora: Corpora, params: Params) -> About:
+    """The rows of the opening table on models and text."""
+    facts, held_out = training.description, corpora.validation
+    layers = facts.get("layers")
+    copied = f"; layers {', '.join(map(str, layers))} of the teacher" if layers else ""
+    rows = [("student" if facts["stage"] == "distill" else "model", f"{model_text(training.encoder, params)}{copied}")]
+    if training.teacher is not None and training.teacher_params is not None:
+        rows.append(("teacher", f"{facts['teacher']}: {model_text(training.teacher, training.teacher_params)}"))
+    rows += [("text", corpus_text(corpora.train)), ("held out", corpus_text(held_out) if held_out else "nothing")]
+    rows += [("note", note) for corpus in (corpora.train, held_out) if corpus is not None for note in corpus.notes]
+    return (*rows, ("loss", loss_text(training.objective.weights)))
 
 
 def text_models(config: Config, training: TextTraining, corpus: Corpus) -> TextModels:
