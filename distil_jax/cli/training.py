@@ -154,17 +154,14 @@ def study(config: Config, command: str) -> int:
 def _finetuned(config: Config, found: Any) -> str:
     result = found.result
     state = "was finished already" if result.resumed_from == result.step else "finished"
-    measures = ", ".join(f"{name} {_shown(value)}" for name, value in found.measures.items())
+    from distil_jax.training.opening import ends_text
+
+    measures = ends_text({**result.evaluations, result.best_step: found.measures}, result.best_step)
     return (
         f"{config.run.output}: {found.data.spec.title} {state}, result of step {result.best_step} of "
         f"{result.step}{_skipped(result)}{'; ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )
-
-
-def _shown(value: float) -> str:
-    """With four decimals; a huge number, such as the perplexity of a run that diverged, in short."""
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _skipped(result: Any) -> str:

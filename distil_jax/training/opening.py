@@ -45,7 +45,7 @@ def opening_lines(config: Config, about: About, steps: int, devices: Devices, st
         *about,
         (
             "training",
-            f"{steps:,} steps of {training.batch_size} rows, learning rate {config.optimizer.learning_rate:g}",
+            f"{steps:,} steps of {training.batch_size} rows, learning rate {rate:g}",
         ),
         ("devices", f"{devices.count} x {kind}, {training.micro_batch_size} rows at a time, {training.compute_dtype}"),
         ("folder", config.run.output),
