@@ -29,9 +29,10 @@ TESTED_BY = {
     "export/row_network": "export/test_predictor",
     "hf/checkpoint": "hf/test_read",
     "hf/checksums": "evaluation/test_check",
-    **dict.fromkeys(
-        (f"hf/families/{name}" for name in ("bert", "distilbert", "family", "mpnet", "roberta")), "hf/test_families"
-    ),
+    **{
+        f"hf/families/{name}": "hf/test_families"
+        for name in ("bert", "distilbert", "electra", "family", "mpnet", "roberta")
+    },
     "hf/fields": "hf/test_config",
     "hf/new_head": "hf/test_pretrained_tasks",
     "hf/torch_zip": "hf/test_torch_pickle",

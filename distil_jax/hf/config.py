@@ -38,10 +38,13 @@ def encoder_config_from_hf(raw: Mapping[str, Any], where: str) -> EncoderConfig:
     _refuse_what_is_not_computed(raw, where)
     for name, value in family.required.items():
         if raw.get(name, value) != value:
-            raise UserError(f"{where}: {name} = {shown(raw[name])} is not supported for {family.name}, only {value!r}")
+            raise UserError(
+                f"{where}: {name} = {shown(raw[name])} is not supported for {family.name}, only {shown(value)}"
+            )
     fields = Fields(raw, where)
     values = {name: fields.encoder_value(name, field) for name, field in family.fields.items()}
-    config = _completed(family, EncoderConfig(family.name, **values))
+    same = {name: 0 for name, field in family.fields.items() if field.same_as and values[name] == values[field.same_as]}
+    config = _completed(family, EncoderConfig(family.name, **{**values, **same}))
     if config.max_length < 1:
         raise UserError(f"{where}: max_position_embeddings = {values['max_position_embeddings']} leaves no position")
     if config.hidden_size % config.num_heads:
@@ -89,6 +92,8 @@ def encoder_config_to_hf(config: EncoderConfig, head: Head) -> dict[str, Any]:
     if reason:
         raise UserError(f"a {family.class_prefix} folder cannot hold this model: {reason}")
     written = {field.name: getattr(config, name) for name, field in family.fields.items()}
+    equal = {field.name: getattr(config, field.same_as) for field in family.fields.values() if field.same_as}
+    written |= {name: value for name, value in equal.items() if not written[name]}
     common = {
         "architectures": [family.architecture(head)],
         "model_type": family.name,

@@ -28,6 +28,7 @@ ACTIVATION_NAMES = {
 _LARGEST = {
     "vocab_size": 1 << 22,
     "hidden_size": 1 << 16,
+    "embedding_size": 1 << 16,
     "num_layers": 1 << 10,
     "num_heads": 1 << 10,
     "intermediate_size": 1 << 18,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from distil_jax.hf.families import FAMILIES, Family, TensorRule
-from distil_jax.hf.families.family import EMBEDDINGS, POOLER, RELATIVE_POSITIONS, TOKEN_TYPES
+from distil_jax.hf.families.family import EMBEDDINGS, POOLER, PROJECTION, RELATIVE_POSITIONS, TOKEN_TYPES
 
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig, TaskHead
@@ -43,6 +43,7 @@ def leaves(config: EncoderConfig, *, mlm_head: bool = False, task_head: TaskHead
         "V": config.vocab_size,
         "P": config.max_position_embeddings,
         "T": config.type_vocab_size,
+        "E": config.embedding_width,
         "H": config.hidden_size,
         "F": config.intermediate_size,
         "N": config.num_heads,
@@ -58,6 +59,7 @@ def leaves(config: EncoderConfig, *, mlm_head: bool = False, task_head: TaskHead
 
     yield from filled(EMBEDDINGS)
     yield from filled(TOKEN_TYPES if config.type_vocab_size else ())
+    yield from filled(PROJECTION if config.embedding_width != config.hidden_size else ())
     yield from filled(RELATIVE_POSITIONS if config.relative_buckets else ())
     for layer in range(config.num_layers):
         yield from filled(family.layer, layer)

@@ -39,6 +39,7 @@ class EncoderConfig:
     max_position_embeddings: int = 512  # rows of the position table
     position_offset: int = 0  # row of the first token's position; RoBERTa: 2, and padding has row 1
     relative_buckets: int = 0  # of distances between tokens, by which scores are biased (MPNet: 32); 0: no bias
+    embedding_size: int = 0  # of a token, before a dense layer makes it the hidden size (ELECTRA); 0: the hidden size
     type_vocab_size: int = 0  # 0: no token types (DistilBERT); BERT has 2
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
@@ -53,6 +54,11 @@ class EncoderConfig:
     def max_length(self) -> int:
         """Tokens of the longest row."""
         return self.max_position_embeddings - self.position_offset
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the word embeddings, E."""
+        return self.embedding_size or self.hidden_size
 
 
 class EncoderInputs(NamedTuple):
@@ -121,7 +127,7 @@ def _norm(config: EncoderConfig, dtype: DTypeLike) -> LayerNorm:
 
 
 class Embeddings(nn.Module):
-    """Word + position (+ token type) embeddings, LayerNorm, dropout."""
+    """Word + position (+ token type) embeddings, LayerNorm, dropout; a dense layer where they are not [..., H]."""
 
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
@@ -130,7 +136,7 @@ class Embeddings(nn.Module):
         config = self.config
         embed = partial(
             nn.Embed,
-            features=config.hidden_size,
+            features=config.embedding_width,
             dtype=self.dtype,
             embedding_init=nn.initializers.normal(config.initializer_range),
         )
@@ -138,6 +144,8 @@ class Embeddings(nn.Module):
         self.position = embed(config.max_position_embeddings)
         if config.type_vocab_size:
             self.token_type = embed(config.type_vocab_size)
+        if config.embedding_width != config.hidden_size:
+            self.project = dense(config.hidden_size, config.initializer_range, self.dtype)
         self.norm = _norm(config, self.dtype)
 
     def __call__(self, inputs: EncoderInputs) -> Array:
@@ -149,10 +157,11 @@ class Embeddings(nn.Module):
             x = x + _look_up(self.token_type, jnp.zeros_like(ids) if types is None else types)
         elif types is not None:
             raise ValueError("token_type_ids given to an encoder without token types (type_vocab_size = 0)")
-        return dropout(self.norm(x), inputs.dropout_keys, 0, self.config.hidden_dropout)
+        x = dropout(self.norm(x), inputs.dropout_keys, 0, self.config.hidden_dropout)
+        return x if self.config.embedding_width == self.config.hidden_size else self.project(x)
 
     def _positions(self, ids: Array, position_ids: Array | None) -> Array:
-        """Position embeddings [B, L, H]."""
+        """Position embeddings [B, L, E]."""
         config, offset, length = self.config, self.config.position_offset, ids.shape[1]
         if position_ids is not None:
             return _look_up(self.position, position_ids + offset)
@@ -167,7 +176,7 @@ class Embeddings(nn.Module):
 
 
 def _look_up(table: nn.Embed, ids: Array, constant: int | None = None) -> Array:
-    """Rows of the table [V, H] by ids [B, L] -> [B, L, H]; NaN for ids that it does not have.
+    """Rows of the table [V, E] by ids [B, L] -> [B, L, E]; NaN for ids that it does not have.
 
     The row `constant` gets no gradient.
     """

@@ -24,11 +24,11 @@ from distil_jax.models.encoder import (
 )
 from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 
-DenseActivation = Literal["relu", "tanh"]
+DenseActivation = Literal["relu", "tanh", "gelu"]
 HeadKind = Literal["sequence", "token", "question", "choice"]
 Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
 
-_DENSE_ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
+_DENSE_ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": ACTIVATIONS["gelu"]}
 
 
 class MLMHead(nn.Module):
@@ -39,16 +39,16 @@ class MLMHead(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.transform = dense(config.hidden_size, config.initializer_range, self.dtype)
+        self.transform = dense(config.embedding_width, config.initializer_range, self.dtype)
         self.norm = LayerNorm(config.layer_norm_eps, self.dtype)
         self.bias = self.param("bias", nn.initializers.zeros_init(), (config.vocab_size,))
 
     def transformed(self, hidden: Array) -> Array:
-        """hidden [..., H] -> [..., H], what the word embeddings are multiplied with."""
+        """hidden [..., H] -> [..., E], what the word embeddings are multiplied with."""
         return self.norm(ACTIVATIONS[self.config.activation](self.transform(hidden)))
 
     def __call__(self, hidden: Array, word_embeddings: Array) -> Array:
-        """hidden [..., H], word_embeddings [V, H] -> logits [..., V] float32."""
+        """hidden [..., H], word_embeddings [V, E] -> logits [..., V] float32."""
         x = self.transformed(hidden)
         logits = jnp.einsum("...h,vh->...v", x, word_embeddings.astype(x.dtype), preferred_element_type=jnp.float32)
         return logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
@@ -91,7 +91,7 @@ class MaskedLM(nn.Module):
         return self.mlm_head(hidden, self.encoder.embeddings.word.embedding)
 
     def mlm_hidden_and_table(self, hidden: Array) -> tuple[Array, Array, Array]:
-        """What `mlm_logits` multiplies: transformed hidden [..., H], word embeddings [V, H] and bias [V] as held."""
+        """What `mlm_logits` multiplies: transformed hidden [..., E], word embeddings [V, E] and bias [V] as held."""
         return self.mlm_head.transformed(hidden), self.encoder.embeddings.word.embedding, self.mlm_head.bias
 
 
@@ -106,8 +106,8 @@ class TaskHead:
             (the score of one choice) for "choice".
         dropout: rate right before the output layer.
         dense: a dense layer comes before the dropout (as in DistilBERT and RoBERTa; BERT has the encoder's pooler).
-        dense_activation: what follows that layer: "relu" (DistilBERT) or "tanh" (RoBERTa).
-        input_dropout: rate before that layer (RoBERTa).
+        dense_activation: what follows that layer: "relu" (DistilBERT), "tanh" (RoBERTa) or "gelu" (ELECTRA).
+        input_dropout: rate before that layer (RoBERTa, ELECTRA).
         problem: what the outputs of "sequence" mean, in transformers' words; "" if it does not matter.
     """
 

@@ -85,7 +85,7 @@ def student_params(
 ) -> dict[str, Any]:
     """Parameters of the student, taken from the teacher's (DistilBERT, section 3, "student initialization").
 
-    A narrower student gets the embeddings in the directions of `principal_directions`, and nothing else. Of a
+    A narrower student gets the embeddings, in the directions of `principal_directions`, and nothing else. Of a
     narrower feed-forward part the neurons with the largest weights are left.
 
     Args:
@@ -111,9 +111,12 @@ def student_params(
         position = embeddings["position"]["embedding"]
         embeddings["position"] = {"embedding": position + np.asarray(token_type["embedding"])[:1]}
     if student.hidden_size < teacher.hidden_size:
-        directions = principal_directions(source["embeddings"]["word"]["embedding"], student.hidden_size)
-        tables = {name: table["embedding"] @ directions for name, table in embeddings.items() if name != "norm"}
-        return {"encoder": {"embeddings": {name: {"embedding": table} for name, table in tables.items()}}}
+        embeddings.pop("project", None)
+        if student.embedding_width < teacher.embedding_width:
+            directions = principal_directions(embeddings["word"]["embedding"], student.embedding_width)
+            tables = {name: table["embedding"] @ directions for name, table in embeddings.items() if name != "norm"}
+            embeddings = {name: {"embedding": table} for name, table in tables.items()}
+        return {"encoder": {"embeddings": embeddings}}
     shared = {"relative_positions"} & source.keys() if student.num_heads == teacher.num_heads else ()
     encoder: dict[str, Any] = {"embeddings": embeddings, **{name: source[name] for name in shared}}
     for index, layer in enumerate(layers):

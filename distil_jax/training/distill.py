@@ -79,9 +79,9 @@ def distillation(config: Config, teacher: EncoderConfig, teacher_params: Params)
         )
     check_terms(config.objective, encoder, teacher)
     directions = None
-    if config.student.init == "teacher" and encoder.hidden_size < teacher.hidden_size:
+    if config.student.init == "teacher" and encoder.embedding_width < teacher.embedding_width:
         table = teacher_params["encoder"]["embeddings"]["word"]["embedding"]
-        directions = principal_directions(table, encoder.hidden_size).T
+        directions = principal_directions(table, encoder.embedding_width).T
     projections = initial_projections(config.objective, encoder, teacher, config.run.seed, directions)
     return TextTraining(
         encoder=encoder,

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from distil_jax.models import EncoderConfig
 
 
-class Sizes(Protocol):
-    """The sizes of an encoder that its work depends on."""
-
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-
-
-def encoder_flops(sizes: Sizes, sequence_length: int) -> float:
+def encoder_flops(sizes: EncoderConfig, sequence_length: int) -> float:
     """Forward operations of the layers, per token: a multiplication and an addition are two.
 
     A layer has 4 H^2 (query, key, value, output) + 2 H F (feed-forward) weights, each used once a token, and two
@@ -29,13 +19,13 @@ def encoder_flops(sizes: Sizes, sequence_length: int) -> float:
     return 2.0 * sizes.num_layers * (4 * width**2 + 2 * width * inner + 2 * sequence_length * width)
 
 
-def head_flops(sizes: Sizes) -> float:
-    """Forward operations of the MLM head (H x H transform, H x V decoder), per token."""
-    return 2.0 * (sizes.hidden_size**2 + sizes.hidden_size * sizes.vocab_size)
+def head_flops(sizes: EncoderConfig) -> float:
+    """Forward operations of the MLM head (H x E transform, E x V decoder; E is H but in ELECTRA), per token."""
+    return 2.0 * sizes.embedding_width * (sizes.hidden_size + sizes.vocab_size)
 
 
 def pretraining_flops(
-    sizes: Sizes, sequence_length: int, *, freeze_encoder: bool = False, head_share: float = 1.0
+    sizes: EncoderConfig, sequence_length: int, *, freeze_encoder: bool = False, head_share: float = 1.0
 ) -> float:
     """Operations per token of an MLM training step: backward is twice forward; a frozen encoder has no backward.
 
@@ -45,7 +35,9 @@ def pretraining_flops(
     return encoder + 3 * head_share * head_flops(sizes)
 
 
-def distillation_flops(teacher: Sizes, student: Sizes, sequence_length: int, *, head_share: float = 1.0) -> float:
+def distillation_flops(
+    teacher: EncoderConfig, student: EncoderConfig, sequence_length: int, *, head_share: float = 1.0
+) -> float:
     """Operations per token of a distillation step: teacher forward, student forward and backward."""
     forward = encoder_flops(teacher, sequence_length) + head_share * head_flops(teacher)
     return forward + pretraining_flops(student, sequence_length, head_share=head_share)

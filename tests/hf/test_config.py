@@ -48,6 +48,7 @@ SIZES = (
     *("max_position_embeddings", "type_vocab_size", "hidden_dropout_prob", "layer_norm_eps"),
 )
 ROBERTA = transformers.RobertaConfig(**{name: getattr(BERT, name) for name in SIZES}, pad_token_id=3)
+ELECTRA = transformers.ElectraConfig(**{name: getattr(BERT, name) for name in SIZES}, embedding_size=7)
 MPNET = transformers.MPNetConfig(**{name: getattr(BERT, name) for name in SIZES if name != "type_vocab_size"})
 
 
@@ -63,6 +64,7 @@ def test_every_field_of_bert() -> None:
         "max_position_embeddings": 17,
         "position_offset": 0,
         "relative_buckets": 0,
+        "embedding_size": 0,
         "type_vocab_size": 3,
         "activation": "gelu_new",
         "layer_norm_eps": 1e-5,
@@ -99,6 +101,19 @@ def test_positions_of_roberta() -> None:
         encoder_config_to_hf(dataclasses.replace(config, position_offset=2), "mlm")
 
 
+def test_embeddings_of_electra() -> None:
+    config = encoder_config_from_hf(ELECTRA.to_dict(), "here")
+    assert (config.embedding_size, config.embedding_width, config.hidden_size) == (7, 7, 30)
+    same = encoder_config_from_hf(ELECTRA.to_dict() | {"embedding_size": 30}, "here")
+    assert (same.embedding_size, same.embedding_width) == (0, 30)
+    assert encoder_config_to_hf(same, "none")["embedding_size"] == 30
+    assert encoder_config_to_hf(dataclasses.replace(same, family="bert"), "mlm")["hidden_size"] == 30
+    with pytest.raises(UserError, match="embedding_size = 0, not 7"):
+        encoder_config_to_hf(dataclasses.replace(config, family="bert"), "mlm")
+    with pytest.raises(UserError, match='summary_type = "last" is not supported'):
+        encoder_config_from_hf(ELECTRA.to_dict() | {"summary_type": "last"}, "here")
+
+
 def test_what_mpnet_computes_whatever_its_file_says() -> None:
     config = encoder_config_from_hf(MPNET.to_dict() | {"pad_token_id": 0}, "here")
     assert (config.pad_token_id, config.position_offset, config.relative_buckets, config.max_length) == (1, 2, 32, 15)
@@ -110,7 +125,7 @@ def test_what_mpnet_computes_whatever_its_file_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", [BERT, DISTILBERT, ROBERTA, MPNET], ids=["bert", "distilbert", "roberta", "mpnet"]
+    "reference", [BERT, DISTILBERT, ROBERTA, MPNET, ELECTRA], ids=["bert", "distilbert", "roberta", "mpnet", "electra"]
 )
 @pytest.mark.parametrize("head", ["mlm", "none"])
 def test_back_to_transformers(reference: Any, head: Literal["mlm", "none"]) -> None:

@@ -10,7 +10,15 @@ import pytest
 from distil_jax.hf import FAMILIES, encoder_config_from_hf, task_head_from_hf
 from distil_jax.hf.names import canonical, leaves, optional_names
 
-OTHERS = ["RobertaForMaskedLM", "RobertaModel", "XLMRobertaForMaskedLM", "MPNetForMaskedLM", "MPNetModel"]
+OTHERS = [
+    "RobertaForMaskedLM",
+    "RobertaModel",
+    "XLMRobertaForMaskedLM",
+    "MPNetForMaskedLM",
+    "MPNetModel",
+    "ElectraForMaskedLM",
+    "ElectraModel",
+]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +37,7 @@ def test_the_leaves_are_the_parameters_of_transformers(make_model: Callable[...,
     assert actual == {name: shape for name, shape in reference.items() if name not in FAMILIES[config.family].tied}
 
 
-@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "Camembert", "MPNet"])
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "Camembert", "MPNet", "Electra"])
 @pytest.mark.parametrize(
     ("task", "kind"),
     [

@@ -26,6 +26,8 @@ SIZES = {
     "camembert": ("CamembertForMaskedLM", {}),
     "mpnet": ("MPNetForMaskedLM", {"layer_norm_eps": 1e-5}),
     "mpnet_long": ("MPNetForMaskedLM", {"max_position_embeddings": 302, "num_attention_heads": 4}),
+    "electra": ("ElectraForMaskedLM", {"embedding_size": 7}),
+    "electra_wide": ("ElectraForMaskedLM", {"embedding_size": 12, "layer_norm_eps": 1e-5}),
     "distil_five": ("DistilBertForMaskedLM", {"dim": 40, "n_heads": 5, "activation": "relu"}),
 }
 
@@ -64,7 +66,7 @@ def test_logits(make_folder: Callable[..., Path], make_model: Callable[..., Any]
     np.testing.assert_allclose(np.asarray(actual)[real], expected[real], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel", "RobertaModel", "MPNetModel"])
+@pytest.mark.parametrize("architecture", ["BertModel", "DistilBertModel", "RobertaModel", "MPNetModel", "ElectraModel"])
 def test_hidden_states_of_headless_models(
     make_folder: Callable[..., Path], make_model: Callable[..., Any], architecture: str
 ) -> None:

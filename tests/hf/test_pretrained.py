@@ -48,7 +48,7 @@ def _same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     "architecture",
     [
         *("BertForMaskedLM", "BertModel", "DistilBertForMaskedLM", "DistilBertModel", "RobertaForMaskedLM"),
-        *("MPNetForMaskedLM", "MPNetModel"),
+        *("MPNetForMaskedLM", "MPNetModel", "ElectraForMaskedLM", "ElectraModel"),
     ],
 )
 def test_there_and_back_is_byte_identical(make_folder: Callable[..., Path], architecture: str) -> None:
@@ -59,6 +59,15 @@ def test_there_and_back_is_byte_identical(make_folder: Callable[..., Path], arch
     for name, values in reference.items():
         assert (actual[name].tobytes(), actual[name].shape) == (values.tobytes(), values.shape), name
         assert actual[name].flags.c_contiguous
+
+
+def test_a_discriminator_is_read_as_an_encoder(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("ElectraForPreTraining", embedding_size=7)
+    model = read_pretrained(folder)
+    assert (model.params.keys(), model.notes, model.config.embedding_size) == ({"encoder"}, (), 7)
+    model = read_pretrained(folder, "mlm")
+    assert model.is_new_head
+    assert model.params["mlm_head"]["transform"]["kernel"].shape == (12, 7)
 
 
 def test_the_real_minilm_there_and_back(minilm: Path) -> None:

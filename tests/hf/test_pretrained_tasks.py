@@ -32,7 +32,7 @@ from distil_jax.models import TaskHead, TaskModel
 
 CLASSES = [
     (f"{family}For{task}", kind)
-    for family in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "MPNet")
+    for family in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "MPNet", "Electra")
     for task, kind in (
         ("SequenceClassification", "sequence"),
         ("TokenClassification", "token"),
@@ -139,7 +139,7 @@ def test_a_regression_there_and_back(make_folder: Callable[..., Path], tmp_path:
     assert read_task_model(tmp_path / "actual", "sequence").head == head
 
 
-@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "MPNet"])
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "MPNet", "Electra"])
 def test_a_new_head_on_a_language_model(make_folder: Callable[..., Path], tmp_path: Path, family: str) -> None:
     folder = make_folder(f"{family}ForMaskedLM")
     encoder, *_ = read_pretrained(folder, "none")

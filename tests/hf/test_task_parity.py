@@ -70,7 +70,7 @@ def batch_of(task: str, token_types: bool, vocab_size: int) -> dict[str, Any]:
     return batch
 
 
-@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "MPNet"])
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta", "MPNet", "Electra"])
 @pytest.mark.parametrize("task", TASKS)
 def test_scores_and_loss(
     make_folder: Callable[..., Path], make_model: Callable[..., Any], task: str, family: str

@@ -31,6 +31,8 @@ CLASSES = [
     "XLMRobertaForMaskedLM",
     "MPNetForMaskedLM",
     "MPNetModel",
+    "ElectraForMaskedLM",
+    "ElectraModel",
 ]
 
 

@@ -119,6 +119,25 @@ def test_the_student_of_an_mpnet_has_its_positions() -> None:
     np.testing.assert_array_equal(found, wanted)  # type: ignore[arg-type]
 
 
+def test_the_student_of_an_electra_has_its_embeddings_and_their_projection() -> None:
+    config = dataclasses.replace(TEACHER, family="electra", embedding_size=5, pooler=False)
+    teacher = jax.jit(lambda: MaskedLM(config).init(jax.random.key(2), jnp.zeros((1, 2), jnp.int32))["params"])()
+    whole = student_config(config, range(4))
+    assert whole == config
+    found, wanted = (
+        jax.jit(MaskedLM(config).apply)({"params": params}, IDS, MASK)
+        for params in (student_params(teacher, config, whole, range(4)), teacher)
+    )
+    np.testing.assert_array_equal(found, wanted)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="student.family = bert: .*embedding_size = 0, not 5.*; choose electra"):
+        student_config(config, [0], "bert")
+    narrow = student_config(config, [0, 3], sizes={"hidden_size": 4, "num_heads": 1, "intermediate_size": 6})
+    start = student_params(teacher, config, narrow, [0, 3])["encoder"]
+    assert start.keys() == {"embeddings"}
+    assert start["embeddings"].keys() == {"word", "position", "token_type", "norm"}
+    assert start["embeddings"]["word"]["embedding"].shape == (31, 5)
+
+
 def test_a_student_that_could_not_be_exported_is_refused() -> None:
     """DistilBERT's files have no field for the epsilon of its norms."""
     other = dataclasses.replace(TEACHER, layer_norm_eps=1e-5)

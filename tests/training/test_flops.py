@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from distil_jax.models import EncoderConfig
 from distil_jax.training.flops import (
     distillation_flops,
     encoder_flops,
@@ -17,18 +18,12 @@ from distil_jax.training.flops import (
     utilisation,
 )
 
-
-@dataclass(frozen=True)
-class Sizes:
-    num_layers: int = 12
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    vocab_size: int = 30522
+BASE = EncoderConfig("bert", 30522, 768, 12, 12, 3072)
 
 
 def test_work_per_token_of_base_size() -> None:
     """Figures worked out by hand from the weights' shapes, in millions of operations."""
-    teacher, student = Sizes(), Sizes(num_layers=6)
+    teacher, student = BASE, dataclasses.replace(BASE, num_layers=6)
     assert round((encoder_flops(teacher, 128) + head_flops(teacher)) / 1e6) == 223
     assert round(pretraining_flops(student, 128) / 1e6) == 406
     assert round(distillation_flops(teacher, student, 128) / 1e6) == 629
@@ -47,13 +42,13 @@ def test_work_per_token_is_what_the_compiler_counts() -> None:
 
     shapes = [(length, width), (width, width), (width, inner), (inner, width), (width, vocab)]
     cost = jax.jit(forward).lower(*(jnp.ones(shape) for shape in shapes)).compile().cost_analysis()
-    sizes = Sizes(1, width, inner, vocab)
+    sizes = EncoderConfig("bert", vocab, width, 1, 1, inner)
     counted = cost["flops"] / length  # type: ignore[index]
     assert counted == pytest.approx(encoder_flops(sizes, length) + head_flops(sizes), rel=0.01)
 
 
 def test_a_frozen_encoder_has_no_backward_pass() -> None:
-    sizes = Sizes()
+    sizes = BASE
     saved = pretraining_flops(sizes, 128) - pretraining_flops(sizes, 128, freeze_encoder=True)
     assert saved == 2 * encoder_flops(sizes, 128)
 

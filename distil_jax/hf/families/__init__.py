@@ -8,12 +8,13 @@ from typing import Any
 from distil_jax.errors import UserError, shown
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.distilbert import DISTILBERT
+from distil_jax.hf.families.electra import ELECTRA
 from distil_jax.hf.families.family import CLASS_SUFFIXES, ConfigField, Family, Head, HeadRule, TensorRule
 from distil_jax.hf.families.mpnet import MPNET
 from distil_jax.hf.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET)
+    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ELECTRA)
 }
 
 __all__ = [

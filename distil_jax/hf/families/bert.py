@@ -38,7 +38,8 @@ LAYER = (
 
 
 def _implied(config: EncoderConfig) -> dict[str, Any]:
-    return {"attention_output_dropout": config.hidden_dropout, "position_offset": 0, "relative_buckets": 0}
+    plain = {"position_offset": 0, "relative_buckets": 0, "embedding_size": 0}
+    return {"attention_output_dropout": config.hidden_dropout, **plain}
 
 
 BERT = Family(

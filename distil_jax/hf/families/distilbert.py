@@ -19,6 +19,7 @@ def _implied(_: EncoderConfig) -> dict[str, Any]:
         "layer_norm_eps": 1e-12,
         "position_offset": 0,
         "relative_buckets": 0,
+        "embedding_size": 0,
     }
 
 

@@ -31,8 +31,8 @@ class TensorRule:
     """Where one tensor goes: `path` in the parameter tree, `name` and `shape` as PyTorch has them.
 
     `{i}` stands for the layer number. `shape` holds letters: V vocabulary, P rows of the position table, T token
-    types, H hidden, F feed-forward, N attention heads, R buckets of relative positions, K outputs of a task head.
-    `transpose`: PyTorch's Linear keeps [out, in], we keep [in, out].
+    types, E embeddings, H hidden, F feed-forward, N attention heads, R buckets of relative positions, K outputs of a
+    task head. `transpose`: PyTorch's Linear keeps [out, in], we keep [in, out].
     """
 
     path: tuple[str, ...]
@@ -50,23 +50,26 @@ def linear(path: str, name: str, shape: str) -> tuple[TensorRule, TensorRule]:
     )
 
 
-def norm(path: str, name: str) -> tuple[TensorRule, TensorRule]:
-    """Scale and bias of a LayerNorm over the hidden size."""
+def norm(path: str, name: str, size: str = "H") -> tuple[TensorRule, TensorRule]:
+    """Scale and bias of a LayerNorm."""
     parts = tuple(path.split("/"))
-    return TensorRule((*parts, "scale"), f"{name}.weight", ("H",)), TensorRule((*parts, "bias"), f"{name}.bias", ("H",))
+    return TensorRule((*parts, "scale"), f"{name}.weight", (size,)), TensorRule(
+        (*parts, "bias"), f"{name}.bias", (size,)
+    )
 
 
 def embedding(which: str, name: str, size: str) -> TensorRule:
-    """A table of vectors of the hidden size."""
-    return TensorRule(("encoder", "embeddings", which, "embedding"), f"embeddings.{name}.weight", (size, "H"))
+    """A table of vectors of the embeddings' size."""
+    return TensorRule(("encoder", "embeddings", which, "embedding"), f"embeddings.{name}.weight", (size, "E"))
 
 
 EMBEDDINGS = (
     embedding("word", "word_embeddings", "V"),
     embedding("position", "position_embeddings", "P"),
-    *norm("encoder/embeddings/norm", "embeddings.LayerNorm"),
+    *norm("encoder/embeddings/norm", "embeddings.LayerNorm", "E"),
 )
 TOKEN_TYPES = (embedding("token_type", "token_type_embeddings", "T"),)
+PROJECTION = linear("encoder/embeddings/project", "embeddings_project", "HE")
 RELATIVE_POSITIONS = (
     TensorRule(("encoder", "relative_positions", "bias"), "encoder.relative_attention_bias.weight", ("R", "N")),
 )
@@ -76,11 +79,19 @@ WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 
 @dataclasses.dataclass(frozen=True)
 class ConfigField:
-    """A field of config.json: its name, its default in transformers, further names that are read."""
+    """A field of config.json.
+
+    Attributes:
+        name: the one that is written.
+        default: its value in transformers where it is absent.
+        aliases: further names that are read.
+        same_as: field of `EncoderConfig` whose value stands in the file where ours is 0.
+    """
 
     name: str
     default: Any
     aliases: tuple[str, ...] = ()
+    same_as: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +110,7 @@ class HeadRule:
     output: str = "classifier"
     _: dataclasses.KW_ONLY
     dense: str = ""
-    dense_activation: Literal["relu", "tanh"] = "relu"
+    dense_activation: Literal["relu", "tanh", "gelu"] = "relu"
     dropout_field: str = ""
     dropout: float | None = None
     drops_input: bool = False

@@ -18,7 +18,7 @@ _STORED, _LAYER = "encoder.layer.{i}", "encoder/layer_{i}"
 def _implied(config: EncoderConfig) -> dict[str, Any]:
     # transformers has 1 for padding and 32 buckets in its code, whatever config.json says.
     fixed = {"pad_token_id": 1, "position_offset": 2, "relative_buckets": 32, "type_vocab_size": 0}
-    return {"attention_output_dropout": config.hidden_dropout, **fixed}
+    return BERT.implied(config) | fixed
 
 
 MPNET = Family(

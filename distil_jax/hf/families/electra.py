@@ -1,0 +1,64 @@
+"""ELECTRA (Clark et al. 2020): BERT with a dense layer behind narrower embeddings, and without pooler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distil_jax.hf.families.bert import BERT
+from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, HeadRule, TensorRule, linear, norm
+
+if TYPE_CHECKING:
+    from distil_jax.models import EncoderConfig
+
+
+def _implied(config: EncoderConfig) -> dict[str, Any]:
+    return BERT.implied(config) | {"embedding_size": config.embedding_size}
+
+
+_SMALL = {"hidden_size": 256, "num_heads": 4, "intermediate_size": 1024}  # transformers' defaults
+ELECTRA = Family(
+    name="electra",
+    class_prefix="Electra",
+    prefix="electra",
+    fields={
+        **BERT.fields,
+        **{name: ConfigField(BERT.fields[name].name, size) for name, size in _SMALL.items()},
+        "embedding_size": ConfigField("embedding_size", 128, same_as="hidden_size"),
+    },
+    constants={**BERT.constants, "summary_last_dropout": 0.1},
+    required={"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"},
+    implied=_implied,
+    layer=BERT.layer,
+    # That of a generator; a discriminator's tells replaced tokens from others.
+    mlm_head=(
+        *linear("mlm_head/transform", "generator_predictions.dense", "EH"),
+        *norm("mlm_head/norm", "generator_predictions.LayerNorm", "E"),
+        TensorRule(("mlm_head", "bias"), "generator_lm_head.bias", ("V",)),
+    ),
+    tied={"generator_lm_head.weight": WORD_EMBEDDINGS},
+    ignored=frozenset(
+        f"discriminator_predictions.{layer}.{part}"
+        for layer in ("dense", "dense_prediction")
+        for part in ("weight", "bias")
+    ),
+    mlm_activation="gelu",
+    has_pooler=False,
+    tokenizer="BertTokenizer",
+    heads={
+        "sequence": HeadRule(
+            "classifier.out_proj",
+            dense="classifier.dense",
+            dense_activation="gelu",
+            dropout_field="classifier_dropout",
+            drops_input=True,
+        ),
+        "token": BERT.heads["token"],
+        "question": BERT.heads["question"],
+        "choice": HeadRule(
+            dense="sequence_summary.summary",
+            dense_activation="gelu",
+            dropout_field="summary_last_dropout",
+            dropout=0.1,
+        ),
+    },
+)
