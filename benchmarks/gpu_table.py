@@ -20,9 +20,9 @@ from typing import Any
 
 from interleaved import HERE, MODEL_SIZES, command_line, exit_status, finish, positive, say
 
-from distil_jax.benchmark.plan import ALL
 from distil_jax.benchmark.report import benchmark_markdown
 from distil_jax.benchmark.run import run_benchmark
+from distil_jax.benchmark.variants import ALL
 from distil_jax.config import BenchmarkArguments, Config, with_overrides
 from distil_jax.errors import FaultError
 from distil_jax.runs import require_writable

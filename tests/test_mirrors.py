@@ -11,6 +11,7 @@ TESTED_BY = {
     **dict.fromkeys(
         ("benchmark/machine", "benchmark/report", "benchmark/step", "benchmark/worker"), "benchmark/test_run"
     ),
+    "benchmark/plan_report": "benchmark/test_plan",
     "benchmark/synthetic": "benchmark/test_inputs",
     "cli/benchmark": "benchmark/test_run",
     "cli/command": "test_cli",
@@ -41,6 +42,7 @@ TESTED_BY = {
     "runs/preemption": "test_preemption",
     "serving/batcher": "serving/test_app",
     "serving/metrics": "serving/test_app",
+    "target": "models/test_flash_attention",
     "tasks/data/columns": "tasks/data/test_gather",
     "tasks/data/published": "tasks/data/test_load",
     "tasks/encoded": "tasks/kinds/test_losses",

@@ -1,8 +1,9 @@
-"""`distil-jax benchmark`: the training step of any configuration, measured.
+"""`distil-jax benchmark` and `distil-jax plan`: the training step of any configuration, measured, or compiled.
 
-`plan` lists what is measured. `run` starts a process of `worker` for each variant, which times the `step` of real or
-synthetic `inputs`. `report` writes the table. Importing this package imports no JAX: PyTorch's side of benchmarks/ uses
-`serve` and is measured without it.
+`variants` lists what is measured. `run` starts a process of `worker` for each variant, which times the `step` of real
+or synthetic `inputs`. `report` writes the table. `plan` says what a run needs on `accelerators`: `compile` compiles its
+step for them and `program` reads what came out. Importing this package imports no JAX: PyTorch's side of benchmarks/
+uses `serve` and is measured without it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ from typing import TYPE_CHECKING
 from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
+    from distil_jax.benchmark.accelerators import find_target
     from distil_jax.benchmark.machine import describe_machine, peak_bytes
-    from distil_jax.benchmark.plan import ALL, stage_of
+    from distil_jax.benchmark.plan import PlanRequest, make_plan
+    from distil_jax.benchmark.plan_report import plan_markdown
     from distil_jax.benchmark.process import Worker, peak_memory, pin, serve
     from distil_jax.benchmark.report import benchmark_markdown, benchmark_paths, machine_lines, write_benchmark
     from distil_jax.benchmark.run import run_benchmark
     from distil_jax.benchmark.step import Step, memory_plan
     from distil_jax.benchmark.synthetic import corpus_of_rows, random_params, synthetic_corpus
     from distil_jax.benchmark.timing import Timing, noise_note, summarise
+    from distil_jax.benchmark.variants import ALL, stage_of
 else:
     __getattr__ = lazy_imports(__name__)
 
 __all__ = [
     "ALL",
+    "PlanRequest",
     "Step",
     "Timing",
     "Worker",
@@ -32,12 +37,15 @@ __all__ = [
     "benchmark_paths",
     "corpus_of_rows",
     "describe_machine",
+    "find_target",
     "machine_lines",
+    "make_plan",
     "memory_plan",
     "noise_note",
     "peak_bytes",
     "peak_memory",
     "pin",
+    "plan_markdown",
     "random_params",
     "run_benchmark",
     "serve",

@@ -1,164 +1,176 @@
-"""What `distil-jax benchmark` measures: the stage of a configuration, and the variants of its step."""
+"""What a run needs on a device: memory by part, the micro-batch that fits, least time, tokens a second, hours, cost.
+
+Everything follows from programs compiled for the device, none of which is run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from distil_jax.config import SECTIONS, BenchmarkArguments, Config, fields_of, with_overrides
-from distil_jax.errors import UserError, one_line
+from distil_jax.benchmark.accelerators import Target
+from distil_jax.benchmark.compile import CompiledPlan, compile_step
+from distil_jax.benchmark.inputs import STEPS, make_inputs
+from distil_jax.benchmark.program import PARTS, Collective, Kernel
+from distil_jax.benchmark.run import largest_batch
+from distil_jax.benchmark.variants import Stage, with_rows
+from distil_jax.config import Config
+from distil_jax.training.loop import RunSpec
 
-Stage = Literal["pretrain", "distill", "finetune"]
-STAGES: tuple[Stage, ...] = ("pretrain", "distill", "finetune")
-CONFIGURED = "configured"
-USUAL_TASK = "mrpc"  # of fine-tuning where the configuration names none
-ALL = "all"
+# Speeds of real steps as shares of that of the least time: kernels reach less than their roofline, and wait for others.
+_SLOW, _FAST = 0.55, 0.9
+_ADVISED_SHARE = 0.9  # of the memory: the rest is for evaluation, other programs, and what the allocator cannot join
+_TRIES = 3  # micro-batches compiled to find the one to take
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """One measurement: a variant of the configuration, for one stage, with one length of rows."""
+class PlanRequest:
+    """What a plan is asked for.
 
-    variant: str
-    stage: Stage
-    length: int
-    config: Config
-
-
-# name -> settings by "section.key". `all` leaves out settings that this version or the hardware lacks.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {"objective.vocabulary": "plain"},
-    "fused": {"objective.vocabulary": "fused"},
-    "attention-xla": {"training.attention": "xla"},
-    "attention-cudnn": {"training.attention": "cudnn"},
-    "attention-splash": {"training.attention": "splash"},
-    "padded": {"corpus.pack": False},
-    "packed": {"corpus.pack": True},
-    "remat": {"training.remat": "layer"},
-    "float32": {"training.compute_dtype": "float32"},
-    "bfloat16": {"training.compute_dtype": "bfloat16"},
-    "masked-kl": {"objective.restrict_kl_to_mask": True},
-}
-_NEEDS_PLATFORM = {"attention-cudnn": "gpu", "attention-splash": "tpu"}
-_ON_TEXT: tuple[Stage, ...] = ("pretrain", "distill")
-_STAGES_OF: dict[str, tuple[Stage, ...]] = {
-    **dict.fromkeys(("plain", "fused", "padded", "packed"), _ON_TEXT),
-    "masked-kl": ("distill",),
-}
-
-
-def stage_of(config: Config, asked: str, given: bool) -> Stage:
-    """The stage that a configuration is for.
-
-    Args:
-        config: the configuration.
-        asked: --stage.
-        given: whether there was a file; the schema's defaults alone stand for distillation.
+    Attributes:
+        config: of the run; models and corpus need not be here.
+        stage: whose step.
+        vocabulary: tokens of models and corpora whose size is not known.
+        price: of all devices together, an hour; 0: not given.
+        search: whether to look for the largest micro-batch.
     """
-    if asked != "auto":
-        return next(stage for stage in STAGES if stage == asked)
-    if config.task.name or config.study.tasks:
-        return "finetune"
-    if config.teacher.path or not given:
-        return "distill"
-    return "pretrain" if config.corpus.folder else "finetune"
+
+    config: Config
+    stage: Stage
+    vocabulary: int
+    price: float = 0.0
+    search: bool = True
 
 
-def cells(config: Config, stage: Stage, arguments: BenchmarkArguments, platform: str) -> list[Cell]:
-    """Everything to measure, length by length.
-
-    Args:
-        config: the configuration, which --lengths and --variants change.
-        stage: from `stage_of`.
-        arguments: the command's.
-        platform: "cpu", "gpu" or "tpu", which decides what `all` leaves out.
+def make_plan(request: PlanRequest, target: Target, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """The plan of a run on the target's devices, as JSON has it.
 
     Raises:
-        UserError: a variant that is unknown or that this stage does not have.
+        UserError: the devices cannot share the batch, or the configuration is wrong.
     """
-    found = []
-    for length in arguments.lengths or (_length(config, stage),):
-        # Other settings of a task, such as windows, fit the configured length.
-        unchanged = stage == "finetune" and not arguments.lengths
-        base = config if unchanged else _with_length(config, stage, length)
-        for name, changes in _chosen(arguments.variants, stage, platform).items():
-            found.append(Cell(name, stage, length, with_overrides(base, changes)))
+    config = request.config
+    rows = config.training.micro_batch_size
+    say(f"compiling for {target.name}, {rows} rows a device and pass")
+    compiled, spec, notes = _compiled(request, config, target)
+    found = {
+        "on": target.name,
+        "devices": _devices(config, target),
+        "stage": request.stage,
+        "batch_size": config.training.batch_size,
+        "micro_batch_size": rows,
+        "memory_limit": target.memory,
+        "fits": _fits(compiled, target),
+        "memory": _memory(compiled),
+        "flops_per_token": spec.flops_per_token,
+        "compile_seconds": compiled.compile_seconds,
+        "compiled_only": target.name != "this",
+        "notes": notes,
+    }
+    if compiled.program is not None:
+        found |= _work(compiled, target) | _duration(compiled, spec, target, request.price)
+    if request.search:
+        found |= _search(request, compiled, target, say)
     return found
 
 
-def with_rows(config: Config, rows: int, devices: int) -> Config:
-    """`config` with one micro-batch of `rows` rows on each of the devices."""
-    return with_overrides(config, {"training.micro_batch_size": rows, "training.batch_size": rows * devices})
+def _compiled(request: PlanRequest, config: Config, target: Target) -> tuple[CompiledPlan, RunSpec, list[str]]:
+    inputs = make_inputs(config, request.stage, request.vocabulary, shapes_only=True)
+    return compile_step(inputs.spec, target), inputs.spec, list(inputs.notes)
 
 
-def _length(config: Config, stage: Stage) -> int:
-    if stage != "finetune":
-        return config.corpus.sequence_length
-    from distil_jax.tasks import task_spec
-
-    return task_spec(config.task.name or USUAL_TASK).kind.row_length(config.task)
+def _fits(compiled: CompiledPlan, target: Target) -> bool:
+    return compiled.program is not None and compiled.memory.total <= target.memory
 
 
-def _with_length(config: Config, stage: Stage, length: int) -> Config:
-    """`config` with rows of `length` tokens, and as many positions in a synthetic model."""
-    positions = {"model.max_position_embeddings": max(length, config.model.max_position_embeddings)}
-    if stage == "finetune":
-        return with_overrides(config, {"task.max_length": length, **positions})
-    shortest = min(config.corpus.min_tokens, length)
-    return with_overrides(config, {"corpus.sequence_length": length, "corpus.min_tokens": shortest, **positions})
+def _memory(compiled: CompiledPlan) -> dict[str, int]:
+    return {**dataclasses.asdict(compiled.memory), "total": compiled.memory.total}
 
 
-def _chosen(names: Sequence[str], stage: Stage, platform: str) -> dict[str, Mapping[str, Any]]:
-    if not names:
-        return {CONFIGURED: {}}
-    found: dict[str, Mapping[str, Any]] = {}
-    for name in names:
-        if name == ALL:
-            found |= {CONFIGURED: {}} | {one: VARIANTS[one] for one in VARIANTS if _applies(one, stage, platform)}
-        elif "=" in name:
-            found[name] = _own_variant(name)
-        elif name == CONFIGURED:
-            found[name] = {}
-        elif name not in VARIANTS:
-            raise UserError(f"--variants {one_line(name, 60)}: not one of {ALL}, {CONFIGURED}, {', '.join(VARIANTS)}")
-        elif stage not in _STAGES_OF.get(name, STAGES):
-            raise UserError(f"--variants {name}: has no effect on {stage}; leave it out")
-        elif missing := [key for key in VARIANTS[name] if not _allows(key, VARIANTS[name][key])]:
-            raise UserError(f"--variants {name}: this version has no {missing[0]} = {VARIANTS[name][missing[0]]}")
-        else:
-            found[name] = VARIANTS[name]
+def _work(compiled: CompiledPlan, target: Target) -> dict[str, Any]:
+    """Matrix work and least time of a device, in all and by part, and its transfers."""
+    assert compiled.program is not None
+    kernels = compiled.program.kernels()
+    parts = {name: _sums([kernel for kernel in kernels if kernel.part == name], target) for name in (*PARTS, "other")}
+    transfers = compiled.program.collectives()
+    return {
+        "step": _sums(kernels, target) | {"transfer_seconds": _transfer_seconds(transfers, target)},
+        "parts": {name: sums for name, sums in parts.items() if sums["bytes"]},
+        "collectives": [one._asdict() for one in transfers],
+        "kernels": sum(kernel.times for kernel in kernels),
+    }
+
+
+def _sums(kernels: list[Kernel], target: Target) -> dict[str, float]:
+    flops = sum(kernel.flops * kernel.times for kernel in kernels)
+    return {
+        "flops": flops,
+        "bytes": sum(kernel.bytes * kernel.times for kernel in kernels),
+        "matrix_seconds": flops / target.flops,
+        "least_seconds": sum(kernel.seconds(target.flops, target.bandwidth) for kernel in kernels),
+    }
+
+
+def _transfer_seconds(transfers: list[Collective], target: Target) -> float:
+    """Least time of the collectives, each as a ring: every byte is sent twice in a sum, else once."""
+    if not target.link:
+        return 0.0
+    share = (target.count - 1) / target.count
+    sent = sum((2 if one.operation == "all-reduce" else 1) * one.bytes * one.times for one in transfers)
+    return share * sent / target.link
+
+
+def _duration(compiled: CompiledPlan, spec: RunSpec, target: Target, price: float) -> dict[str, Any]:
+    """Tokens a second, and hours and cost where the steps are known."""
+    work = _work(compiled, target)["step"]
+    least = work["least_seconds"] + work["transfer_seconds"]
+    found: dict[str, Any] = {
+        "least_step_seconds": least,
+        "tokens_per_second": [share * compiled.positions / least for share in (_SLOW, _FAST)],
+    }
+    steps = spec.config.training.steps or (spec.steps if spec.steps != STEPS else 0)
+    if steps:
+        hours = [steps * least / share / 3600 for share in (_FAST, _SLOW)]
+        found |= {"steps": steps, "hours": hours}
+        if price:
+            found["cost"] = [price * one for one in hours]
     return found
 
 
-def _applies(name: str, stage: Stage, platform: str) -> bool:
-    if _NEEDS_PLATFORM.get(name, platform) != platform or stage not in _STAGES_OF.get(name, STAGES):
-        return False
-    return all(_allows(key, value) for key, value in VARIANTS[name].items())
+def _search(request: PlanRequest, compiled: CompiledPlan, target: Target, say: Callable[[str], None]) -> dict[str, Any]:
+    """The rows that fit, on the line through two compiled plans, and the micro-batch to take, compiled too.
+
+    Memory grows linearly with the rows, once the vocabulary's chunks are as large as they get.
+    """
+    rows, devices = request.config.training.micro_batch_size, _devices(request.config, target)
+    planned = {rows: compiled}
+    share = request.config.training.batch_size // devices
+    choices = [number for number in range(share, 0, -1) if share % number == 0]
+
+    def plan(number: int) -> None:
+        say(f"compiling for {target.name}, {number} rows a device and pass")
+        planned[number] = _compiled(request, with_rows(request.config, number, devices), target)[0]
+
+    plan(max(rows // 2, 1) if rows > 1 else 2)
+    for _ in range(_TRIES):
+        most = rows_within(_ADVISED_SHARE * target.memory, planned)
+        advised = next((number for number in choices if number <= most), 0)
+        if not advised or advised in planned:
+            break
+        plan(advised)
+    fitting = [number for number in choices if number in planned and _fits(planned[number], target)]
+    return {
+        "rows_that_fit": rows_within(target.memory, planned),
+        "advised_micro_batch": max(fitting, default=0),
+        "compiled_micro_batches": {str(number): planned[number].memory.total for number in sorted(planned)},
+    }
 
 
-def _allows(name: str, value: Any) -> bool:
-    """Whether this version has the setting, and it may have the value."""
-    section, _, key = name.partition(".")
-    if key not in fields_of(SECTIONS[section]):
-        return False
-    try:
-        fields_of(SECTIONS[section])[key].checked(value, name)
-    except UserError:
-        return False
-    return True
+def _devices(config: Config, target: Target) -> int:
+    return config.parallel.devices or target.count if target.name == "this" else target.count
 
 
-def _own_variant(text: str) -> dict[str, Any]:
-    """`teacher.dtype=bfloat16+training.micro_batch_size=8` as settings."""
-    found = {}
-    for part in text.split("+"):
-        name, _, value = part.partition("=")
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name] = value  # a word without quotes
-        if isinstance(found[name], list):
-            found[name] = tuple(found[name])
-    return found
+def rows_within(limit: float, planned: Mapping[int, CompiledPlan]) -> int:
+    """Rows whose memory is `limit` bytes, on the line through the two largest plans; whole eights from 8 on."""
+    sizes = {rows: planned[rows].memory.total for rows in sorted(planned)[-2:]}
+    return largest_batch(sizes, limit)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.benchmark.plan import Cell, Stage, cells, with_rows
 from distil_jax.benchmark.process import Worker, WorkerDiedError
 from distil_jax.benchmark.report import notes_on
 from distil_jax.benchmark.roofline import predicted_speedup
+from distil_jax.benchmark.variants import Cell, Stage, cells, with_rows
 from distil_jax.config import BenchmarkArguments, Config, config_to_toml
 from distil_jax.cpu import cpu_environment
 from distil_jax.errors import FaultError, UserError

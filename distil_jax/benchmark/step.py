@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 
+from distil_jax.tasks import TaskBatch
 from distil_jax.training.compiled_step import CompiledStep
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -59,6 +61,11 @@ class Step:
     def planned_bytes(self) -> int:
         """Bytes of a device that the largest program takes, by the compiler's plan."""
         return max((sum(memory_plan(program).values()) for program in self.stepper.programs.values()), default=0)
+
+
+def ids_of(rows: Any) -> np.ndarray:
+    """The token ids of a batch of the loop: [B, L], of choices [B, C, L]."""
+    return rows.inputs.ids if isinstance(rows, TaskBatch) else rows
 
 
 def memory_plan(program: Any) -> dict[str, int]:

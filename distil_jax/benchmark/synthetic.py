@@ -44,6 +44,12 @@ def random_params(module: Any, spread: float, seed: int = 0) -> Params:
     return jax.tree_util.tree_map_with_path(draw, dict(shapes))
 
 
+def zero_params(module: Any) -> Params:
+    """Parameters of the right shapes: float32 zeros, all views of one number."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), dict(shapes))
+
+
 def synthetic_corpus(config: Config, vocabulary: int, rows: int = 0) -> Corpus:
     """A corpus in memory: sequences as long as lines of Wikipedia, tokens as frequent as words.
 

@@ -21,15 +21,16 @@ from distil_jax.benchmark.machine import (
     memory_limit,
     peak_bytes,
 )
-from distil_jax.benchmark.plan import Stage, with_rows
 from distil_jax.benchmark.process import Reply, serve
 from distil_jax.benchmark.roofline import Roofline, roofline_of_step
-from distil_jax.benchmark.step import Step
+from distil_jax.benchmark.step import Step, ids_of
 from distil_jax.benchmark.timing import summarise
+from distil_jax.benchmark.variants import Stage, with_rows
 from distil_jax.config import Config, config_from_toml
 from distil_jax.errors import UserError
 from distil_jax.objectives import needs_all_logits
 from distil_jax.runs import startup as runtime
+from distil_jax.tasks import TaskBatch
 from distil_jax.training.flops import peak_flops
 from distil_jax.training.parallel import Devices
 
@@ -71,7 +72,7 @@ def plan_memory(config: str, stage: Stage, vocabulary: int, rows: list[int]) -> 
         changed = with_rows(settings, number, devices)
         step = Step(make_inputs(changed, stage, vocabulary).spec)
         # Fine-tuning's batches have different lengths, in random order.
-        step.program(max(step.batches(_PLANNED_BATCHES), key=lambda rows: _ids(rows).size))
+        step.program(max(step.batches(_PLANNED_BATCHES), key=lambda rows: ids_of(rows).size))
         found[str(number)] = step.planned_bytes
     return {"planned": found, "devices": devices}
 
@@ -102,13 +103,13 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
     # Before anything else here needs memory.
     found |= {"peak_bytes": peak_bytes(step.devices.local), "planned_bytes": step.planned_bytes}
     found |= {"compile_seconds": step.stepper.compile_seconds, "programs": len(step.stepper.programs)}
-    positions = sum(_ids(rows).size for rows in batches) / len(batches)
+    positions = sum(ids_of(rows).size for rows in batches) / len(batches)
     tokens = sum(float(row["tokens"]) for row in metrics) / len(batches)
     rows = sum(_real_rows(batch) for batch in batches) / len(batches)
     found |= {"positions": positions, "tokens": tokens, "rows": rows, "losses": _loss_terms(metrics[-1])}
     found |= _rates(inputs, step.devices, timing.median, tokens, positions, rows)
     found |= _input_rate(step, timing.median)
-    length = sum(_ids(rows).shape[-1] for rows in batches) / len(batches)
+    length = sum(ids_of(rows).shape[-1] for rows in batches) / len(batches)
     found["roofline"] = dataclasses.asdict(_roofline(inputs, tokens, positions, round(length), step.devices))
     return found
 
@@ -120,12 +121,8 @@ def _steps_of_round(step: Step) -> int:
     return int(np.clip(_ROUND_SECONDS / (time.perf_counter() - start), 1, _MOST_STEPS))
 
 
-def _ids(rows: Any) -> np.ndarray:
-    return rows["ids"] if isinstance(rows, dict) else rows
-
-
 def _real_rows(rows: Any) -> int:
-    return int((rows["token_share"] > 0).sum()) if isinstance(rows, dict) else len(rows)
+    return int((rows.token_share > 0).sum()) if isinstance(rows, TaskBatch) else len(rows)
 
 
 def _loss_terms(metrics: dict[str, Any]) -> dict[str, float]:

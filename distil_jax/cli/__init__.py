@@ -58,6 +58,7 @@ COMMANDS = {
     ),
     "push": Command("run or exported model -> repository on the hub", models.run_push, PushArguments),
     "benchmark": Command("speed, memory and utilisation of a configuration's step", benchmark.run_benchmark),
+    "plan": Command("what a run needs on a device that need not be here: memory, time, cost", benchmark.run_plan),
     "compare": Command(
         "scores of fine-tuning studies side by side, with retention", models.run_compare, CompareArguments
     ),

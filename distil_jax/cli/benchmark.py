@@ -1,17 +1,26 @@
-"""`distil-jax benchmark`."""
+"""`distil-jax benchmark` and `distil-jax plan`."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 
-from distil_jax.config import CONFIG_FLAG, BenchmarkArguments, fields_of, parse_arguments, parse_command
+from distil_jax.config import (
+    CONFIG_FLAG,
+    Arguments,
+    BenchmarkArguments,
+    PlanArguments,
+    fields_of,
+    parse_arguments,
+    parse_command,
+)
 
 
 def run_benchmark(arguments: list[str]) -> int:
     """`distil-jax benchmark`; 1 where a variant failed."""
-    own, settings = split_arguments(arguments)
+    own, settings = split_arguments(BenchmarkArguments, arguments)
     given = parse_command(BenchmarkArguments, own, prog="distil-jax benchmark")
     config = parse_arguments(settings, prog="distil-jax benchmark")
     from distil_jax.benchmark import benchmark_markdown, benchmark_paths, run_benchmark, stage_of, write_benchmark
@@ -20,7 +29,7 @@ def run_benchmark(arguments: list[str]) -> int:
     def say(line: str) -> None:
         print(f"measuring: {line}", file=sys.stderr, flush=True)
 
-    stage = stage_of(config, given.stage, any(one.partition("=")[0] == CONFIG_FLAG for one in settings))
+    stage = stage_of(config, given.stage, _names_a_file(settings))
     paths = benchmark_paths(given.output) if given.output else ()
     require_writable("--output", *paths)
     command = f"distil-jax benchmark {shlex.join(arguments)}"
@@ -32,12 +41,30 @@ def run_benchmark(arguments: list[str]) -> int:
     return 1 if any("failed" in row for row in report["rows"]) else 0
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def run_plan(arguments: list[str]) -> None:
+    """`distil-jax plan`."""
+    own, settings = split_arguments(PlanArguments, arguments)
+    given = parse_command(PlanArguments, own, prog="distil-jax plan")
+    config = parse_arguments(settings, prog="distil-jax plan")
+    from distil_jax.benchmark import PlanRequest, find_target, make_plan, plan_markdown, stage_of
+
+    stage = stage_of(config, given.command, _names_a_file(settings))
+    target = find_target(given.on, config.training.compute_dtype)
+    request = PlanRequest(config, stage, given.vocabulary, given.price, given.search)
+    plan = make_plan(request, target, lambda line: print(f"planning: {line}", file=sys.stderr, flush=True))
+    print(json.dumps(plan, indent=1) if given.json else plan_markdown(plan))
+
+
+def _names_a_file(settings: Sequence[str]) -> bool:
+    return any(one.partition("=")[0] == CONFIG_FLAG for one in settings)
+
+
+def split_arguments(command: type[Arguments], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The command's own arguments, and those of the configuration: --config FILE and --section.key VALUE.
 
     A flag takes what follows it up to the next flag. Flags that are neither are the command's, which refuses them.
     """
-    names = {BenchmarkArguments.full_name(key) for key in fields_of(BenchmarkArguments)}
+    names = {command.full_name(key) for key in fields_of(command)}
     own: list[str] = []
     settings: list[str] = []
     part = own

@@ -249,6 +249,29 @@ class BenchmarkArguments(Arguments):
 
 
 @dataclass(frozen=True)
+class PlanArguments(Arguments):
+    """Say what a run needs on a device, here or not: memory, micro-batch, time, cost. The step is compiled, not run.
+
+    Models and data that are not on this machine are replaced by their shapes. Nothing is downloaded.
+    --section.key VALUE overrides the configuration.
+    """
+
+    on: str = setting(
+        "this",
+        "devices: a100, h100, h200 (several: h100:8), v4, v5e, v5p, v6e (a slice: v5e:4x4, v4:2x2x1); "
+        "this: those of this machine",
+        NOT_EMPTY,
+    )
+    command: Literal["auto", "pretrain", "distill", "finetune"] = setting(
+        "auto", "whose step; auto: the one that the configuration is for"
+    )
+    price: float = setting(0.0, "price of all the devices an hour, for the cost of the run; 0: not given", at_least(0))
+    search: bool = setting(True, "also look for the largest micro-batch that fits, which compiles a few times more")
+    vocabulary: int = setting(30_522, "tokens in the vocabulary of a model or corpus of unknown size", at_least(16))
+    json: bool = setting(False, "print the plan as JSON")
+
+
+@dataclass(frozen=True)
 class PlotArguments(Arguments):
     """Draw a held-out measure of runs against the optimiser step."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from distil_jax.target import target_device
+
 SWITCH = "DISTIL_JAX_CPU_FORMS"  # 0: the plain forms, and malloc and XLA as they are
 
 
@@ -13,7 +15,5 @@ def is_on() -> bool:
 
 
 def forms_apply() -> bool:
-    """Whether what is traced now takes the forms of this package: they are wanted, and JAX computes on CPU."""
-    import jax
-
-    return is_on() and jax.default_backend() == "cpu"
+    """Whether what is traced now takes the forms of this package: they are wanted, and it is for a CPU."""
+    return is_on() and target_device().platform == "cpu"

@@ -18,6 +18,7 @@ from distil_jax.hf.config import (
 from distil_jax.hf.families import FAMILIES
 from distil_jax.hf.fields import read_json
 from distil_jax.hf.hub import WEIGHT_FILES, home_resolved, is_in_hub_cache, locate
+from distil_jax.hf.known_sizes import known_encoder_config
 from distil_jax.hf.labels import has_names, numbered_labels
 from distil_jax.hf.lazy_tensor import release_pages
 from distil_jax.hf.new_head import add_task_head
@@ -45,6 +46,7 @@ __all__ = [
     "has_names",
     "home_resolved",
     "is_in_hub_cache",
+    "known_encoder_config",
     "load_tokenizer",
     "locate",
     "match_head",

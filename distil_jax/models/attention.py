@@ -14,6 +14,7 @@ from distil_jax.models import flash_attention
 from distil_jax.models.dropout import dropout
 from distil_jax.models.flash_attention import AttentionShape
 from distil_jax.models.layers import softmax
+from distil_jax.target import target_device
 
 AttentionKind = Literal["auto", "xla", "cudnn", "splash"]
 
@@ -28,6 +29,7 @@ def attention_mask_matrix(mask: Array) -> Array:
     return (key > 0) & ((query == key) | (query == 0))
 
 
+@jax.named_scope("attention")
 def attend(
     query: Array,
     key: Array,
@@ -61,7 +63,7 @@ def attend(
     Raises:
         UserError: the named kind can't compute this.
     """
-    device, (_, length, _, width) = flash_attention.this_device(), query.shape
+    device, (_, length, _, width) = target_device(), query.shape
     shape = AttentionShape(device, str(query.dtype), length, width, is_biased=bias is not None)
     plain = (dropout_keys is not None and dropout_rate > 0.0) or query.shape != key.shape
     chosen = "xla" if plain else flash_attention.choose(kind, shape)
@@ -82,6 +84,7 @@ def attend(
     )[0]
 
 
+@jax.named_scope("attention")
 def attend_with_scores(
     query: Array,
     key: Array,

@@ -16,20 +16,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.errors import UserError
+from distil_jax.target import Device
 
 # Below this the scores of a head fit into a TPU's fast memory whatever computes them. A judgement, not a measurement.
 SPLASH_FROM = 512
 _LANES = 128  # of a TPU's vector registers: splash attention works on tiles of this many tokens
 _TILES = (512, 256, _LANES)
 _BIASED = "has no biases of relative positions, and this encoder has them"
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """What computes: platform "cpu", "cuda", "rocm" or "tpu"; compute capability of a CUDA device, else (0, 0)."""
-
-    platform: str
-    capability: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +34,6 @@ class AttentionShape:
     length: int
     head_width: int
     is_biased: bool = False
-
-
-def this_device() -> Device:
-    """The device that JAX computes on by default."""
-    backend = jax.default_backend()
-    if backend != "gpu":
-        return Device(backend)
-    device: Any = jax.local_devices()[0]
-    if "cuda" not in device.client.platform_version.lower():
-        return Device("rocm")
-    major, minor = str(device.compute_capability).split(".")[:2]
-    return Device("cuda", (int(major), int(minor)))
 
 
 def choose(kind: str, shape: AttentionShape) -> str:

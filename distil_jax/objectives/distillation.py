@@ -119,13 +119,15 @@ def objective_loss(
         raise ValueError("a term of the objective compares with a teacher, and there is none")
     coefficients = _coefficients(objective, totals)
     capture = capture_of(terms)
-    activations = _activations(student, student_params, batch.inputs, capture)
+    with jax.named_scope("student"):
+        activations = _activations(student, student_params, batch.inputs, capture)
     compared = None
     if batch.cached is not None and batch.cached.hidden is not None:
         compared = Activations(batch.cached.hidden)
     elif teacher is not None and teacher_params is not None and uses_teacher(objective):
         inputs = batch.inputs._replace(dropout_keys=None)
-        compared = jax.lax.stop_gradient(_activations(teacher, teacher_params, inputs, capture))
+        with jax.named_scope("teacher"):
+            compared = jax.lax.stop_gradient(_activations(teacher, teacher_params, inputs, capture))
     total, sums = jnp.zeros(()), {}
     if compared is not None:
         projections = student_params.get(PROJECTIONS)
@@ -144,13 +146,14 @@ def objective_loss(
             assert teacher is not None and teacher_params is not None  # `compared` is made of them
             teacher_layer = _output_layer(teacher, teacher_params, chosen(compared.hidden))
         vocabulary_loss = _VOCABULARY_LOSSES[objective.vocabulary]
-        part, found = vocabulary_loss(
-            layer,
-            teacher_layer,
-            _positions(batch, over_vocabulary, on_all),
-            over_vocabulary,
-            temperature=objective.temperature,
-        )
+        with jax.named_scope("vocabulary"):
+            part, found = vocabulary_loss(
+                layer,
+                teacher_layer,
+                _positions(batch, over_vocabulary, on_all),
+                over_vocabulary,
+                temperature=objective.temperature,
+            )
         total, sums = total + part, sums | found
     return total, jax.lax.stop_gradient(sums)
 

@@ -35,6 +35,7 @@ from distil_jax.training.text_run import (
     parameter_shapes,
     read_model,
     train_on_text,
+    with_pooling,
 )
 
 # What of an EncoderConfig [student] can say.
@@ -53,7 +54,7 @@ def distill(config: Config) -> TrainResult:
         teacher, teacher_params = read_model(config.teacher.path)
         tokenizer = matching_tokenizer(config.corpus.tokenizer or config.teacher.path, corpora.train)
         check_vocabulary("teacher.path", teacher, corpora.train)
-        training = distillation(config, teacher, teacher_params)
+        training = with_pooling(distillation(config, teacher, teacher_params), config.teacher.path)
         inputs = {"teacher.path": fingerprint(teacher_params)}
         if config.teacher.cache:
             made_of = cache_facts(config, teacher, inputs["teacher.path"], corpora.train)

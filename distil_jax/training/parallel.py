@@ -7,7 +7,7 @@ Global row r of a batch of B belongs to device r // (B / devices), devices order
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,11 @@ class Devices:
 
     mesh: Mesh
     mapping: str  # "shard_map" | "pmap"
+
+    @classmethod
+    def of(cls, devices: Sequence[Any], mapping: str) -> Devices:
+        """These devices, in this order."""
+        return cls(Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,)), mapping)
 
     @property
     def count(self) -> int:
@@ -80,6 +85,15 @@ class Devices:
         sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
 
+    def placed_shapes(self, tree: Any) -> Any:
+        """The shapes of a tree as `replicate` places it."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree)
+
+    def sharded_shapes(self, rows: Any) -> Any:
+        """The shapes of a global batch as `shard_batch` places it for `shard_map`."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), rows)
+
     def map(self, function: Callable[..., Any], *, replicated: int, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
         """Map `function(*replicated arguments, rows [b, ...])` over the devices; its results are equal on all of them.
 
@@ -117,8 +131,7 @@ def make_devices(mapping: str, count: int = 0) -> Devices:
         raise UserError(
             f"parallel.devices = {count}: with several processes all {len(found)} devices are used; leave it 0"
         )
-    chosen = np.array(found[: count or len(found)])
-    return Devices(Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,)), mapping)
+    return Devices.of(found[: count or len(found)], mapping)
 
 
 def check_batch(batch_size: int, micro_batch_size: int, devices: int) -> None:

@@ -13,9 +13,9 @@ from distil_jax.training.text_run import (
     TextTraining,
     matching_tokenizer,
     open_corpora,
-    pooling_fact,
     read_model,
     train_on_text,
+    with_pooling,
 )
 
 
@@ -36,20 +36,22 @@ def pretrain(config: Config) -> TrainResult:
             encoder, params = read_model(settings.initial)
         else:
             encoder, params = scratch_encoder(settings, tokenizer.vocab_size, tokenizer.pad_id), {}
-        inputs = {"model.initial": fingerprint(params)} if settings.initial else {}
-        return train_on_text(config, watchdog, pretraining(config, encoder, params), corpora, tokenizer, inputs)
+        training = pretraining(config, encoder, params)
+        if not settings.initial:
+            return train_on_text(config, watchdog, training, corpora, tokenizer, {})
+        inputs = {"model.initial": fingerprint(params)}
+        return train_on_text(config, watchdog, with_pooling(training, settings.initial), corpora, tokenizer, inputs)
 
 
 def pretraining(config: Config, encoder: EncoderConfig, params: Params) -> TextTraining:
     """What `pretrain` trains: `params` of `model.initial`, or none for a model from scratch."""
     frozen, initial = config.model.freeze_encoder, config.model.initial
-    pooling = pooling_fact(initial) if initial else {}
     return TextTraining(
         encoder=encoder,
         params=params,
         trainable=("mlm_head",) if frozen else ("encoder", "mlm_head"),
         objective=Objective(kl=0.0, cosine=0.0, mlm=1.0, vocabulary=config.objective.vocabulary),
-        description={"stage": "pretrain", "initial": initial, "frozen_encoder": frozen, **pooling},
+        description={"stage": "pretrain", "initial": initial, "frozen_encoder": frozen},
     )
 
 

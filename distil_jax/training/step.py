@@ -114,7 +114,8 @@ def make_train_step(
         (value, sums), gradients = sum_over_devices(
             sum_over(gradients_of, micro_batches(rows, config.micro_batch_size))
         )
-        state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
+        with jax.named_scope("optimizer"):
+            state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
         means = {f"loss_{name}": term.mean for name, term in sums.terms.items()}
         return state, {"loss": value, **means, **metrics, "tokens": sums.tokens}
 

@@ -75,15 +75,17 @@ def task_losses(
     taught = teacher_params is not None and phase.name != "alone"
     terms = active_activation_terms(settings) if taught else {}
     capture = capture_of(terms)
-    activations, logits = forward(models.student, params, batch.inputs._replace(dropout_keys=dropout_keys), capture)
+    with jax.named_scope("student"):
+        activations, logits = forward(models.student, params, batch.inputs._replace(dropout_keys=dropout_keys), capture)
     share = jnp.sum(batch.shares)
     losses = {} if batch.labels is None else {"task": SumCount(kind.loss(logits, batch), share)}
     if not taught or teacher_params is None:
         return losses["task"].sum, losses
-    outputs = [
-        forward(model, teacher_params[str(number)], batch.inputs, frozenset() if number else capture)
-        for number, model in enumerate(models.teachers)
-    ]
+    with jax.named_scope("teacher"):
+        outputs = [
+            forward(model, teacher_params[str(number)], batch.inputs, frozenset() if number else capture)
+            for number, model in enumerate(models.teachers)
+        ]
     compared, teacher_logits = jax.lax.stop_gradient((outputs[0][0], jnp.stack([logits for _, logits in outputs])))
     kl = kind.distillation_loss(logits, jnp.mean(teacher_logits, axis=0), batch, settings.temperature)
     losses["kl"] = SumCount(kl, share)

@@ -307,10 +307,12 @@ def read_model(path_or_id: str) -> tuple[EncoderConfig, Params]:
     return dataclasses.replace(encoder, pooler=False), {**params, "encoder": body}
 
 
-def pooling_fact(path_or_id: str) -> dict[str, Any]:
-    """What a run's description says of how the model it starts from makes one vector of a text; {} for nothing."""
+def with_pooling(training: TextTraining, path_or_id: str) -> TextTraining:
+    """`training`, whose description also says how the model it starts from makes one vector of a text, if it does."""
     found = read_pooling(locate(path_or_id, files="sentence"))
-    return {} if found is None else {"pooling": dataclasses.asdict(found)}
+    if found is None:
+        return training
+    return dataclasses.replace(training, description={**training.description, "pooling": dataclasses.asdict(found)})
 
 
 def completed(training: TextTraining, seed: int) -> Params:

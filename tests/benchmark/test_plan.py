@@ -1,118 +1,104 @@
 from __future__ import annotations
 
-import math
+import json
+from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
-from distil_jax.benchmark.plan import CONFIGURED, VARIANTS, cells, stage_of
-from distil_jax.config import BenchmarkArguments, Config, load_config, with_overrides
-from distil_jax.errors import UserError
+from distil_jax.benchmark import plan as module
+from distil_jax.benchmark.accelerators import Target
+from distil_jax.benchmark.compile import CompiledPlan, Memory
+from distil_jax.benchmark.plan import PlanRequest, make_plan
+from distil_jax.benchmark.plan_report import plan_markdown
+from distil_jax.benchmark.program import Program
+from distil_jax.cli import main
+from distil_jax.config import Config, config_to_toml, with_overrides
+from distil_jax.target import Device
+
+TEXT = """HloModule jit_f
+
+ENTRY %main (a: f32[1000,1000]) -> f32[1000,1000] {
+  %a = f32[1000,1000]{1,0} parameter(0)
+  %sum = f32[1000,1000]{1,0} all-reduce(%a), replica_groups={}, to_apply=%add
+  ROOT %product = f32[1000,1000]{1,0} dot(%sum, %sum), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+"""
+MIB = 1 << 20
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Compiling takes no time here; a row takes a mebibyte beside 40 fixed ones. Returns the rows asked for."""
+    asked: list[int] = []
+
+    def compile_step(spec: Any, target: Target) -> CompiledPlan:
+        rows = spec.config.training.micro_batch_size
+        asked.append(rows)
+        return CompiledPlan(Memory(10 * MIB, 20 * MIB, 10 * MIB, 0, rows * MIB), Program(TEXT), 4096, 4000, 1.0)
+
+    monkeypatch.setattr(module, "compile_step", compile_step)
+    return asked
+
+
+def target(memory: int) -> Target:
+    return Target("h100:2", Device("cuda", (9, 0)), jax.devices()[:2], memory, 2e12, 4e9, 1e9)
+
+
+def request_of(tiny: dict[str, Any], **changes: Any) -> PlanRequest:
+    config = with_overrides(Config(), {**tiny, **{name.replace("__", "."): value for name, value in changes.items()}})
+    return PlanRequest(config, "distill", 60, price=3.0)
+
+
+def test_the_micro_batch_that_is_advised_divides_the_batch_and_fits(tiny: dict[str, Any], compiled: list[int]) -> None:
+    asked = request_of(tiny, training__batch_size=192, training__micro_batch_size=8)
+    found = make_plan(asked, target(80 * MIB))
+    # 40 rows would fill it; 32 of the 96 rows of a device are the largest share within nine tenths.
+    assert (found["rows_that_fit"], found["advised_micro_batch"], found["fits"]) == (40, 32, True)
+    assert compiled == [8, 4, 32]
+    assert "--training.micro-batch-size 32" in plan_markdown(found)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_what_does_not_fit_is_said(tiny: dict[str, Any]) -> None:
+    found = make_plan(request_of(tiny, training__batch_size=64, training__micro_batch_size=8), target(30 * MIB))
+    assert (found["fits"], found["advised_micro_batch"]) == (False, 0)
+    assert "does not fit" in plan_markdown(found)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_time_transfers_and_cost_follow_from_the_program(tiny: dict[str, Any]) -> None:
+    asked = request_of(tiny, training__batch_size=64, training__micro_batch_size=8, training__steps=3600)
+    found = make_plan(asked, target(1 << 30))
+    # Sum and product move 8 MB, 2 ms each; the product multiplies for 1 ms. Of two devices each sends 4 MB.
+    assert found["step"]["matrix_seconds"] == pytest.approx(1e-3)
+    assert found["step"]["least_seconds"] == pytest.approx(2e-3 + 2e-3)
+    assert found["step"]["transfer_seconds"] == pytest.approx(4e-3)
+    assert found["collectives"] == [{"operation": "all-reduce", "bytes": 4_000_000, "times": 1}]
+    slow, fast = found["tokens_per_second"]
+    assert slow < fast < 4096 / 8e-3
+    assert found["hours"][0] * fast == pytest.approx(3600 * 4096 / 3600)
+    assert found["cost"] == pytest.approx([3.0 * one for one in found["hours"]])
+
+
+@pytest.mark.usefixtures("program_cache")
+def test_the_command_plans_for_this_machine(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.toml").write_text(config_to_toml(with_overrides(Config(), tiny)))
+    given = ["plan", "--config", str(tmp_path / "tiny.toml"), "--command", "distill", "--vocabulary", "60"]
+    assert main([*given, "--no-search", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] and not found["compiled_only"]
+    assert sum(size for name, size in found["memory"].items() if name != "total") == found["memory"]["total"]
+    assert found["parts"]["teacher"]["flops"] > 0
 
 
 @pytest.mark.parametrize(
-    ("name", "stage"),
-    [
-        ("distilbert_base_uncased", "distill"),
-        ("minilm_l3", "distill"),
-        ("quickstart", "distill"),
-        ("quickstart_teacher", "pretrain"),
-        ("minilm_l3_teacher", "pretrain"),
-        ("finetune", "finetune"),
-        ("glue", "finetune"),
-        ("minilm_tasks", "finetune"),
-    ],
+    "given", [["--on", "h300"], ["--on", "v5e:4"], ["--price", "-1"], ["--training.micro-batch-size", "3"]]
 )
-def test_every_shipped_configuration_tells_its_stage(name: str, stage: str) -> None:
-    assert stage_of(load_config(name), "auto", given=True) == stage
-    assert stage_of(load_config(name), "pretrain", given=True) == "pretrain"
-
-
-def test_without_a_configuration_it_is_distillation() -> None:
-    assert stage_of(Config(), "auto", given=False) == "distill"
-
-
-def test_cells_are_lengths_times_variants_and_carry_their_settings() -> None:
-    given = BenchmarkArguments(lengths=(16, 1024), variants=("packed", "padded"))
-    found = cells(Config(), "distill", given, "cpu")
-    assert [(cell.length, cell.variant) for cell in found] == [
-        (16, "packed"),
-        (16, "padded"),
-        (1024, "packed"),
-        (1024, "padded"),
-    ]
-    assert [cell.config.corpus.pack for cell in found] == [True, False, True, False]
-    assert [cell.config.corpus.sequence_length for cell in found] == [16, 16, 1024, 1024]
-    assert found[-1].config.model.max_position_embeddings == 1024
-
-
-def test_as_configured_changes_nothing() -> None:
-    config = load_config("minilm_l3")
-    (cell,) = cells(config, "distill", BenchmarkArguments(), "cpu")
-    assert (cell.variant, cell.config) == (CONFIGURED, config)
-    for task, length in (("squad", 384), ("mrpc", 128), ("", 128)):
-        config = load_config("finetune", {"task.name": task})
-        (cell,) = cells(config, "finetune", BenchmarkArguments(), "cpu")
-        assert (cell.config, cell.length) == (config, length)
-        (cell,) = cells(config, "finetune", BenchmarkArguments(lengths=(64,)), "cpu")
-        assert (cell.config.task.max_length, cell.length) == (64, 64)
-
-
-def test_all_holds_what_the_hardware_and_the_stage_have() -> None:
-    def names(stage: str, platform: str) -> set[str]:
-        return {cell.variant for cell in cells(Config(), stage, BenchmarkArguments(variants=("all",)), platform)}  # type: ignore[arg-type]
-
-    assert names("distill", "cpu") >= {CONFIGURED, "packed", "padded", "bfloat16", "masked-kl"}
-    assert "attention-cudnn" not in names("distill", "cpu")
-    assert "attention-cudnn" in names("distill", "gpu")
-    assert not names("finetune", "cpu") & {"packed", "padded", "masked-kl"}
-    assert "masked-kl" not in names("pretrain", "cpu")
-
-
-def test_own_variants_are_settings() -> None:
-    text = "training.compute_dtype=bfloat16+training.micro_batch_size=8+student.layers=[1, 3]"
-    (cell,) = cells(Config(), "distill", BenchmarkArguments(variants=(text,)), "cpu")
-    assert cell.config.training.compute_dtype == "bfloat16"
-    assert cell.config.training.micro_batch_size == 8
-    assert cell.config.student.layers == (1, 3)
-
-
-@pytest.mark.parametrize(
-    ("stage", "variant", "said"),
-    [
-        ("distill", "quick", "not one of all, configured, plain"),
-        ("finetune", "packed", "no effect on finetune"),
-        ("distill", "kernel", "not one of all, configured, plain"),
-        ("pretrain", "masked-kl", "no effect on pretrain"),
-        ("distill", "trainin.steps=3", "trainin"),
-    ],
-)
-def test_variants_that_are_none(stage: str, variant: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        cells(Config(), stage, BenchmarkArguments(variants=(variant,)), "cpu")  # type: ignore[arg-type]
-
-
-def test_a_variant_of_another_version_is_left_out_of_all_and_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VARIANTS, "future", {"training.warp": True})
-    assert "future" not in {c.variant for c in cells(Config(), "distill", BenchmarkArguments(variants=("all",)), "cpu")}
-    with pytest.raises(UserError, match="no training.warp"):
-        cells(Config(), "distill", BenchmarkArguments(variants=("future",)), "cpu")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *({"repeats": 1}, {"steps": -1}, {"vocabulary": 3}, {"lengths": (4,)}, {"output": "."}),
-        *({"memory": number, "fill": True} for number in (-1.0, math.nan, math.inf)),
-        {"memory": 8.0},
-    ],
-)
-def test_arguments_out_of_bounds(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError):
-        BenchmarkArguments(**wrong)
-
-
-def test_changes_of_settings_keep_the_rest() -> None:
-    config = with_overrides(Config(), {"run.seed": 7})
-    (cell,) = cells(config, "distill", BenchmarkArguments(lengths=(64,)), "cpu")
-    assert cell.config.run.seed == 7
+def test_mistakes_are_one_line(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *given]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.strip().splitlines())) == ("", 1)

@@ -284,7 +284,7 @@ def test_arguments_are_the_commands_own_or_the_configurations() -> None:
         "3",
         "--fill",
     ]
-    own, settings = split_arguments(given)
+    own, settings = split_arguments(BenchmarkArguments, given)
     assert own == ["--stage", "distill", "--variants", "a=b", "c.d=e", "--fill"]
     assert settings == ["--config", "x.toml", "--training.steps", "3"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distil_jax.benchmark.plan import cells
+from distil_jax.benchmark.variants import cells
 from distil_jax.config import BenchmarkArguments, Config
 from distil_jax.tasks.registry import task_spec
 

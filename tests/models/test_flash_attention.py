@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from distil_jax.errors import UserError
-from distil_jax.models import flash_attention
 from distil_jax.models.attention import attend
 from distil_jax.models.dropout import row_keys
-from distil_jax.models.flash_attention import AttentionShape, Device, choose, splash
+from distil_jax.models.flash_attention import AttentionShape, choose, splash
+from distil_jax.target import Device, target_device, traced_for
 
 HOPPER, AMPERE, TURING = (Device("cuda", capability) for capability in ((9, 0), (8, 0), (7, 5)))
 CPU, ROCM, TPU = Device("cpu"), Device("rocm"), Device("tpu")
@@ -88,7 +88,10 @@ def test_a_forced_kind_reaches_attention_and_dropout_does_without() -> None:
 
 
 def test_this_device_is_the_cpu() -> None:
-    assert flash_attention.this_device() == CPU
+    assert target_device() == CPU
+    with traced_for(TPU):
+        assert target_device() == TPU
+    assert target_device() == CPU
 
 
 def rows(length: int) -> np.ndarray:
