@@ -95,7 +95,7 @@ def _work(compiled: CompiledPlan, target: Target) -> dict[str, Any]:
     transfers = compiled.program.collectives()
     return {
         "step": _sums(kernels, target) | {"transfer_seconds": _transfer_seconds(transfers, target)},
-        "parts": {name: sums for name, sums in parts.items() if sums["bytes"]},
+        "parts": {name: sums for name, sums in parts.items() if sums["bytes"] or sums["flops"]},
         "collectives": [one._asdict() for one in transfers],
         "kernels": sum(kernel.times for kernel in kernels),
     }

@@ -166,7 +166,7 @@ class Program:
             elif one.operation in _CALLS and (called := _CALLED.search(one.line)):
                 yield from self._collectives(called[1], times)
             if one.operation == "while":
-                yield from self._collectives(_body(one), times * _trips(one))
+                yield from self._collectives(_body(one), times * self._trips(one))
 
     def _kernels(self, name: str, times: int) -> Iterator[Kernel]:
         found = self._computations[name]
@@ -174,7 +174,7 @@ class Program:
             if one.operation in _NOTHING_MOVES or one.operation.endswith("-done"):
                 continue
             if one.operation == "while":
-                yield from self._kernels(_body(one), times * _trips(one))
+                yield from self._kernels(_body(one), times * self._trips(one))
                 continue
             called = _CALLED.search(one.line)
             if one.operation in _CALLS and one.operation != "fusion" and called and called[1] in self._computations:
@@ -192,6 +192,15 @@ class Program:
                 target=target[1] if target else "",
             )
 
+    def _trips(self, loop: Instruction) -> int:
+        """How often a loop runs: as the compiler says, else up to the number that its condition compares with."""
+        if count := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.line):
+            return int(count[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.line)
+        inside = self._computations.get(condition[1], {}) if condition else {}
+        bounds = [int(n) for one in inside.values() for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", one.line)]
+        return max(bounds, default=1)
+
     def _moved(self, one: Instruction, found: dict[str, Instruction], called: str) -> int:
         """Bytes that an instruction reads and writes; where it reads or changes a part of an array, that part."""
         inside = self._computations.get(called, {}) if one.operation == "fusion" else {}
@@ -204,7 +213,8 @@ class Program:
             )
             root = next((i for i in inside.values() if i.is_root), None)
             return reads + (_written(root, inside) if root else sum(array.bytes for array in one.arrays))
-        result = sum(array.bytes for array in one.arrays)
+        # A transfer in the background also names its source and a mark of its end.
+        result = sum(array.bytes for array in (one.arrays[:1] if one.operation == "copy-start" else one.arrays))
         if one.operation in _SLICES:
             return 2 * result
         if one.operation in ("dynamic-update-slice", "scatter"):
@@ -237,11 +247,6 @@ def _read(line: str) -> Instruction | None:
 
 def _body(loop: Instruction) -> str:
     return re.search(r"body=%?([\w.\-]+)", loop.line)[1]  # type: ignore[index]
-
-
-def _trips(loop: Instruction) -> int:
-    count = re.search(r'"?known_trip_count"?:?\s*=?\{"?n"?[:=]"?(\d+)', loop.line)
-    return int(count[1]) if count else 1
 
 
 def _whole_bytes(array: Array) -> int:

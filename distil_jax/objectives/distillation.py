@@ -188,6 +188,7 @@ def _activations(module: MaskedLM, params: Params, inputs: EncoderInputs, captur
     return module.apply({"params": params}, inputs, capture, method="activations")  # type: ignore[return-value]
 
 
+@jax.named_scope("vocabulary")
 def _output_layer(module: MaskedLM, params: Params, hidden: Array) -> OutputLayer:
     """hidden [N, H] of the last layer -> what its logits are made of."""
     factors: Any = module.apply({"params": params}, hidden, method="mlm_hidden_and_table")

@@ -76,12 +76,29 @@ TPU_TEXT = """HloModule jit_f, entry_computation_layout={()}
   ROOT %bitcast = f32[8,128]{1,0:T(8,128)} bitcast(%slice)
 }
 
+%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %p = (s32[], f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %i2 = s32[] get-tuple-element(%p), index=0
+  %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%p), index=1
+  %y = f32[8,128]{1,0:T(8,128)} tanh(%x)
+  ROOT %both = (s32[], f32[8,128]{1,0:T(8,128)}) tuple(%i2, %y)
+}
+
+%condition (q: (s32[], f32[8,128])) -> pred[] {
+  %q = (s32[], f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %n = s32[] get-tuple-element(%q), index=0
+  %bound = s32[]{:T(128)} constant(6)
+  ROOT %less = pred[] compare(%n, %bound), direction=LT
+}
+
 ENTRY %main (a: bf16[4,64,32], b: bf16[4,32,16], c: f32[100,8,128], i: s32[]) -> f32[8,128] {
   %a = bf16[4,64,32]{2,1,0:T(8,128)(2,1)} parameter(0)
   %b = bf16[4,32,16]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)
   %c = f32[100,8,128]{2,1,0:T(8,128)} parameter(2)
   %i = s32[]{:T(128)} parameter(3)
   %product = f32[4,64,16]{2,1,0:T(8,128)} convolution(%a, %b), window={size=4}, dim_labels=0bf_0io->0bf
+  %start = (s32[], f32[8,128]{1,0:T(8,128)}) tuple(%i, %i)
+  %loop = (s32[], f32[8,128]{1,0:T(8,128)}) while(%start), condition=%condition, body=%body
   ROOT %part = f32[8,128]{1,0:T(8,128)} fusion(%c, %i), kind=kLoop, calls=%fused, \
 metadata={op_name="jit(f)/teacher/slice"}
 }
@@ -89,7 +106,8 @@ metadata={op_name="jit(f)/teacher/slice"}
 
 
 def test_a_tpus_text_is_read() -> None:
-    product, part = Program(TPU_TEXT).kernels()
+    product, loop, part = Program(TPU_TEXT).kernels()
+    assert (loop.times, loop.bytes) == (6, 2 * 4 * 8 * 128)
     assert product.flops == 2 * 4 * 64 * 32 * 16
     assert product.bytes == 2 * 4 * 64 * 32 + 4 * 4 * 64 * 16  # the right side lies in fast memory
     assert part.bytes == 4 * 8 * 128 * 2 + 4 and part.part == "teacher"
