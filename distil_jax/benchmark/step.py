@@ -65,7 +65,7 @@ class Step:
 
 def ids_of(rows: Any) -> np.ndarray:
     """The token ids of a batch of the loop: [B, L], of choices [B, C, L]."""
-    return rows.inputs.ids if isinstance(rows, TaskBatch) else rows
+    return np.asarray(rows.inputs.ids if isinstance(rows, TaskBatch) else rows)
 
 
 def memory_plan(program: Any) -> dict[str, int]:

@@ -27,7 +27,7 @@ def here() -> Target:
 
 
 @pytest.mark.usefixtures("program_cache")
-@pytest.mark.parametrize("stage", ["distill", "finetune"])
+@pytest.mark.parametrize("stage", ["distill", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_a_plan_from_shapes_is_that_of_the_real_step(tiny: dict[str, Any], here: Target, stage: Stage) -> None:
     base = load_config("finetune") if stage == "finetune" else Config()
     config = with_overrides(base, {**tiny, "task.max_length": 32, "finetune.buckets": (32,)})

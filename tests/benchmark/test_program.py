@@ -11,7 +11,7 @@ from distil_jax.benchmark.program import Collective, Program
 
 def program(function: Any, *shapes: tuple[int, ...]) -> Program:
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return Program(jax.jit(function).lower(*arguments).compile().as_text())
+    return Program(jax.jit(function).lower(*arguments).compile().as_text() or "")
 
 
 def flops(found: Program) -> int:
