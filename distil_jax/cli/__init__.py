@@ -52,7 +52,11 @@ COMMANDS = {
         "texts of a file or pipe -> vectors (.npy, Parquet, JSON Lines)", models.run_embed, EmbedArguments
     ),
     "serve": Command("a model behind HTTP: predictions or vectors", models.run_serve, ServeArguments),
-    "export": Command("run -> Hugging Face folder", models.run_export, ExportArguments),
+    "export": Command(
+        "run or model -> Hugging Face folder, ONNX, int8; each file is checked by running it",
+        models.run_export,
+        ExportArguments,
+    ),
     "trim": Command(
         "model -> a smaller one with the tokens of a corpus, the same results", models.run_trim, TrimArguments
     ),

@@ -46,12 +46,24 @@ _SCORE_SETTINGS = (
 def run_export(given: ExportArguments) -> None:
     """`distil-jax export`."""
     start(Config())
-    from distil_jax.export import export
+    from distil_jax.export import ExportChecks, WriteOptions, export
 
-    step = None if given.step < 0 else given.step
-    options = {"pooling": given.pooling, "normalize": given.normalize, "overwrite": given.overwrite}
-    trained = export(Path(given.run), Path(given.output), format=given.format, step=step, **options)
-    print(f"{given.output}: model of step {trained.step}, for transformers and distil_jax.from_pretrained")
+    task = TaskSettings(name=given.task, source=given.task_source) if given.task else None
+    exported = export(
+        given.model,
+        Path(given.output),
+        formats=given.format,
+        step=None if given.step < 0 else given.step,
+        pooling=given.pooling,
+        normalize=given.normalize,
+        overwrite=given.overwrite,
+        options=WriteOptions(dtype=given.dtype),
+        checks=ExportChecks(given.check, task, given.check_rows, given.max_drop, given.force, given.calibrate),
+        show=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    step = exported.source.step
+    print(f"{given.output}: model of {given.model if step is None else f'step {step}'}")
+    print(exported.table)
 
 
 def run_push(given: PushArguments) -> None:

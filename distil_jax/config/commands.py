@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from distil_jax.config.fields import NOT_EMPTY, SEPARATOR, Section, above, at_least, between, each, setting
+from distil_jax.config.fields import (
+    NO_EMPTY_ITEM,
+    NOT_EMPTY,
+    SEPARATOR,
+    Section,
+    above,
+    at_least,
+    between,
+    each,
+    setting,
+)
 from distil_jax.config.schema import Masking
 from distil_jax.errors import UserError
 
@@ -27,19 +37,55 @@ class Arguments(Section):
 
 @dataclass(frozen=True)
 class ExportArguments(Arguments):
-    """Write a run's model as a Hugging Face folder with tokenizer and model card."""
+    """Write a model in one or more formats, with tokenizer and model card, and check each file by running it.
 
-    positional = "run"
-    run: str = setting(REQUIRED, "folder of the run")
+    Files are compared with the model on the rows of --check, else on the validation set of its task, else on built-in
+    sentences. export.json and the model card hold sizes, differences and scores.
+    """
+
+    positional = "model"
+    model: str = setting(REQUIRED, "folder of a run, model folder or hub id")
     output: str = setting(REQUIRED, "folder to write")
-    format: str = setting("hf", "what is written; hf: a Hugging Face folder")
-    step: int = setting(-1, "which checkpoint; -1: the run's result (finetune.keep: best or last)", at_least(-1))
+    format: tuple[str, ...] = setting(
+        ("hf",),
+        "what is written; hf: a Hugging Face folder; onnx: ONNX in float32; onnx-int8: int8 weights and activations; "
+        "onnx-q8, onnx-q4: weights of 8 or 4 bits in blocks",
+        NO_EMPTY_ITEM,
+    )
+    step: int = setting(-1, "which checkpoint of a run; -1: its result (finetune.keep: best or last)", at_least(-1))
     pooling: Literal["auto", "none", "mean", "cls", "max"] = setting(
         "auto",
         "how the encoder makes one vector of a text, for sentence-transformers; auto: as the model it was made of",
     )
     normalize: bool | None = setting(None, "vectors of length 1; None: as the model it was made of")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "type of the weights of format hf")
+    check: str = setting(
+        "", "rows to check files on, as `predict --input` takes them; of a model without a task, texts"
+    )
+    task: str = setting("", "known task whose validation set files are scored on; empty: the one of the run")
+    task_source: str = setting("", "where the data of --task are, as task.source; empty: the task's dataset id")
+    check_rows: int = setting(2000, "examples that files are checked on at most; 0: all", at_least(0))
+    max_drop: float = setting(
+        1.0,
+        "points of 100 of the score that a quantised file may lose; one that loses more is not written",
+        at_least(0),
+    )
+    force: bool = setting(False, "write quantised files whatever they lose")
+    calibrate: bool = setting(
+        False,
+        "find the layers whose quantisation costs most, one by one, and keep as many of them in float32 as needed",
+    )
     overwrite: bool = setting(False, "replace an existing model folder")
+
+    def validate(self) -> None:
+        if not self.format:
+            raise UserError("--format: none given; name at least one, such as hf")
+        if self.check and self.task:
+            raise UserError("--check and --task are both given; give one of the two")
+        if self.task_source and not self.task:
+            raise UserError("--task-source: has no effect without --task; give that too")
+        if self.dtype != "float32" and "hf" not in self.format:
+            raise UserError(f"--dtype {self.dtype}: is of format hf alone; add it to --format, or leave --dtype out")
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,27 @@ if TYPE_CHECKING:
     from distil_jax.export.checkpoint import Trained, read_run
     from distil_jax.export.embedder import Embedder, choose_pooling, encode, load_embedder
     from distil_jax.export.embeddings import embed_rows
-    from distil_jax.export.formats import FORMATS, ExportFormat, export
+    from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.predictor import Predictor
     from distil_jax.export.push import push
     from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
     from distil_jax.export.trim import trim_vocabulary
+    from distil_jax.export.write import ExportChecks, Exported, export
 else:
     __getattr__ = lazy_imports(__name__)
 
 __all__ = [
     "FORMATS",
     "Embedder",
+    "ExportChecks",
     "ExportFormat",
+    "Exported",
     "Predictor",
     "ReadyModel",
     "Trained",
+    "WriteOptions",
     "choose_pooling",
     "embed_rows",
     "encode",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from distil_jax import __version__
@@ -105,6 +106,12 @@ def model_card(
     )
     about = [f"# {name}", "", origin, "", f"- architecture: {_architecture(encoder)}", *facts, ""]
     return "\n".join(["---", front, "---", *about, *table, "## Use", "", "```python", *code, "```", ""])
+
+
+def card_of_folder(folder: Path, title: str) -> str:
+    """The card of a model folder, without blanks at its end; only a title where it has none."""
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8", errors="replace").rstrip() if path.is_file() else f"# {title}"
 
 
 def _architecture(encoder: EncoderConfig) -> str:

@@ -1,4 +1,4 @@
-"""From a run to a model folder that anybody can load: parameters, tokenizer, model card."""
+"""A checkpoint of a run, ready to use."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import numpy as np
 
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, UserError
-from distil_jax.export.card import model_card
-from distil_jax.export.prediction_settings import prediction_options, to_config_json
-from distil_jax.hf import Tokenizer, load_tokenizer, save_pretrained
+from distil_jax.hf import Tokenizer, load_tokenizer
 from distil_jax.models import EncoderConfig, MaskedLM, Pooling, TaskHead, TaskModel
 from distil_jax.runs import (
     CONFIG_FILE,
@@ -29,7 +27,6 @@ from distil_jax.runs import (
     read_starts,
     tokenizer_flaws,
 )
-from distil_jax.tasks import kind_of
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.integrity import DamagedError
 from distil_jax.training.selection import Selection
@@ -136,28 +133,3 @@ def _shapes(module: MaskedLM | TaskModel) -> Any:
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-
-
-def save_trained(trained: Trained, output: Path, *, overwrite: bool = False, name: str = "") -> None:
-    """Write what `read_run` has read as a Hugging Face folder with tokenizer and model card, which has `name`.
-
-    Raises:
-        UserError: as `save_pretrained`.
-    """
-    config = trained.config
-    extra: dict[str, Any] = {}
-    if trained.head is not None:
-        options = prediction_options(config.task, trained.metadata["description"])
-        extra = to_config_json(config.task, options, kind_of(trained.head))
-    about = (config, trained.encoder, trained.metadata, trained.step, name or output.name)
-    save_pretrained(
-        output,
-        trained.encoder,
-        trained.params,
-        head=trained.head,
-        tokenizer=trained.tokenizer,
-        pooling=trained.pooling,
-        readme=model_card(*about, trained.head, trained.pooling),
-        extra=extra,
-        overwrite=overwrite,
-    )

@@ -12,9 +12,9 @@ import numpy as np
 from distil_jax.errors import UserError
 from distil_jax.export.checkpoint import read_run
 from distil_jax.export.row_network import Compute, RowNetwork
+from distil_jax.export.task_models import is_run
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, read_pooling, read_pretrained
 from distil_jax.models import POOLING_MODES, EncoderConfig, Pooling, SentenceEncoder, pool
-from distil_jax.runs import CONFIG_FILE
 from distil_jax.tasks import Encoded
 
 
@@ -127,9 +127,8 @@ def load_embedder(
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype = {dtype!r}; known: float32, bfloat16")
-    run = home_resolved(path)
-    if any((run / name).exists() for name in (CONFIG_FILE, "checkpoints")):
-        trained = read_run(run, step)
+    if is_run(path):
+        trained = read_run(home_resolved(path), step)
         encoder, params, tokenizer, own = trained.encoder, trained.params, trained.tokenizer, trained.pooling
     elif step is not None:
         raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")

@@ -9,7 +9,7 @@ from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.export.checkpoint import read_run
+from distil_jax.export.checkpoint import Trained, read_run
 from distil_jax.export.prediction_settings import from_config_json, prediction_options
 from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.export.row_network import Compute
@@ -86,9 +86,8 @@ def load_predictor(
 
 def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0) -> ReadyModel:
     """What `load_predictor` loads, not yet on the devices. Arguments and errors as there."""
-    run = home_resolved(path)
-    if any((run / name).exists() for name in (CONFIG_FILE, "checkpoints")):
-        return _of_run(run, step, max_length)
+    if is_run(path):
+        return _of_run(home_resolved(path), step, max_length)
     if step is not None:
         raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
     folder = locate(path)
@@ -106,10 +105,22 @@ def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0
     return ReadyModel(encoder, head, params, tokenizer, settings, usual_reading(kind, pairs), options)
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether this is the folder of a run."""
+    run = home_resolved(path)
+    return any((run / name).exists() for name in (CONFIG_FILE, "checkpoints"))
+
+
 def _of_run(folder: Path, step: int | None, max_length: int) -> ReadyModel:
     trained = read_run(folder, step)
     if trained.head is None:
         raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
+    return ready_from(trained, max_length)
+
+
+def ready_from(trained: Trained, max_length: int = 0) -> ReadyModel:
+    """A run's task model, ready to use; `max_length` as of `load_predictor`."""
+    assert trained.head is not None
     settings = trained.config.task
     return ReadyModel(
         trained.encoder,

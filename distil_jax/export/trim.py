@@ -16,6 +16,7 @@ import numpy as np
 from distil_jax.config import TrimArguments
 from distil_jax.data.corpus import lines_of
 from distil_jax.errors import FaultError, UserError
+from distil_jax.export.card import card_of_folder
 from distil_jax.export.prediction_settings import KEY
 from distil_jax.hf import (
     PretrainedModel,
@@ -201,10 +202,9 @@ def _rows_of(model: PretrainedModel, kept: np.ndarray) -> dict[str, Any]:
 
 
 def _card(folder: Path, tokens: int) -> str:
-    """The model's card, if it has one, with a section on its vocabulary."""
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8", errors="replace").rstrip() if path.is_file() else "# Trimmed model"
+    """The model's card with a section on its vocabulary."""
     return (
-        f"{text}\n\n## Vocabulary\n\nTrimmed to {tokens:,} tokens by `distil-jax trim`; {MAPPING_FILE} has the old id "
-        "of each. Texts that use no other tokens get the same results as before.\n"
+        f"{card_of_folder(folder, 'Trimmed model')}\n\n## Vocabulary\n\nTrimmed to {tokens:,} tokens by "
+        f"`distil-jax trim`; {MAPPING_FILE} has the old id of each. Texts that use no other tokens get the same "
+        "results as before.\n"
     )

@@ -29,11 +29,12 @@ from distil_jax.hf.sentence_files import read_pooling
 from distil_jax.hf.task_head import named_kind, task_head, task_head_from_hf, task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.hf.trimmed_tokenizer import Vocabulary
-from distil_jax.hf.write import save_pretrained
+from distil_jax.hf.write import WEIGHTS_FILE, save_pretrained, write_weights
 
 __all__ = [
     "CHECKSUMS_FILE",
     "FAMILIES",
+    "WEIGHTS_FILE",
     "WEIGHT_FILES",
     "PretrainedModel",
     "Tokenizer",
@@ -68,4 +69,5 @@ __all__ = [
     "task_head",
     "task_head_from_hf",
     "task_head_to_hf",
+    "write_weights",
 ]

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ from distil_jax.hf.tokenizer import Tokenizer, write_tokenizer
 if TYPE_CHECKING:
     from distil_jax.models import EncoderConfig, Pooling, TaskHead
 
+WEIGHTS_FILE = "model.safetensors"
+
 
 def save_pretrained(
     folder: str | Path,
@@ -38,6 +40,7 @@ def save_pretrained(
     extra: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and their hashes (SHA256SUMS).
 
@@ -59,6 +62,7 @@ def save_pretrained(
         extra: further fields of config.json, which transformers does not know and keeps.
         files: texts of further files, by their names.
         overwrite: replace an existing model folder (one with a config.json), all of it.
+        finish: called with the folder before it is renamed, to write the weights instead of `write_weights`, and more.
 
     Raises:
         UserError: the folder is in use, or parameters, configuration or tokenizer do not fit each other.
@@ -68,22 +72,21 @@ def save_pretrained(
     _check_vocabulary(folder, config, tokenizer)
     tree = {"encoder": params} if "embeddings" in params else params
     settings = _settings(config, head, tree, extra or {})
-    tensors = tensors_from_params(config, tree, head)
-
-    from safetensors.numpy import save_file
-
     # Not tempfile: its folders are private to the user, and the rename would keep that.
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
     try:
         unfinished.mkdir(parents=True)
         (unfinished / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
+        if finish is None:
+            write_weights(unfinished / WEIGHTS_FILE, config, tree, head)
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, family=config.family, max_length=config.max_length)
         if pooling is not None:
             write_pooling(unfinished, pooling, config.hidden_size, config.max_length)
         for name, text in {**({} if readme is None else {"README.md": readme}), **(files or {})}.items():
             (unfinished / name).write_text(text, encoding="utf-8")
+        if finish is not None:
+            finish(unfinished)
         write_checksums(unfinished)
         _settle(unfinished)
         _move_into_place(unfinished, target)
@@ -91,6 +94,27 @@ def save_pretrained(
         raise UserError(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_weights(
+    path: Path, config: EncoderConfig, params: Mapping[str, Any], head: TaskHead | None, dtype: str = "float32"
+) -> None:
+    """Write model.safetensors in "float32", "bfloat16" or "float16", for a config.json whose dtype says which.
+
+    Raises:
+        UserError: parameters that do not fit the configuration, or numbers that float16 does not have.
+        OSError: the file cannot be written.
+    """
+    import jax.numpy as jnp
+    from safetensors.numpy import save_file
+
+    kind = jnp.dtype(dtype)  # NumPy alone has no bfloat16
+    tensors = tensors_from_params(config, params, head)
+    for name, values in tensors.items():
+        if dtype == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            raise UserError(f"--dtype float16: {name} has numbers above 65504; choose bfloat16 or float32")
+        tensors[name] = values.astype(kind, copy=False)
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _settings(

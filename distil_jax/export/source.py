@@ -1,0 +1,100 @@
+"""What is exported: a model with all that its folder holds, from a run or from a model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distil_jax.config import TaskSettings
+from distil_jax.errors import UserError
+from distil_jax.export.card import card_of_folder, model_card
+from distil_jax.export.checkpoint import Trained, read_run
+from distil_jax.export.prediction_settings import KEY, to_config_json
+from distil_jax.export.task_models import ReadyModel, is_run, read_ready, ready_from
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, named_kind, read_json, read_pooling, read_pretrained
+from distil_jax.models import EncoderConfig, Pooling, TaskHead
+from distil_jax.tasks import kind_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model with all that its folder holds.
+
+    Attributes:
+        encoder: sizes.
+        params: NumPy float32.
+        tokenizer: of the model.
+        head: its task head; None: a masked language model or an encoder.
+        pooling: how it makes one vector of a text; None: it makes none.
+        readme: the model card.
+        extra: further fields of config.json.
+        ready: how a model with a task head reads rows; None: it has no task.
+        task: the task that it was fine-tuned on; None: that is not known.
+        seed: of the run that set examples of the task aside.
+        step: of the checkpoint; None: it was a model folder.
+    """
+
+    encoder: EncoderConfig
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    head: TaskHead | None
+    pooling: Pooling | None
+    readme: str
+    extra: Mapping[str, Any]
+    ready: ReadyModel | None = None
+    task: TaskSettings | None = None
+    seed: int = 0
+    step: int | None = None
+
+
+def read_source(path: str | Path, step: int | None = None, name: str = "") -> Source:
+    """The model of a run, a model folder or a hub id.
+
+    Args:
+        path: folder or hub id.
+        step: which checkpoint of a run; None: its result.
+        name: what the card of a run's model calls it.
+
+    Raises:
+        UserError: none of these, or files that cannot be used.
+        FaultError: the checkpoint is damaged.
+    """
+    if is_run(path):
+        return source_of_run(read_run(Path(path), step), name or Path(path).name)
+    if step is not None:
+        raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
+    folder = locate(path)
+    raw = read_json(folder / "config.json")
+    extra = {KEY: raw[KEY]} if KEY in raw else {}
+    about = {"readme": card_of_folder(folder, name or Path(path).name), "extra": extra}
+    if named_kind(raw) is not None:
+        ready = read_ready(path)
+        model = ready.encoder, ready.params, ready.tokenizer, ready.head
+        return Source(*model, None, **about, ready=ready)
+    encoder, params, *_ = read_pretrained(folder)
+    tokenizer, pooling = load_tokenizer(path), read_pooling(locate(path, files="sentence"))
+    return Source(encoder, params, tokenizer, None, pooling, **about)
+
+
+def source_of_run(trained: Trained, name: str) -> Source:
+    """What `read_run` has read, with a card that calls it `name`."""
+    config, head = trained.config, trained.head
+    card = model_card(config, trained.encoder, trained.metadata, trained.step, name, head, trained.pooling)
+    found = Source(
+        trained.encoder,
+        trained.params,
+        trained.tokenizer,
+        head,
+        trained.pooling,
+        card,
+        extra={},
+        step=trained.step,
+    )
+    if head is None:
+        return found
+    ready = ready_from(trained)
+    assert ready.options is not None
+    extra = to_config_json(config.task, ready.options, kind_of(head))
+    return dataclasses.replace(found, extra=extra, ready=ready, task=config.task, seed=config.run.seed)
