@@ -254,7 +254,8 @@ def test_distill_refuses_a_teacher_that_cannot_teach(
 
 
 def test_export_refuses(refused: Refused, tiny_run: Path, tmp_path: Path) -> None:
-    assert "not the folder of a run" in refused("export", tmp_path, "--output", tmp_path / "x")
+    assert "config.json" in refused("export", tmp_path, "--output", tmp_path / "x")
+    assert "onnx-int8" in refused("export", tiny_run, "--output", tmp_path / "x", "--format", "onxx")
     assert "no checkpoint of step 7; there are 1, 2" in refused(
         "export", tiny_run, "--output", tmp_path / "x", "--step", "7"
     )

@@ -27,6 +27,11 @@ TESTED_BY = {
     "data/rows/parquet": "data/rows/test_read",
     "errors": "test_disk_faults",
     "evaluation/study_inputs": "evaluation/test_study_runs",
+    **dict.fromkeys(
+        ("export/agreement", "export/check_rows", "export/jax_network", "export/source"), "export/test_write"
+    ),
+    **dict.fromkeys((f"export/formats/{name}" for name in ("format", "huggingface", "onnx")), "export/test_formats"),
+    **dict.fromkeys(("export/onnx_graph", "export/onnx_session"), "export/test_onnx_model"),
     "export/row_network": "export/test_predictor",
     "hf/checkpoint": "hf/test_read",
     "hf/checksums": "evaluation/test_check",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from distil_jax.export.embeddings import embed_rows
     from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
     from distil_jax.export.latency import encoder_latency
+    from distil_jax.export.onnx_session import open_onnx
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.predictor import Predictor
     from distil_jax.export.push import push
@@ -38,6 +39,7 @@ __all__ = [
     "export",
     "load_embedder",
     "load_predictor",
+    "open_onnx",
     "predict",
     "predict_rows",
     "push",

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from distil_jax.errors import UserError
-from distil_jax.export.checkpoint import read_run, save_trained
+from distil_jax.export.write import export
 from distil_jax.hf import push_folder
 from distil_jax.runs import CONFIG_FILE
 
@@ -33,5 +33,5 @@ def push(model: Path, repository: str, *, step: int | None = None, private: bool
         raise UserError(f"{model}: neither a run nor an exported model")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repository.rpartition("/")[2]
-        save_trained(read_run(model, step), folder)
+        export(model, folder, step=step)
         return push_folder(folder, repository, private=private, message=message)

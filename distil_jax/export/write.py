@@ -94,10 +94,7 @@ def export(
     checks: ExportChecks | None = None,
     show: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Write a model in formats, with configuration, tokenizer, model card and a report of the files.
-
-    Every file but float32 weights of Hugging Face, which are what was read, is run by its own runtime and compared with
-    the model before the folder is renamed to its place.
+    """Write a model in formats: see `write_model`.
 
     Args:
         model: folder of a run, model folder or hub id.
@@ -108,36 +105,64 @@ def export(
         normalize: as `choose_pooling` takes it.
         overwrite: replace an existing model.
         name: what the card of a run's model calls it; empty: as the output is called.
-        options: of the formats.
-        checks: how files are checked; None: on the task's validation set or built-in sentences, and kept in any case.
+        options: as `write_model` takes it.
+        checks: as `write_model` takes it.
         show: takes a line of progress.
 
     Raises:
-        UserError: there is no such format, its package is missing, it cannot hold the model, a quantised file loses
-            more than it may, or as `read_source`.
-        FaultError: a float32 file computes something else than the model.
+        UserError: there is no such format, its package is missing, or as `read_source` and `write_model`.
+        FaultError: as `write_model`.
     """
     chosen = [_format(one) for one in dict.fromkeys(formats)]
-    for one in chosen:
-        one.require_installed()
     source = read_source(model, step, name or output.name)
     own = choose_pooling(source.pooling, pooling, normalize)
     if own is not None and source.head is not None:
         raise UserError(f"--pooling {pooling}: {model} has a task head, so it makes no vectors of texts; leave it out")
     source = dataclasses.replace(source, pooling=own)
+    return write_model(source, output, chosen, overwrite=overwrite, options=options, checks=checks, show=show)
+
+
+def write_model(
+    source: Source,
+    output: Path,
+    formats: Sequence[ExportFormat] = (FORMATS[_PLAIN],),
+    *,
+    overwrite: bool = False,
+    options: WriteOptions | None = None,
+    checks: ExportChecks | None = None,
+    show: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write a model in formats, with configuration, tokenizer, model card and a report of the files.
+
+    Every file but float32 weights of Hugging Face, which are what was read, is run by its own runtime and compared with
+    the model before the folder is renamed to its place.
+
+    Args:
+        source: the model.
+        output: the folder; made whole or not at all.
+        formats: of the files.
+        overwrite: replace an existing model.
+        options: of the formats.
+        checks: how files are checked; None: on the task's validation set or built-in sentences, and kept in any case.
+        show: takes a line of progress.
+
+    Raises:
+        UserError: a format cannot hold the model, or a quantised file loses more than it may.
+        FaultError: a float32 file computes something else than the model.
+    """
     options = options or WriteOptions()
     checks = checks or ExportChecks("", None, 0, 100.0, True, False)
     checked = [
-        one for one in chosen if one.open is not None and not (one.name == _PLAIN and options.dtype == "float32")
+        one for one in formats if one.open is not None and not (one.name == _PLAIN and options.dtype == "float32")
     ]
     rows = check_rows(source, checks.file, checks.task, checks.rows) if checked else None
     reports: list[FileReport] = []
 
     def finish(folder: Path) -> None:
-        for one in chosen:
+        for one in formats:
             report = _written(one, folder, source, options, rows if one in checked else None, checks, show)
             reports.append(report)
-        if [one.name for one in chosen] != [_PLAIN] or checked:
+        if [one.name for one in formats] != [_PLAIN] or checked:
             contents = [_as_json(report) for report in reports]
             (folder / REPORT_FILE).write_text(json.dumps({"files": contents}, indent=2) + "\n", encoding="utf-8")
             card = folder / "README.md"
@@ -162,6 +187,7 @@ def export(
 def _format(name: str) -> ExportFormat:
     if name not in FORMATS:
         raise UserError(f"--format {name}: no such format; choose from {', '.join(FORMATS)}")
+    FORMATS[name].require_installed()
     return FORMATS[name]
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from distil_jax.config import ServeArguments
 from distil_jax.data.rows import BadRowError
 from distil_jax.errors import UserError
-from distil_jax.export import Embedder, Predictor, load_embedder, load_predictor
+from distil_jax.export import Embedder, Predictor, load_embedder, load_predictor, open_onnx
 from distil_jax.hf import home_resolved, locate, named_kind, read_json
 from distil_jax.models import EncoderInputs
 from distil_jax.runs import CONFIG_FILE, MODEL_FILE
@@ -85,25 +84,9 @@ def _onnx(given: ServeArguments) -> Callable[[EncoderInputs], Any] | None:
         return None
     if not path.is_file():
         raise UserError(f"--runtime onnx: {path} is missing; write it with `distil-jax export --format onnx-int8`")
-    try:
-        import onnxruntime
-    except ImportError:
-        if given.runtime == "auto":
-            return None
-        raise UserError('--runtime onnx: onnxruntime is missing; pip install "distil_jax[onnx]"') from None
-    return _session(onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]))
-
-
-def _session(session: Any) -> Callable[[EncoderInputs], Any]:
-    """(inputs [B, L]) -> the first output; of the two of a question, one array [B, L, 2]."""
-    names = {value.name for value in session.get_inputs()}
-
-    def compute(inputs: EncoderInputs) -> np.ndarray:
-        values = {"input_ids": inputs.ids, "attention_mask": inputs.mask, "token_type_ids": inputs.token_type_ids}
-        outputs = session.run(None, {name: np.asarray(values[name], np.int64) for name in names})
-        return np.stack(outputs[:2], axis=-1) if len(outputs) > 1 else outputs[0]
-
-    return compute
+    if given.runtime == "auto" and importlib.util.find_spec("onnxruntime") is None:
+        return None
+    return open_onnx(path)
 
 
 def _predicting(predictor: Predictor, runtime: str) -> Engine:

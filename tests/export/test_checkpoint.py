@@ -45,7 +45,7 @@ def test_a_process_reads_onto_a_device_of_its_own(tiny_run: Path, monkeypatch: p
 
 
 def test_the_folder_holds_the_checkpoint_to_the_bit(tiny_run: Path, tiny_world: Path, tmp_path: Path) -> None:
-    trained = export(tiny_run, tmp_path / "model", step=1)
+    trained = export(tiny_run, tmp_path / "model", step=1).source
     config, params, *_ = read_pretrained(tmp_path / "model")
     assert config == trained.encoder
     assert same(params, read_run(tiny_run, 1).params)
@@ -60,7 +60,7 @@ def test_transformers_computes_the_same(tiny_run: Path, tmp_path: Path) -> None:
 
     from distil_jax.models import MaskedLM
 
-    trained = export(tiny_run, tmp_path / "model")
+    trained = export(tiny_run, tmp_path / "model").source
     loaded: Any = DistilBertForMaskedLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     model, loading = loaded
     assert not any(loading.values()), loading

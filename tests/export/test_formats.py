@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,26 @@ from distil_jax.export import FORMATS, ExportFormat, export, read_run
 
 
 def test_a_registered_format_is_written(whole_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(trained: Any, output: Path, *, overwrite: bool, name: str) -> None:
-        output.write_text(f"{trained.step} {overwrite} {name}")
+    def write(source: Any, path: Path, options: Any) -> None:
+        path.write_text(f"{source.step} {options.dtype}")
 
-    monkeypatch.setitem(FORMATS, "steps", ExportFormat("steps", "the number of the step", write))
-    trained = export(whole_run.folder, tmp_path / "steps.txt", format="steps", name="mine")
-    assert (tmp_path / "steps.txt").read_text() == f"{trained.step} False mine"
+    monkeypatch.setitem(FORMATS, "steps", ExportFormat("steps", "the step", "extra/s.txt", write, None, runtime=""))
+    exported = export(whole_run.folder, tmp_path / "model", formats=["steps"], name="mine")
+    assert (tmp_path / "model" / "extra" / "s.txt").read_text() == f"{exported.source.step} float32"
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    assert "not run here" in exported.table
 
 
 def test_an_unknown_format_is_refused_with_those_there_are(whole_run: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"onnnx.*hf"):
-        export(whole_run.folder, tmp_path / "out", format="onnnx")
+        export(whole_run.folder, tmp_path / "out", formats=["hf", "onnnx"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], modules=("no_such_module",)))
+    with pytest.raises(UserError, match=r'no_such_module: pip install "distil_jax\[onnx\]"'):
+        export(tmp_path, tmp_path / "out", formats=["onnx"])
     assert not (tmp_path / "out").exists()
 
 

@@ -13,9 +13,11 @@ import pytest
 from distil_jax.config import Config, PredictArguments, TaskSettings, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.export import load_predictor, predict
-from distil_jax.export.checkpoint import Trained, save_trained
+from distil_jax.export.checkpoint import Trained
 from distil_jax.export.prediction_settings import from_config_json, prediction_options, to_config_json
 from distil_jax.export.predictions import predict_rows
+from distil_jax.export.source import source_of_run
+from distil_jax.export.write import write_model
 from distil_jax.hf import load_tokenizer, read_task_model
 from distil_jax.tasks.kinds import PredictionOptions, TaskKind
 from distil_jax.tasks.kinds.choice import CHOICE
@@ -37,7 +39,7 @@ def exported(task_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., 
         about = {"stage": "finetune", "task": task, "initial": "small", "teacher": "", "examples": 9, **description}
         metadata = {"description": about, "steps": 1, "evaluations": {1: {}}}
         trained = Trained(1, encoder, params, load_tokenizer(task_folder("answers")), config, metadata, head)
-        save_trained(trained, tmp_path / "model", overwrite=True)
+        write_model(source_of_run(trained, "model"), tmp_path / "model", overwrite=True)
         return tmp_path / "model"
 
     return make

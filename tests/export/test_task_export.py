@@ -17,7 +17,9 @@ from distil_jax.config import Config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.export import export, predict, read_run
 from distil_jax.export.card import model_card
-from distil_jax.export.checkpoint import Trained, save_trained
+from distil_jax.export.checkpoint import Trained
+from distil_jax.export.source import source_of_run
+from distil_jax.export.write import write_model
 from distil_jax.hf import load_tokenizer, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
 
@@ -80,7 +82,7 @@ def rename_model_file(checkpoint: Path, sha256: str) -> None:
 
 
 def test_the_checkpoint_is_restored_with_its_head(task_run: Path, tmp_path: Path) -> None:
-    trained = export(task_run, tmp_path / "model", step=3)
+    trained = export(task_run, tmp_path / "model", step=3).source
     assert trained.step == 3
     assert trained.head is not None
     assert trained.head.labels == ("other", "same")
@@ -132,7 +134,7 @@ def test_every_kind_of_head_is_exported(task_folder: Callable[..., Path], tmp_pa
         "evaluations": {10: {"score": 0.5}},
     }
     trained = Trained(10, encoder, params, load_tokenizer(folder), config, metadata, head)
-    save_trained(trained, tmp_path / "model")
+    write_model(source_of_run(trained, "model"), tmp_path / "model")
     model, loading = getattr(transformers, auto).from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(loading.values()), loading
     reference = getattr(transformers, auto).from_pretrained(folder)

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from distil_jax import encode
 from distil_jax.config import ServeArguments
 from distil_jax.data.rows import BadRowError
 from distil_jax.errors import UserError
-from distil_jax.export import load_predictor, predict
+from distil_jax.export import export, load_predictor, predict
 from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
 from distil_jax.models import Pooling
 from distil_jax.serving.engine import load_engine
@@ -90,32 +89,17 @@ def test_nothing_is_compiled_under_load(task_folder: Callable[..., Path]) -> Non
 def test_onnxruntime_computes_where_the_folder_has_its_file(
     task_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that stands in for the runtime: it gets what the file's inputs name, and its logits are used."""
-    import shutil
-
-    shutil.copytree(task_folder("classes"), tmp_path / "model")
-    (tmp_path / "model" / "onnx").mkdir()
-    (tmp_path / "model" / "onnx" / "model_quantized.onnx").write_bytes(b"graph")
-
-    class Session:
-        def __init__(self, path: str, providers: list[str]) -> None:
-            assert path.endswith("model_quantized.onnx")
-
-        def get_inputs(self) -> list[Any]:
-            return [SimpleNamespace(name="input_ids"), SimpleNamespace(name="attention_mask")]
-
-        def run(self, _: None, values: dict[str, np.ndarray]) -> list[np.ndarray]:
-            assert {*values} == {"input_ids", "attention_mask"} and values["input_ids"].dtype == np.int64
-            return [np.tile(np.array([0.0, 9.0, 0.0], np.float32), (len(values["input_ids"]), 1))]
-
-    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    pytest.importorskip("onnx", reason="needs onnx")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    export(task_folder("classes"), tmp_path / "model", formats=["hf", "onnx-int8"])
     engine = load_engine(ServeArguments(str(tmp_path / "model")))
     assert engine.runtime == "onnx"
-    assert [one["label"] for one in engine.compute([engine.check(text, {}) for text in TEXTS])] == ["fair"] * len(TEXTS)
-    assert load_engine(ServeArguments(str(tmp_path / "model"), runtime="jax")).runtime == "jax"
+    plain = load_engine(ServeArguments(str(tmp_path / "model"), runtime="jax"))
+    assert plain.runtime == "jax"
+    found, expected = (one.compute([one.check(text, {}) for text in TEXTS]) for one in (engine, plain))
+    assert [one["label"] for one in found] == [one["label"] for one in expected]
     with pytest.raises(UserError, match="model_quantized"):
         load_engine(ServeArguments(str(task_folder("classes")), runtime="onnx"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="onnxruntime"):
         load_engine(ServeArguments(str(tmp_path / "model"), runtime="onnx"))
-    assert load_engine(ServeArguments(str(tmp_path / "model"))).runtime == "jax"
