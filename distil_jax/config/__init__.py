@@ -46,7 +46,7 @@ from distil_jax.config.schema import (
     require,
 )
 from distil_jax.config.tasks import FineTune, Study, TaskSettings, listed_weights
-from distil_jax.config.terms import ActivationTerms
+from distil_jax.config.terms import ActivationTerms, Schedule
 
 __all__ = [
     "CONFIG_FLAG",
@@ -76,6 +76,7 @@ __all__ = [
     "PushArguments",
     "QuickstartArguments",
     "Run",
+    "Schedule",
     "ServeArguments",
     "Student",
     "Study",

@@ -115,12 +115,6 @@ class Section:
     def validate(self) -> None:
         """Checks which involve several fields of the section."""
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weights of loss terms that are above 0, by name."""
-        names = (name for name, spec in fields_of(type(self)).items() if spec.loss_weight)
-        return {name: getattr(self, name) for name in names if getattr(self, name) > 0}
-
 
 @dataclass(frozen=True)
 class Field:

@@ -166,7 +166,11 @@ class Student(Section):
 class Masking(Section):
     """Which tokens are predicted (original: dynamic masking, rare tokens more often)."""
 
-    probability: float = setting(0.15, "fraction of tokens that are predicted", between(0.001, 0.999))
+    probability: float = setting(
+        0.15,
+        "fraction of tokens that are predicted; 0: none is masked, where no term predicts tokens",
+        Check("that is 0, or from 0.001 to 0.999", lambda value: value == 0 or 0.001 <= value <= 0.999, 0, 0.999),
+    )
     mask: float = setting(0.8, "fraction of those that become [MASK]", between(0, 1))
     random: float = setting(0.1, "fraction of those that become a random token", between(0, 1))
     keep: float = setting(0.1, "fraction of those that stay", between(0, 1))
@@ -194,6 +198,7 @@ class Objective(ActivationTerms):
     )
 
     def validate(self) -> None:
+        super().validate()
         if not self.weights:
             raise UserError("objective: the weight of every term is 0; set at least one above 0, such as objective.kl")
 

@@ -172,6 +172,7 @@ class FineTune(ActivationTerms):
     )
 
     def validate(self) -> None:
+        super().validate()
         if not self.weights:
             raise UserError("finetune: the weight of every term is 0; set at least one above 0, such as finetune.task")
         if self.patience and self.keep == "last":

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Self, cast
 
-from distil_jax.config.fields import LAYER_PAIRS, Section, between, setting, weight
+from distil_jax.config.fields import LAYER_PAIRS, NO_EMPTY_ITEM, Section, between, fields_of, setting, weight
+from distil_jax.errors import UserError, shown
+
+
+class Schedule(NamedTuple):
+    """How a weight or the temperature moves from `start`, at the first step of a run, to `end`, at its last."""
+
+    kind: Literal["linear", "cosine"]
+    start: float
+    end: float
+
+    def __str__(self) -> str:
+        return f"{self.kind} from {self.start:g} to {self.end:g}"
 
 
 @dataclass(frozen=True)
@@ -55,3 +69,50 @@ class ActivationTerms(Section):
         0.05, "softmax temperature of the cosines that similarity compares", between(1e-3, 1e4)
     )
     temperature: float = setting(2.0, "softmax temperature of kl", between(1e-3, 1e4))
+    schedules: tuple[str, ...] = setting(
+        (),
+        'weights, and the temperature, that move over the run: "NAME linear FROM TO" or "NAME cosine FROM TO" each, as '
+        'in "kl linear 5 1"; the others are constant',
+        NO_EMPTY_ITEM,
+    )
+
+    def validate(self) -> None:
+        _ = self.scheduled  # which raises
+
+    @property
+    def scheduled(self) -> dict[str, Schedule]:
+        """The schedules by the name of what moves. Raises UserError where one of them cannot be read."""
+        found: dict[str, Schedule] = {}
+        fields = fields_of(type(self))
+        for text in self.schedules:
+            name, kind, *ends = [*text.split(), "", ""]
+            if name not in fields or not (fields[name].loss_weight or name == "temperature") or name in found:
+                raise UserError(
+                    f"{self.full_name('schedules')}: {shown(text)} must begin with the name of a weight, or "
+                    "temperature, each once"
+                )
+            try:
+                start, end = map(float, ends[:-2])
+            except ValueError:
+                kind, start, end = "", 0.0, 0.0
+            if kind not in ("linear", "cosine"):
+                raise UserError(
+                    f"{self.full_name('schedules')}: {shown(text)} must be of the form {shown(name + ' linear 5 1')}; "
+                    "kinds are linear and cosine"
+                )
+            start, end = (fields[name].checked(x, f"{self.full_name('schedules')}: {name}") for x in (start, end))
+            found[name] = Schedule(cast(Literal["linear", "cosine"], kind), start, end)
+        return found
+
+    def without(self, names: Collection[str]) -> Self:
+        """The settings with these weights 0."""
+        schedules = tuple(text for text in self.schedules if text.split()[0] not in names)
+        return dataclasses.replace(self, schedules=schedules, **dict.fromkeys(names, 0.0))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights that are above 0 at some step, by name; of one that moves the largest."""
+        moving = self.scheduled
+        names = (name for name, spec in fields_of(type(self)).items() if spec.loss_weight)
+        largest = {name: max(moving[name][1:]) if name in moving else getattr(self, name) for name in names}
+        return {name: weight for name, weight in largest.items() if weight > 0}

@@ -136,13 +136,18 @@ def _origin(config: Config, description: Mapping[str, Any]) -> str:
     return "Masked language model trained from scratch."
 
 
+def _weighted(settings: ActivationTerms) -> str:
+    """The weighted terms, and what moves over the run."""
+    terms = " + ".join(f"{weight:g} {name}" for name, weight in settings.weights.items())
+    return ", ".join([terms, *(f"{name} {schedule}" for name, schedule in settings.scheduled.items())])
+
+
 def _losses(config: Config, description: Mapping[str, Any]) -> str:
     if description["stage"] == "pretrain":
         return "masked-LM cross entropy"
     objective = config.objective
     weights = objective.weights
-    terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
-    details = [f"temperature {objective.temperature:g}"] if "kl" in weights else []
+    terms, details = _weighted(objective), [f"temperature {objective.temperature:g}"] if "kl" in weights else []
     compared = [name for name in weights if TERMS[name].over_vocabulary and TERMS[name].counts == "tokens"]
     if compared:
         where = "predicted" if objective.restrict_kl_to_mask else "all"
@@ -213,7 +218,7 @@ def _task_losses(config: Config) -> str:
     if not _has_task_teacher(config):
         return "against the labels"
     settings = config.finetune
-    text = " + ".join(f"{weight:g} {name}" for name, weight in settings.weights.items())
+    text = _weighted(settings)
     return f"{text}, temperature {settings.temperature:g}" if settings.kl else text
 
 

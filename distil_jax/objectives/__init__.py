@@ -10,6 +10,7 @@ from distil_jax.objectives.distillation import (
     teacher_outputs,
 )
 from distil_jax.objectives.losses import SumCount, cross_entropy, distillation_kl
+from distil_jax.objectives.schedules import temperature_at, weights_at
 from distil_jax.objectives.student import (
     principal_directions,
     start_layers,
@@ -24,6 +25,7 @@ from distil_jax.objectives.terms import (
     activation_terms,
     active_activation_terms,
     active_terms,
+    at_predictions,
     cached_parts,
     capture_of,
     check_terms,
@@ -47,6 +49,7 @@ __all__ = [
     "activation_terms",
     "active_activation_terms",
     "active_terms",
+    "at_predictions",
     "cached_parts",
     "capture_of",
     "check_terms",
@@ -63,6 +66,8 @@ __all__ = [
     "student_params",
     "student_sizes",
     "teacher_outputs",
+    "temperature_at",
     "uses_teacher",
     "uses_vocabulary",
+    "weights_at",
 ]

@@ -18,12 +18,14 @@ from distil_jax.config import Objective
 from distil_jax.models import Activations, EncoderInputs, MaskedLM
 from distil_jax.objectives.compared import Compared
 from distil_jax.objectives.losses import SumCount
+from distil_jax.objectives.schedules import Value, temperature_at, weights_at
 from distil_jax.objectives.terms import (
     PROJECTIONS,
     TERMS,
     activation_terms,
     active_activation_terms,
     active_terms,
+    at_predictions,
     cached_parts,
     capture_of,
     needs_all_logits,
@@ -104,8 +106,11 @@ def objective_loss(
     teacher_params: Params | None,
     batch: MicroBatch,
     totals: Totals,
+    progress: Value = 0.0,
 ) -> tuple[Array, dict[str, SumCount]]:
     """This micro-batch's part of sum_i weight_i * (global sum_i / global count_i); the weights are not normalised.
+
+    `progress` of the run, from 0 to 1, decides weights and temperature that move.
 
     Returns:
         (total (), differentiable by the student's parameters; sum and count of every term whose weight is not 0, by
@@ -117,7 +122,7 @@ def objective_loss(
     terms = active_terms(objective)
     if uses_teacher(objective) and batch.cached is None and (teacher is None or teacher_params is None):
         raise ValueError("a term of the objective compares with a teacher, and there is none")
-    coefficients = _coefficients(objective, totals)
+    coefficients = _coefficients(objective, totals, progress)
     capture = capture_of(terms)
     with jax.named_scope("student"):
         activations = _activations(student, student_params, batch.inputs, capture)
@@ -152,7 +157,7 @@ def objective_loss(
                 teacher_layer,
                 _positions(batch, over_vocabulary, on_all),
                 over_vocabulary,
-                temperature=objective.temperature,
+                temperature=temperature_at(objective, progress),
             )
         total, sums = total + part, sums | found
     return total, jax.lax.stop_gradient(sums)
@@ -171,17 +176,17 @@ def teacher_outputs(
     return TeacherOutputs(top, hidden.astype(jnp.float16) if "hidden" in parts else None)
 
 
-def _coefficients(objective: Objective, totals: Totals) -> dict[str, Array]:
+def _coefficients(objective: Objective, totals: Totals, progress: Value) -> dict[str, Array]:
     """What the sum of each term is multiplied by in the total: weight / global count."""
+    predicted = at_predictions(objective)
 
     def count(name: str) -> Array:
-        term = TERMS[name]
-        if term.counts == "sequences":
+        if TERMS[name].counts == "sequences":
             return totals.sequences
-        masked = term.counts == "predictions" or (term.over_vocabulary and objective.restrict_kl_to_mask)
-        return totals.predicted if masked else totals.tokens
+        return totals.predicted if name in predicted else totals.tokens
 
-    return {name: weight / jnp.maximum(count(name), 1.0) for name, weight in objective.weights.items()}
+    weights = weights_at(objective, progress)
+    return {name: weight / jnp.maximum(count(name), 1.0) for name, weight in weights.items()}
 
 
 def _activations(module: MaskedLM, params: Params, inputs: EncoderInputs, capture: frozenset[str]) -> Activations:
@@ -234,9 +239,9 @@ def evaluation_sums(
 ) -> dict[str, SumCount]:
     """Held-out measures, as sums and counts.
 
-    With a masked-LM head, over the predicted positions: "mlm", "accuracy" and, where the teacher has a head too, "kl"
-    (KL(teacher || student) at temperature 1) and "agreement" (share of equal most probable tokens). Against a teacher,
-    over all real positions: the objective's terms on activations, by their names.
+    With a masked-LM head, over the predicted positions where rows are masked: "mlm", "accuracy" and, where the teacher
+    has a head too, "kl" (KL(teacher || student) at temperature 1) and "agreement" (share of equal most probable
+    tokens). Against a teacher, over all real positions: the objective's terms on activations, by their names.
     """
     terms = active_activation_terms(objective)
     inputs, capture = batch.inputs._replace(dropout_keys=None), capture_of(terms)
@@ -244,7 +249,7 @@ def evaluation_sums(
     if teacher is not None and teacher_params is not None:
         compared = _activations(teacher, teacher_params, inputs, capture)
     sums: dict[str, SumCount] = {}
-    if "mlm_head" in student_params:
+    if "mlm_head" in student_params and batch.targets.shape[1]:
         layer = _output_layer(student, student_params, _select(activations.hidden, batch.positions))
         teacher_layer = None
         if compared is not None and teacher is not None and teacher_params and "mlm_head" in teacher_params:

@@ -31,7 +31,9 @@ def weighted(values: Array, weights: Array) -> SumCount:
     return SumCount(jnp.sum(jnp.where(weights > 0, values * weights, 0.0)), jnp.sum(weights))
 
 
-def distillation_kl(student_logits: Array, teacher_logits: Array, weights: Array, temperature: float) -> SumCount:
+def distillation_kl(
+    student_logits: Array, teacher_logits: Array, weights: Array, temperature: float | Array
+) -> SumCount:
     """L_ce: temperature^2 * KL(softmax(T / temperature) || softmax(S / temperature)) (Hinton et al. 2015)."""
     student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
     teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)

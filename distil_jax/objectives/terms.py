@@ -293,6 +293,13 @@ def needs_all_logits(objective: Objective) -> bool:
     return any(compared) and not objective.restrict_kl_to_mask
 
 
+def at_predictions(objective: Objective) -> list[str]:
+    """The terms that count at the predicted positions alone."""
+    restricted = objective.restrict_kl_to_mask
+    terms = active_terms(objective).items()
+    return [name for name, term in terms if term.over_vocabulary and (restricted or term.counts == "predictions")]
+
+
 def check_terms(settings: ActivationTerms, student: EncoderConfig, teacher: EncoderConfig) -> None:
     """Raises UserError where the options of a term on activations do not fit student and teacher."""
     for term in active_activation_terms(settings).values():

@@ -25,6 +25,7 @@ from distil_jax.objectives.losses import (
     top1_matches,
     top_tokens_kl,
 )
+from distil_jax.objectives.schedules import Value
 from distil_jax.objectives.vocabulary_terms import (
     LABEL_TERMS,
     TEACHER_TERMS,
@@ -64,7 +65,7 @@ def plain_vocabulary_loss(
     positions: Positions,
     coefficients: Mapping[str, Array],
     *,
-    temperature: float,
+    temperature: Value,
 ) -> Result:
     """As `fused_vocabulary_loss`, from whole [T, V] logits and by automatic differentiation: its reference."""
     _check_terms(teacher, positions, coefficients)
@@ -104,7 +105,7 @@ def fused_vocabulary_loss(
     positions: Positions,
     coefficients: Mapping[str, Array],
     *,
-    temperature: float,
+    temperature: Value,
     chunk: int = 0,
 ) -> Result:
     """Weighted total of loss terms over the vocabulary, in memory that grows by O(H) a position.
@@ -117,7 +118,7 @@ def fused_vocabulary_loss(
         positions: weights of every term, and the targets that the label terms need.
         coefficients: term (of TEACHER_TERMS and LABEL_TERMS) -> float32 scalar that its sum is multiplied by in the
             total: weight / global count. They are constants: their own gradient is zero.
-        temperature: of "kl".
+        temperature: of "kl"; a whole number up to 4, given as a float, costs less beside "mlm".
         chunk: positions at a time; 0 chooses by `chunk_size`.
 
     Returns:
@@ -129,7 +130,10 @@ def fused_vocabulary_loss(
     _check_terms(teacher, positions, coefficients)
     chunk = chunk or chunk_size(student.hidden.shape[0], student.table.shape[0])
     constants: Any = jax.lax.stop_gradient((teacher, positions, dict(coefficients)))
-    result: Any = _loss(temperature, chunk, student, *constants)
+    # A Python number is a part of the program; an array is an argument.
+    moving = jax.lax.stop_gradient(temperature) if isinstance(temperature, Array) else None
+    fixed = temperature if moving is None else None
+    result: Any = _loss(fixed, chunk, student, *constants, moving)
     total, sums = result
     counts = {name: jnp.sum(weights) for name, weights in positions.weights.items()}
     return total, jax.lax.stop_gradient({name: SumCount(sums[name], counts[name]) for name in sums})
@@ -137,16 +141,18 @@ def fused_vocabulary_loss(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _loss(
-    temperature: float,
+    fixed: float | None,
     chunk: int,
     student: OutputLayer,
     teacher: Teacher,
     positions: Positions,
     coefficients: dict[str, Array],
+    moving: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
-    """(total, sum of each term); the form without gradient."""
+    """(total, sum of each term); the form without gradient. The temperature is `moving` where `fixed` is None."""
 
     def of_chunk(student: OutputLayer, teacher: Teacher, positions: Positions) -> tuple[Any, None]:
+        temperature: Any = moving if fixed is None else fixed
         return loss_sums(student, teacher, positions, temperature), None
 
     sums, _ = _over_chunks(of_chunk, chunk, student, teacher, positions)
@@ -154,18 +160,20 @@ def _loss(
 
 
 def _loss_forward(
-    temperature: float,
+    fixed: float | None,
     chunk: int,
     student: OutputLayer,
     teacher: Teacher,
     positions: Positions,
     coefficients: dict[str, Array],
+    moving: Array | None,
 ) -> tuple[tuple[Array, dict[str, Array]], OutputLayer]:
     """The result, and the gradient of the total by the student's output layer."""
     dtype = student.hidden.dtype
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def of_chunk(student: OutputLayer, teacher: Teacher, positions: Positions) -> tuple[Any, Array]:
+        temperature: Any = moving if fixed is None else fixed
         sums, dlogits = loss_and_dlogits(student, teacher, positions, coefficients, temperature)
         by_table = product("tv,th->vh", dlogits, student.hidden)
         by_bias = product("t,tv->v", jnp.ones(dlogits.shape[0], dtype), dlogits)
@@ -177,10 +185,10 @@ def _loss_forward(
     return (_total(sums, coefficients), sums), gradient
 
 
-def _loss_backward(temperature: float, chunk: int, gradient: OutputLayer, cotangents: Any) -> tuple[Any, ...]:
-    del temperature, chunk
+def _loss_backward(fixed: float | None, chunk: int, gradient: OutputLayer, cotangents: Any) -> tuple[Any, ...]:
+    del fixed, chunk
     scale = cotangents[0]
-    return jax.tree.map(lambda x: (scale * x.astype(jnp.float32)).astype(x.dtype), gradient), None, None, None
+    return jax.tree.map(lambda x: (scale * x.astype(jnp.float32)).astype(x.dtype), gradient), None, None, None, None
 
 
 _loss.defvjp(_loss_forward, _loss_backward)

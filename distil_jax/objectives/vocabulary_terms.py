@@ -12,6 +12,7 @@ from jax import Array
 
 from distil_jax.cpu import no_fuse, order_after
 from distil_jax.objectives.losses import weighted
+from distil_jax.objectives.schedules import Value
 
 
 class OutputLayer(NamedTuple):
@@ -77,7 +78,7 @@ def loss_and_dlogits(
     teacher: Teacher,
     positions: Positions,
     coefficients: Mapping[str, Array],
-    temperature: float,
+    temperature: Value,
 ) -> tuple[dict[str, Array], Array]:
     """The sum of each term over the positions, and the gradient of their weighted total by the student's logits.
 
@@ -99,7 +100,7 @@ def loss_and_dlogits(
     return _sums(terms, positions), dlogits.astype(student.hidden.dtype)
 
 
-def loss_sums(student: OutputLayer, teacher: Teacher, positions: Positions, temperature: float) -> dict[str, Array]:
+def loss_sums(student: OutputLayer, teacher: Teacher, positions: Positions, temperature: Value) -> dict[str, Array]:
     """The first result of `loss_and_dlogits`."""
     return _sums(_terms(student, teacher, positions, temperature), positions)
 
@@ -125,7 +126,7 @@ class _Softmax(NamedTuple):
     norm: Array
 
 
-def _terms(student: OutputLayer, teacher: Teacher, positions: Positions, temperature: float) -> dict[str, _Term]:
+def _terms(student: OutputLayer, teacher: Teacher, positions: Positions, temperature: Value) -> dict[str, _Term]:
     """Every term of `positions`.
 
     In an order in which XLA on CPU holds three [C, V] arrays and not four (five with "logit_mse"): the teacher's logits
@@ -172,13 +173,13 @@ def _shift(logits: Array) -> _Logits:
     return _Logits(logits - highest, highest)
 
 
-def _softmax(shifted: Array, temperature: float) -> _Softmax:
+def _softmax(shifted: Array, temperature: Value) -> _Softmax:
     # The barrier keeps XLA from computing powers of these as exponentials of their own.
     exponentials = jax.lax.optimization_barrier(jnp.exp(shifted / temperature))
     return _Softmax(exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
 
 
-def _kl(student: _Softmax, teacher: _Softmax, mean_difference: Array, temperature: float) -> _Term:
+def _kl(student: _Softmax, teacher: _Softmax, mean_difference: Array, temperature: Value) -> _Term:
     """temperature^2 * KL(teacher || student), from differences only: nothing cancels where the two are near.
 
     `mean_difference` [C, 1] is the teacher's expectation of its shifted logits minus the student's, over the
@@ -213,10 +214,11 @@ def _top_tokens_kl(student: _Softmax, teacher: TopTokens, chosen: Array, tempera
 
 
 def _cross_entropy(
-    softmax: _Softmax, logits: _Logits, targets: Array, target_logits: Array, temperature: float
+    softmax: _Softmax, logits: _Logits, targets: Array, target_logits: Array, temperature: Value
 ) -> _Term:
     """Cross entropy at temperature 1 from exponentials at another; `target_logits` [C, 1] are shifted."""
-    power = int(temperature) if temperature in (1, 2, 3, 4) else 0  # which costs less than other exponentials
+    # Which costs less than other exponentials.
+    power = int(temperature) if not isinstance(temperature, Array) and temperature in (1, 2, 3, 4) else 0
     factors = [softmax.exponentials] * power or [jnp.exp(logits.shifted)]
     norm = jnp.sum(reduce(jnp.multiply, factors), axis=-1, keepdims=True)
     values = jnp.log(norm) - target_logits

@@ -108,6 +108,8 @@ def cache_facts(config: Config, teacher: EncoderConfig, fingerprint: str, corpus
         UserError: a term of the objective reads what no cache has.
     """
     objective = config.objective
+    if "temperature" in config.objective.scheduled:
+        raise UserError("teacher.cache: is of one temperature; leave it out of objective.schedules, or the cache")
     missing = [name for name, term in active_terms(objective).items() if term.reads_teacher and not term.cached]
     if missing:
         raise UserError(

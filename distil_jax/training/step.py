@@ -58,8 +58,9 @@ class StepSums(NamedTuple):
 # (frozen inputs, key of the step, numbers [b] of this device's rows in the global batch, batch [b, ...])
 #   -> (tree of arrays [b, ...] that is cut into micro-batches, totals over all devices)
 Prepare = Callable[[FrozenInputs, Array, Array, Any], tuple[Any, Any]]
-# (all parameters, frozen inputs, micro-batch, totals) -> (the micro-batch's part of the mean loss (), sums)
-Loss = Callable[[Params, FrozenInputs, Any, Any], tuple[Array, StepSums]]
+# (all parameters, frozen inputs, micro-batch, totals, progress of the run from 0 to 1 () float32)
+#   -> (the micro-batch's part of the mean loss (), sums)
+Loss = Callable[[Params, FrozenInputs, Any, Any, Array], tuple[Array, StepSums]]
 TrainStep = Callable[[TrainState, FrozenInputs, Any], tuple[TrainState, Metrics]]
 
 
@@ -80,12 +81,14 @@ class StepConfig:
         loss: of a micro-batch, differentiable by the parameters.
         micro_batch_size: rows of a device and forward pass.
         trainable: the parameter groups that get updates, or parts of them, as in `parts`.
+        steps: of the whole run.
     """
 
     prepare: Prepare
     loss: Loss
     micro_batch_size: int
     trainable: tuple[str, ...]
+    steps: int = 1
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, trainable: tuple[str, ...]) -> TrainState:
@@ -106,9 +109,10 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(frozen.seed), state.step)
         rows, totals = config.prepare(frozen, key, row_numbers(batch), batch)
         trained = parts(state.params, config.trainable)
+        progress = state.step.astype(jnp.float32) / max(config.steps - 1, 1)
 
         def loss(trained: Params, micro: Any) -> tuple[Array, StepSums]:
-            return config.loss(merged(state.params, trained), frozen, micro, totals)
+            return config.loss(merged(state.params, trained), frozen, micro, totals, progress)
 
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
         (value, sums), gradients = sum_over_devices(

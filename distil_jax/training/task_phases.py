@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from distil_jax.config import ActivationTerms, Config, FineTune, fields_of
+from distil_jax.config import Config, FineTune
 from distil_jax.errors import UserError
 from distil_jax.objectives import active_activation_terms
 from distil_jax.tasks import Encoded, steps_per_epoch
@@ -65,7 +65,7 @@ def plan_phases(config: Config, train: Encoded) -> tuple[PlannedPhase, ...]:
             "finetune.match_epochs: no term compares activations; set one above 0, such as finetune.hidden, or leave "
             "it at 0"
         )
-    if match and not (settings.task or settings.kl):
+    if match and not {"task", "kl"} & settings.weights.keys():
         raise UserError("finetune.match_epochs: finetune.task and finetune.kl are both 0, so nothing is left to learn")
     last = _steps(config, config.training.steps, config.training.epochs, len(train))
     planned = (
@@ -83,11 +83,10 @@ def _steps(config: Config, steps: int, epochs: int, rows: int) -> int:
 def phase_weights(settings: FineTune, phase: Phase) -> FineTune:
     """The settings with the weights of the terms that a phase learns."""
     if phase.name == "match":
-        return dataclasses.replace(settings, task=0.0, kl=0.0)
+        return settings.without({"task", "kl"})
     if phase.last:
         return settings
-    activations = {name: 0.0 for name, field in fields_of(ActivationTerms).items() if field.loss_weight}
-    return dataclasses.replace(settings, **activations)
+    return settings.without(active_activation_terms(settings))
 
 
 def phase_lines(phases: Sequence[PlannedPhase]) -> list[str]:

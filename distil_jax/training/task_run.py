@@ -68,7 +68,7 @@ def task_run_spec(
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     model = TaskModel(training.encoder, training.head, dtype, attention, config.training.remat)
     teachers = tuple(TaskModel(one.encoder, one.head, dtype, attention) for one in training.teachers)
-    projections = training.projections(config)
+    models, projections = TaskModels(model, teachers, config.finetune), training.projections(config)
     trainable = (*(() if config.model.freeze_encoder else ("encoder",)), "task_head", *projections)
     phases = plan_phases(config, train)
     steps = sum(phase.steps for phase in phases)
@@ -86,9 +86,7 @@ def task_run_spec(
         steps=steps,
         params={**training.params, **projections},
         frozen=FrozenInputs(np.int32(config.run.seed), _teacher_params(config, training)),
-        step=task_step_config(
-            TaskModels(model, teachers, config.finetune), config.training.micro_batch_size, trainable
-        ),
+        step=task_step_config(models, config.training.micro_batch_size, trainable, steps),
         make_batches=partial(_batches, config, data, training, train, plan),
         batch_rows=lambda step: plan(step).rows,
         make_evaluator=partial(_evaluator, config, data, model, held_out),

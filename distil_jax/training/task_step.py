@@ -12,7 +12,16 @@ from jax import Array
 
 from distil_jax.config import FineTune
 from distil_jax.models import Activations, EncoderInputs, SentenceEncoder, TaskModel, one_row_a_choice, row_keys
-from distil_jax.objectives import PROJECTIONS, Compared, SumCount, activation_terms, active_activation_terms, capture_of
+from distil_jax.objectives import (
+    PROJECTIONS,
+    Compared,
+    SumCount,
+    activation_terms,
+    active_activation_terms,
+    capture_of,
+    temperature_at,
+    weights_at,
+)
 from distil_jax.tasks import TaskBatch, kind_of
 from distil_jax.training.step import FrozenInputs, Params, StepConfig, StepSums
 from distil_jax.training.task_phases import Phase, phase_weights
@@ -27,12 +36,14 @@ class TaskModels:
     settings: FineTune
 
 
-def task_step_config(models: TaskModels, micro_batch_size: int, trainable: tuple[str, ...]) -> StepConfig:
-    """The step on batches as `tasks.batches.collate` makes them.
+def task_step_config(
+    models: TaskModels, micro_batch_size: int, trainable: tuple[str, ...], steps: int = 1
+) -> StepConfig:
+    """The step on batches as `tasks.batches.collate` makes them, of a run of `steps`.
 
     The weights in a batch add up to 1 over all devices, so that sums are means.
     """
-    return StepConfig(_prepare, partial(_loss, models), micro_batch_size, trainable)
+    return StepConfig(_prepare, partial(_loss, models), micro_batch_size, trainable, steps)
 
 
 def _prepare(
@@ -44,17 +55,27 @@ def _prepare(
 
 
 def _loss(
-    models: TaskModels, params: Params, frozen: FrozenInputs, micro: tuple[TaskBatch, Array], totals: None
+    models: TaskModels,
+    params: Params,
+    frozen: FrozenInputs,
+    micro: tuple[TaskBatch, Array],
+    totals: None,
+    progress: Array,
 ) -> tuple[Array, StepSums]:
     del totals
     batch, dropout_keys = micro
-    total, terms = task_losses(models, params, frozen.teacher, batch, dropout_keys)
+    total, terms = task_losses(models, params, frozen.teacher, batch, dropout_keys, progress)
     real = jnp.expand_dims(batch.token_share > 0, -1)
     return total, StepSums(terms, jnp.sum(jnp.asarray(batch.inputs.mask) * real, dtype=jnp.float32))
 
 
 def task_losses(
-    models: TaskModels, params: Params, teacher_params: Params | None, batch: TaskBatch, dropout_keys: Array | None
+    models: TaskModels,
+    params: Params,
+    teacher_params: Params | None,
+    batch: TaskBatch,
+    dropout_keys: Array | None,
+    progress: Array | float = 0.0,
 ) -> tuple[Array, dict[str, SumCount]]:
     """The loss of a micro-batch and its terms, each its part of the batch's mean.
 
@@ -69,6 +90,7 @@ def task_losses(
         teacher_params: of the teachers, by their number as text; None without one.
         batch: as `tasks.batches.collate` makes it.
         dropout_keys: [B, 2] uint32, None for no dropout.
+        progress: of the run, from 0 to 1, which decides weights and temperature that move.
     """
     phase = batch.phase or Phase()
     kind, settings = kind_of(models.student.head), phase_weights(models.settings, phase)
@@ -87,11 +109,12 @@ def task_losses(
             for number, model in enumerate(models.teachers)
         ]
     compared, teacher_logits = jax.lax.stop_gradient((outputs[0][0], jnp.stack([logits for _, logits in outputs])))
-    kl = kind.distillation_loss(logits, jnp.mean(teacher_logits, axis=0), batch, settings.temperature)
+    mean_logits = jnp.mean(teacher_logits, axis=0)
+    kl = kind.distillation_loss(logits, mean_logits, batch, temperature_at(settings, progress))
     losses["kl"] = SumCount(kl, share)
     what = _compared(activations, compared, batch)
     losses |= activation_terms(terms, what, settings, params.get(PROJECTIONS))
-    weights = settings.weights
+    weights = weights_at(settings, progress)
     total = sum((weights.get(name, 0.0) * loss.sum for name, loss in losses.items()), start=jnp.zeros(()))
     return total, jax.lax.stop_gradient(losses)
 

@@ -27,7 +27,7 @@ from distil_jax.data.corpus import (
 from distil_jax.errors import UserError, shown
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_pooling, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.objectives import PROJECTIONS, needs_all_logits, uses_teacher, uses_vocabulary
+from distil_jax.objectives import PROJECTIONS, at_predictions, needs_all_logits, uses_teacher, uses_vocabulary
 from distil_jax.runs import CONFIG_FILE, Watchdog, announce, first_process_in, keep_model_file, open_run_folder
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.flops import distillation_flops, pretraining_flops
@@ -91,6 +91,7 @@ def train_on_text(
         UserError: corpus, models, devices and the run's folder do not fit each other; before anything is compiled.
     """
     check_vocabulary("model", training.encoder, corpora.train)
+    _check_masking(config, training.objective)
     positions = training.encoder.max_length
     if corpora.longest_row > positions:
         raise UserError(
@@ -141,7 +142,7 @@ def text_run_spec(
         steps=steps,
         params=params,
         frozen=frozen_inputs(config, training, train),
-        step=text_step_config(models, config.training.micro_batch_size, training.trainable),
+        step=text_step_config(models, config.training.micro_batch_size, training.trainable, steps),
         make_batches=partial(text_batches, config, train, training.cache),
         batch_rows=partial(_batch_rows, config, train),
         make_evaluator=partial(_evaluator, config, models, corpora.validation),
@@ -163,6 +164,14 @@ def _about(config: Config, training: TextTraining, corpora: Corpora, params: Par
     rows += [("text", corpus_text(corpora.train)), ("held out", corpus_text(held_out) if held_out else "nothing")]
     rows += [("note", note) for corpus in (corpora.train, held_out) if corpus is not None for note in corpus.notes]
     return (*rows, ("loss", loss_text(training.objective.weights)))
+
+
+def _check_masking(config: Config, objective: Objective) -> None:
+    """Refuse a term that counts at predicted tokens where none is predicted."""
+    if not config.masking.probability and (terms := at_predictions(objective)):
+        raise UserError(
+            f"masking.probability = 0: {' and '.join(terms)} count at masked tokens; set it above 0, or leave them out"
+        )
 
 
 def text_models(config: Config, training: TextTraining, corpus: Corpus) -> TextModels:

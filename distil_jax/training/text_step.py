@@ -71,9 +71,11 @@ def outputs_of(records: np.ndarray) -> TeacherOutputs:
     return TeacherOutputs(TopTokens(**found) if found else None, hidden)
 
 
-def text_step_config(models: TextModels, micro_batch_size: int, trainable: tuple[str, ...]) -> StepConfig:
-    """The step on rows of packed text [b, L], or on `CachedRows`."""
-    return StepConfig(partial(_prepare, models), partial(_loss, models), micro_batch_size, trainable)
+def text_step_config(
+    models: TextModels, micro_batch_size: int, trainable: tuple[str, ...], steps: int = 1
+) -> StepConfig:
+    """The step on rows of packed text [b, L], or on `CachedRows`, of a run of `steps`."""
+    return StepConfig(partial(_prepare, models), partial(_loss, models), micro_batch_size, trainable, steps)
 
 
 def _prepare(
@@ -92,10 +94,10 @@ def _prepare(
 
 
 def _loss(
-    models: TextModels, params: Params, frozen: FrozenInputs, micro: MicroBatch, totals: Totals
+    models: TextModels, params: Params, frozen: FrozenInputs, micro: MicroBatch, totals: Totals, progress: Array
 ) -> tuple[Array, StepSums]:
     value, terms = objective_loss(
-        models.objective, models.student, params, models.teacher, frozen.teacher, micro, totals
+        models.objective, models.student, params, models.teacher, frozen.teacher, micro, totals, progress
     )
     return value, StepSums(terms, jnp.sum(micro.real))
 

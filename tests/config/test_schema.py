@@ -62,7 +62,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "finetune.patience": ([-1], [0, 3]),
     "finetune.evaluations_per_epoch": ([0, -1], [1, 4]),
     "study.seeds": ([0, -1, 10_001], [1, 5]),
-    "masking.probability": ([0.0, 1.0, -0.15], [0.01, 0.99]),
+    "masking.probability": ([1.0, -0.15, 1e-4], [0.0, 0.01, 0.99]),
     "masking.mask": ([-0.8, 1.1, 0.7], [0.8]),
     "masking.random": ([-0.1, 1.1, 0.2], [0.1]),
     "masking.keep": ([-0.1, 1.1, 0.0], [0.1]),

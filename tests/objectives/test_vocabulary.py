@@ -110,6 +110,19 @@ def test_every_kind_of_temperature_and_chunk(temperature: float, chunk: int) -> 
     check(make_case(), temperature, chunk)
 
 
+def test_a_temperature_that_moves_is_an_argument_of_the_program() -> None:
+    student, *rest = make_case()
+
+    def loss(student: Any, temperature: Any) -> Any:
+        return fused_vocabulary_loss(student, *rest, temperature=temperature, chunk=4)
+
+    moving = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    for temperature in (1.0, 1.7, 2.0):
+        found = moving(student, jnp.float32(temperature))
+        expected = jax.value_and_grad(loss, has_aux=True)(student, temperature)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), found, expected)
+
+
 def test_one_position() -> None:
     check(make_case(tokens=1), 2.0, 0)
 

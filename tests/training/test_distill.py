@@ -122,6 +122,22 @@ def test_all_terms_on_activations_in_one_objective(
     assert weights.keys() <= held_out.keys() and all(held_out[name] > 0 for name in weights)
 
 
+def test_rows_stay_as_they_are_where_nothing_is_predicted(
+    headless: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    changes = {**HIDDEN, "teacher.path": headless, "masking.probability": 0.0, "training.steps": 3}
+    moving = ("hidden linear 1 0", "hidden_cosine cosine 0 1")
+    distill(tiny_config(tmp_path / "run", changes | {"objective.schedules": moving, "logging.every_steps": 1}))
+    for number, row in enumerate(row["metrics"] for row in read_metrics(tmp_path / "run", "train")):
+        expected = (1 - number / 2) * row["loss_hidden"] + number / 2 * row["loss_hidden_cosine"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+    measures = next(iter(read_metrics(tmp_path / "run", "validation")))["metrics"]
+    assert {"hidden", "hidden_cosine"} <= measures.keys() and "mlm_loss" not in measures
+    restricted = {"objective.restrict_kl_to_mask": True, "masking.probability": 0.0}
+    with pytest.raises(UserError, match=r"masking.probability = 0.*kl and mlm"):
+        distill(tiny_config(tmp_path / "other", restricted))
+
+
 def test_terms_over_the_vocabulary_ask_for_the_head(
     headless: str, tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ def _loss(logits: Array, batch: TaskBatch) -> Array:
     return entropy(_real(logits, batch), batch.labels, batch.weights)
 
 
-def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float) -> Array:
+def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
     return divergence(_real(student, batch), _real(teacher, batch), batch.shares, temperature)
 
 

@@ -134,7 +134,7 @@ class TaskKind(Generic[E]):
     rows: Callable[[Tokenizer, Sequence[E], TaskSettings, bool], Encoded]
     labels: Callable[[Sequence[np.ndarray], int, int, np.ndarray | None], Labels]
     loss: Callable[[Array, TaskBatch], Array]
-    distillation_loss: Callable[[Array, Array, TaskBatch, float], Array]
+    distillation_loss: Callable[[Array, Array, TaskBatch, float | Array], Array]
     decode: Callable[[Predicted[E], TaskHead, PredictionOptions], list[Prediction]]
     measure: Callable[[TaskData, Predicted[E]], dict[str, float]]
     label_of: Callable[[E], Any]
@@ -195,7 +195,7 @@ def entropy(logits: Array, labels: Array, weights: Array) -> Array:
     return cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), weights.reshape(-1)).sum
 
 
-def divergence(student: Array, teacher: Array, shares: Array, temperature: float) -> Array:
+def divergence(student: Array, teacher: Array, shares: Array, temperature: float | Array) -> Array:
     """Weighted sum of temperature^2 KL(teacher || student); logits [..., K], shares [...]."""
     from distil_jax.objectives import distillation_kl
 
@@ -208,7 +208,7 @@ def class_loss(logits: Array, batch: TaskBatch) -> Array:
     return entropy(logits, batch.labels, batch.weights)
 
 
-def class_distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float) -> Array:
+def class_distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
     """KL to the teacher's classes."""
     return divergence(student, teacher, batch.shares, temperature)
 

@@ -132,7 +132,7 @@ def _loss(logits: Array, batch: TaskBatch) -> Array:
     return (ends[0] + ends[1]) / 2
 
 
-def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float) -> Array:
+def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
     ends = [divergence(student[..., end], teacher[..., end], batch.shares, temperature) for end in range(2)]
     return (ends[0] + ends[1]) / 2
 
