@@ -42,7 +42,7 @@ def distillation_kl(
 
 
 def top_tokens_kl(
-    student_logits: Array, probabilities: Array, ids: Array, tail: Array, weights: Array, temperature: float
+    student_logits: Array, probabilities: Array, ids: Array, tail: Array, weights: Array, temperature: float | Array
 ) -> SumCount:
     """temperature^2 * KL of a teacher of whom the largest probabilities are known, all other tokens being one event.
 

@@ -194,7 +194,7 @@ def _kl(student: _Softmax, teacher: _Softmax, mean_difference: Array, temperatur
     return _Term(values[:, 0], dlogits)
 
 
-def _top_tokens_kl(student: _Softmax, teacher: TopTokens, chosen: Array, temperature: float) -> _Term:
+def _top_tokens_kl(student: _Softmax, teacher: TopTokens, chosen: Array, temperature: Value) -> _Term:
     """`losses.top_tokens_kl`; `chosen` [C, k] are the student's shifted logits of the teacher's tokens."""
     xlogy, rows, tail = jax.scipy.special.xlogy, jnp.arange(chosen.shape[0])[:, None], teacher.tail[:, None]
     probabilities, ids = teacher.probabilities, teacher.ids.astype(jnp.int32)

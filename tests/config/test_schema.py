@@ -98,6 +98,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "student.intermediate_size": ([-1], [0, 1024]),
     "student.hidden_dropout": ([-0.5, 1.0], [-1.0, 0.0, 0.1]),
     "student.attention_dropout": ([-0.5, 1.0], [-1.0, 0.0, 0.1]),
+    "teacher.top_k": ([0, -1], [1, 64]),
     **{f"{section}.relation_heads": ([-1], [0, 48]) for section in ("objective", "finetune")},
     **{f"{section}.similarity_temperature": ([0.0, -2.0], [0.05]) for section in ("objective", "finetune")},
     **{name: ([-0.5], [0.0, 1.0]) for name, field in FIELDS.items() if field.loss_weight},
