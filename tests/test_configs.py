@@ -23,6 +23,7 @@ def test_the_shipped_configurations_are_these() -> None:
         "minilm_tasks",
         "quickstart",
         "quickstart_teacher",
+        "study_minilm_l3",
     ]
 
 
@@ -52,6 +53,7 @@ def test_loads_by_name_and_by_path(name: str) -> None:
 def test_header_holds_the_command_and_the_hardware(name: str) -> None:
     header = shipped_config(name).read_text().partition("\n[")[0]
     command = "pretrain" if name.endswith("_teacher") else "finetune" if name in FINE_TUNING else "distill"
+    command = "study" if name.startswith("study") else command
     assert f"distil-jax {command}" in " ".join(header.split())
     assert f"--config {name}" in header or name == "finetune"  # which it has by itself
     assert "# Hardware:" in header

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from distil_jax.config import SECTIONS, BenchmarkArguments, Config, fields_of, with_overrides
+from distil_jax.config import SECTIONS, BenchmarkArguments, Config, fields_of, settings_in, with_overrides
 from distil_jax.errors import UserError, one_line
 
 Stage = Literal["pretrain", "distill", "finetune"]
@@ -118,7 +117,7 @@ def _chosen(names: Sequence[str], stage: Stage, platform: str) -> dict[str, Mapp
         if name == ALL:
             found |= {CONFIGURED: {}} | {one: VARIANTS[one] for one in VARIANTS if _applies(one, stage, platform)}
         elif "=" in name:
-            found[name] = _own_variant(name)
+            found[name] = settings_in(name)
         elif name == CONFIGURED:
             found[name] = {}
         elif name not in VARIANTS:
@@ -148,17 +147,3 @@ def _allows(name: str, value: Any) -> bool:
     except UserError:
         return False
     return True
-
-
-def _own_variant(text: str) -> dict[str, Any]:
-    """`teacher.dtype=bfloat16+training.micro_batch_size=8` as settings."""
-    found = {}
-    for part in text.split("+"):
-        name, _, value = part.partition("=")
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name] = value  # a word without quotes
-        if isinstance(found[name], list):
-            found[name] = tuple(found[name])
-    return found

@@ -38,6 +38,10 @@ COMMANDS = {
     "finetune": Command(
         "model -> task model (GLUE, SQuAD, tagging, own data), alone or with a task teacher", training.run_finetune
     ),
+    "study": Command(
+        "students that differ in objective, start or tokens, compared on tasks: a report",
+        training.run_study_of_students,
+    ),
     "resume": Command("continue the run or study in a folder as it was started", runs.run_resume),
     "check": Command(
         "verify a run, a prepared corpus or an exported model by its hashes", models.run_check, CheckArguments

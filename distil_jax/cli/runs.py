@@ -18,7 +18,7 @@ _SECTIONS = ("parallel", "training", "evaluation", "checkpoint", "logging")
 _FOUND_AGAIN = ("--parallel.coordinator=", "--parallel.num-processes=0", "--parallel.process-id=-1")
 _PROGRAM = "distil-jax resume DIR"
 _TEXT = "Continue the run or study in the folder DIR as it was started."
-_STUDY = "study"
+_STUDY, _ABLATION = "study", "ablation"  # several runs: of tasks, of students
 
 
 def run_resume(arguments: list[str]) -> int:
@@ -31,7 +31,7 @@ def run_resume(arguments: list[str]) -> int:
     stage, recorded = _recorded(folder)
     arguments_of_file = ["--config", str(recorded), *_FOUND_AGAIN]
     config = parse_arguments([*arguments_of_file, *arguments[1:]], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
-    if stage != _STUDY:
+    if stage not in (_STUDY, _ABLATION):
         config = with_overrides(config, {"training.extend": True})
     restart_for_cpu(config.run.platform)  # which reads DIR again, so before the current folder changes
     _return_to_start(folder)
@@ -46,6 +46,7 @@ def _stages() -> dict[str, Callable[[Config, str], int | None]]:
         "distill": lambda config, _: training.train("distill", config),
         "finetune": lambda config, _: training.finetune(config),
         _STUDY: training.study,
+        _ABLATION: training.ablation,
     }
 
 
@@ -54,7 +55,8 @@ def _recorded(folder: Path) -> tuple[str, Path]:
     from distil_jax.runs import CONFIG_FILE, MANIFEST_FILE, STUDY_FILE, read_starts
 
     if (folder / STUDY_FILE).is_file():
-        return _STUDY, folder / STUDY_FILE
+        of_students = any(one.get("stage") == _ABLATION for one in read_starts(folder))
+        return _ABLATION if of_students else _STUDY, folder / STUDY_FILE
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder}: neither a run nor a study (no {CONFIG_FILE}, no {STUDY_FILE}); nothing to resume")
     stages = [start.get("stage") for start in read_starts(folder)]

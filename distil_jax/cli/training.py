@@ -15,6 +15,8 @@ from distil_jax.errors import UserError
 _SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
 _ON_TEXT = ("run", "corpus", "masking", "optimizer", "training", "parallel", "checkpoint", "evaluation", "logging")
 _GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and dropout rates of its own
+_TABLE = tuple(f"study.{name}" for name in ("tasks", "seeds", "learning_rates", "epochs", "export", "checkpoints"))
+_STUDENTS = ("objectives", "starts", "tokens", "base_tokens", "distillations", "hours", "finetune", "pretrain")
 _LOSS_FORM = "objective.vocabulary"  # all of [objective] that pre-training has
 
 
@@ -102,13 +104,13 @@ def train(stage: str, config: Config) -> None:
 
 def run_finetune(arguments: list[str]) -> int:
     """`distil-jax finetune`, of one task or a study of several."""
-    sections = ("run", *_GIVEN_MODEL, "teacher", "task", "finetune", "study", "optimizer", "training", "parallel")
+    sections = ("run", *_GIVEN_MODEL, "teacher", "task", "finetune", "augment", *_TABLE, "optimizer", "training")
     config = parse_arguments(
         with_long_flags(arguments, _SHORT),
         prog="distil-jax finetune",
         description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers. "
         "--task NAME is short for --task.name NAME, --seeds N for --study.seeds N.",
-        sections=(*sections, "checkpoint", "evaluation", "logging"),
+        sections=(*sections, "parallel", "checkpoint", "evaluation", "logging"),
         default="finetune",
     )
     from distil_jax.evaluation import is_study, plan_study
@@ -149,6 +151,37 @@ def study(config: Config, command: str) -> int:
     for failure in found.failures:
         print(f"distil-jax: failed: {failure}", file=sys.stderr)
     return (2 if found.user_error else 1) if found.failures else 0
+
+
+def run_study_of_students(arguments: list[str]) -> int:
+    """`distil-jax study`: students of one teacher, compared."""
+    shared = ("run", "corpus", "teacher", "student", "objective", "masking", "optimizer", "training", "parallel")
+    chosen = ("task.source", "study.tasks", "study.seeds", *(f"study.{name}" for name in _STUDENTS))
+    config = parse_arguments(
+        arguments,
+        prog="distil-jax study",
+        description="Distil students that differ in one thing each, fine-tune them on tasks with several seeds, and "
+        "report what they keep of their teacher. The same command continues.",
+        sections=(*shared, "checkpoint", "evaluation", "logging", *chosen),
+    )
+    return ablation(config, f"distil-jax study {shlex.join(arguments)}")
+
+
+def ablation(config: Config, command: str) -> int:
+    """Make or continue a study of students; the exit status. `command` is for its report."""
+    from distil_jax.evaluation import task_names
+
+    task_names(config)  # refuses what is wrong before anything starts
+    start(config)
+    from distil_jax.evaluation import run_ablation
+
+    with working_on(config.run.output):
+        found = run_ablation(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))
+    failed = [row["name"] for row in found["students"] if row["state"] == "failed"]
+    print(f"{config.run.output}/report.html")
+    for name in failed:
+        print(f"distil-jax: failed: {name}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _finetuned(config: Config, found: Any) -> str:

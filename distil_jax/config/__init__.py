@@ -24,6 +24,7 @@ from distil_jax.config.files import (
     differences,
     load_config,
     run_identity,
+    settings_in,
     shipped_config,
     with_overrides,
 )
@@ -45,7 +46,7 @@ from distil_jax.config.schema import (
     Training,
     require,
 )
-from distil_jax.config.tasks import FineTune, Study, TaskSettings, listed_weights
+from distil_jax.config.tasks import Augment, FineTune, Study, TaskSettings, listed_weights
 from distil_jax.config.terms import ActivationTerms, Schedule
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "SECTIONS",
     "ActivationTerms",
     "Arguments",
+    "Augment",
     "BenchmarkArguments",
     "CheckArguments",
     "Checkpoint",
@@ -94,6 +96,7 @@ __all__ = [
     "parse_command",
     "require",
     "run_identity",
+    "settings_in",
     "shipped_config",
     "with_overrides",
 ]

@@ -72,6 +72,12 @@ SEPARATOR = Check('one character, or "tab"', lambda value: len(value) <= 1 or va
 NO_EMPTY_ITEM = Check("without empty items", lambda value: "" not in value)
 
 
+NAMED_SETTINGS = Check(
+    'each "NAME: section.key=value", with + between several settings',
+    lambda items: all(re.fullmatch(r"[^:]*[^:\s][^:]*:\s*\w+\.\w+=.*", item) for item in items),
+)
+
+
 def _has_port(address: str) -> bool:
     # With a port that cannot be, JAX waits five minutes for the others.
     return bool(re.fullmatch(r".+:[0-9]{1,5}", address)) and 0 < int(address.rpartition(":")[2]) < 1 << 16

@@ -55,6 +55,20 @@ def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     return _build(tables)
 
 
+def settings_in(text: str) -> dict[str, Any]:
+    """The values in `teacher.dtype=bfloat16+training.micro_batch_size=8`, by "section.key"; they are not checked."""
+    found = {}
+    for part in text.split("+"):
+        name, _, value = part.strip().partition("=")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value  # a word without quotes
+        if isinstance(found[name], list):
+            found[name] = tuple(found[name])
+    return found
+
+
 def find_config(source: str | Path) -> Path:
     """Path of a configuration given by path or by the name of a shipped one."""
     path = Path(source)

@@ -24,7 +24,7 @@ from distil_jax.config.fields import (
     setting,
     weight,
 )
-from distil_jax.config.tasks import FineTune, Study, TaskSettings
+from distil_jax.config.tasks import Augment, FineTune, Study, TaskSettings
 from distil_jax.config.terms import ActivationTerms
 from distil_jax.errors import UserError
 
@@ -343,6 +343,7 @@ class Config:
     student: Student = Student()
     task: TaskSettings = TaskSettings()
     finetune: FineTune = FineTune()
+    augment: Augment = Augment()
     study: Study = Study()
     masking: Masking = Masking()
     objective: Objective = Objective()

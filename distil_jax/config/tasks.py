@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distil_jax.config.fields import (
+    NAMED_SETTINGS,
     NO_EMPTY_ITEM,
     NOT_EMPTY,
     SEPARATOR,
@@ -183,8 +184,23 @@ class FineTune(ActivationTerms):
 
 
 @dataclass(frozen=True)
+class Augment(Section):
+    """More rows for `finetune` with a teacher: copies with other words, which the teacher labels."""
+
+    method: Literal["none", "mlm", "embedding"] = setting(
+        "none",
+        "where words come from; mlm: a masked language model's most probable words; embedding: words whose embeddings "
+        "are nearest",
+    )
+    model: str = setting("", "folder or hub id of the model that words come from; empty: model.initial")
+    copies: int = setting(10, "copies of each row", between(1, 1000))
+    probability: float = setting(0.4, "chance of a word to be replaced", between(0, 1))
+    candidates: int = setting(15, "words that one is drawn from", between(1, 1000))
+
+
+@dataclass(frozen=True)
 class Study(Section):
-    """Several runs of `finetune`: tasks x learning rates x epochs x seeds, each in a folder of its own, in one table.
+    """Several runs: tasks x learning rates x epochs x seeds of `finetune`, and the students that `study` compares.
 
     Everything here says which runs are made, and nothing what one of them computes.
     """
@@ -211,5 +227,39 @@ class Study(Section):
     checkpoints: Literal["best", "all"] = setting(
         "best",
         "checkpoints kept when a task is done: the best run's (at every point of the sweep), or all",
+        affects_result=False,
+    )
+    objectives: tuple[str, ...] = setting(
+        (),
+        'students that differ in their objective, "NAME: section.key=value+section.key=value" each, against this '
+        "configuration",
+        NAMED_SETTINGS,
+        affects_result=False,
+    )
+    starts: tuple[str, ...] = setting(
+        (), "students that differ in their start, written like objectives", NAMED_SETTINGS, affects_result=False
+    )
+    tokens: tuple[float, ...] = setting(
+        (), "millions of tokens that further students learn from; 0: none", each(between(0, 1e6)), affects_result=False
+    )
+    base_tokens: float = setting(
+        4.0, "millions of tokens that the other students learn from", between(1e-6, 1e6), affects_result=False
+    )
+    distillations: int = setting(
+        1,
+        "students that are made like the base, with seeds from run.seed on: what chance alone changes",
+        between(1, 1000),
+        affects_result=False,
+    )
+    hours: float = setting(
+        0.0, "hours after which no further student is begun; 0: no limit", between(0, 1e6), affects_result=False
+    )
+    finetune: str = setting(
+        "finetune", "configuration of fine-tuning: a TOML file or a shipped name", affects_result=False
+    )
+    pretrain: str = setting(
+        "",
+        "configuration of a pre-training that gives the teacher a masked-LM head, for objectives over the vocabulary; "
+        "empty: the teacher has one",
         affects_result=False,
     )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
+    from distil_jax.evaluation.ablation import run_ablation
+    from distil_jax.evaluation.ablation_plan import task_names
     from distil_jax.evaluation.check import check_folder
     from distil_jax.evaluation.compare import compare_studies, comparison_markdown, write_comparison
     from distil_jax.evaluation.heldout import (
@@ -40,8 +42,10 @@ __all__ = [
     "measures_table",
     "plan_study",
     "plot_runs",
+    "run_ablation",
     "run_study",
     "score_model",
     "scores_table",
+    "task_names",
     "write_comparison",
 ]

@@ -15,7 +15,7 @@ ALL = "all"
 PLACEHOLDER = "{task}"
 _FILLED = (
     *("model.initial", "teacher.path", "task.source", "task.train", "task.validation", "task.test"),
-    "task.unlabelled",
+    *("task.unlabelled", "augment.model"),
 )
 
 

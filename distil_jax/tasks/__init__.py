@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from distil_jax.tasks.augment import augment_ids, continuation_table
+    from distil_jax.tasks.augment import augment_ids, continuation_table, replace_words, whole_words
     from distil_jax.tasks.batches import (
         TaskBatch,
         choose_buckets,
@@ -72,6 +72,7 @@ __all__ = [
     "own_task",
     "read_requests",
     "reading_of",
+    "replace_words",
     "request",
     "rows_to_predict",
     "steps_per_epoch",
@@ -79,6 +80,7 @@ __all__ = [
     "training_plan",
     "usual_reading",
     "validation_measures",
+    "whole_words",
     "with_columns",
     "with_unlabelled",
 ]

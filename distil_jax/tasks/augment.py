@@ -76,6 +76,32 @@ def augment_ids(
     return ids
 
 
+def whole_words(ids: np.ndarray, continuation: np.ndarray, special_ids: Sequence[int]) -> np.ndarray:
+    """Which tokens of ids [L] are a word each: [L] bool."""
+    special, starts = _words(ids, continuation, special_ids)
+    continued = np.concatenate([~(starts | special)[1:], [False]])
+    return starts & ~continued
+
+
+def replace_words(
+    ids: np.ndarray, places: np.ndarray, candidates: np.ndarray, probability: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A copy of one tokenised text with other words (Jiao et al. 2020, Algorithm 1): [L] int32.
+
+    Args:
+        ids: [L] int32.
+        places: [P] int, places of the tokens that may be replaced.
+        candidates: [P, K] int32, what each is replaced by: one of K at random.
+        probability: of a token to be replaced.
+        rng: the same state gives the same copy.
+    """
+    ids = np.array(ids, np.int32)
+    hit = rng.random(len(places)) < probability
+    drawn = rng.integers(0, candidates.shape[1], len(places))
+    ids[places[hit]] = candidates[hit, drawn[hit]]
+    return ids
+
+
 def _words(ids: np.ndarray, continuation: np.ndarray, special_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """([L] bool special token, [L] bool first token of a word)."""
     special = np.isin(ids, np.asarray(special_ids, np.int64))

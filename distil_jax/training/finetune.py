@@ -16,6 +16,7 @@ from distil_jax.errors import UserError
 from distil_jax.models import TaskModel
 from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, keep_model_file, open_run_folder
 from distil_jax.tasks import Encoded, TaskData, chosen_weights, encoded_lines, load_task, with_unlabelled
+from distil_jax.training.augmentation import make_copies
 from distil_jax.training.loop import TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, make_devices
 from distil_jax.training.task_models import TaskTraining, known_labels, read_task_training, teacher_paths
@@ -73,6 +74,10 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
 
 def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: Watchdog) -> FineTuned:
     train, held_out = _encoded(config, data, training)
+    copies = make_copies(config, training, train)
+    if copies is not None:
+        announce([copies.line])
+        train = copies.added_to(train)
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
     check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
     inputs = {"task": data.sha256, "model.initial": fingerprint(training.params)}
@@ -86,6 +91,8 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
     notes, late_notes = (*data.notes, *training.notes, *encoding_notes), ()
     folder, main = Path(config.run.output), jax.process_index() == 0
     with first_process_in(partial(open_run_folder, folder, config, inputs, "finetune")):
+        if copies is not None and main:
+            copies.save(folder)
         facts = task_model_facts(config, data, training)
         model_file = keep_model_file(folder, facts, training.tokenizer, training.encoder.family)
         started = time.monotonic()
