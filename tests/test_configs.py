@@ -16,14 +16,18 @@ ON_TEXT = [name for name in SHIPPED if name not in FINE_TUNING]
 def test_the_shipped_configurations_are_these() -> None:
     assert SHIPPED == [
         "distilbert_base_uncased",
+        "embedding",
         "finetune",
         "glue",
+        "hidden",
         "minilm_l3",
         "minilm_l3_teacher",
         "minilm_tasks",
+        "minilmv2",
         "quickstart",
         "quickstart_teacher",
         "study_minilm_l3",
+        "tinybert",
     ]
 
 

@@ -18,6 +18,11 @@ from distil_jax.training.pretrain import pretrain
 FINE_TUNING = {"finetune", "glue", "minilm_tasks"}
 SHIPPED = {path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml")}
 TEACHER_LAYERS = {"distilbert_base_uncased": 12, "minilm_l3": 6, "quickstart": 4}
+OBJECTIVES = {"embedding": 6, "hidden": 6, "minilmv2": 12, "tinybert": 12}  # alike but for the terms
+NAMES = [
+    *sorted(SHIPPED - FINE_TUNING - OBJECTIVES.keys()),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(OBJECTIVES)),
+]
 
 
 def small(name: str, world: Path, model_folder: Callable[..., str]) -> dict[str, Any]:
@@ -36,8 +41,13 @@ def small(name: str, world: Path, model_folder: Callable[..., str]) -> dict[str,
         "logging.progress": "none",
     }
     config = load_config(name)
+    if config.student.hidden_size:
+        changes |= {"student.hidden_size": 8, "student.num_heads": 2, "student.intermediate_size": 12}
+    if config.objective.relation_heads:
+        changes["objective.relation_heads"] = 4
     if config.teacher.path:
-        teacher = model_folder(num_layers=TEACHER_LAYERS[name], pooler=True, attention_output_dropout=0.1)
+        layers = (TEACHER_LAYERS | OBJECTIVES)[name]
+        teacher = model_folder(num_layers=layers, pooler=True, attention_output_dropout=0.1)
         return {**changes, "teacher.path": teacher}
     if config.model.initial:
         return {**changes, "model.initial": model_folder(num_layers=1, head=False, pooler=True)}
@@ -46,16 +56,17 @@ def small(name: str, world: Path, model_folder: Callable[..., str]) -> dict[str,
 
 
 @pytest.mark.usefixtures("program_cache")
-@pytest.mark.parametrize("name", sorted(SHIPPED - FINE_TUNING))
+@pytest.mark.parametrize("name", NAMES)
 def test_takes_a_step(name: str, tiny_world: Path, model_folder: Callable[..., str], tmp_path: Path) -> None:
     changes = {**small(name, tiny_world, model_folder), "run.output": str(tmp_path / "run")}
     config = load_config(name, changes)
     outcome = distill(config) if config.teacher.path else pretrain(config)
     (row,) = read_metrics(tmp_path / "run", "train")
     assert np.isfinite(list(row["metrics"].values())).all()
-    terms = {"loss_mlm"} | ({"loss_kl", "loss_cosine"} if config.teacher.path else set())
-    assert {key for key in row["metrics"] if key.startswith("loss_")} == terms
+    terms = config.objective.weights.keys() if config.teacher.path else {"mlm"}
+    assert {key for key in row["metrics"] if key.startswith("loss_")} == {f"loss_{name}" for name in terms}
     assert set(outcome.evaluations) == {0, 1}
     layers = [key for key in outcome.state.params["encoder"] if key.startswith("layer_")]
-    assert len(layers) == (len(config.student.layers) if config.teacher.path else 1)
+    student = config.student
+    assert len(layers) == ((student.num_layers or len(student.layers)) if config.teacher.path else 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.tree.map(np.asarray, outcome.state.params)))
