@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError, shown
-from distil_jax.hf.families import Family, Head, family_named, find_family
+from distil_jax.hf.families import Family, family_named, find_family
 from distil_jax.hf.fields import Fields, read_json
 from distil_jax.hf.hub import locate
 
 if TYPE_CHECKING:
+    from distil_jax.hf.families import Head
     from distil_jax.models import EncoderConfig
 
 # Dropout rates have no influence on what a trained model computes, so a folder may do without them.

@@ -25,21 +25,14 @@ from distil_jax.hf.hub import locate
 from distil_jax.hf.labels import has_names
 from distil_jax.hf.names import leaves
 from distil_jax.hf.new_head import add_mlm_head, add_task_head
-from distil_jax.hf.task_head import (
-    FIXED_OUTPUTS,
-    KINDS,
-    head_rule,
-    match_outputs,
-    named_kind,
-    task_head,
-    task_head_from_hf,
-)
+from distil_jax.hf.task_head import head_rule, match_outputs, named_kind, task_head, task_head_from_hf
 
 if TYPE_CHECKING:
-    from distil_jax.models import AttentionKind, Encoder, EncoderConfig, HeadKind, MaskedLM, TaskHead, TaskModel
+    from distil_jax.models import AttentionKind, Encoder, EncoderConfig, HeadName, MaskedLM, TaskHead, TaskModel
+
+    AnyHead = HeadName | Literal["auto", "mlm", "none"]
 
 HeadChoice = Literal["auto", "mlm", "none"]
-AnyHead = Literal["auto", "mlm", "none", "sequence", "token", "question", "choice"]
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -95,7 +88,7 @@ def _read_encoder(config: EncoderConfig, checkpoint: Checkpoint) -> tuple[Encode
 
 def read_task_model(
     path_or_id: str | Path,
-    kind: HeadKind,
+    kind: HeadName,
     *,
     labels: Sequence[str] | None = None,
     problem: str = "",
@@ -119,8 +112,10 @@ def read_task_model(
         UserError: the folder has no such head and none was asked for, what was asked for is no head, or it cannot be
             read.
     """
-    if kind not in KINDS:
-        raise UserError(f"head = {kind!r} where one of {', '.join(KINDS)} is wanted")
+    from distil_jax.models import HEADS
+
+    if kind not in HEADS:
+        raise UserError(f"head = {kind!r} where one of {', '.join(HEADS)} is wanted")
     folder = locate(path_or_id)
     where = str(folder / "config.json")
     raw, config, checkpoint = open_model(folder)
@@ -176,8 +171,10 @@ def _ordered(params: Params, order: list[int]) -> Params:
     return {**params, "task_head": {**params["task_head"], "output": ordered}}
 
 
-def _has_head(config: EncoderConfig, raw: Mapping[str, Any], checkpoint: Checkpoint, kind: HeadKind) -> bool:
+def _has_head(config: EncoderConfig, raw: Mapping[str, Any], checkpoint: Checkpoint, kind: HeadName) -> bool:
     """By the architecture; of a file that names none, by the tensors."""
+    from distil_jax.models import HEADS
+
     if named_heads(raw):
         return named_kind(raw) == kind
     rule = head_rule(config, kind)
@@ -186,16 +183,19 @@ def _has_head(config: EncoderConfig, raw: Mapping[str, Any], checkpoint: Checkpo
     output = checkpoint.tensors.get(f"{rule.output}.weight")
     if output is None or not names <= checkpoint.tensors.keys() or not others.isdisjoint(checkpoint.tensors):
         return False
-    return kind != "choice" or output.shape[0] == 1
+    return HEADS[kind].num_outputs in (0, output.shape[0])
 
 
 def _no_such_head(
-    config: EncoderConfig, raw: Mapping[str, Any], checkpoint: Checkpoint, kind: HeadKind, folder: Path
+    config: EncoderConfig, raw: Mapping[str, Any], checkpoint: Checkpoint, kind: HeadName, folder: Path
 ) -> str:
+    from distil_jax.models import HEADS
+
     named = one_line(", ".join(architectures(raw))) or "no architecture"
     names = [tensor.name for tensor in head_rule(config, kind).tensors() if tensor.name not in checkpoint.tensors]
     missing = f", without {listed(names)}" if names else ""
-    given = {"question": "num_labels = 2", "choice": "num_labels = 1"}.get(kind, "labels (or num_labels)")
+    fixed = HEADS[kind].num_outputs
+    given = f"num_labels = {fixed}" if fixed else "labels (or num_labels)"
     wanted = FAMILIES[config.family].architecture(kind)
     return (
         f"{folder}: has no {kind} head, {wanted} is wanted and it is {named}{missing}; fine-tune it first, or give "
@@ -221,8 +221,9 @@ def from_pretrained(
     Args:
         path_or_id: a local folder or a hub id (see `locate`).
         head: "mlm" (masked language model), "none" (the encoder; BERT's pooler is its method `pooled`), "sequence"
-            (classes or scores of a text), "token", "question" (start and end of an answer) or "choice"; "auto" is what
-            the folder has. A "mlm", "question" or "choice" head that the folder lacks is new.
+            (classes or scores of a text), "token", "question" (start and end of an answer), "choice" or "replaced"
+            (whether a token is not the text's, ELECTRA); "auto" is what the folder has. A "mlm", "question" or
+            "choice" head that the folder lacks is new.
         labels: names of the outputs of a "sequence" or "token" head that is wanted whether the folder has it or not:
             the folder's is used if it fits (see `read_task_model`), otherwise a new one is made.
         num_labels: their number, where they have no names; that of "question" (2) and "choice" (1) is known.
@@ -238,18 +239,20 @@ def from_pretrained(
     Raises:
         UserError: as `locate`, `read_pretrained` and `read_task_model`, or an unknown head or dtype.
     """
+    from distil_jax.models import HEADS
+
     if dtype not in _DTYPES:
         raise UserError(f"dtype = {dtype!r}; known: {', '.join(_DTYPES)}")
-    if head not in ("auto", "mlm", "none", *KINDS):
-        raise UserError(f"head = {head!r}; known: auto, mlm, none, {', '.join(KINDS)}")
-    if head not in KINDS and (labels is not None or num_labels is not None or problem is not None):
-        raise UserError(f"labels, num_labels and problem with head = {head!r}; choose one of {', '.join(KINDS)}")
+    if head not in ("auto", "mlm", "none", *HEADS):
+        raise UserError(f"head = {head!r}; known: auto, mlm, none, {', '.join(HEADS)}")
+    if head not in HEADS and (labels is not None or num_labels is not None or problem is not None):
+        raise UserError(f"labels, num_labels and problem with head = {head!r}; choose one of {', '.join(HEADS)}")
     if num_labels is not None and (type(num_labels) is not int or num_labels < 1):
         raise UserError(f"num_labels = {num_labels!r}, expected a whole number from 1 on")
     folder = locate(path_or_id)
     kind = named_kind(read_json(folder / "config.json")) if head == "auto" else head
-    if kind in KINDS:
-        count = num_labels or FIXED_OUTPUTS.get(head, 0)
+    if kind in HEADS:
+        count = num_labels or (HEADS[kind].num_outputs if kind == head else 0)
         model = read_task_model(folder, kind, labels=labels, problem=problem or "", num_outputs=count, seed=seed)
     else:
         model = read_pretrained(folder, cast("HeadChoice", head), seed=seed)

@@ -12,27 +12,28 @@ from distil_jax.hf.fields import Fields
 from distil_jax.hf.labels import MOST_LABELS, checked_labels, has_names, labels_from_hf, numbered_labels
 
 if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig, HeadKind, Problem, TaskHead
+    from distil_jax.models import EncoderConfig, HeadKind, HeadName, Problem, TaskHead
 
-KINDS: tuple[HeadKind, ...] = ("sequence", "token", "question", "choice")
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
-FIXED_OUTPUTS = {"question": 2, "choice": 1}
 
 
-def named_kind(raw: Mapping[str, Any]) -> HeadKind | None:
+def named_kind(raw: Mapping[str, Any]) -> HeadName | None:
     """The kind of task head that the architectures of a config.json name, None if they name none."""
-    return next((cast("HeadKind", head) for head in named_heads(raw) if head in KINDS), None)
+    return next((head for head in named_heads(raw) if head not in ("mlm", "none")), None)
 
 
-def head_rule(config: EncoderConfig, kind: HeadKind) -> HeadRule:
-    """How this encoder's family builds a head of this kind."""
-    return FAMILIES[config.family].heads[kind]
+def head_rule(config: EncoderConfig, kind: HeadName) -> HeadRule:
+    """How this encoder's family builds a head of this kind. UserError if it has none."""
+    heads = FAMILIES[config.family].heads
+    if kind not in heads:
+        raise UserError(f"{config.family} has no {kind} head in transformers; it has {', '.join(heads)}")
+    return heads[kind]
 
 
 def task_head(
     config: EncoderConfig,
     raw: Mapping[str, Any] | None,
-    kind: HeadKind,
+    kind: HeadName,
     labels: Sequence[str] = (),
     problem: str = "",
     *,
@@ -45,30 +46,31 @@ def task_head(
         config: the encoder, whose family decides how the head is built.
         raw: the parsed config.json with the dropout rates; None or absent fields have transformers' defaults.
         kind: what it reads.
-        labels: names of the classes or tags; empty for questions, choices, and where `num_outputs` says how many.
-        problem: what the labels of "sequence" mean, in transformers' words; "" if it does not matter yet.
+        labels: names of the classes or tags; empty where there are none, and where `num_outputs` says how many.
+        problem: what the outputs mean, in transformers' words; "" if it does not matter yet.
         num_outputs: how many outputs; 0 follows from labels, kind and problem (a regression has one).
         where: path of the config.json, for messages.
 
     Raises:
         UserError: these do not fit each other, or a field of `raw` is out of bounds.
     """
-    if kind not in KINDS:
-        raise UserError(f"head = {kind!r} is no task head; known: {', '.join(KINDS)}")
-    names = checked_labels(labels)
-    if not names and kind in ("sequence", "token"):
+    from distil_jax.models import HEADS
+
+    if kind not in HEADS:
+        raise UserError(f"head = {kind!r} is no task head; known: {', '.join(HEADS)}")
+    names, fixed = checked_labels(labels), HEADS[kind].num_outputs
+    if not names and not fixed:
         num_outputs = num_outputs or int(problem == "regression")
-    count = _checked_count(kind, num_outputs or FIXED_OUTPUTS.get(kind, len(names)), names)
-    if problem and (problem not in PROBLEMS or kind != "sequence"):
-        raise UserError(
-            f"problem = {problem!r} with a {kind} head; only sequence heads have one: {', '.join(PROBLEMS)}"
-        )
+    count = _checked_count(HEADS[kind], num_outputs or fixed or len(names), names)
+    if problem and (problem not in PROBLEMS or not HEADS[kind].has_problem):
+        known = ", ".join(PROBLEMS)
+        raise UserError(f"problem = {problem!r} with a {kind} head; only sequence heads have one: {known}")
     _refuse_a_single_class(count, problem, "problem")
     return _built(config, Fields(raw or {}, where), kind, names, count, problem)
 
 
 def _built(
-    config: EncoderConfig, fields: Fields, kind: HeadKind, names: tuple[str, ...], count: int, problem: str
+    config: EncoderConfig, fields: Fields, kind: HeadName, names: tuple[str, ...], count: int, problem: str
 ) -> TaskHead:
     from distil_jax.models import TaskHead
 
@@ -82,13 +84,13 @@ def _built(
         num_outputs=count,
         dropout=dropout,
         dense=bool(rule.dense),
-        dense_activation=rule.dense_activation,
+        dense_activation=rule.dense_activation or config.activation,
         input_dropout=dropout if rule.drops_input else 0.0,
         problem=cast("Problem", problem),
     )
 
 
-def task_head_from_hf(config: EncoderConfig, raw: Mapping[str, Any], kind: HeadKind, where: str) -> TaskHead:
+def task_head_from_hf(config: EncoderConfig, raw: Mapping[str, Any], kind: HeadName, where: str) -> TaskHead:
     """The head of this kind that a config.json describes; labels are in the order of their numbers.
 
     Outputs without names are LABEL_0, ... (as in transformers, two where the file does not say), a single one or
@@ -103,12 +105,12 @@ def task_head_from_hf(config: EncoderConfig, raw: Mapping[str, Any], kind: HeadK
     Raises:
         UserError: labels or problem_type are not what they should be.
     """
-    if kind in FIXED_OUTPUTS:
+    from distil_jax.models import HEADS
+
+    if HEADS[kind].num_outputs:
         return task_head(config, raw, kind, where=where)
     names = labels_from_hf(raw, where)
-    problem = raw.get("problem_type") or ""
-    if kind == "token":
-        problem = ""
+    problem = (raw.get("problem_type") or "") if HEADS[kind].has_problem else ""
     if problem and problem not in PROBLEMS:
         raise UserError(f"{where}: problem_type = {shown(problem)}; known: {', '.join(PROBLEMS)}")
     _refuse_a_single_class(len(names), problem, f"{where}: problem_type")
@@ -125,18 +127,20 @@ def task_head_to_hf(config: EncoderConfig, head: TaskHead) -> dict[str, Any]:
     Raises:
         UserError: transformers' class of this family and task computes something else.
     """
-    rule = head_rule(config, head.kind)
-    built = (head.dense, head.dense and head.dense_activation)
-    if built != (bool(rule.dense), bool(rule.dense) and rule.dense_activation):
+    from distil_jax.models import HEADS
+
+    kind, rule = HEADS[head.kind], head_rule(config, head.kind)
+    activation = rule.dense_activation or config.activation
+    if head.dense != bool(rule.dense) or (head.dense and head.dense_activation != activation):
         layer = f"a dense layer and {head.dense_activation}" if head.dense else "no dense layer"
         raise UserError(f"a {config.family} folder cannot hold a {head.kind} head with {layer}")
     _refuse_a_single_class(head.num_outputs, head.problem, "problem")
     fields: dict[str, Any] = {}
-    if head.kind in ("sequence", "token"):
+    if not kind.num_outputs:
         names = checked_labels(head.labels) or numbered_labels(head.num_outputs)
         fields["id2label"] = {str(i): name for i, name in enumerate(names)}
         fields["label2id"] = {name: i for i, name in enumerate(names)}
-    if head.kind == "sequence":
+    if kind.has_problem:
         fields["problem_type"] = head.problem or None
     if rule.dropout_field:
         # null, the usual case of a field without a default of its own, means the rate of the hidden layers.
@@ -168,11 +172,11 @@ def match_outputs(own: TaskHead, wanted: TaskHead) -> tuple[TaskHead, list[int]]
 
 
 def _checked_count(kind: HeadKind, count: int, names: tuple[str, ...]) -> int:
-    fixed = FIXED_OUTPUTS.get(kind)
-    if fixed is not None and (count != fixed or names):
-        raise UserError(f"a {kind} head has {fixed} output{'s' * (fixed > 1)} without names; leave labels out")
+    fixed = kind.num_outputs
+    if fixed and (count != fixed or names):
+        raise UserError(f"a {kind.name} head has {fixed} output{'s' * (fixed > 1)} without names; leave labels out")
     if not count:
-        raise UserError(f"a {kind} head needs labels, or num_labels where they have no names")
+        raise UserError(f"a {kind.name} head needs labels, or num_labels where they have no names")
     if type(count) is not int or not 1 <= count <= MOST_LABELS:
         raise UserError(f"num_labels = {count!r}, expected a whole number from 1 to {MOST_LABELS}")
     if names and count != len(names):

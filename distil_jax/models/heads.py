@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -24,11 +25,40 @@ from distil_jax.models.encoder import (
 )
 from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 
-DenseActivation = Literal["relu", "tanh", "gelu"]
-HeadKind = Literal["sequence", "token", "question", "choice"]
+HeadName = Literal["sequence", "token", "question", "choice", "replaced"]
 Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
 
-_DENSE_ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": ACTIVATIONS["gelu"]}
+_DENSE_ACTIVATIONS = {**ACTIVATIONS, "tanh": jnp.tanh}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadKind:
+    """What heads of one kind have in common.
+
+    Attributes:
+        name: registered under it.
+        reads_token_0: it reads token 0 alone; else every token.
+        num_outputs: of every such head, and they have no names; 0: classes or tags, which may have names.
+        has_problem: what the outputs mean varies (`Problem`).
+        joins_rows: it gives a row of an example a score; ids may be [B, C, L], C rows an example.
+    """
+
+    name: HeadName
+    _: dataclasses.KW_ONLY
+    reads_token_0: bool = False
+    num_outputs: int = 0
+    has_problem: bool = False
+    joins_rows: bool = False
+
+
+_KINDS = (
+    HeadKind("sequence", reads_token_0=True, has_problem=True),  # classes or scores of a text
+    HeadKind("token"),  # a tag a token
+    HeadKind("question", num_outputs=2),  # where an answer starts and ends
+    HeadKind("choice", reads_token_0=True, num_outputs=1, joins_rows=True),  # how well an ending fits
+    HeadKind("replaced", num_outputs=1),  # whether a generator made the token (ELECTRA, section 2)
+)
+HEADS: Mapping[HeadName, HeadKind] = {kind.name: kind for kind in _KINDS}
 
 
 class MLMHead(nn.Module):
@@ -100,46 +130,42 @@ class TaskHead:
     """A head that is fine-tuned for one task: what it reads and how many numbers it gives.
 
     Attributes:
-        kind: "sequence" and "choice" read token 0, "token" and "question" every token.
-        labels: names of the outputs in their order; empty where they have none (regression, question, choice).
-        num_outputs: classes or regression targets of "sequence", tags of "token"; 2 (start, end) for "question", 1
-            (the score of one choice) for "choice".
+        kind: name of its kind in `HEADS`.
+        labels: names of the outputs in their order; empty where they have none.
+        num_outputs: numbers it gives.
         dropout: rate right before the output layer.
         dense: a dense layer comes before the dropout (as in DistilBERT and RoBERTa; BERT has the encoder's pooler).
-        dense_activation: what follows that layer: "relu" (DistilBERT), "tanh" (RoBERTa) or "gelu" (ELECTRA).
+        dense_activation: what follows that layer: "tanh" (RoBERTa) or a name in `ACTIVATIONS`.
         input_dropout: rate before that layer (RoBERTa, ELECTRA).
-        problem: what the outputs of "sequence" mean, in transformers' words; "" if it does not matter.
+        problem: what the outputs mean, in transformers' words; "" if it does not matter.
     """
 
-    kind: HeadKind
+    kind: HeadName
     _: dataclasses.KW_ONLY
     labels: tuple[str, ...] = ()
     num_outputs: int
     dropout: float = 0.0
     dense: bool = False
-    dense_activation: DenseActivation = "relu"
+    dense_activation: str = "relu"
     input_dropout: float = 0.0
     problem: Problem = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))  # a list, where the fields come from JSON
-        fixed = {"question": 2, "choice": 1}.get(self.kind, self.num_outputs)
-        if self.num_outputs < 1 or self.num_outputs != fixed:
+        if self.num_outputs < 1 or self.num_outputs != (HEADS[self.kind].num_outputs or self.num_outputs):
             raise ValueError(f"a {self.kind} head with num_outputs = {self.num_outputs}")
         if self.labels and len(self.labels) != self.num_outputs:
             raise ValueError(f"{len(self.labels)} labels for {self.num_outputs} outputs")
-        if self.dense and not self.pooled:
-            raise ValueError(f"a {self.kind} head reads every token and has no dense layer")
 
     @property
-    def pooled(self) -> bool:
-        """Whether it reads token 0 only."""
-        return self.kind in ("sequence", "choice")
+    def reads_token_0(self) -> bool:
+        """Whether it reads token 0 alone."""
+        return HEADS[self.kind].reads_token_0
 
     @property
     def needs_pooler(self) -> bool:
         """Whether the encoder has to have a pooler."""
-        return self.pooled and not self.dense
+        return self.reads_token_0 and not self.dense
 
 
 class TaskLayers(nn.Module):
@@ -196,26 +222,25 @@ class TaskModel(nn.Module):
         """Scores before any softmax, float32.
 
         Args:
-            ids: [B, L] int32, for "choice" also [B, C, L] (one row a choice); the others and their defaults as in
-                `EncoderInputs`, of the same shape as `ids`.
+            ids: [B, L] int32, also [B, C, L] where the head joins rows (one row a choice); the others and their
+                defaults as in `EncoderInputs`, of the same shape as `ids`.
             attention_mask: as `ids`.
             position_ids: as `ids`.
             token_type_ids: as `ids`.
             dropout_keys: [B, 2] uint32, one key a row; with ids [B, C, L] also [B * C, 2], one key a choice.
 
         Returns:
-            "sequence" [B, num_outputs], "token" [B, L, num_outputs], "question" [B, L, 2] (start, end), "choice"
-            [B, C] of ids [B, C, L], [B, 1] of ids [B, L].
+            [B, num_outputs] where the head reads token 0, else [B, L, num_outputs]; [B, C] of ids [B, C, L].
 
         Raises:
             ValueError: ids of another shape.
         """
         inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
         shape = inputs.ids.shape
-        if len(shape) != 2 and (len(shape) != 3 or self.head.kind != "choice"):
+        if len(shape) != 2 and not (len(shape) == 3 and HEADS[self.head.kind].joins_rows):
             raise ValueError(f"ids of shape {shape} for a {self.head.kind} head")
         inputs = one_row_a_choice(inputs)
-        if self.head.pooled and inputs.dropout_keys is None and not self.is_initializing():
+        if self.head.reads_token_0 and inputs.dropout_keys is None and not self.is_initializing():
             logits = self.task_logits(self.encoder.cls_only(inputs))
         else:
             logits = self.task_logits(self.encode(inputs), inputs.dropout_keys)
@@ -236,7 +261,7 @@ class TaskModel(nn.Module):
         """
         if self.head.needs_pooler:
             hidden = self.encoder.pooled(hidden)
-        elif self.head.pooled:
+        elif self.head.reads_token_0:
             hidden = hidden[:, 0]
         return self.task_head(hidden, dropout_keys)
 

@@ -116,7 +116,7 @@ def own_logits(head: TaskHead, encoded: Encoded) -> Callable[[int, np.ndarray], 
     def own(row: int, logits: np.ndarray) -> np.ndarray:
         if encoded.choices:
             return logits[: len(encoded.ids[row])]
-        return logits if head.pooled else logits[: encoded.lengths[row]]
+        return logits if head.reads_token_0 else logits[: encoded.lengths[row]]
 
     return own
 

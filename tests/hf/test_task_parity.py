@@ -10,7 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from distil_jax.hf import from_pretrained
+from distil_jax.errors import UserError
+from distil_jax.hf import from_pretrained, save_pretrained
+from distil_jax.models import TaskModel
+from distil_jax.tasks import kind_of
 
 ROWS, LENGTH = 3, 24
 # What is put on: transformers' class name without the family, its settings, our head.
@@ -95,6 +98,32 @@ def test_scores_and_loss(
     loss = loss_by_hand(task, np.asarray(logits), LABELS[task])
     assert float(loss) == pytest.approx(found.loss.item(), abs=1e-5)
     assert found.loss.item() > 0.1
+
+
+def test_replaced_tokens(make_folder: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A discriminator's own head: a score a token, of which PyTorch's loss takes the sigmoid."""
+    import torch
+    import transformers
+
+    settings: dict[str, Any] = {"initializer_range": 0.15, "embedding_size": 7, "hidden_act": "gelu_new"}
+    reference = make_model("ElectraForPreTraining", **settings)
+    module, params = from_pretrained(make_folder("ElectraForPreTraining", **settings))
+    assert isinstance(module, TaskModel)
+    batch = batch_of("tags", True, 50)
+    inputs = {("input_ids" if k == "ids" else k): torch.from_numpy(v).long() for k, v in batch.items()}
+    with torch.no_grad():
+        expected = reference(**inputs).logits.numpy()
+    found = np.asarray(jax.jit(module.apply)({"params": params}, **batch))
+    real = batch["attention_mask"] > 0
+    assert np.ptp(expected[real]) > 0.1
+    np.testing.assert_allclose(found[..., 0][real], expected[real], atol=1e-5, rtol=0)
+    save_pretrained(tmp_path / "written", module.config, params, head=module.head)
+    loaded: Any = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "written", output_loading_info=True)
+    assert not any(loading := loaded[1].values()), loading
+    assert type(loaded[0]) is type(reference)
+    assert all(torch.equal(x, loaded[0].state_dict()[name]) for name, x in reference.state_dict().items())
+    with pytest.raises(UserError, match="none of the tasks"):
+        kind_of(module.head)
 
 
 def test_pooler_output_and_hidden_states(make_folder: Callable[..., Path], make_model: Callable[..., Any]) -> None:

@@ -31,8 +31,8 @@ IDS = np.random.default_rng(0).integers(0, 40, (4, 9)).astype(np.int32)
 def model(family: str, kind: str, **fields: Any) -> TaskModel:
     head = HEADS[kind]
     if family == "bert":
-        return TaskModel(dataclasses.replace(BERT, pooler=head.pooled, **fields), head)
-    return TaskModel(dataclasses.replace(DISTILBERT, **fields), dataclasses.replace(head, dense=head.pooled))
+        return TaskModel(dataclasses.replace(BERT, pooler=head.reads_token_0, **fields), head)
+    return TaskModel(dataclasses.replace(DISTILBERT, **fields), dataclasses.replace(head, dense=head.reads_token_0))
 
 
 def random_params(module: TaskModel, seed: int = 1) -> Any:
@@ -75,7 +75,7 @@ def test_dropout_is_on_what_the_output_layer_reads(kind: str) -> None:
     head = TaskHead(kind, num_outputs=12, dropout=0.3) if kind in ("sequence", "token") else HEADS[kind]  # pyright: ignore[reportArgumentType]
     if head.num_outputs != 12:
         head = dataclasses.replace(head, dropout=0.3)
-    module = TaskModel(dataclasses.replace(DISTILBERT, **QUIET), dataclasses.replace(head, dense=head.pooled))
+    module = TaskModel(dataclasses.replace(DISTILBERT, **QUIET), dataclasses.replace(head, dense=head.reads_token_0))
     params = random_params(module)
     hidden = np.random.default_rng(3).standard_normal((600, 9, 12)).astype(np.float32)
     apply = jax.jit(lambda keys: module.apply({"params": params}, hidden, keys, method="task_logits"))
@@ -226,7 +226,6 @@ def test_what_makes_no_sense_is_refused() -> None:
         ("choice", {"num_outputs": 2}),
         ("sequence", {"num_outputs": 0}),
         ("sequence", {"num_outputs": 3, "labels": ("a",)}),
-        ("token", {"num_outputs": 3, "dense": True}),
     ]
     for kind, fields in wrong:
         with pytest.raises(ValueError, match=kind if "labels" not in fields else "labels"):

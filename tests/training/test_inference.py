@@ -9,18 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from distil_jax.models import EncoderConfig, EncoderInputs, HeadKind, TaskHead, TaskModel
+from distil_jax.models import EncoderConfig, EncoderInputs, HeadName, TaskHead, TaskModel
 from distil_jax.training.inference import make_network, usual_length, usual_rows
 from distil_jax.training.parallel import make_devices
 
 
 @pytest.mark.parametrize("kind", ["sequence", "token", "question", "choice"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_a_network_gives_the_models_logits(kind: HeadKind, dtype: str, tolerance: float) -> None:
+def test_a_network_gives_the_models_logits(kind: HeadName, dtype: str, tolerance: float) -> None:
     """Whatever form its products have, and on several devices."""
     outputs = {"sequence": 3, "token": 4, "question": 2, "choice": 1}[kind]
     head = TaskHead(kind, num_outputs=outputs)
-    encoder = EncoderConfig("bert", 40, 12, 2, 3, 20, 16, type_vocab_size=2, pooler=head.pooled)
+    encoder = EncoderConfig("bert", 40, 12, 2, 3, 20, 16, type_vocab_size=2, pooler=head.reads_token_0)
     model = TaskModel(encoder, head)
     random = np.random.default_rng(0)
     ids: Any = random.integers(5, 40, (4, 3, 9) if kind == "choice" else (4, 9)).astype(np.int32)

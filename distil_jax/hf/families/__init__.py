@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError, shown
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.distilbert import DISTILBERT
 from distil_jax.hf.families.electra import ELECTRA
-from distil_jax.hf.families.family import CLASS_SUFFIXES, ConfigField, Family, Head, HeadRule, TensorRule
+from distil_jax.hf.families.family import ConfigField, Family, HeadRule, TensorRule
 from distil_jax.hf.families.mpnet import MPNET
 from distil_jax.hf.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+
+if TYPE_CHECKING:
+    from distil_jax.hf.families.family import Head
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ELECTRA)
 }
 
 __all__ = [
-    "CLASS_SUFFIXES",
     "FAMILIES",
     "ConfigField",
     "Family",
@@ -65,8 +67,5 @@ def architectures(raw: Mapping[str, Any]) -> list[str]:
 
 def named_heads(raw: Mapping[str, Any]) -> list[Head]:
     """The heads that the architectures of a config.json have; those of classes that are not known are left out."""
-    classes: dict[str, Head] = {}
-    for family in FAMILIES.values():
-        classes |= {family.architecture(head): head for head in CLASS_SUFFIXES}
-        classes |= dict.fromkeys(family.mlm_classes, "mlm")
+    classes = {name: head for family in FAMILIES.values() for name, head in family.architectures.items()}
     return [classes[name] for name in architectures(raw) if name in classes]

@@ -29,18 +29,13 @@ ELECTRA = Family(
     required={"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"},
     implied=_implied,
     layer=BERT.layer,
-    # That of a generator; a discriminator's tells replaced tokens from others.
+    # That of a generator; a discriminator has "replaced".
     mlm_head=(
         *linear("mlm_head/transform", "generator_predictions.dense", "EH"),
         *norm("mlm_head/norm", "generator_predictions.LayerNorm", "E"),
         TensorRule(("mlm_head", "bias"), "generator_lm_head.bias", ("V",)),
     ),
     tied={"generator_lm_head.weight": WORD_EMBEDDINGS},
-    ignored=frozenset(
-        f"discriminator_predictions.{layer}.{part}"
-        for layer in ("dense", "dense_prediction")
-        for part in ("weight", "bias")
-    ),
     mlm_activation="gelu",
     has_pooler=False,
     tokenizer="BertTokenizer",
@@ -59,6 +54,12 @@ ELECTRA = Family(
             dense_activation="gelu",
             dropout_field="summary_last_dropout",
             dropout=0.1,
+        ),
+        "replaced": HeadRule(
+            "discriminator_predictions.dense_prediction",
+            dense="discriminator_predictions.dense",
+            dense_activation="",
+            dropout=0.0,
         ),
     },
 )

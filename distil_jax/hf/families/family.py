@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig, HeadKind
+    from distil_jax.models import EncoderConfig, HeadName
 
-Head = Literal["mlm", "none", "sequence", "token", "question", "choice"]
+    Head = HeadName | Literal["mlm", "none"]
 
 # The same for every family of transformers: the class is the family's class prefix and one of these.
 CLASS_SUFFIXES: Mapping[Head, str] = {
@@ -23,6 +23,7 @@ CLASS_SUFFIXES: Mapping[Head, str] = {
     "token": "ForTokenClassification",
     "question": "ForQuestionAnswering",
     "choice": "ForMultipleChoice",
+    "replaced": "ForPreTraining",
 }
 
 
@@ -101,7 +102,7 @@ class HeadRule:
     Attributes:
         output: name of the output layer.
         dense: name of the dense layer before it; "" if there is none (the encoder's pooler is then read for token 0).
-        dense_activation: what follows that layer.
+        dense_activation: what follows that layer; "": the encoder's activation.
         dropout_field: field of config.json with the dropout rate; "" if no field has it.
         dropout: the rate where the field is absent or null; None: that of the hidden layers.
         drops_input: dropout at the same rate comes before the dense layer, too.
@@ -110,7 +111,7 @@ class HeadRule:
     output: str = "classifier"
     _: dataclasses.KW_ONLY
     dense: str = ""
-    dense_activation: Literal["relu", "tanh", "gelu"] = "relu"
+    dense_activation: str = "relu"
     dropout_field: str = ""
     dropout: float | None = None
     drops_input: bool = False
@@ -158,7 +159,7 @@ class Family:
     layer: tuple[TensorRule, ...]
     mlm_head: tuple[TensorRule, ...]
     tied: Mapping[str, str]
-    heads: Mapping[HeadKind, HeadRule]
+    heads: Mapping[HeadName, HeadRule]
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     implied: Callable[[EncoderConfig], dict[str, Any]] = _nothing
@@ -174,6 +175,15 @@ class Family:
     def architecture(self, head: Head) -> str:
         """transformers' class of the model with this head."""
         return self.class_prefix + CLASS_SUFFIXES[head]
+
+    @property
+    def architectures(self) -> dict[str, Head]:
+        """transformers' classes -> the head of each."""
+        named: list[Head] = ["mlm", "none", *self.heads]
+        found = {self.architecture(head): head for head in named}
+        for name in self.mlm_classes:
+            found[name] = "mlm"
+        return found
 
     @property
     def has_token_types(self) -> bool:

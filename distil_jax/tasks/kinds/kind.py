@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jax import Array
 
     from distil_jax.hf import Tokenizer
-    from distil_jax.models import HeadKind, Problem, TaskHead
+    from distil_jax.models import HeadName, Problem, TaskHead
     from distil_jax.tasks.batches import Labels, TaskBatch
     from distil_jax.tasks.data.classes import LabelledTable, LabelRules
     from distil_jax.tasks.data.columns import Columns
@@ -72,7 +72,7 @@ class TaskKind(Generic[E]):
 
     Attributes:
         name: registered under it.
-        head: what the model has on top of its encoder (`models.HEADS`).
+        head: what the model has on top of its encoder, by its name in `models.HEADS`.
         reads: what the head gives, for messages: "tags of words".
         example: type of the examples.
         columns: usual names of the columns of a row.
@@ -123,7 +123,7 @@ class TaskKind(Generic[E]):
     """
 
     name: str
-    head: HeadKind
+    head: HeadName
     reads: str
     example: type[E]
     columns: Columns
