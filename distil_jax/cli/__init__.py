@@ -61,6 +61,7 @@ COMMANDS = {
         models.run_export,
         ExportArguments,
     ),
+    "prune": Command("task model -> a smaller one without the neurons that matter least", models.run_prune),
     "trim": Command(
         "model -> a smaller one with the tokens of a corpus, the same results", models.run_trim, TrimArguments
     ),

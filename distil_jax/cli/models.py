@@ -41,6 +41,10 @@ _SCORE_SETTINGS = (
     *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
     *("run", "parallel", "finetune.buckets", "training.compute_dtype", "training.attention", "evaluation.batch_size"),
 )
+_PRUNE_SETTINGS = (
+    *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
+    *("run", "parallel.devices", "pruning.feed_forward", "pruning.examples"),
+)
 
 
 def run_export(given: ExportArguments) -> None:
@@ -140,7 +144,11 @@ def _evaluate_language_models(given: EvaluateArguments) -> None:
 
 
 def _evaluate_task(arguments: Sequence[str]) -> None:
-    config = _task_config(arguments)
+    text = (
+        "Scores of MODEL, a fine-tuned model, on a task. --task NAME is short for --task.name NAME, --output FOLDER, "
+        "which gets result.json, for --run.output FOLDER."
+    )
+    config = _task_config(arguments, _PROGRAM, text, _SCORE_SETTINGS)
     start(config)
     from distil_jax.evaluation import score_model, scores_table
 
@@ -151,18 +159,36 @@ def _evaluate_task(arguments: Sequence[str]) -> None:
         print(scores_table(found))
 
 
-def _task_config(arguments: Sequence[str]) -> Config:
+def run_prune(arguments: list[str]) -> None:
+    """`distil-jax prune`."""
+    program = "distil-jax prune MODEL --task NAME"
+    text = (
+        "MODEL, a fine-tuned model, with fewer neurons in its feed-forward parts, those that matter least for a task "
+        "left out. --task NAME is short for --task.name NAME, --output FOLDER for --run.output FOLDER."
+    )
+    config = _task_config(arguments, program, text, _PRUNE_SETTINGS)
+    start(config)
+    from distil_jax.export import prune_model
+
+    print(prune_model(config).table())
+    print(
+        f"distil-jax finetune --task {config.task.name} --model.initial {config.run.output} --teacher.path "
+        f"{config.model.initial} --run.output RUN  # brings its score back",
+        file=sys.stderr,
+    )
+
+
+def _task_config(arguments: Sequence[str], program: str, text: str, sections: Sequence[str]) -> Config:
     """The configuration, with the model that precedes the flags as model.initial."""
     count = next((number for number, one in enumerate(arguments) if one.startswith("-")), len(arguments))
     models, flags = arguments[:count], with_long_flags(arguments[count:], _SHORT)
     if len(models) != 1 and not {"-h", "--help"} & {*flags}:
-        raise UserError(f"{len(models)} models given before the flags; give one: {_PROGRAM}")
+        raise UserError(f"{len(models)} models given before the flags; give one: {program}")
     config = parse_arguments(
         flags,
-        prog=_PROGRAM,
-        description="Scores of MODEL, a fine-tuned model, on a task. --task NAME is short for --task.name NAME, "
-        "--output FOLDER, which gets result.json, for --run.output FOLDER.",
-        sections=_SCORE_SETTINGS,
+        prog=program,
+        description=text,
+        sections=sections,
         default="finetune",
         implied=_any_devices,
     )

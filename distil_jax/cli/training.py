@@ -14,6 +14,8 @@ from distil_jax.errors import UserError
 
 _SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
 _ON_TEXT = ("run", "corpus", "masking", "optimizer", "training", "parallel", "checkpoint", "evaluation", "logging")
+# Of [pruning] what has an effect while training.
+_PRUNING = ("pruning.sparsity", "pruning.begin", "pruning.end", "pruning.every_steps")
 _GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and dropout rates of its own
 _TABLE = tuple(f"study.{name}" for name in ("tasks", "seeds", "learning_rates", "epochs", "export", "checkpoints"))
 _STUDENTS = ("objectives", "starts", "tokens", "base_tokens", "distillations", "hours", "finetune", "pretrain")
@@ -80,9 +82,11 @@ def train_command(stage: str) -> Callable[[list[str]], None]:
     program = f"distil-jax {stage}"
 
     def run(arguments: list[str]) -> None:
-        config = parse_arguments(arguments, prog=program, description=texts[stage], sections=(*_ON_TEXT, *sections))
+        config = parse_arguments(
+            arguments, prog=program, description=texts[stage], sections=(*_ON_TEXT, *_PRUNING, *sections)
+        )
         if stage == "pretrain" and config.model.initial:  # flags for sizes have no effect then, and are refused
-            own = (*_ON_TEXT, *_GIVEN_MODEL, _LOSS_FORM)
+            own = (*_ON_TEXT, *_PRUNING, *_GIVEN_MODEL, _LOSS_FORM)
             parse_arguments(arguments, prog=f"{program} --model.initial", sections=own)
         train(stage, config)
 
@@ -110,7 +114,7 @@ def run_finetune(arguments: list[str]) -> int:
         prog="distil-jax finetune",
         description="Fine-tune a model on a task, or on several with several seeds, alone or with fine-tuned teachers. "
         "--task NAME is short for --task.name NAME, --seeds N for --study.seeds N.",
-        sections=(*sections, "parallel", "checkpoint", "evaluation", "logging"),
+        sections=(*sections, *_PRUNING, "parallel", "checkpoint", "evaluation", "logging"),
         default="finetune",
     )
     from distil_jax.evaluation import is_study, plan_study

@@ -218,6 +218,24 @@ class Optimizer(Section):
 
 
 @dataclass(frozen=True)
+class Pruning(Section):
+    """What is left out: by `prune` whole neurons, for a smaller model; while training single weights, as a baseline."""
+
+    feed_forward: float = setting(0.5, "prune: share of the feed-forward width that stays", between(1e-6, 1))
+    examples: int = setting(1024, "prune: training examples that judge the neurons; 0: all", at_least(0))
+    sparsity: float = setting(
+        0.0,
+        "share of the encoder's dense kernels that is 0 in the end; 0: no pruning",
+        below_one(zero=True),
+    )
+    begin: float = setting(0.1, "share of the steps after which weights begin to go", between(0, 1))
+    end: float = setting(
+        0.6, "share of the steps after which no more weights go; not after begin: all go at once", between(0, 1)
+    )
+    every_steps: int = setting(10, "optimiser steps between choices of the weights that go", at_least(1))
+
+
+@dataclass(frozen=True)
 class Training(Section):
     """How long and in which portions."""
 
@@ -348,6 +366,7 @@ class Config:
     masking: Masking = Masking()
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
+    pruning: Pruning = Pruning()
     training: Training = Training()
     parallel: Parallel = Parallel()
     checkpoint: Checkpoint = Checkpoint()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distil_jax.export.onnx_session import open_onnx
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.predictor import Predictor
+    from distil_jax.export.prune import prune_model
     from distil_jax.export.push import push
     from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
     from distil_jax.export.trim import trim_vocabulary
@@ -42,6 +43,7 @@ __all__ = [
     "open_onnx",
     "predict",
     "predict_rows",
+    "prune_model",
     "push",
     "read_ready",
     "read_run",

@@ -45,6 +45,7 @@ from distil_jax.training.nonfinite import NonfiniteError, Skips, refuse_nonfinit
 from distil_jax.training.opening import About, measures_text, opening_lines
 from distil_jax.training.optimizer import Phases, learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
+from distil_jax.training.pruning import magnitude_constraint
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import (
     Evaluator,
@@ -150,6 +151,7 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
     config = spec.config
     optimizer = make_optimizer(config.optimizer, spec.steps, spec.earlier_phases)
     schedule = learning_rate_schedule(config.optimizer, spec.steps, spec.earlier_phases)
+    step = dataclasses.replace(spec.step, constrain=magnitude_constraint(config, spec.steps))
     saving = config.checkpoint
     checkpoints = Checkpoints(spec.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
     state = devices.replicate(init_state(spec.params, optimizer, spec.step.trainable))
@@ -197,9 +199,8 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
         if due:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if start != spec.steps and not run.exhausted():
-            step_logger = StepLogger(
-                run, CompiledStep(devices, make_train_step(spec.step, optimizer, schedule)), progress, skips
-            )
+            compiled = CompiledStep(devices, make_train_step(step, optimizer, schedule))
+            step_logger = StepLogger(run, compiled, progress, skips)
             state, skips = _train(run, state, start or 0, step_logger), step_logger.skips
     checkpoints.close()
     last, best = int(state.step), run.best_step()

@@ -82,6 +82,7 @@ class StepConfig:
         micro_batch_size: rows of a device and forward pass.
         trainable: the parameter groups that get updates, or parts of them, as in `parts`.
         steps: of the whole run.
+        constrain: (step, parameters before an update, after it) -> the parameters that stand; None: those after it.
     """
 
     prepare: Prepare
@@ -89,6 +90,7 @@ class StepConfig:
     micro_batch_size: int
     trainable: tuple[str, ...]
     steps: int = 1
+    constrain: Callable[[Array, Params, Params], Params] | None = None
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, trainable: tuple[str, ...]) -> TrainState:
@@ -118,8 +120,12 @@ def make_train_step(
         (value, sums), gradients = sum_over_devices(
             sum_over(gradients_of, micro_batches(rows, config.micro_batch_size))
         )
+        before = state
         with jax.named_scope("optimizer"):
             state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
+            if config.constrain is not None:
+                kept = config.constrain(before.step, before.params, state.params)
+                state = TrainState(state.step, kept, state.opt_state)
         means = {f"loss_{name}": term.mean for name, term in sums.terms.items()}
         return state, {"loss": value, **means, **metrics, "tokens": sums.tokens}
 

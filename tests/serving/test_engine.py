@@ -46,8 +46,8 @@ def compiled_programs() -> list[str]:
     [
         ("classes", TEXTS),
         ("tags", [text.split() for text in TEXTS]),
-        ("answers", [{"question": "the cat", "context": text} for text in TEXTS]),
-        ("choices", [{"text": "the cat", "endings": ["sat", "ran home"]}] * 3),
+        pytest.param("answers", [{"question": "the cat", "context": text} for text in TEXTS], marks=pytest.mark.slow),
+        pytest.param("choices", [{"text": "the cat", "endings": ["sat", "ran home"]}] * 3, marks=pytest.mark.slow),
     ],
 )
 def test_predictions_are_those_of_predict(name: str, inputs: list[Any], task_folder: Callable[..., Path]) -> None:

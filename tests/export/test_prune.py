@@ -1,0 +1,129 @@
+"""`distil-jax prune`: importance against finite differences, and folders that transformers loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from distil_jax import cli
+from distil_jax.config import load_config
+from distil_jax.export.prune import _gated, neuron_importance, prune_model, without_neurons
+from distil_jax.hf import load_tokenizer, read_json, read_task_model
+from distil_jax.models import TaskModel
+from distil_jax.tasks import collate, kind_of
+from distil_jax.tasks.examples import SequenceExample
+from distil_jax.training.task_step import forward
+
+TEXTS = ["the cat sat on a mat", "a dog ran fast", "red fish", "the moon over the sea and sky"] * 3
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "train.jsonl"
+    labels = ["bad", "fair", "good"]
+    found = [{"text": text, "label": labels[number % 3]} for number, text in enumerate(TEXTS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return path
+
+
+def test_importance_is_how_much_the_loss_changes(task_folder: Callable[..., Path]) -> None:
+    """By central differences of each gate, row by row."""
+    folder = task_folder("classes")
+    encoder, params, head, *_ = read_task_model(folder, "sequence")
+    assert head is not None
+    kind, model = kind_of(head), TaskModel(encoder, head)
+    examples = [SequenceExample(str(n), text, None, n % 3) for n, text in enumerate(TEXTS[:3])]
+    settings = load_config("finetune", {"task.name": "classification", "task.max_length": 16}).task
+    encoded = kind.encode(load_tokenizer(folder), examples, settings)
+    batch = collate(encoded, kind, np.arange(3), 16, 4)  # with one empty place
+    found = neuron_importance(model, params, [batch])
+    loss_of = jax.jit(lambda gates, row: kind.loss(forward(model, _gated(params, gates), row.inputs)[1], row))
+    step, neurons = 1e-2, [(0, 0), (0, 7), (1, 3), (1, 23)]
+    for layer, neuron in neurons:
+        differences = []
+        for row in range(3):
+            alone = collate(encoded, kind, np.array([row]), 16, 1)
+            losses = []
+            for change in (step, -step):
+                gates = np.ones((2, 24), np.float32)
+                gates[layer, neuron] += change
+                losses.append(float(loss_of(gates, alone)))
+            differences.append(abs(losses[0] - losses[1]) / (2 * step))
+        assert found[layer, neuron] == pytest.approx(np.mean(differences), rel=2e-2, abs=1e-4)
+    assert found.shape == (2, 24) and (found > 0).any()
+
+
+def test_neurons_without_effect_may_go(task_folder: Callable[..., Path]) -> None:
+    """A model whose other neurons are switched off gives the same logits without them."""
+    encoder, params, head, *_ = read_task_model(task_folder("classes"), "sequence")
+    assert head is not None
+    kept = np.array([[0, 3, 5, 6, 9, 12, 20, 23], [1, 2, 4, 8, 16, 17, 18, 22]])
+    gates: Any = np.zeros((2, 24), np.float32)
+    np.put_along_axis(gates, kept, 1, axis=1)
+    ids: Any = np.arange(8, dtype=np.int32)[None] + 5
+    small = TaskModel(dataclasses.replace(encoder, intermediate_size=8), head)
+    before = jax.jit(TaskModel(encoder, head).apply)({"params": _gated(params, gates)}, ids)
+    after = jax.jit(small.apply)({"params": without_neurons(params, kept)}, ids)
+    np.testing.assert_allclose(np.asarray(after), np.asarray(before), atol=1e-5)
+
+
+def test_the_folder_is_smaller_and_loads(
+    task_folder: Callable[..., Path], rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    folder = task_folder("classes")
+    command = ["prune", str(folder), "--task", "classification", "--task.train", str(rows), "--task.max-length", "16"]
+    assert cli.main([*command, "--pruning.feed-forward", "0.3", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    width = next(line for line in printed.out.splitlines() if "width" in line)
+    assert width.split("|")[2].strip() == "24" and width.split("|")[3].strip() == "8"
+    assert "finetune" in printed.err
+    assert read_json(tmp_path / "out" / "config.json")["intermediate_size"] == 8
+    weights = [(path / "model.safetensors").stat().st_size for path in (folder, tmp_path / "out")]
+    assert weights[1] < weights[0]
+    model, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    encoder, params, head, *_ = read_task_model(tmp_path / "out", "sequence")
+    assert head is not None and head.labels == ("bad", "fair", "good")
+    ids = np.arange(8)[None] + 5
+    with torch.no_grad():
+        expected = model.eval()(input_ids=torch.tensor(ids)).logits.numpy()
+    found = jax.jit(TaskModel(encoder, head).apply)({"params": params}, ids.astype(np.int32))
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ({"pruning.feed_forward": 0.99}, "24"),
+        ({"run.output": ""}, "run.output"),
+        ({"task.name": "regression", "task.label": "number"}, "head"),
+        ({"model.initial": "nowhere/at/all"}, "nowhere"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_computed(
+    changes: dict[str, Any], fact: str, task_folder: Callable[..., Path], rows: Path, tmp_path: Path
+) -> None:
+    from distil_jax.errors import UserError
+
+    lines = [json.loads(line) | {"number": n} for n, line in enumerate(rows.read_text().splitlines())]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {
+        "model.initial": str(task_folder("classes")),
+        "run.output": str(tmp_path / "out"),
+        "task.name": "classification",
+        "task.train": str(tmp_path / "rows.jsonl"),
+        "task.max_length": 16,
+    }
+    with pytest.raises(UserError, match=fact):
+        prune_model(load_config("finetune", {**settings, **changes}))
+    assert not (tmp_path / "out").exists()
