@@ -9,7 +9,7 @@ import pytest
 from distil_jax.config import Config, load_config, shipped_config
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml"))
-FINE_TUNING = ["finetune", "glue", "minilm_tasks"]
+FINE_TUNING = ["finetune", "glue", "minilm_tasks", "tinybert_task"]
 ON_TEXT = [name for name in SHIPPED if name not in FINE_TUNING]
 
 
@@ -28,6 +28,7 @@ def test_the_shipped_configurations_are_these() -> None:
         "quickstart_teacher",
         "study_minilm_l3",
         "tinybert",
+        "tinybert_task",
     ]
 
 

@@ -80,7 +80,7 @@ def run_ablation(config: Config, *, command: str = "", say: Say = lambda _: None
             "hours": config.study.hours,
         }
         say(f"teacher: {config.teacher.path} on {', '.join((*tasks, *_embedding(config)))}")
-        report["teacher_numbers"] = _measured(config, config.teacher.path, folder / "teacher", 0, say)
+        report["teacher_numbers"] = _teacher_numbers(config, say)
         rows: list[Numbers] = []
         for number, student in enumerate(students, 1):
             rows.append(_row(config, student, mlm_teacher, rows, f"student {number} of {len(students)}", say))
@@ -117,6 +117,19 @@ def _mlm_teacher(config: Config, students: Sequence[Student], say: Say) -> str:
     return str(folder / MODEL)
 
 
+def _teacher_numbers(config: Config, say: Say) -> Numbers:
+    """Those of the teacher, measured once."""
+    path = Path(config.run.output) / "teacher.json"
+    kept = read_json(path) if path.is_file() else {}
+    origin = json_sha256([config.teacher.path, run_identity(task_config(config, "", Path()))])
+    if kept.get("origin") == origin and _has_all(config, kept):
+        return kept
+    numbers = _measured(config, config.teacher.path, Path(config.run.output) / "teacher", say)
+    numbers["origin"] = origin
+    write_atomically(path, json.dumps(numbers, indent=2) + "\n")
+    return numbers
+
+
 def _row(
     config: Config, student: Student, mlm_teacher: str, before: Sequence[Numbers], where: str, say: Say
 ) -> Numbers:
@@ -145,7 +158,7 @@ def _row(
     try:
         model = _distilled(made, student)
         distilled = time.monotonic() - started
-        numbers = _measured(config, str(model), student.folder / "tasks", student.tokens, say)
+        numbers = _measured(config, str(model), student.folder / "tasks", say)
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         say(f"{where}: {student.name}: failed: {reason}")
@@ -186,7 +199,7 @@ def _distilled(config: Config, student: Student) -> Path:
     return model
 
 
-def _measured(config: Config, model: str, output: Path, tokens: float, say: Say) -> Numbers:
+def _measured(config: Config, model: str, output: Path, say: Say) -> Numbers:
     """Scores by task and seed, number of parameters, and milliseconds of a sentence.
 
     Raises:

@@ -90,7 +90,7 @@ def make_copies(config: Config, training: TaskTraining, train: Encoded) -> Copie
     settings = config.augment
     if settings.method == "none":
         return None
-    if not config.teacher.path or not config.finetune.kl:
+    if not config.teacher.path or "kl" not in config.finetune.weights:
         raise UserError(
             f"augment.method = {settings.method}: a teacher labels the copies; give teacher.path and a finetune.kl "
             "above 0, or set it to none"

@@ -132,7 +132,7 @@ def _check_data(config: Config, data: TaskData) -> None:
     if not data.train and not data.unlabelled:
         where = settings.source or "its dataset"
         raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
-    if data.unlabelled and not (config.teacher.path and config.finetune.kl):
+    if data.unlabelled and not (config.teacher.path and "kl" in config.finetune.weights):
         raise UserError(
             f"task.unlabelled = {settings.unlabelled}: such rows are learned from a teacher; give teacher.path, a "
             "model of this task, and a finetune.kl above 0"
