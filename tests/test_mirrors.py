@@ -12,6 +12,7 @@ TESTED_BY = {
         ("benchmark/machine", "benchmark/report", "benchmark/step", "benchmark/worker"), "benchmark/test_run"
     ),
     "benchmark/plan_report": "benchmark/test_plan",
+    "benchmark/latency_worker": "benchmark/test_latency",
     "benchmark/synthetic": "benchmark/test_inputs",
     "cli/benchmark": "benchmark/test_run",
     "cli/command": "test_cli",

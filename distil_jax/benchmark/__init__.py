@@ -14,6 +14,7 @@ from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from distil_jax.benchmark.accelerators import find_target
+    from distil_jax.benchmark.latency import latency_markdown, measure_latency, write_latency
     from distil_jax.benchmark.machine import describe_machine, peak_bytes
     from distil_jax.benchmark.plan import PlanRequest, make_plan
     from distil_jax.benchmark.plan_report import plan_markdown
@@ -38,8 +39,10 @@ __all__ = [
     "corpus_of_rows",
     "describe_machine",
     "find_target",
+    "latency_markdown",
     "machine_lines",
     "make_plan",
+    "measure_latency",
     "memory_plan",
     "noise_note",
     "peak_bytes",
@@ -53,4 +56,5 @@ __all__ = [
     "summarise",
     "synthetic_corpus",
     "write_benchmark",
+    "write_latency",
 ]

@@ -16,6 +16,7 @@ from distil_jax.config import (
     CompareArguments,
     EmbedArguments,
     ExportArguments,
+    LatencyArguments,
     PlotArguments,
     PredictArguments,
     PushArguments,
@@ -66,6 +67,11 @@ COMMANDS = {
         "model -> a smaller one with the tokens of a corpus, the same results", models.run_trim, TrimArguments
     ),
     "push": Command("run or exported model -> repository on the hub", models.run_push, PushArguments),
+    "latency": Command(
+        "time of single texts and batches in JAX, PyTorch, ONNX and int8, models side by side",
+        benchmark.run_latency,
+        LatencyArguments,
+    ),
     "benchmark": Command("speed, memory and utilisation of a configuration's step", benchmark.run_benchmark),
     "plan": Command("what a run needs on a device that need not be here: memory, time, cost", benchmark.run_plan),
     "compare": Command(

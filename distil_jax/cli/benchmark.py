@@ -1,4 +1,4 @@
-"""`distil-jax benchmark` and `distil-jax plan`."""
+"""`distil-jax benchmark`, `distil-jax latency` and `distil-jax plan`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from distil_jax.cli.command import start
 from distil_jax.config import (
     CONFIG_FLAG,
     Arguments,
     BenchmarkArguments,
+    Config,
+    LatencyArguments,
     PlanArguments,
     fields_of,
     parse_arguments,
@@ -39,6 +43,20 @@ def run_benchmark(arguments: list[str]) -> int:
         write_benchmark(given.output, report)
         print("\n".join(map(str, paths)), file=sys.stderr)
     return 1 if any("failed" in row for row in report["rows"]) else 0
+
+
+def run_latency(given: LatencyArguments) -> None:
+    """`distil-jax latency`."""
+    start(Config())
+    from distil_jax.benchmark import latency_markdown, measure_latency, write_latency
+    from distil_jax.runs import require_writable
+
+    if given.json:
+        require_writable("--json", Path(given.json))
+    report = measure_latency(given, lambda line: print(line, file=sys.stderr, flush=True))
+    print(latency_markdown(report))
+    if given.json:
+        write_latency(Path(given.json), report)
 
 
 def run_plan(arguments: list[str]) -> None:

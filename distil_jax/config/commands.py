@@ -16,11 +16,13 @@ from distil_jax.config.fields import (
     at_least,
     between,
     each,
+    one_of_each,
     setting,
 )
 from distil_jax.config.schema import Masking
 from distil_jax.errors import UserError
 
+_RUNTIMES = ("jax", "pytorch", "onnx", "onnx-int8")  # of `latency`
 REQUIRED: Any = dataclasses.MISSING
 
 
@@ -315,6 +317,27 @@ class PlanArguments(Arguments):
     search: bool = setting(True, "also look for the largest micro-batch that fits, which compiles a few times more")
     vocabulary: int = setting(30_522, "tokens in the vocabulary of a model or corpus of unknown size", at_least(16))
     json: bool = setting(False, "print the plan as JSON")
+
+
+@dataclass(frozen=True)
+class LatencyArguments(Arguments):
+    """Time models as users feel it: single rows at several lengths, one thread and all, and a large batch.
+
+    Runtimes that are not installed are left out. Models and runtimes take turns, each in a process of its own.
+    """
+
+    positional = "models"
+    models: tuple[str, ...] = setting(REQUIRED, "runs, model folders or hub ids, such as student and teacher")
+    runtimes: tuple[str, ...] = setting(_RUNTIMES, "what computes", one_of_each(_RUNTIMES))
+    lengths: tuple[int, ...] = setting((32, 128, 384), "tokens of a row", each(between(1, 65536)))
+    batch: int = setting(32, "rows of the large batch, of the middle length", between(1, 1 << 16))
+    rounds: int = setting(5, "how often each takes its turn", at_least(2))
+    calls: int = setting(20, "calls in a turn", at_least(1))
+    json: str = setting("", "also write the numbers to this file")
+
+    def validate(self) -> None:
+        if not self.runtimes or not self.lengths:
+            raise UserError("--runtimes and --lengths: name at least one each")
 
 
 @dataclass(frozen=True)

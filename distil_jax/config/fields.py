@@ -62,6 +62,11 @@ def each(check: Check) -> Check:
     return Check(f"each {check.text}", lambda values: all(map(check.holds, values)), check.low, check.high)
 
 
+def one_of_each(names: tuple[str, ...]) -> Check:
+    """A list of some of these names."""
+    return Check(f"each one of {', '.join(names)}", lambda values: {*values} <= {*names})
+
+
 NOT_EMPTY = Check("that is not empty", lambda value: value != "")
 HOST_AND_PORT = Check("of the form host:port, with a port from 1 to 65535", lambda value: not value or _has_port(value))
 LAYER_PAIRS = Check(
