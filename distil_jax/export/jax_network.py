@@ -8,17 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.models import Encoder, EncoderConfig, EncoderInputs, MaskedLM, TaskHead, TaskModel
+from distil_jax.models import AttentionKind, Encoder, EncoderConfig, EncoderInputs, MaskedLM, TaskHead, TaskModel
 from distil_jax.training.task_step import readable
 
 
-def make_module(config: EncoderConfig, params: Any, head: TaskHead | None) -> tuple[Any, Any]:
+def make_module(
+    config: EncoderConfig, params: Any, head: TaskHead | None, *, attention: AttentionKind = "auto"
+) -> tuple[Any, Any]:
     """The module of a model, and its parameters; of an encoder without a head the encoder's own."""
     if head is not None:
-        return TaskModel(config, head), params
+        return TaskModel(config, head, attention=attention), params
     if "mlm_head" in params:
-        return MaskedLM(config), params
-    return Encoder(config), params["encoder"]
+        return MaskedLM(config, attention=attention), params
+    return Encoder(config, attention=attention), params["encoder"]
 
 
 def jax_network(config: EncoderConfig, params: Any, head: TaskHead | None) -> Callable[[EncoderInputs], np.ndarray]:

@@ -44,6 +44,23 @@ def test_a_folder_of_every_head_becomes_onnx(name: str, task_folder: Callable[..
     assert {"config.json", "tokenizer.json", "onnx"} <= names and "model.safetensors" not in names
 
 
+@pytest.mark.parametrize("name", ["classes", "choices"])
+def test_stablehlo_takes_any_batch_and_length(name: str, task_folder: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
+    from jax import export as jax_export
+
+    exported = export(task_folder(name), tmp_path / "model", formats=["stablehlo"])
+    found = exported.files[0].agreement
+    assert found is not None and found.is_exact and found.equal_decisions == 1
+    contents = (tmp_path / "model" / "stablehlo" / "model.bin").read_bytes()
+    assert {*jax_export.deserialize(bytearray(contents)).platforms} == {"cpu", "cuda", "tpu"}
+    (tmp_path / "cut.bin").write_bytes(contents[: len(contents) // 2])
+    opened = FORMATS["stablehlo"].open
+    assert opened is not None
+    with pytest.raises(UserError, match=r"cut\.bin"):
+        opened(tmp_path / "cut.bin", exported.source)
+
+
 def test_rows_that_are_given_are_compared(task_folder: Callable[..., Path], tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": f"the cat number {n}"}) + "\n" for n in range(7)))
