@@ -181,8 +181,7 @@ def train_arguments(world: Path, output: Path, command: str) -> tuple[str | Path
 def test_training_refuses_what_does_not_fit(command: str, refused: Refused, tiny_world: Path, tmp_path: Path) -> None:
     run = train_arguments(tiny_world, tmp_path / "run", command)
     assert "distil-jax prepare" in refused(*run, "--corpus.folder", tmp_path / "nowhere")
-    assert "not a multiple" in refused(*run, "--training.micro-batch-size", "3")
-    assert "8 x 4" in refused(*run, "--training.batch-size", "24", "--parallel.devices", "0")
+    assert "8 devices" in refused(*run, "--training.batch-size", "28", "--parallel.devices", "0")
     assert "only 8 devices" in refused(*run, "--parallel.devices", "16", "--training.batch-size", "64")
     other = tmp_path / "vocab.txt"
     other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "other", "words"]) + "\n")

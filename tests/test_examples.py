@@ -48,7 +48,7 @@ def test_sentiment(run: Callable[..., str], model: str, task_files: Mapping[str,
 
 @pytest.mark.slow
 def test_entities(run: Callable[..., str], model: str, tmp_path: Path) -> None:
-    (tmp_path / "tags.conll").write_text("the O\ncat B-X\n\nriver B-Y\ntree O\n\n" * 8)
+    (tmp_path / "tags.conll").write_text("the O\ncat B-X\n\nriver B-Y\ntree O\n\n" * 20)
     printed = run("named_entities.py", "tags.conll", "--model", model, "--epochs", "1", "--output", "out")
     assert "'entity_f1'" in printed
     assert [word.partition("/")[0] for word in printed.splitlines()[-1].split()][:2] == ["Ada", "Lovelace"]
@@ -59,7 +59,7 @@ def test_questions(run: Callable[..., str], model: str, tmp_path: Path) -> None:
     question = {"id": "1", "question": "the cat", "answers": [{"text": "tree", "answer_start": 4}]}
     articles = [
         {"title": "a", "paragraphs": [{"context": "the tree ran", "qas": [{**question, "id": str(n)}]}]}
-        for n in range(20)
+        for n in range(40)
     ]
     (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles}))
     printed = run("question_answering.py", "squad.json", "--model", model, "--epochs", "1", "--output", "out")

@@ -76,7 +76,7 @@ def compile_step(spec: RunSpec, target: Target) -> CompiledPlan:
     """
     config, start = spec.config, time.perf_counter()
     devices = _devices(target, config.parallel.mapping, config.parallel.devices)
-    check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+    check_batch(config.training.batch_size, devices.count)
     optimizer = make_optimizer(config.optimizer, spec.steps)
     step = make_train_step(spec.step, optimizer, learning_rate_schedule(config.optimizer, spec.steps))
     state = jax.eval_shape(lambda params: init_state(params, optimizer, spec.step.trainable), _shapes(spec.params))

@@ -17,6 +17,7 @@ from distil_jax.benchmark.run import largest_batch
 from distil_jax.benchmark.variants import Stage, with_rows
 from distil_jax.config import Config
 from distil_jax.training.loop import RunSpec
+from distil_jax.training.step import micro_batch_rows
 
 # Speeds of real steps as shares of that of the least time: kernels reach less than their roofline, and wait for others.
 _SLOW, _FAST = 0.55, 0.9
@@ -50,7 +51,8 @@ def make_plan(request: PlanRequest, target: Target, say: Callable[[str], None] =
         UserError: the devices cannot share the batch, or the configuration is wrong.
     """
     config = request.config
-    rows = config.training.micro_batch_size
+    share = max(config.training.batch_size // _devices(config, target), 1)
+    rows = micro_batch_rows(share, config.training.micro_batch_size)
     say(f"compiling for {target.name}, {rows} rows a device and pass")
     compiled, spec, notes = _compiled(request, config, target)
     found = {
@@ -142,9 +144,10 @@ def _search(request: PlanRequest, compiled: CompiledPlan, target: Target, say: C
 
     Memory grows linearly with the rows, once the vocabulary's chunks are as large as they get.
     """
-    rows, devices = request.config.training.micro_batch_size, _devices(request.config, target)
-    planned = {rows: compiled}
+    devices = _devices(request.config, target)
     share = request.config.training.batch_size // devices
+    rows = micro_batch_rows(share, request.config.training.micro_batch_size)
+    planned = {rows: compiled}
     choices = [number for number in range(share, 0, -1) if share % number == 0]
 
     def plan(number: int) -> None:

@@ -29,7 +29,7 @@ class Step:
         """Place the spec's parameters; `UserError` where its batch cannot be divided among the devices."""
         config, self.spec = spec.config, spec
         self.devices = make_devices(config.parallel.mapping, config.parallel.devices)
-        check_batch(config.training.batch_size, config.training.micro_batch_size, self.devices.count)
+        check_batch(config.training.batch_size, self.devices.count)
         optimizer = make_optimizer(config.optimizer, spec.steps)
         schedule = learning_rate_schedule(config.optimizer, spec.steps)
         self.stepper = CompiledStep(self.devices, make_train_step(spec.step, optimizer, schedule))

@@ -250,7 +250,7 @@ class Training(Section):
     batch_size: int = setting(256, "rows per optimiser step, over all devices", between(1, 1 << 24))
     micro_batch_size: int = setting(
         16,
-        "rows per device and forward pass; batch_size is a multiple of it",
+        "rows per device and forward pass, at most; taken is the largest number that divides a device's rows",
         between(1, 1 << 20),
         affects_result=False,
     )
@@ -273,11 +273,6 @@ class Training(Section):
     def validate(self) -> None:
         if self.steps == 0 and self.epochs == 0:
             raise UserError("training.steps and training.epochs are both 0; set one of them above 0")
-        if self.batch_size % self.micro_batch_size:
-            raise UserError(
-                f"training.batch_size = {self.batch_size} is not a multiple of "
-                f"training.micro_batch_size = {self.micro_batch_size}"
-            )
 
 
 @dataclass(frozen=True)
@@ -375,10 +370,9 @@ class Config:
 
     def __post_init__(self) -> None:
         devices, training = self.parallel.devices, self.training
-        if devices and training.batch_size % (devices * training.micro_batch_size):
+        if devices and training.batch_size % devices:
             raise UserError(
-                f"training.batch_size = {training.batch_size} is not a multiple of parallel.devices x "
-                f"training.micro_batch_size = {devices} x {training.micro_batch_size}"
+                f"training.batch_size = {training.batch_size} is not a multiple of parallel.devices = {devices}"
             )
         self._refuse_large_models()
         tokens = training.batch_size * self.corpus.sequence_length

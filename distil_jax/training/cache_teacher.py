@@ -47,7 +47,7 @@ def cache_teacher(config: Config) -> TeacherCache | None:
         made_of = cache_facts(config, teacher, fingerprint(params), corpus)
         training, steps = distillation(config, teacher, params), planned_steps(config, corpus)
         devices = make_devices(config.parallel.mapping, config.parallel.devices)
-        check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+        check_batch(config.training.batch_size, devices.count)
         models = text_models(config, training, corpus)
         writers: list[CacheWriter] = []
         dtype = _record(config, models, corpus.sequence_length)

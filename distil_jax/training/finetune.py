@@ -79,7 +79,7 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
         announce([copies.line])
         train = copies.added_to(train)
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
-    check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+    check_batch(config.training.batch_size, devices.count)
     inputs = {"task": data.sha256, "model.initial": fingerprint(training.params)}
     for (setting, path), teacher in zip(teacher_paths(config), training.teachers, strict=True):
         inputs[setting if setting not in inputs else f"{setting} ({path})"] = fingerprint(teacher.params)

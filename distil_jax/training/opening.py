@@ -12,6 +12,7 @@ from distil_jax.data.corpus import Corpus
 from distil_jax.models import EncoderConfig
 from distil_jax.objectives import PROJECTIONS
 from distil_jax.training.parallel import Devices
+from distil_jax.training.step import micro_batch_rows
 
 About = tuple[tuple[str, str], ...]  # (what, text) rows of the table
 _MEASURES = {
@@ -41,13 +42,14 @@ def corpus_text(corpus: Corpus) -> str:
 def opening_lines(config: Config, about: About, steps: int, devices: Devices, start: int | None) -> list[str]:
     """The table: what is trained from what, how long, on what, and from which step it continues."""
     training, kind, rate = config.training, devices.local[0].device_kind, config.optimizer.learning_rate
+    at_once = micro_batch_rows(training.batch_size // devices.count, training.micro_batch_size)
     rows = (
         *about,
         (
             "training",
             f"{steps:,} steps of {training.batch_size} rows, learning rate {rate:g}",
         ),
-        ("devices", f"{devices.count} x {kind}, {training.micro_batch_size} rows at a time, {training.compute_dtype}"),
+        ("devices", f"{devices.count} x {kind}, {at_once} rows at a time, {training.compute_dtype}"),
         ("folder", config.run.output),
         ("resumed", f"from step {start:,}" if start else ""),
     )

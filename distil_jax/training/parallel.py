@@ -134,10 +134,10 @@ def make_devices(mapping: str, count: int = 0) -> Devices:
     return Devices.of(found[: count or len(found)], mapping)
 
 
-def check_batch(batch_size: int, micro_batch_size: int, devices: int) -> None:
-    """Refuse a batch that the devices cannot share evenly in whole micro-batches."""
-    if batch_size % (devices * micro_batch_size):
+def check_batch(batch_size: int, devices: int) -> None:
+    """Refuse a batch that the devices cannot share evenly."""
+    if batch_size % devices:
         raise UserError(
-            f"training.batch_size = {batch_size} is not a multiple of devices x training.micro_batch_size = "
-            f"{devices} x {micro_batch_size}; change one of them (or parallel.devices)"
+            f"training.batch_size = {batch_size} is not a multiple of the {devices} devices; change it, or "
+            "parallel.devices"
         )

@@ -79,7 +79,7 @@ class StepConfig:
     Attributes:
         prepare: makes rows ready for the forward pass; it may look at the whole batch of all devices.
         loss: of a micro-batch, differentiable by the parameters.
-        micro_batch_size: rows of a device and forward pass.
+        micro_batch_size: rows of a device and forward pass, at most.
         trainable: the parameter groups that get updates, or parts of them, as in `parts`.
         steps: of the whole run.
         constrain: (step, parameters before an update, after it) -> the parameters that stand; None: those after it.
@@ -187,8 +187,14 @@ def row_numbers(batch: Any, first: Array | int = 0) -> Array:
     return first + jax.lax.axis_index(AXIS) * size + jnp.arange(size)
 
 
-def micro_batches(rows: Tree, size: int) -> Tree:
-    """A tree of arrays [b, ...] cut along the rows: [b / size, size, ...]."""
+def micro_batch_rows(rows: int, most: int) -> int:
+    """How many of the `rows` of a device are computed at a time: their largest divisor that is at most `most`."""
+    return next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)
+
+
+def micro_batches(rows: Tree, most: int) -> Tree:
+    """A tree of arrays [b, ...] cut along the rows: [b / size, size, ...], as `micro_batch_rows` has the size."""
+    size = micro_batch_rows(len(jax.tree.leaves(rows)[0]), most)
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), rows)
 
 

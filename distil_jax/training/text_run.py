@@ -99,7 +99,7 @@ def train_on_text(
             f"{positions} positions; prepare with a smaller corpus.sequence_length"
         )
     devices = make_devices(config.parallel.mapping, config.parallel.devices)
-    check_batch(config.training.batch_size, config.training.micro_batch_size, devices.count)
+    check_batch(config.training.batch_size, devices.count)
     train, steps = corpora.train, planned_steps(config, corpora.train)
     if training.cache is not None and training.cache.steps < steps:
         raise UserError(

@@ -83,7 +83,7 @@ def test_sections_that_a_command_does_not_use(tmp_path: Path) -> None:
         (["--student.layers", "1", "x"], "--student.layers 1 x: must be a list of whole numbers"),
         (["--corpus.pack", "False"], "False"),
         (["stray"], "stray"),
-        (["--training.batch-size", "100"], "not a multiple"),
+        (["--training.batch-size", "100", "--parallel.devices", "8"], "not a multiple"),
         (["--config"], "--config needs"),
         (["--config", "--run.seed"], "--config needs"),
         (["--config", "quickstrat"], "'quickstart'"),

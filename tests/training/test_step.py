@@ -16,7 +16,7 @@ from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices, make_devices
-from distil_jax.training.step import FrozenInputs, init_state, make_train_step
+from distil_jax.training.step import FrozenInputs, init_state, make_train_step, micro_batch_rows, micro_batches
 from distil_jax.training.text_step import TextModels, make_evaluation_step, text_step_config
 
 PAD, UNK, CLS, SEP, MASK, VOCAB, LENGTH, BATCH = 0, 1, 2, 3, 4, 50, 16, 32
@@ -187,3 +187,11 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(teacher_params: Any
 def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
     with pytest.raises(ValueError, match="teacher"):
         objective_loss(Objective(), MODELS.student, teacher_params, None, None, *(None, None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("rows", "most", "size"), [(32, 16, 16), (16, 32, 16), (12, 8, 6), (7, 4, 1), (5, 5, 5)])
+def test_a_device_computes_the_largest_equal_parts(rows: int, most: int, size: int) -> None:
+    assert micro_batch_rows(rows, most) == size
+    cut = micro_batches({"x": jnp.arange(rows)}, most)["x"]
+    assert cut.shape == (rows // size, size)
+    np.testing.assert_array_equal(cut.reshape(-1), np.arange(rows))

@@ -152,7 +152,7 @@ def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     [
         ({"corpus.folder": "/nowhere"}, "/nowhere/train: no such folder.*distil-jax prepare"),
         ({"run.output": ""}, "run.output is not set"),
-        ({"training.batch_size": 6, "training.micro_batch_size": 6}, "batch_size = 6 is not a multiple"),
+        ({"training.batch_size": 7, "parallel.devices": 0}, "batch_size = 7 is not a multiple"),
         ({"training.steps": 0, "training.epochs": 1, "training.batch_size": 4096}, "rows are fewer than .*4096"),
         ({"parallel.devices": 9, "training.batch_size": 36}, "parallel.devices = 9: only 8 devices"),
         ({"corpus.sequence_length": 32}, r"corpus.sequence_length = 32: .*corpus/train was prepared with 24; give"),
