@@ -12,8 +12,8 @@ import pytest
 
 from distil_jax.config import Objective, Optimizer
 from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
-from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.objectives import objective_loss, student_config, student_params
+from distil_jax.models import EncoderConfig, EncoderInputs, MaskedLM
+from distil_jax.objectives import MicroBatch, Totals, objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.step import FrozenInputs, init_state, make_train_step, micro_batch_rows, micro_batches
@@ -185,8 +185,12 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(teacher_params: Any
 
 
 def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
+    ids = jnp.asarray(make_rows().astype(np.int32))
+    batch = MicroBatch(EncoderInputs(ids), *(jnp.zeros((BATCH, 1), jnp.int32) for _ in range(2)), jnp.ones((BATCH, 1)))
     with pytest.raises(ValueError, match="teacher"):
-        objective_loss(Objective(), MODELS.student, teacher_params, None, None, *(None, None))  # type: ignore[arg-type]
+        objective_loss(
+            Objective(), MODELS.student, teacher_params, None, None, batch, Totals(jnp.ones(()), jnp.ones(()))
+        )
 
 
 @pytest.mark.parametrize(("rows", "most", "size"), [(32, 16, 16), (16, 32, 16), (12, 8, 6), (7, 4, 1), (5, 5, 5)])
