@@ -142,6 +142,12 @@ class Student(Section):
         "with the largest weights",
         between(0, 1 << 18),
     )
+    embedding_size: int = setting(
+        0,
+        "width of factorised embeddings, which a matrix maps to the student's (student.family = electra); 0: the "
+        "student's",
+        between(0, 1 << 16),
+    )
     hidden_dropout: float = setting(-1.0, "dropout rate of dense layers; -1: the teacher's", _RATE)
     attention_dropout: float = setting(-1.0, "dropout rate of attention probabilities; -1: the teacher's", _RATE)
     freeze_embeddings: bool = setting(False, "keep the embeddings as they start (and their copy in an MLM head)")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError, shown
-from distil_jax.hf.families import Family, family_named, find_family
+from distil_jax.hf.families import FAMILIES, Family, family_named, find_family
 from distil_jax.hf.fields import Fields, read_json
 from distil_jax.hf.hub import locate
 
@@ -152,6 +152,9 @@ def student_encoder_config(
     """
     own = family_named(teacher.family)
     family = family_named(family_name or own.student or own.name, setting)
+    if sizes.get("embedding_size") and "embedding_size" not in family.fields:
+        able = ", ".join(one.name for one in FAMILIES.values() if "embedding_size" in one.fields)
+        raise UserError(f"{setting} = {family.name}: has no factorised embeddings; choose {able}, or no embedding_size")
     config = dataclasses.replace(teacher, family=family.name, pooler=False, **sizes)
     spared = {"type_vocab_size", *_TRAINING_ONLY}
     config = dataclasses.replace(config, **{k: v for k, v in family.implied(config).items() if k in spared})

@@ -49,7 +49,8 @@ def student_sizes(settings: Student, teacher: EncoderConfig) -> dict[str, Any]:
         heads = settings.num_heads or max(width // head_width, 1)
         inner = round(width * teacher.intermediate_size / teacher.hidden_size)
         sizes |= {"hidden_size": width, "num_heads": heads, "intermediate_size": inner}
-    sizes |= {name: x for name in ("num_heads", "intermediate_size") if (x := getattr(settings, name))}
+    others = ("num_heads", "intermediate_size", "embedding_size")
+    sizes |= {name: x for name in others if (x := getattr(settings, name))}
     sizes |= {name: x for name in ("hidden_dropout", "attention_dropout") if (x := getattr(settings, name)) >= 0}
     width, heads = (sizes.get(name, getattr(teacher, name)) for name in ("hidden_size", "num_heads"))
     if width % heads:
@@ -85,8 +86,9 @@ def student_params(
 ) -> dict[str, Any]:
     """Parameters of the student, taken from the teacher's (DistilBERT, section 3, "student initialization").
 
-    A narrower student gets the embeddings, in the directions of `principal_directions`, and nothing else. Of a
-    narrower feed-forward part the neurons with the largest weights are left.
+    A narrower student gets the embeddings, in the directions of `principal_directions`, and nothing else; one with
+    factorised embeddings also the matrix that maps them back. Of a narrower feed-forward part the neurons with the
+    largest weights are left.
 
     Args:
         teacher_params: {"encoder", "mlm_head" where it has one} of the teacher, float32.
@@ -99,30 +101,46 @@ def student_params(
     Raises:
         UserError: the student is wider than the teacher.
     """
-    for name in ("hidden_size", "intermediate_size"):
-        if getattr(student, name) > getattr(teacher, name):
-            raise UserError(
-                f"student.{name} = {getattr(student, name)}: above the teacher's {getattr(teacher, name)}; set "
-                "student.init = random"
-            )
+    for name in ("hidden_size", "intermediate_size", "embedding_width"):
+        given, largest = getattr(student, name), getattr(teacher, name)
+        if given > largest:
+            setting = name.replace("width", "size")
+            raise UserError(f"student.{setting} = {given}: above the teacher's {largest}; set student.init = random")
     source = teacher_params["encoder"]
     embeddings = {name: dict(tensor) for name, tensor in source["embeddings"].items()}
     if not student.type_vocab_size and (token_type := embeddings.pop("token_type", None)) and fold_token_type:
         position = embeddings["position"]["embedding"]
         embeddings["position"] = {"embedding": position + np.asarray(token_type["embedding"])[:1]}
-    if student.hidden_size < teacher.hidden_size:
+    narrower = student.hidden_size < teacher.hidden_size
+    if student.embedding_width < teacher.embedding_width:
+        embeddings = _reduced(embeddings, student.embedding_width, factorised=not narrower)
+    elif narrower:
         embeddings.pop("project", None)
-        if student.embedding_width < teacher.embedding_width:
-            directions = principal_directions(embeddings["word"]["embedding"], student.embedding_width)
-            tables = {name: table["embedding"] @ directions for name, table in embeddings.items() if name != "norm"}
-            embeddings = {name: {"embedding": table} for name, table in tables.items()}
+    if narrower:
         return {"encoder": {"embeddings": embeddings}}
     shared = {"relative_positions"} & source.keys() if student.num_heads == teacher.num_heads else ()
     encoder: dict[str, Any] = {"embeddings": embeddings, **{name: source[name] for name in shared}}
     for index, layer in enumerate(layers):
         encoder[f"layer_{index}"] = _narrowed(source[f"layer_{layer}"], student.intermediate_size)
-    heads = {name: teacher_params[name] for name in ("mlm_head",) if name in teacher_params}
+    same = student.embedding_width == teacher.embedding_width
+    heads = {name: teacher_params[name] for name in ("mlm_head",) if same and name in teacher_params}
     return {"encoder": encoder, **heads}
+
+
+def _reduced(embeddings: Mapping[str, Any], width: int, *, factorised: bool) -> dict[str, Any]:
+    """Embeddings [., width] in their principal directions, without their norm.
+
+    If `factorised`, "project" maps them back to the width that the teacher's have.
+    """
+    directions = principal_directions(embeddings["word"]["embedding"], width)
+    tables = {name: x["embedding"] @ directions for name, x in embeddings.items() if "embedding" in x}
+    reduced: dict[str, Any] = {name: {"embedding": table} for name, table in tables.items()}
+    if factorised:
+        further = embeddings.get("project") or {"kernel": np.eye(len(directions), dtype=np.float32)}
+        back = directions.T @ np.asarray(further["kernel"])
+        bias = np.asarray(further.get("bias", np.zeros(back.shape[1], np.float32)))
+        reduced["project"] = {"kernel": back, "bias": bias}
+    return reduced
 
 
 def principal_directions(table: np.ndarray, width: int) -> np.ndarray:

@@ -79,10 +79,10 @@ def distillation(config: Config, teacher: EncoderConfig, teacher_params: Params)
             "(objective.hidden, with objective.kl and objective.mlm = 0)"
         )
     check_terms(config.objective, encoder, teacher)
-    directions = None
-    if config.student.init == "teacher" and encoder.embedding_width < teacher.embedding_width:
+    directions, plain = None, all(one.embedding_width == one.hidden_size for one in (encoder, teacher))
+    if plain and config.student.init == "teacher" and encoder.hidden_size < teacher.hidden_size:
         table = teacher_params["encoder"]["embeddings"]["word"]["embedding"]
-        directions = principal_directions(table, encoder.embedding_width).T
+        directions = principal_directions(table, encoder.hidden_size).T
     projections = initial_projections(config.objective, encoder, teacher, config.run.seed, directions)
     return TextTraining(
         encoder=encoder,

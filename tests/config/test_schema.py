@@ -106,6 +106,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "logging.every_steps": ([0, -50], [1]),
     "student.num_layers": ([-1], [0, 3]),
     "student.hidden_size": ([-1], [0, 256]),
+    "student.embedding_size": ([-1], [0, 128]),
     "student.num_heads": ([-1], [0, 4]),
     "student.intermediate_size": ([-1], [0, 1024]),
     "student.hidden_dropout": ([-0.5, 1.0], [-1.0, 0.0, 0.1]),

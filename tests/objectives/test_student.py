@@ -253,3 +253,21 @@ def test_a_smaller_feed_forward_part_keeps_its_largest_neurons(teacher: Any) -> 
 def test_a_wider_student_has_no_start_in_its_teacher(teacher: Any, sizes: dict[str, int]) -> None:
     with pytest.raises(UserError, match=r"above the teacher's.*student.init = random"):
         student_params(teacher, TEACHER, student_config(TEACHER, [0], sizes=sizes), [0])
+
+
+def test_factorised_embeddings_are_the_best_of_their_rank(teacher: Any) -> None:
+    with pytest.raises(UserError, match=r"student.family = distilbert.*choose electra"):
+        student_config(TEACHER, [0], sizes={"embedding_size": 5})
+    sizes = student_sizes(Student(num_layers=2, embedding_size=5), TEACHER)
+    config = student_config(TEACHER, [0, 3], "electra", sizes)
+    params = student_params(teacher, TEACHER, config, [0, 3])
+    table = teacher["encoder"]["embeddings"]["word"]["embedding"]
+    left, values, right = np.linalg.svd(table, full_matrices=False)
+    found = params["encoder"]["embeddings"]
+    product = found["word"]["embedding"] @ found["project"]["kernel"]
+    np.testing.assert_allclose(product, (left[:, :5] * values[:5]) @ right[:5], atol=1e-5)
+    assert params.keys() == {"encoder"}, "a head reads embeddings of their width"
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"]["layer_1"], teacher["encoder"]["layer_3"])
+    fresh = jax.eval_shape(lambda: MaskedLM(config).init(jax.random.key(0), IDS)["params"])["encoder"]["embeddings"]
+    assert fresh.keys() - found.keys() == {"norm"}
+    assert all(np.shape(x) == fresh[name][key].shape for name in found for key, x in found[name].items())
