@@ -201,7 +201,7 @@ def test_a_run_is_not_continued_with_other_settings(refused: Refused, tiny_run: 
     run = train_arguments(tiny_world, tiny_run, "distill")
     state = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
     line = refused(*run, "--optimizer.learning-rate", "0.125", "--objective.cosine", "3")
-    assert "optimizer.learning_rate: was 0.0005, is 0.125" in line
+    assert "optimizer.learning-rate: was 0.0005, is 0.125" in line
     assert "objective.cosine: was 1.0, is 3.0" in line
     assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == state
 

@@ -23,6 +23,7 @@ from distil_jax.config import (
     QuickstartArguments,
     ServeArguments,
     TrimArguments,
+    in_flags,
 )
 from distil_jax.errors import FaultError, PreemptedError, UserError, storage_reason
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except UserError as mistake:
-        return _end(2, f"distil-jax: error: {mistake}")
+        return _end(2, f"distil-jax: error: {in_flags(str(mistake), arguments)}")
     except FaultError as fault:
         return _end(1, f"distil-jax: fault: {fault}")
     except PreemptedError as end:

@@ -23,6 +23,7 @@ from distil_jax.config import (
     PushArguments,
     QuickstartArguments,
     ServeArguments,
+    ShortHelp,
     TaskSettings,
     TrimArguments,
     fields_of,
@@ -36,6 +37,14 @@ _TASK = "--task"
 _SHORT = {_TASK: "--task.name", "--output": "--run.output"}
 _PROGRAM = "distil-jax evaluate MODEL --task NAME"
 _OF_TRAINING = ("class_weights", "word_masking", "word_shuffling", "max_examples")
+_PAGE = ShortHelp(
+    "distil-jax evaluate runs/sst2 --task sst2 --output results/sst2",
+    ("task.name",),
+    (
+        *("task.source", "task.validation", "task.test", "task.text", "task.label", "task.labels", "run.output"),
+        *("task.max_length", "evaluation.batch_size", "parallel.devices"),
+    ),
+)
 # Settings that have an effect where nothing is trained.
 _SCORE_SETTINGS = (
     *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
@@ -182,7 +191,7 @@ def _task_config(arguments: Sequence[str], program: str, text: str, sections: Se
     """The configuration, with the model that precedes the flags as model.initial."""
     count = next((number for number, one in enumerate(arguments) if one.startswith("-")), len(arguments))
     models, flags = arguments[:count], with_long_flags(arguments[count:], _SHORT)
-    if len(models) != 1 and not {"-h", "--help"} & {*flags}:
+    if len(models) != 1 and not {"-h", "--help", "--help-all"} & {*flags}:
         raise UserError(f"{len(models)} models given before the flags; give one: {program}")
     config = parse_arguments(
         flags,
@@ -191,6 +200,7 @@ def _task_config(arguments: Sequence[str], program: str, text: str, sections: Se
         sections=sections,
         default="finetune",
         implied=_any_devices,
+        page=_PAGE,
     )
     from distil_jax.evaluation import for_task
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distil_jax.cli import training
-from distil_jax.config import Config, parse_arguments, with_overrides
+from distil_jax.config import Config, ShortHelp, parse_arguments, with_overrides
 from distil_jax.cpu import restart_for_cpu
 from distil_jax.errors import UserError
 
@@ -19,18 +19,34 @@ _FOUND_AGAIN = ("--parallel.coordinator=", "--parallel.num-processes=0", "--para
 _PROGRAM = "distil-jax resume DIR"
 _TEXT = "Continue the run or study in the folder DIR as it was started."
 _STUDY, _ABLATION = "study", "ablation"  # several runs: of tasks, of students
+_PAGE = ShortHelp(
+    "distil-jax resume runs/mine --training.steps 20000",
+    (),
+    (
+        *(
+            "training.steps",
+            "training.epochs",
+            "training.micro_batch_size",
+            "parallel.devices",
+            "evaluation.batch_size",
+        ),
+        *("checkpoint.every_minutes", "checkpoint.keep", "logging.every_steps", "logging.progress"),
+    ),
+)
 
 
 def run_resume(arguments: list[str]) -> int:
     """`distil-jax resume`: continue the run or study in a folder with its recorded settings."""
     if not arguments or arguments[0].startswith("-"):
-        if {"--help", "-h"} & set(arguments):
-            parse_arguments(["--help"], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
+        if {"--help", "-h", "--help-all"} & set(arguments):
+            parse_arguments(arguments, prog=_PROGRAM, description=_TEXT, sections=_SECTIONS, page=_PAGE)
         raise UserError("no folder given: distil-jax resume DIR, the run.output of a run or study")
     folder = Path(arguments[0]).absolute()
     stage, recorded = _recorded(folder)
     arguments_of_file = ["--config", str(recorded), *_FOUND_AGAIN]
-    config = parse_arguments([*arguments_of_file, *arguments[1:]], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS)
+    config = parse_arguments(
+        [*arguments_of_file, *arguments[1:]], prog=_PROGRAM, description=_TEXT, sections=_SECTIONS, page=_PAGE
+    )
     if stage not in (_STUDY, _ABLATION):
         config = with_overrides(config, {"training.extend": True})
     restart_for_cpu(config.run.platform)  # which reads DIR again, so before the current folder changes

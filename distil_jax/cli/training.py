@@ -9,7 +9,7 @@ from typing import Any
 
 from distil_jax.cli.command import start, with_long_flags
 from distil_jax.cli.crash import working_on
-from distil_jax.config import Config, parse_arguments, require
+from distil_jax.config import Config, ShortHelp, parse_arguments, require
 from distil_jax.errors import UserError
 
 _SHORT = {"--task": "--task.name", "--seeds": "--study.seeds"}
@@ -20,12 +20,54 @@ _GIVEN_MODEL = ("model.initial", "model.freeze_encoder")  # which has sizes and 
 _TABLE = tuple(f"study.{name}" for name in ("tasks", "seeds", "learning_rates", "epochs", "export", "checkpoints"))
 _STUDENTS = ("objectives", "starts", "tokens", "base_tokens", "distillations", "hours", "finetune", "pretrain")
 _LOSS_FORM = "objective.vocabulary"  # all of [objective] that pre-training has
+_ON_STEPS = ("training.steps", "training.epochs", "training.batch_size", "training.micro_batch_size")
+_PAGES = {
+    "prepare": ShortHelp(
+        "distil-jax prepare --corpus.tokenizer google-bert/bert-base-uncased --corpus.folder data/mine "
+        "--corpus.train 'text/*.txt.gz' --corpus.validation held_out.txt",
+        ("corpus.folder", "corpus.train", "corpus.tokenizer"),
+        (
+            *("corpus.validation", "corpus.sequence_length", "corpus.text_column", "corpus.sequence"),
+            *("corpus.on_error", "corpus.max_documents", "corpus.workers"),
+        ),
+    ),
+    "pretrain": ShortHelp(
+        "distil-jax pretrain --corpus.tokenizer google-bert/bert-base-uncased --corpus.folder data/mine "
+        "--run.output runs/mine --model.num-layers 4",
+        ("corpus.folder", "run.output"),
+        (
+            *("model.initial", "corpus.tokenizer", "model.num_layers", "model.hidden_size"),
+            *(*_ON_STEPS, "optimizer.learning_rate", "run.seed"),
+        ),
+    ),
+    "distill": ShortHelp(
+        "distil-jax distill --teacher.path google-bert/bert-base-uncased --corpus.folder data/mine "
+        "--run.output runs/mine",
+        ("teacher.path", "corpus.folder", "run.output"),
+        (
+            *("student.num_layers", "student.layers", *_ON_STEPS, "optimizer.learning_rate"),
+            *("objective.kl", "training.compute_dtype", "run.seed"),
+        ),
+    ),
+    "finetune": ShortHelp(
+        "distil-jax finetune --task sst2 --model.initial models/mine --run.output runs/sst2",
+        ("task.name", "model.initial", "run.output"),
+        (
+            *("task.train", "task.validation", "task.text", "task.label", "training.epochs", "training.batch_size"),
+            *("optimizer.learning_rate", "task.max_length", "teacher.path", "study.seeds"),
+        ),
+    ),
+}
 
 
 def run_prepare(arguments: list[str]) -> None:
     """`distil-jax prepare`."""
     config = parse_arguments(
-        arguments, prog="distil-jax prepare", description="Turn text into token shards.", sections=("corpus", "logging")
+        arguments,
+        prog="distil-jax prepare",
+        description="Turn text into token shards.",
+        sections=("corpus", "logging"),
+        page=_PAGES["prepare"],
     )
     require(config, "corpus.folder", "corpus.train")
     source = config.corpus.tokenizer or config.teacher.path or config.model.initial
@@ -83,7 +125,11 @@ def train_command(stage: str) -> Callable[[list[str]], None]:
 
     def run(arguments: list[str]) -> None:
         config = parse_arguments(
-            arguments, prog=program, description=texts[stage], sections=(*_ON_TEXT, *_PRUNING, *sections)
+            arguments,
+            prog=program,
+            description=texts[stage],
+            sections=(*_ON_TEXT, *_PRUNING, *sections),
+            page=_PAGES[stage],
         )
         if stage == "pretrain" and config.model.initial:  # flags for sizes have no effect then, and are refused
             own = (*_ON_TEXT, *_PRUNING, *_GIVEN_MODEL, _LOSS_FORM)
@@ -116,6 +162,7 @@ def run_finetune(arguments: list[str]) -> int:
         "--task NAME is short for --task.name NAME, --seeds N for --study.seeds N.",
         sections=(*sections, *_PRUNING, "parallel", "checkpoint", "evaluation", "logging"),
         default="finetune",
+        page=_PAGES["finetune"],
     )
     from distil_jax.evaluation import is_study, plan_study
 

@@ -48,6 +48,7 @@ from distil_jax.config.schema import (
     Training,
     require,
 )
+from distil_jax.config.short_help import ShortHelp, in_flags
 from distil_jax.config.tasks import Augment, FineTune, Study, TaskSettings, listed_weights
 from distil_jax.config.terms import ActivationTerms, Schedule
 
@@ -84,6 +85,7 @@ __all__ = [
     "Run",
     "Schedule",
     "ServeArguments",
+    "ShortHelp",
     "Student",
     "Study",
     "TaskSettings",
@@ -94,6 +96,7 @@ __all__ = [
     "config_to_toml",
     "differences",
     "fields_of",
+    "in_flags",
     "listed_weights",
     "load_config",
     "parse_arguments",

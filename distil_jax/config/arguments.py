@@ -9,16 +9,19 @@ import io
 import itertools
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from distil_jax.config.commands import Arguments
 from distil_jax.config.fields import Field, fields_of
 from distil_jax.config.files import find_field, load_config, setting_names, to_tables, with_overrides
 from distil_jax.config.schema import SECTIONS, Config
+from distil_jax.config.short_help import ShortHelp, short_help
 from distil_jax.errors import UserError, one_line
 
 CONFIG_FLAG = "--config"
+ALL_FLAG = "--help-all"
 T = TypeVar("T", bound=Arguments)
 _LONGEST_FLAG = 100  # characters of an unknown flag that are looked at
 _TRUTHS = ("True", "False", "true", "false", "yes", "no", "0", "1")
@@ -32,6 +35,7 @@ def parse_arguments(
     sections: Iterable[str] | None = None,
     default: str | None = None,
     implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
+    page: ShortHelp | None = None,
 ) -> Config:
     """The configuration that a command's arguments ask for.
 
@@ -43,10 +47,11 @@ def parse_arguments(
             None: all.
         default: configuration used where `--config` is not given; None: the schema's defaults.
         implied: further settings, which the command does not show, that follow from those it does.
+        page: what `--help` shows; None: all settings, as `--help-all` does.
 
     Raises:
         UserError: whatever is wrong with a flag (the nearest valid one is named), its value, or the file.
-        SystemExit: with status 0, after `--help`, which shows the file's values as defaults.
+        SystemExit: with status 0, after `--help` or `--help-all`, which show the file's values as defaults.
     """
     wanted = set(SECTIONS if sections is None else sections)
     shown = [name for name in setting_names() if name in wanted or name.partition(".")[0] in wanted]
@@ -58,8 +63,15 @@ def parse_arguments(
     for flag in _given_flags(argv):
         if flag in names and flag not in usable:
             raise UserError(f"{flag} has no effect on `{prog}`; leave it out, or set it in the file given by --config")
+    asked = {"-h", "--help"} & {*argv}
+    if asked and page is not None:
+        _refuse_unknown(argv, ["--help", *usable])
+        sys.stdout.write(short_help(page, config, prog, description, len(shown)) + "\n")
+        raise SystemExit(0)
+    argv = ["--help" if argument == ALL_FLAG else argument for argument in argv]
     allowed = {flag: fields[name].allowed for flag, name in names.items()}
-    parsed = _parse(_config_class(config, shown, source), argv, prog, description, usable, allowed)
+    needed = () if page is None else page.needed
+    parsed = _parse(_config_class(config, shown, source, needed), argv, prog, description, usable, allowed)
     given = {name: operator.attrgetter(name)(parsed) for name in shown}
     return with_overrides(config, {**given, **implied(given)})
 
@@ -127,7 +139,7 @@ def _row(key: str, field: Field, default: Any, *, positional: bool = False) -> t
     return (key, typed) if default is dataclasses.MISSING else (key, typed, dataclasses.field(default=default))
 
 
-def _config_class(config: Config, names: list[str], source: str | None) -> type[Any]:
+def _config_class(config: Config, names: list[str], source: str | None, needed: Collection[str]) -> type[Any]:
     """A dataclass for tyro: these settings' names, types and help, with the values of `config` as defaults."""
     import tyro
 
@@ -135,7 +147,11 @@ def _config_class(config: Config, names: list[str], source: str | None) -> type[
     made: list[tuple[str, Any, Any]] = []
     for section in dict.fromkeys(name.partition(".")[0] for name in names):
         fields = fields_of(SECTIONS[section]).items()
-        rows = [_row(key, field, tables[section][key]) for key, field in fields if f"{section}.{key}" in names]
+        marked = (
+            (key, dataclasses.replace(field, help=f"needed: {field.help}") if f"{section}.{key}" in needed else field)
+            for key, field in fields
+        )
+        rows = [_row(key, field, tables[section][key]) for key, field in marked if f"{section}.{key}" in names]
         kind = dataclasses.make_dataclass(section, rows, frozen=True)
         kind.__doc__ = SECTIONS[section].__doc__
         made.append((section, kind, dataclasses.field(default=kind())))

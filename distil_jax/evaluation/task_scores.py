@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Config, TaskSettings, require
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, one_line
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
 from distil_jax.export import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
@@ -37,6 +37,8 @@ from distil_jax.training.inference import make_predictor
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.task_models import check_lengths, check_vocabulary
 from distil_jax.training.task_result import RESULT_FILE, labelled_tests, measured, measures_on
+
+_MOST_ROWS, _MOST_COLUMNS = 30, 8  # classes in a table on a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _result(config: Config, data: TaskData, found: TaskScores, seconds: float) -
         **measured(config, data, found.measures),
         "step": 0,
         "steps": 0,
-        "examples": 0,
+        "examples": sum(_rows(data).values()),
         "seconds": round(seconds, 1),
         "model": config.model.initial,
         "details": dict(found.details),
@@ -226,11 +228,46 @@ def _result(config: Config, data: TaskData, found: TaskScores, seconds: float) -
     }
 
 
+def _rows(data: TaskData) -> dict[str, int]:
+    """The rows of the sets that are measured, by set."""
+    tests = labelled_tests(data)
+    named = {"test" if len(tests) == 1 else f"test_{name}": examples for name, examples in tests.items()}
+    return {name: len(examples) for name, examples in {**data.validation, **named}.items()}
+
+
 def scores_table(found: TaskScores) -> str:
-    """The measures as a Markdown table, x 1."""
+    """The measures as Markdown tables, x 1: of all rows, of each class, and the wrong predictions of classes."""
     first = score_name(found.data.spec, [name for name in found.measures if name != SCORE])
+    sets = ", ".join(f"{name} {count:,}" for name, count in _rows(found.data).items())
     rows = [
         [f"score: {first}" if name == SCORE else measure_title(name), f"{value:.4f}"]
         for name, value in found.measures.items()
     ]
-    return markdown([found.data.spec.title, "measured"], rows)
+    tables = [markdown([found.data.spec.title, "measured"], [["rows", sets], *rows])]
+    for name, details in found.details.items():
+        tables += [f"{name}:", *details_tables(details, found.data.labels)]
+    return "\n\n".join(tables)
+
+
+def details_tables(details: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """Markdown tables of what a result has of a set: classes, confusion matrix, the most confident errors."""
+    classes = details.get("classes", {})
+    fields = ("precision", "recall", "f1")
+    rows = [
+        [name, *(f"{row[field]:.4f}" for field in fields), f"{row['rows']:,}"]
+        for name, row in [*classes.items()][:_MOST_ROWS]
+    ]
+    tables = [markdown(["class", *fields, "rows"], rows)] if rows else []
+    confusion = details.get("confusion", [])
+    if 0 < len(confusion) <= _MOST_COLUMNS:
+        shown = [[name, *map(str, row)] for name, row in zip(labels, confusion, strict=True)]
+        tables.append(markdown(["right class, predicted:", *(name[:12] for name in labels)], shown))
+    if "calibration_error" in details:
+        tables.append(f"calibration error (ECE): {details['calibration_error']:.4f}")
+    if errors := details.get("errors"):
+        lines = [
+            f"  {one['probability']:.3f} {one['predicted']}, right is {one['label']}: {one_line(one['text'], 100)}"
+            for one in errors
+        ]
+        tables.append("\n".join(["most confident errors:", *lines]))
+    return tables

@@ -13,6 +13,9 @@ from distil_jax.errors import UserError
 PLAIN: Final[Any] = object()
 
 
+_FAULTS_SHOWN = 3  # of rows that cannot be used
+
+
 class BadRowError(Exception):
     """One row cannot be used, and why. Caught where the row's place is known."""
 
@@ -129,19 +132,33 @@ class Faults:
         remedy: the option that leaves them out.
         count: rows left out.
         first: place and fault of the first of them.
+        gather: where rows are not left out, `settle` stops everything, not the first one.
     """
 
     skip: bool = False
     remedy: str = 'task.on_error = "skip"'
     count: int = 0
     first: str = ""
+    gather: bool = False
+    _shown: list[str] = dataclasses.field(default_factory=list)
 
     def __call__(self, where: str, what: str) -> None:
-        """Reports one. Raises UserError unless such rows are left out."""
-        if not self.skip:
+        """Reports one. Raises UserError unless such rows are left out, or gathered."""
+        if not self.skip and not self.gather:
             raise UserError(f"{where}: {what}; fix it, or leave such rows out with {self.remedy}")
         self.count += 1
         self.first = self.first or f"{where}: {what}"
+        if len(self._shown) < _FAULTS_SHOWN:
+            self._shown.append(f"{where}: {what}")
+
+    def settle(self) -> None:
+        """Raises UserError for the rows gathered so far: how many there are, and the first ones."""
+        if self.skip or not self.count:
+            return
+        more = self.count - len(self._shown)
+        rows = f"{self.count:,} rows cannot be used: " if self.count > 1 else ""
+        shown = "; ".join(self._shown) + (f"; and {more:,} more" if more else "")
+        raise UserError(f"{rows}{shown}; fix {'them' if rows else 'it'}, or leave such rows out with {self.remedy}")
 
     @property
     def notes(self) -> tuple[str, ...]:

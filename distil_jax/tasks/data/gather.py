@@ -112,7 +112,7 @@ class _Reader:
         """The rows of one file, or of an object in memory."""
         if isinstance(path, Path) and path.is_dir():
             raise UserError(f"{path}: is a folder; name the file itself, or give the folder with task.source")
-        faults = Faults(self.settings.on_error == "skip")
+        faults = Faults(self.settings.on_error == "skip", gather=True)
         table = read_table(path, self._options(), faults)
         if table.columns_taken:
             columns = Columns((WORDS,), label=(TAGS,))
@@ -170,7 +170,10 @@ class _Reader:
         for place in places:
             split = next((name for name in place.dataset_names if name in dataset.splits), None)
             if split is not None:
-                table, faults = dataset.read(split, columns.names()).table(), Faults(self.settings.on_error == "skip")
+                table, faults = (
+                    dataset.read(split, columns.names()).table(),
+                    Faults(self.settings.on_error == "skip", gather=True),
+                )
                 parts.append(Part(place.role, place.name, table, columns, faults))
         if not parts and needed:
             raise UserError(f"{dataset.name}: no split that {self.spec.name} needs (found: {some(dataset.splits)})")
@@ -219,7 +222,7 @@ class _Reader:
             if not all((folder / place.role / label).is_dir() for label in self.spec.labels):
                 continue
             table = Table(str(folder / place.role), ["id", "text", "label"], [], unit="")
-            faults = Faults(self.settings.on_error == "skip")
+            faults = Faults(self.settings.on_error == "skip", gather=True)
             for label in self.spec.labels:
                 for path in sorted((folder / place.role / label).glob("*.txt"), key=_leading_number):
                     name = f"{label}/{path.stem}"

@@ -46,6 +46,7 @@ def load_task(
     spec = task_spec(settings.name)
     _check_settings(settings, spec)
     parts = gather(settings, spec, rows)
+    _settle(parts)
     unread = [part.faults.count for part in parts]
     taken = [_columns(part, settings, spec) for part in parts]
     tables = [LabelledTable(part.role, part.table, columns) for part, columns in zip(parts, taken, strict=True)]
@@ -59,6 +60,7 @@ def load_task(
         sets[part.role][part.name] = examples
         reports.append(_set_report(part, columns, lost, examples, labels, spec.kind))
         notes += _part_notes(part)
+    _settle(parts)
     if not known and parts:
         _check_labels(labels, spec, parts)
     scheme = ""
@@ -104,6 +106,12 @@ def load_task(
         tuple(unlabelled),
         report,
     )
+
+
+def _settle(parts: Sequence[Part]) -> None:
+    """Raises UserError for rows that cannot be used, where such rows are not left out."""
+    for part in parts:
+        part.faults.settle()
 
 
 def _scheme(spec: TaskSpec, labels: Sequence[str], sets: dict[str, dict[str, list[Example]]]) -> str:

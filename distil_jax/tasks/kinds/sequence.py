@@ -31,7 +31,7 @@ from distil_jax.tasks.kinds.kind import (
     rounded,
     softmax,
 )
-from distil_jax.tasks.metrics.scores import class_details, measure, set_details
+from distil_jax.tasks.metrics.scores import calibration_error, class_details, measure, set_details
 
 if TYPE_CHECKING:
     from jax import Array
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from distil_jax.models import TaskHead
 
 _Predicted = Predicted[SequenceExample]
+_ERRORS, _LONGEST_SHOWN = 10, 300  # wrong predictions in a result, and characters of each
 _ROUNDED = 0.02  # what probabilities that were written with few digits may add up to beside 1
 
 
@@ -197,7 +198,31 @@ def _measure_classes(data: TaskData, predicted: _Predicted) -> dict[str, float]:
 
 
 def _class_details(data: TaskData, predicted: _Predicted) -> dict[str, Any]:
-    return class_details(data.labels, np.stack(predicted.logits).argmax(axis=-1), _class_references(predicted))
+    logits, references = np.stack(predicted.logits), _class_references(predicted)
+    probabilities = softmax(logits)
+    return {
+        **class_details(data.labels, logits.argmax(axis=-1), references),
+        "calibration_error": calibration_error(probabilities, references),
+        "errors": _worst_errors(data.labels, predicted.examples, probabilities, references),
+    }
+
+
+def _worst_errors(
+    labels: Sequence[str], examples: Sequence[SequenceExample], probabilities: np.ndarray, references: np.ndarray
+) -> list[dict[str, Any]]:
+    """The wrong predictions of the highest probabilities, with their texts."""
+    chosen, confidence = probabilities.argmax(axis=-1), probabilities.max(axis=-1)
+    wrong = [int(row) for row in np.argsort(-confidence, kind="stable") if chosen[row] != references[row]]
+    return [
+        {
+            "id": examples[row].id,
+            "text": " | ".join(filter(None, (examples[row].text, examples[row].pair)))[:_LONGEST_SHOWN],
+            "label": labels[references[row]],
+            "predicted": labels[chosen[row]],
+            "probability": round(float(confidence[row]), 4),
+        }
+        for row in wrong[:_ERRORS]
+    ]
 
 
 def balanced_weights(labels: Sequence[Any], classes: int) -> np.ndarray:

@@ -69,6 +69,20 @@ def class_details(labels: Sequence[str], predicted: np.ndarray, references: np.n
     return found
 
 
+def calibration_error(probabilities: np.ndarray, references: np.ndarray, bins: int = 15) -> float:
+    """The expected calibration error (Guo et al. 2017, section 2): mean |accuracy - confidence| over bins.
+
+    Args:
+        probabilities: [N, C] of the classes.
+        references: [N] class numbers.
+        bins: of equal width.
+    """
+    confidence, right = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == references
+    numbers = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(numbers, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
 def set_details(labels: Sequence[str], predicted: np.ndarray, references: np.ndarray) -> dict[str, Any]:
     """Precision, recall and F1 of each class of class sets.
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from distil_jax.errors import UserError
-from distil_jax.tasks.metrics.scores import measure
+from distil_jax.tasks.metrics.scores import calibration_error, measure
 
 ZERO: Any = 0  # the annotations of scikit-learn only know the word "warn"
 
@@ -157,3 +157,24 @@ def test_what_does_not_fit_is_refused(names: list[str], predictions: list, refer
 def test_a_model_that_diverged_is_no_score() -> None:
     with pytest.raises(UserError, match="2 of 4 values are not finite"):
         measure(["accuracy"], np.array([[0.1, np.nan], [np.inf, 1.0]]), np.array([0, 1]))
+
+
+def test_calibration_error_of_bins_counted_by_hand() -> None:
+    """Two bins of 15: confidences 0.95 (right, wrong) and 0.65 (right): |0.5 - 0.95| 2/3 + |1 - 0.65| 1/3."""
+    probabilities = np.array([[0.95, 0.05], [0.05, 0.95], [0.35, 0.65]])
+    found = calibration_error(probabilities, np.array([0, 0, 1]))
+    assert found == pytest.approx(0.45 * 2 / 3 + 0.35 / 3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_as_by_its_definition(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    probabilities = random.dirichlet(np.ones(3), size=200)
+    references = random.integers(0, 3, 200)
+    wanted = 0.0
+    for lower in range(15):
+        inside = [row for row in range(200) if lower / 15 < probabilities[row].max() <= (lower + 1) / 15]
+        if inside:
+            right = np.mean([probabilities[row].argmax() == references[row] for row in inside])
+            wanted += len(inside) / 200 * abs(right - np.mean([probabilities[row].max() for row in inside]))
+    assert calibration_error(probabilities, references) == pytest.approx(wanted)
