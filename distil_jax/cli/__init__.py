@@ -21,6 +21,7 @@ from distil_jax.config import (
     PredictArguments,
     PushArguments,
     QuickstartArguments,
+    ReportArguments,
     ServeArguments,
     TrimArguments,
     in_flags,
@@ -78,6 +79,7 @@ COMMANDS = {
     "compare": Command(
         "scores of fine-tuning studies side by side, with retention", models.run_compare, CompareArguments
     ),
+    "report": Command("runs as one HTML page: curves, scores, errors, commands", models.run_report, ReportArguments),
     "plot": Command("held-out curves of runs as a picture", models.run_plot, PlotArguments),
 }
 

@@ -22,6 +22,7 @@ from distil_jax.config import (
     PredictArguments,
     PushArguments,
     QuickstartArguments,
+    ReportArguments,
     ServeArguments,
     ShortHelp,
     TaskSettings,
@@ -218,6 +219,13 @@ def run_plot(given: PlotArguments) -> None:
 
     plot_runs([Path(run) for run in given.runs], Path(given.output), given.measure)
     print(given.output)
+
+
+def run_report(given: ReportArguments) -> None:
+    """`distil-jax report`."""
+    from distil_jax.evaluation import write_report
+
+    print(write_report([Path(folder) for folder in given.folders], Path(given.output) if given.output else None))
 
 
 def run_compare(given: CompareArguments) -> None:

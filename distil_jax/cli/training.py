@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from distil_jax.cli.command import start, with_long_flags
@@ -149,7 +150,7 @@ def train(stage: str, config: Config) -> None:
     with working_on(config.run.output):
         result = {"pretrain": pretrain, "distill": distill}[stage](config)
     if result.is_main:
-        print(_summary(config, result))
+        print(_summary(config, result) + _report(config))
 
 
 def run_finetune(arguments: list[str]) -> int:
@@ -187,7 +188,7 @@ def finetune(config: Config) -> None:
     if found.result.is_main:
         for note in found.late_notes:
             print(f"note: {note}")
-        print(_finetuned(config, found))
+        print(_finetuned(config, found) + _report(config))
 
 
 def study(config: Config, command: str) -> int:
@@ -246,6 +247,13 @@ def _finetuned(config: Config, found: Any) -> str:
         f"{result.step}{_skipped(result)}{'; ' if measures else ''}{measures}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )
+
+
+def _report(config: Config) -> str:
+    from distil_jax.evaluation import try_report
+
+    path = try_report(Path(config.run.output))
+    return f"\nreport: {path}" if path else ""
 
 
 def _skipped(result: Any) -> str:

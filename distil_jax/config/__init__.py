@@ -15,6 +15,7 @@ from distil_jax.config.commands import (
     PredictArguments,
     PushArguments,
     QuickstartArguments,
+    ReportArguments,
     ServeArguments,
     TrimArguments,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "Pruning",
     "PushArguments",
     "QuickstartArguments",
+    "ReportArguments",
     "Run",
     "Schedule",
     "ServeArguments",

@@ -351,6 +351,15 @@ class PlotArguments(Arguments):
 
 
 @dataclass(frozen=True)
+class ReportArguments(Arguments):
+    """Write runs, or a quickstart, as one HTML page: models, curves, scores, errors, commands. It opens offline."""
+
+    positional = "folders"
+    folders: tuple[str, ...] = setting(REQUIRED, "folders of runs, or that of a quickstart")
+    output: str = setting("", "page to write; empty: report.html in the first folder")
+
+
+@dataclass(frozen=True)
 class CompareArguments(Arguments):
     """Put the scores of fine-tuning studies side by side, with what each retains of the first one's."""
 

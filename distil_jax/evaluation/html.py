@@ -8,12 +8,14 @@ from html import escape
 from typing import NamedTuple
 
 _COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8a5fa8", "#c79a2b", "#5b8e9c", "#a3476b", "#6b6b6b")
+_MOST_DOTS = 30  # on a curve
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
     "td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}pre{overflow-x:auto}"
-    ".note{color:#666}"
+    ".note{color:#666}.charts{display:flex;flex-wrap:wrap;gap:1.2rem}.wide{overflow-x:auto}h1{overflow-wrap:anywhere}"
+    "td.text{text-align:left;min-width:14rem}"
 )
 
 
@@ -121,6 +123,49 @@ def lines(
         f"{escape(y_axis)}</text>"
     )
     return _svg(parts, width, height) + (_legend([name for name, _ in groups]) if joined else "")
+
+
+def curves(title: str, groups: Sequence[tuple[str, Sequence[tuple[float, float]]]], level: float | None = None) -> str:
+    """A small chart of (x, y) points joined by lines, in one colour a group; it fits a telephone.
+
+    `level` is a value to compare with, a dashed line.
+    """
+    points = [point for _, group in groups for point in group]
+    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    y_low, y_high = _bounds([y for _, y in points] + ([] if level is None else [level]))
+    width, height, left, top, bottom = 350, 210, 52, 26, 24
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / ((x_high - x_low) or 1) * (width - left - 12)
+        return left + across, top + (y_high - y) / (y_high - y_low) * (height - top - bottom)
+
+    parts = [f'<text x="4" y="15" font-weight="600" font-size="13">{escape(title)}</text>']
+    for tick in _ticks(y_low, y_high):
+        y = at(x_low, tick)[1]
+        parts.append(f'<line x1="{left}" x2="{width - 12}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in (x_low, x_high) if x_high > x_low else (x_low,):
+        x, anchor = at(tick, y_low)[0], "start" if tick == x_low else "end"
+        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}">step {tick:,.0f}</text>')
+    if level is not None:
+        y = at(x_low, level)[1]
+        parts.append(
+            f'<line x1="{left}" x2="{width - 12}" y1="{y:.1f}" y2="{y:.1f}" stroke="#666" stroke-dasharray="5 4"/>'
+        )
+    for number, (name, group) in enumerate(groups):
+        colour = _COLOURS[number % len(_COLOURS)]
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in group))
+        parts.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+        for point in group if len(group) <= _MOST_DOTS else group[-1:]:
+            x, y = at(*point)
+            said = f"{escape(name)}, step {point[0]:,.0f}: {point[1]:.4g}"
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{said}</title></circle>')
+    return _svg(parts, width, height)
+
+
+def legend(names: Sequence[str]) -> str:
+    """The colours of groups; nothing for a single one."""
+    return _legend(names)
 
 
 def _svg(parts: Sequence[str], width: float, height: float) -> str:

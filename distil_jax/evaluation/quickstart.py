@@ -16,6 +16,7 @@ from distil_jax.errors import UserError
 from distil_jax.evaluation.heldout import LanguageModel, evaluate_model, fill_mask, load_language_model
 from distil_jax.evaluation.python_text import write_python_text
 from distil_jax.evaluation.report import measures_table
+from distil_jax.evaluation.run_report import REPORT_FILE, try_report
 from distil_jax.export import encoder_latency, export
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.runs import PrepareDisplay, write_atomically
@@ -27,14 +28,10 @@ VOCABULARY = 4096
 SENTENCE = "Return the [MASK] of the given string."
 TEACHER = "teacher"
 START = "student at initialisation"
-# label -> (folder, changes to the shipped configuration): the student, and those with less of their teacher
+# label -> (folder, changes to the shipped configuration): the student, and one that never saw the teacher
 STUDENTS: dict[str, tuple[str, dict[str, object]]] = {
     "student, distilled": ("student", {}),
-    "... from the teacher's layers, without its losses": (
-        "student_undistilled",
-        {"objective.kl": 0.0, "objective.cosine": 0.0},
-    ),
-    "... without a teacher": (
+    "student, without a teacher": (
         "student_alone",
         {"objective.kl": 0.0, "objective.cosine": 0.0, "student.init": "random"},
     ),
@@ -66,6 +63,7 @@ def make_quickstart(folder: Path, *, steps: Mapping[str, int] | None = None) -> 
     _say("4/4 measuring")
     found = _measure(folder, tokenizer)
     write_atomically(result, json.dumps(found, indent=2) + "\n")
+    try_report(folder)
     return _describe(folder, found)
 
 
@@ -156,5 +154,11 @@ def _describe(folder: Path, found: Mapping[str, Mapping[str, object]]) -> str:
     ]
     return (
         f"{table}\n\n{markdown(['', SENTENCE], fills)}\n\n"
-        f"Model folders for transformers: {folder / 'teacher'} and {folder / 'student'}"
+        f"report: {folder / REPORT_FILE}\n"
+        f"models for transformers: {folder / 'teacher'} and {folder / 'student'}\n"
+        "next, with text of your own:\n"
+        "  distil-jax prepare --corpus.tokenizer google-bert/bert-base-uncased --corpus.folder data/mine "
+        "--corpus.train 'text/*.txt'\n"
+        "  distil-jax distill --teacher.path google-bert/bert-base-uncased --corpus.folder data/mine "
+        "--run.output runs/mine"
     )

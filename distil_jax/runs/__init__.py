@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     )
     from distil_jax.runs.lock import check_owner, lock_folder
     from distil_jax.runs.log_filters import filter_storage_logs
-    from distil_jax.runs.manifest import MANIFEST_FILE, processor_name, read_starts, record_start, versions
+    from distil_jax.runs.manifest import (
+        MANIFEST_FILE,
+        OPENING_FILE,
+        processor_name,
+        read_starts,
+        record_start,
+        versions,
+    )
     from distil_jax.runs.metrics_log import EVALUATION, METRICS_FILE, MetricsWriter, read_evaluations, read_metrics
     from distil_jax.runs.model_file import (
         MODEL_FILE,
@@ -52,6 +59,7 @@ __all__ = [
     "METRICS_FILE",
     "MODEL_FILE",
     "NOTHING_NEW",
+    "OPENING_FILE",
     "STUDY_FILE",
     "TOKENIZER_FOLDER",
     "MetricsWriter",

@@ -23,6 +23,7 @@ from distil_jax.cpu import settings_in_force
 from distil_jax.runs.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
+OPENING_FILE = "opening.txt"  # the table that a run opens with
 _PACKAGES = (
     *("distil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "transformers"),
     *("tokenizers", "datasets"),

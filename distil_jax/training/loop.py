@@ -23,6 +23,7 @@ from distil_jax.errors import FaultError, UserError, one_line
 from distil_jax.runs import (
     EVALUATION,
     NOTHING_NEW,
+    OPENING_FILE,
     MetricsWriter,
     Progress,
     SaveClock,
@@ -37,6 +38,7 @@ from distil_jax.runs import (
     read_all,
     read_evaluations,
     read_metrics,
+    write_atomically,
 )
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.compiled_step import CompiledStep
@@ -180,8 +182,11 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
             dropped,
             named,
         )
+    opening = opening_lines(config, spec.about, spec.steps, devices, start)
     if config.logging.progress != "none":
-        announce(opening_lines(config, spec.about, spec.steps, devices, start))
+        announce(opening)
+    if main:
+        write_atomically(spec.folder / OPENING_FILE, "\n".join(opening) + "\n")
     with (
         _finished_saves(checkpoints),
         MetricsWriter(

@@ -1,0 +1,230 @@
+"""A run, or several, as one HTML page that needs nothing beside itself: models, curves, scores, errors, commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from distil_jax.errors import UserError
+from distil_jax.evaluation.html import curves, legend, page, table
+from distil_jax.evaluation.report import COLUMNS, folder_labels
+from distil_jax.runs import CONFIG_FILE, EVALUATION, OPENING_FILE, read_metrics, read_starts, write_atomically
+
+REPORT_FILE = "report.html"
+QUICKSTART_FILE = "results.json"
+_RESULT_FILE = "result.json"
+_POINTS = 300  # of a curve
+_TIMING = {"tokens_per_second": "tokens a second"}
+_TITLES = {
+    "mlm_loss": "held-out loss (nats)",
+    "kl": "KL to teacher (nats)",
+    "agreement": "agreement with teacher",
+    "gradient_norm": "gradient norm",
+    "learning_rate": "learning rate",
+    "loss": "loss, weighted sum",
+}
+_UNSHOWN = ("predictions", "tokens", "skipped_steps")
+_LOG = logging.getLogger("distil_jax")
+_Curve = list[tuple[float, float]]
+
+
+def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the page on runs, or on a quickstart, to `output`, by default report.html in the first folder.
+
+    Raises:
+        UserError: a folder that is neither, or is given twice; a file that cannot be written.
+    """
+    runs = [run for folder in folders for run in _runs(folder)]
+    labels = folder_labels(runs, "report")
+    title = "distil_jax: " + ", ".join(folder.resolve().name for folder in folders)
+    found = _measured(folders[0])
+    parts = [
+        *_opening(labels, runs),
+        *_side_by_side(found),
+        *_curves(labels, runs, found),
+        *(part for label, run in zip(labels, runs, strict=True) for part in _task(label, run)),
+        *_fillings(found),
+        *_commands(labels, runs),
+    ]
+    target = output or folders[0] / REPORT_FILE
+    try:
+        write_atomically(target, page(title, parts))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --output") from None
+    return target
+
+
+def try_report(folder: Path) -> Path | None:
+    """The page on a finished run, in its folder; a failure to make it is logged and does not fail the run."""
+    try:
+        return write_report([folder])
+    except Exception as error:
+        _LOG.warning("%s: not written (%s: %s)", folder / REPORT_FILE, type(error).__name__, error)
+        return None
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The run in a folder, or those of a quickstart."""
+    if (folder / CONFIG_FILE).is_file():
+        return [folder]
+    if (folder / QUICKSTART_FILE).is_file():
+        return sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+    raise UserError(f"{folder}: neither a run nor a quickstart (no {CONFIG_FILE}); give the run.output of a run")
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """label -> {"measures", "fill"} of a quickstart; {} where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / QUICKSTART_FILE).read_text(encoding="utf-8"))
+    return {}
+
+
+def _opening(labels: Sequence[str], runs: Sequence[Path]) -> list[str]:
+    parts = ["<h2>What was trained</h2>"]
+    for label, run in zip(labels, runs, strict=True):
+        with contextlib.suppress(OSError):
+            text = (run / OPENING_FILE).read_text(encoding="utf-8")
+            rows = [[line[:12].strip(), line[12:].strip()] for line in text.splitlines()]
+            parts += [f"<h3>{escape(label)}</h3>", _texts(rows)]
+    return parts
+
+
+def _texts(rows: Sequence[Sequence[str]]) -> str:
+    body = "".join(
+        f"<tr><td>{escape(row[0])}</td>{''.join(f'<td class=text>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table>{body}</table></div>'
+
+
+def _side_by_side(found: Mapping[str, Any]) -> list[str]:
+    if not found:
+        return []
+    measures = {label: row["measures"] for label, row in found.items()}
+    names = [name for name in COLUMNS if any(name in row for row in measures.values())]
+    rows = [
+        [COLUMNS[name][0], *(COLUMNS[name][1].format(row[name]) if name in row else "" for row in measures.values())]
+        for name in names
+    ]
+    return ["<h2>Side by side</h2>", _wide(table(["", *measures], rows))]
+
+
+def _wide(text: str) -> str:
+    return f'<div class="wide">{text}</div>'
+
+
+def _curves(labels: Sequence[str], runs: Sequence[Path], found: Mapping[str, Any]) -> list[str]:
+    level = next(iter(found.values()))["measures"] if found else {}  # the teacher's, which comes first
+    parts = []
+    for title, kind, source in (
+        ("Held-out measures", EVALUATION, "metrics"),
+        ("Training", "train", "metrics"),
+        ("Speed", "train", "timing"),
+    ):
+        drawn = {label: _series(run, kind, source) for label, run in zip(labels, runs, strict=True)}
+        names = dict.fromkeys(name for series in drawn.values() for name in series)
+        if source == "timing":
+            names = {name: None for name in names if name in _TIMING}
+        charts = []
+        for name in names:
+            groups = [(label, series.get(name, [])) for label, series in drawn.items()]
+            if any(len(group) > 1 for _, group in groups):
+                shown = level.get(name) if kind == EVALUATION else None
+                charts.append(curves(_title(name), groups, shown))
+        if charts:
+            dashed = '<p class="note">dashed: the teacher</p>' if level and kind == EVALUATION else ""
+            parts += [f"<h2>{title}</h2>", legend(labels), f'<div class="charts">{"".join(charts)}</div>', dashed]
+    return parts
+
+
+def _series(run: Path, kind: str, source: str) -> dict[str, _Curve]:
+    """Measure -> its (step, value) points, at most `_POINTS`; values that are not finite are left out."""
+    found: dict[str, _Curve] = {}
+    for row in read_metrics(run, kind):
+        for name, value in row.get(source, {}).items():
+            if name not in _UNSHOWN and isinstance(value, int | float):
+                found.setdefault(name, []).append((row["step"], value))
+    return {name: points[:: -(-len(points) // _POINTS)] for name, points in found.items()}
+
+
+def _title(name: str) -> str:
+    title = _TITLES.get(name) or _TIMING.get(name) or name.replace("_", " ")
+    return f"loss term {name.removeprefix('loss_')}" if name.startswith("loss_") else title
+
+
+def _task(label: str, run: Path) -> list[str]:
+    """Scores, classes, confusion matrix and errors of a fine-tuning."""
+    try:
+        result = json.loads((run / _RESULT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    scores = [[name.replace("_", " "), f"{value:.4f}"] for name, value in result.get("measures", {}).items()]
+    parts = [f"<h2>{escape(str(result.get('title', label)))}: scores of {escape(label)}</h2>", table(["", ""], scores)]
+    for name, details in result.get("details", {}).items():
+        parts += _details(name, details)
+    return parts
+
+
+def _details(name: str, details: Mapping[str, Any]) -> list[str]:
+    parts, classes = [], details.get("classes", {})
+    fields = ("precision", "recall", "f1", "rows")
+    if classes:
+        rows = [
+            [one, *(f"{row[f]:.3f}" if f != "rows" else f"{row[f]:,}" for f in fields)] for one, row in classes.items()
+        ]
+        parts += [f"<h3>Classes, {escape(name)}</h3>", _wide(table(["class", *fields], rows))]
+    if details.get("confusion"):
+        parts += [f"<h3>Confusion matrix, {escape(name)}</h3>", _confusion(list(classes), details["confusion"])]
+    if "calibration_error" in details:
+        parts.append(f"<p>Calibration error (ECE, 15 bins): {details['calibration_error']:.4f}</p>")
+    if errors := details.get("errors"):
+        rows = [[f"{one['probability']:.3f}", one["predicted"], one["label"], one["text"]] for one in errors]
+        head = "".join(f"<th class=text>{cell}</th>" for cell in ("probability", "predicted", "right", "text"))
+        body = _texts(rows).replace("<table>", f"<table><tr>{head}</tr>", 1)
+        parts += [f"<h3>Most confident errors, {escape(name)}</h3>", body]
+    return parts
+
+
+def _confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Rows are right classes, columns predicted ones; the darker, the larger the share of its row."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["right, predicted:", *names])
+    body = ""
+    for name, row in zip(names, counts, strict=True):
+        total = max(sum(row), 1)
+        cells = "".join(f'<td style="background:rgba(59,111,182,{0.75 * n / total:.2f})">{n:,}</td>' for n in row)
+        body += f"<tr><td>{escape(name)}</td>{cells}</tr>"
+    return _wide(f"<table><tr>{head}</tr>{body}</table>")
+
+
+def _fillings(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [label, ", ".join(f"{token} {share:.0%}" for token, share in row["fill"])]
+        for label, row in found.items()
+        if row.get("fill")
+    ]
+    return ["<h2>What they say at [MASK]</h2>", _texts(rows)] if rows else []
+
+
+def _commands(labels: Sequence[str], runs: Sequence[Path]) -> list[str]:
+    parts = ["<h2>Commands and environment</h2>"]
+    for label, run in zip(labels, runs, strict=True):
+        starts = read_starts(run)
+        rows = [[one.get("time", ""), one.get("command", ""), _where(one)] for one in starts]
+        parts += [f"<h3>{escape(label)}</h3>", _texts(rows)]
+        if starts:
+            versions = ", ".join(f"{name} {version}" for name, version in starts[-1].get("versions", {}).items())
+            parts.append(f'<p class="note">{escape(versions)}</p>')
+        with contextlib.suppress(OSError):
+            config = (run / CONFIG_FILE).read_text(encoding="utf-8")
+            parts.append(f"<details><summary>{CONFIG_FILE}</summary><pre>{escape(config)}</pre></details>")
+    return parts
+
+
+def _where(start: Mapping[str, Any]) -> str:
+    devices = start.get("devices") or {}
+    return f"{devices.get('count', '?')} x {devices.get('kind', '?')} on {start.get('host', '?')}"
