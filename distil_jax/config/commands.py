@@ -147,8 +147,8 @@ class PredictArguments(Arguments):
     )
     output: str = setting(
         "-",
-        "file to write, replaced if it is there: .jsonl, or .csv, .tsv or .parquet with the columns of the input; "
-        "-: JSON Lines on standard output",
+        "file to write, replaced if it is there: .jsonl, .csv, .tsv or .parquet, with the columns of the input; "
+        "-: JSON Lines of ids and predictions on standard output",
     )
     text_column: str = setting("", "column of texts, questions or words; empty: as in fine-tuning, or the usual names")
     pair_column: str = setting(

@@ -14,7 +14,7 @@ _STYLE = (
     "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
     "td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}pre{overflow-x:auto}"
-    ".note{color:#666}.charts{display:flex;flex-wrap:wrap;gap:1.2rem}.wide{overflow-x:auto}h1{overflow-wrap:anywhere}"
+    ".note{color:#666}.charts{display:flex;flex-wrap:wrap;gap:1.2rem}.wide{overflow-x:auto}h1,.note{overflow-wrap:anywhere}"
     "td.text{text-align:left;min-width:14rem}"
 )
 
@@ -133,7 +133,7 @@ def curves(title: str, groups: Sequence[tuple[str, Sequence[tuple[float, float]]
     points = [point for _, group in groups for point in group]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     y_low, y_high = _bounds([y for _, y in points] + ([] if level is None else [level]))
-    width, height, left, top, bottom = 350, 210, 52, 26, 24
+    width, height, left, top, bottom = 306, 200, 52, 26, 24
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / ((x_high - x_low) or 1) * (width - left - 12)

@@ -85,13 +85,13 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 
 def _opening(labels: Sequence[str], runs: Sequence[Path]) -> list[str]:
-    parts = ["<h2>What was trained</h2>"]
+    parts: list[str] = []
     for label, run in zip(labels, runs, strict=True):
         with contextlib.suppress(OSError):
             text = (run / OPENING_FILE).read_text(encoding="utf-8")
             rows = [[line[:12].strip(), line[12:].strip()] for line in text.splitlines()]
             parts += [f"<h3>{escape(label)}</h3>", _texts(rows)]
-    return parts
+    return ["<h2>What was trained</h2>", *parts] if parts else []
 
 
 def _texts(rows: Sequence[Sequence[str]]) -> str:
@@ -214,8 +214,10 @@ def _commands(labels: Sequence[str], runs: Sequence[Path]) -> list[str]:
     parts = ["<h2>Commands and environment</h2>"]
     for label, run in zip(labels, runs, strict=True):
         starts = read_starts(run)
-        rows = [[one.get("time", ""), one.get("command", ""), _where(one)] for one in starts]
-        parts += [f"<h3>{escape(label)}</h3>", _texts(rows)]
+        parts.append(f"<h3>{escape(label)}</h3>")
+        for one in starts:
+            parts.append(f'<p class="note">{escape(str(one.get("time", "")))}, {escape(_where(one))}</p>')
+            parts.append(f"<pre>{escape(str(one.get('command', '')))}</pre>")
         if starts:
             versions = ", ".join(f"{name} {version}" for name, version in starts[-1].get("versions", {}).items())
             parts.append(f'<p class="note">{escape(versions)}</p>')

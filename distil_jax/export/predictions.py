@@ -76,8 +76,8 @@ def write_predictions(
 ) -> Written:
     """Predict all rows and write each chunk as soon as it is there.
 
-    The output's ending names its format. JSON Lines, also on standard output, hold a row's id and prediction; CSV, TSV
-    and Parquet hold the columns of the input, then those of the prediction.
+    The output's ending names its format. It holds the columns of the input, then those of the prediction; in JSON Lines
+    a row's id comes first. Standard output holds ids and predictions alone.
 
     Args:
         predictor: the model, which `given.model` need not name.
@@ -103,7 +103,7 @@ def write_predictions(
     started = time.monotonic()
     with contextlib.closing(RowWriter(sys.stdout if given.output == PIPE else given.output, format)) as writer:
         for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, summary=summary):
-            writer.write([_written(request, prediction, format) for request, prediction in chunk])
+            writer.write([_written(request, prediction, given, format) for request, prediction in chunk])
             show(Written(summary.rows, time.monotonic() - started).text)
     notes = [*rows.notes, *(f"{count:,} {what}" for what, count in summary.notes.items())]
     return Written(summary.rows, time.monotonic() - started, (*notes, *faults.notes))
@@ -113,11 +113,12 @@ def _format(output: str) -> Format:
     return "jsonl" if output == PIPE else writable_format(output)
 
 
-def _written(request: Request, prediction: Prediction, format: Format) -> dict[str, Any]:
-    """A row of the output."""
-    if format == "jsonl":
+def _written(request: Request, prediction: Prediction, given: PredictArguments, format: Format) -> dict[str, Any]:
+    """A row of the output: on standard output and of typed rows without the columns of the input."""
+    if given.output == PIPE or not given.input:
         return {"id": request.id, **prediction}
-    return with_predictions(request.values, prediction)
+    row = with_predictions(request.values, prediction)
+    return {"id": request.id, **row} if format == "jsonl" else row
 
 
 def _options(predictor: Predictor, given: PredictArguments) -> PredictionOptions:
