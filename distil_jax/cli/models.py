@@ -158,7 +158,7 @@ def _evaluate_task(arguments: Sequence[str]) -> None:
         "Scores of MODEL, a fine-tuned model, on a task. --task NAME is short for --task.name NAME, --output FOLDER, "
         "which gets result.json, for --run.output FOLDER."
     )
-    config = _task_config(arguments, _PROGRAM, text, _SCORE_SETTINGS)
+    config = _task_config(arguments, _PROGRAM, text, _SCORE_SETTINGS, _PAGE)
     start(config)
     from distil_jax.evaluation import score_model, scores_table
 
@@ -188,7 +188,9 @@ def run_prune(arguments: list[str]) -> None:
     )
 
 
-def _task_config(arguments: Sequence[str], program: str, text: str, sections: Sequence[str]) -> Config:
+def _task_config(
+    arguments: Sequence[str], program: str, text: str, sections: Sequence[str], page: ShortHelp | None = None
+) -> Config:
     """The configuration, with the model that precedes the flags as model.initial."""
     count = next((number for number, one in enumerate(arguments) if one.startswith("-")), len(arguments))
     models, flags = arguments[:count], with_long_flags(arguments[count:], _SHORT)
@@ -201,7 +203,7 @@ def _task_config(arguments: Sequence[str], program: str, text: str, sections: Se
         sections=sections,
         default="finetune",
         implied=_any_devices,
-        page=_PAGE,
+        page=page,
     )
     from distil_jax.evaluation import for_task
 

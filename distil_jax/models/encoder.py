@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from distil_jax.models.attention import AttentionKind, attend, attend_with_scores
-from distil_jax.models.dropout import dropout
+from distil_jax.models.dropout import dropout, row_keys
 from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 from distil_jax.models.relative_positions import RelativePositions
 
@@ -70,7 +70,8 @@ class EncoderInputs(NamedTuple):
             mask is one sequence a row, packed rows count 1, 2, 3. None: one sequence a row, no padding.
         position_ids: [B, L] int32 from 0, others than the encoder has give NaN. None counts along the row.
         token_type_ids: [B, L] int32, the segment of a sentence pair. None is segment 0.
-        dropout_keys: [B, 2] uint32, one key a row (`row_keys`). None switches dropout off.
+        dropout_keys: [B, 2] uint32, one key a row (`row_keys`); calls also take typed keys [B], or one for the batch.
+            None switches dropout off, unless the call has `rngs={"dropout": key}`.
     """
 
     ids: Array
@@ -81,16 +82,32 @@ class EncoderInputs(NamedTuple):
 
 
 def encoder_inputs(
+    module: nn.Module,
     ids: Array | EncoderInputs,
     attention_mask: Array | None = None,
     position_ids: Array | None = None,
     token_type_ids: Array | None = None,
     dropout_keys: Array | None = None,
 ) -> EncoderInputs:
-    """The arguments of a public call, in the order of the Flax classes of transformers 4, as one value."""
-    if isinstance(ids, EncoderInputs):
-        return ids
-    return EncoderInputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+    """The arguments of a public call, in the order of the Flax classes of transformers 4, as one value.
+
+    Dropout is asked for by `dropout_keys`, or by `module.apply(..., rngs={"dropout": key})`.
+    """
+    found = ids
+    if not isinstance(found, EncoderInputs):
+        found = EncoderInputs(found, attention_mask, position_ids, token_type_ids, dropout_keys)
+    keys = found.dropout_keys
+    if keys is None and module.has_rng("dropout") and not module.is_initializing():
+        keys = module.make_rng("dropout")
+    return found if keys is None else found._replace(dropout_keys=_keys_of_rows(keys, found.ids.shape[0]))
+
+
+def _keys_of_rows(keys: Array, rows: int) -> Array:
+    """Keys as dropout takes them, [B, 2] uint32: of one key for the batch a key a row, of typed keys their data."""
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if keys.ndim == (0 if typed else 1):
+        return row_keys(keys if typed else jax.random.wrap_key_data(keys), jnp.arange(rows))
+    return jax.random.key_data(keys) if typed else keys
 
 
 class Activations(NamedTuple):
@@ -306,12 +323,12 @@ class Encoder(nn.Module):
             ValueError: L is above `config.max_length` (with `position_ids`, each sequence may be as long as that), or
                 `token_type_ids` are given to an encoder without token types.
         """
-        inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+        inputs = encoder_inputs(self, ids, attention_mask, position_ids, token_type_ids, dropout_keys)
         return self.activations(inputs).hidden
 
     def hidden_states(self, *inputs: Any, **named: Any) -> tuple[Array, ...]:
         """Hidden states after the embeddings and after every layer; arguments as in `__call__`."""
-        return self.activations(encoder_inputs(*inputs, **named), frozenset({"hidden_states"})).hidden_states
+        return self.activations(encoder_inputs(self, *inputs, **named), frozenset({"hidden_states"})).hidden_states
 
     def activations(self, inputs: EncoderInputs, capture: frozenset[str] = frozenset()) -> Activations:
         """The last hidden states and what `capture` names of every layer.

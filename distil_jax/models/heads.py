@@ -105,7 +105,7 @@ class MaskedLM(nn.Module):
         dropout_keys: Array | None = None,
     ) -> Array:
         """Logits [B, L, V] float32; arguments as in `EncoderInputs`."""
-        inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+        inputs = encoder_inputs(self, ids, attention_mask, position_ids, token_type_ids, dropout_keys)
         return self.mlm_logits(self.encoder(inputs))
 
     def encode(self, *inputs: Any, **named: Any) -> Array:
@@ -235,7 +235,7 @@ class TaskModel(nn.Module):
         Raises:
             ValueError: ids of another shape.
         """
-        inputs = encoder_inputs(ids, attention_mask, position_ids, token_type_ids, dropout_keys)
+        inputs = encoder_inputs(self, ids, attention_mask, position_ids, token_type_ids, dropout_keys)
         shape = inputs.ids.shape
         if len(shape) != 2 and not (len(shape) == 3 and HEADS[self.head.kind].joins_rows):
             raise ValueError(f"ids of shape {shape} for a {self.head.kind} head")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.models.dropout import dropout, random_bits, row_keys
 
 SIGMAS = 4.5  # a correct generator is outside one time in 150,000; the seeds are fixed
@@ -126,3 +127,22 @@ def test_bfloat16_keeps_its_type_and_the_mean() -> None:
     kept = whole != 0
     ratio = whole[kept].mean() / np.asarray(jnp.asarray(values, jnp.bfloat16), np.float64)[kept].mean()
     assert ratio == pytest.approx(1 / 0.9, rel=2e-4)
+
+
+def test_keys_in_the_forms_that_flax_users_have() -> None:
+    """One key for the batch is a key a row; typed keys are their data; `rngs` drops out, the same for the same key."""
+    config = EncoderConfig("bert", 20, 8, 1, 2, 16, 16, hidden_dropout=0.5)
+    module, ids, key = MaskedLM(config), jnp.arange(12).reshape(3, 4), jax.random.key(7)
+    params = module.init(jax.random.key(0), ids)
+
+    def logits(**call: Any) -> np.ndarray:
+        rngs = call.pop("rngs", None)
+        return np.asarray(module.apply(params, ids, rngs=rngs, **call))
+
+    rows = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(3))
+    wanted = logits(dropout_keys=row_keys(key, jnp.arange(3)))
+    for keys in (key, jax.random.key_data(key), rows):
+        np.testing.assert_array_equal(logits(dropout_keys=keys), wanted)
+    one, again, other = (logits(rngs={"dropout": jax.random.key(seed)}) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other) and not np.allclose(one, logits())
