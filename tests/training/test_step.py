@@ -188,9 +188,7 @@ def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
     ids = jnp.asarray(make_rows().astype(np.int32))
     batch = MicroBatch(EncoderInputs(ids), *(jnp.zeros((BATCH, 1), jnp.int32) for _ in range(2)), jnp.ones((BATCH, 1)))
     with pytest.raises(ValueError, match="teacher"):
-        objective_loss(
-            Objective(), MODELS.student, teacher_params, None, None, batch, Totals(jnp.ones(()), jnp.ones(()))
-        )
+        objective_loss(Objective(), MODELS.student, teacher_params, None, None, batch, Totals(*jnp.ones(3)))
 
 
 @pytest.mark.parametrize(("rows", "most", "size"), [(32, 16, 16), (16, 32, 16), (12, 8, 6), (7, 4, 1), (5, 5, 5)])
