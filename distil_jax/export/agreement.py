@@ -117,7 +117,7 @@ def agreement(
 
 
 def decisions(logits: np.ndarray, head: TaskHead | None) -> np.ndarray:
-    """What the logits of a row mean: numbers of classes, of tags or tokens one a token, or a flag for each label."""
-    if head is not None and head.problem == "multi_label_classification":
+    """What the logits of a row mean: numbers of classes, of tags or tokens one a token, or flags."""
+    if head is not None and (head.problem == "multi_label_classification" or head.kind == "replaced"):
         return logits > 0
     return np.asarray(logits.argmax(axis=0 if head is not None and head.kind == "question" else -1))

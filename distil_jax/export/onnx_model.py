@@ -11,10 +11,10 @@ from distil_jax.errors import UserError
 from distil_jax.export.onnx_graph import Graph, Precision
 from distil_jax.export.source import Source
 from distil_jax.hf import FAMILIES
-from distil_jax.models import EncoderConfig, Pooling, TaskHead
+from distil_jax.models import HEADS, EncoderConfig, Pooling, TaskHead, buckets_of
 
 # Families whose every computation stands below. A new one is written once it is compared with the JAX model.
-WRITTEN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
+WRITTEN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert", "mpnet", "electra"})
 _LOWEST = float(np.finfo(np.float32).min)
 _ROWS, _TOKENS = "batch_size", "sequence_length"
 
@@ -40,7 +40,7 @@ def onnx_model(
     if config.family not in WRITTEN:
         raise UserError(f"family {config.family}: is not written as ONNX; choose --format hf")
     graph = Graph(precision, keep_float)
-    choices = head is not None and head.kind == "choice"
+    choices = head is not None and HEADS[head.kind].joins_rows
     shape = [_ROWS, "num_choices", _TOKENS] if choices else [_ROWS, _TOKENS]
     inputs = {"input_ids": shape, "attention_mask": shape}
     if FAMILIES[config.family].reads_token_types and config.type_vocab_size > 1:
@@ -79,10 +79,24 @@ class _Encoder:
         real = graph.node("Cast", self._rows["attention_mask"], to=1)
         unseen = graph.node("Mul", graph.node("Sub", graph.number(1.0), real), graph.number(_LOWEST))
         bias = graph.node("Unsqueeze", unseen, graph.integers(1, 2))
+        if self.config.relative_buckets:
+            bias = graph.node("Add", bias, self._relative_positions())
         x = self._embedded()
         for index in range(self.config.num_layers):
             x = self._layer(x, index, bias, first_only and index == last)
         return x
+
+    def _relative_positions(self) -> str:
+        """`models.RelativePositions`: [1, N, L, L], looked up by the distance key - query."""
+        graph, most = self.graph, self.config.max_length - 1
+        values = np.asarray(self._params["relative_positions"]["bias"])
+        by_distance = values[buckets_of(np.arange(-most, most + 1), self.config.relative_buckets)].T[None]
+        zero, one = (graph.constant(name, np.int64(value)) for name, value in (("zero", 0), ("one", 1)))
+        length = graph.node("Squeeze", graph.size(self._rows["input_ids"], 1, 2))
+        places = graph.node("Range", zero, length, one)
+        distances = graph.node("Sub", places, graph.node("Unsqueeze", places, graph.integers(1)))
+        rows = graph.node("Add", distances, graph.constant("most", np.int64(most)))
+        return graph.node("Gather", graph.constant("relative_positions", by_distance), rows, axis=2)
 
     def pooled(self, hidden: str) -> str:
         """BERT's pooler on token 0, hidden [B, 1, H] -> [B, H]."""
@@ -97,12 +111,12 @@ class _Encoder:
         scale, bias = (self.graph.constant(f"{name}/{part}", np.asarray(params[part])) for part in ("scale", "bias"))
         return self.graph.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=self.config.layer_norm_eps)
 
-    def activated(self, x: str) -> str:
-        """The encoder's activation."""
-        graph, name = self.graph, self.config.activation
+    def activated(self, x: str, name: str = "") -> str:
+        """An activation by its name; "": the encoder's."""
+        graph, name = self.graph, name or self.config.activation
         if name == "silu":
             return graph.node("Mul", x, graph.node("Sigmoid", x))
-        return graph.node("Relu", x) if name == "relu" else graph.node("Gelu", x, approximate=_GELU[name])
+        return graph.node("Gelu", x, approximate=_GELU[name]) if name in _GELU else graph.node(name.capitalize(), x)
 
     def _embedded(self) -> str:
         graph, params = self.graph, self._params["embeddings"]
@@ -116,7 +130,8 @@ class _Encoder:
             else:
                 positions = positions + types[:1]
         x = graph.node("Add", x, self._positions(graph, ids, positions))
-        return self.norm(x, "embeddings/norm", params["norm"])
+        x = self.norm(x, "embeddings/norm", params["norm"])
+        return graph.dense(x, "embeddings/project", params["project"]) if "project" in params else x
 
     def _positions(self, graph: Graph, ids: str, values: np.ndarray) -> str:
         table, offset = graph.table("position", values), self.config.position_offset
@@ -130,6 +145,7 @@ class _Encoder:
     def _layer(self, x: str, index: int, bias: str, first_only: bool) -> str:
         graph, name, params = self.graph, f"layer_{index}", self._params[f"layer_{index}"]
         asking = graph.part(x, 0, graph.integers(1), 1) if first_only else x
+        bias = graph.part(bias, 0, graph.integers(1), 2) if first_only else bias
         width = self.config.hidden_size // self.config.num_heads
         scale = np.float32(width**-0.5)
         scaled = {part: np.asarray(params["query"][part]) * scale for part in ("kernel", "bias")}
@@ -153,7 +169,6 @@ class _Encoder:
 
 
 _GELU = {"gelu": "none", "gelu_new": "tanh"}
-_DENSE_ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 
 
 def _mlm_logits(encoder: _Encoder, params: Any) -> str:
@@ -165,21 +180,21 @@ def _mlm_logits(encoder: _Encoder, params: Any) -> str:
 
 def _task_outputs(encoder: _Encoder, params: Any, head: TaskHead) -> dict[str, tuple[str, list[Any]]]:
     graph = encoder.graph
-    x = encoder.hidden(first_only=head.pooled)
-    if head.pooled:
+    x = encoder.hidden(first_only=head.reads_token_0)
+    if head.reads_token_0:
         x = encoder.pooled(x) if head.needs_pooler else encoder.first(x)
     if head.dense:
-        x = graph.node(_DENSE_ACTIVATIONS[head.dense_activation], graph.dense(x, "task_head/dense", params["dense"]))
+        x = encoder.activated(graph.dense(x, "task_head/dense", params["dense"]), head.dense_activation)
     logits = graph.dense(x, "task_head/output", params["output"], exact=True)  # a few numbers, which decide
     if head.kind == "question":
         two = graph.nodes("Split", logits, count=2, axis=-1, num_outputs=2)
         start, end = (graph.node("Squeeze", one, graph.integers(-1)) for one in two)
         return {"start_logits": (start, [_ROWS, _TOKENS]), "end_logits": (end, [_ROWS, _TOKENS])}
-    if head.kind == "choice":
+    if HEADS[head.kind].joins_rows:
         logits = graph.node("Reshape", logits, graph.size("input_ids", 0, 2))
         return {"logits": (logits, [_ROWS, "num_choices"])}
     size = [head.num_outputs]
-    return {"logits": (logits, [_ROWS, *([] if head.pooled else [_TOKENS]), *size])}
+    return {"logits": (logits, [_ROWS, *([] if head.reads_token_0 else [_TOKENS]), *size])}
 
 
 def _pooled(graph: Graph, hidden: str, mask: str, pooling: Pooling) -> str:

@@ -9,6 +9,7 @@ from distil_jax.models.encoder import Activations, Encoder, EncoderConfig, Encod
 from distil_jax.models.heads import HEADS, HeadKind, HeadName, MaskedLM, Problem, TaskHead, TaskModel, one_row_a_choice
 from distil_jax.models.layers import ACTIVATIONS, transpose_kernels
 from distil_jax.models.pooling import POOLING_MODES, Pooling, PoolingMode, SentenceEncoder, pool
+from distil_jax.models.relative_positions import buckets_of
 
 __all__ = [
     "ACTIVATIONS",
@@ -29,6 +30,7 @@ __all__ = [
     "TaskHead",
     "TaskModel",
     "attention_mask_matrix",
+    "buckets_of",
     "one_row_a_choice",
     "pool",
     "row_keys",

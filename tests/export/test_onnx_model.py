@@ -26,16 +26,18 @@ def made(family: str, head: str, *, pooling: Pooling | None = None, **fields: An
     """A random model; head is "mlm", "none" or a kind of task head."""
     import jax
 
-    roberta = family in ("roberta", "xlm-roberta", "camembert")
-    own = {"type_vocab_size": {"bert": 2, "distilbert": 0}.get(family, 1)}
-    own |= {"position_offset": 2, "pad_token_id": 1} if roberta else {}
-    kinds = {"sequence": 3, "token": 5, "question": 2, "choice": 1}
-    dense = head in ("sequence", "choice") and (family == "distilbert" or (roberta and head == "sequence"))
+    roberta = family == "roberta"
+    own = {"type_vocab_size": {"bert": 2, "electra": 2, "roberta": 1}.get(family, 0)}
+    own |= {"position_offset": 2, "pad_token_id": 1} if roberta or family == "mpnet" else {}
+    own |= {"relative_buckets": 32} if family == "mpnet" else {}
+    own |= {"embedding_size": 20} if family == "electra" else {}
+    kinds = {"sequence": 3, "token": 5, "question": 2, "choice": 1, "replaced": 1}
+    before = {"distilbert": "relu", "electra": "gelu", "roberta": "tanh" if head == "sequence" else ""}.get(family)
+    dense = bool(before) and head in ("sequence", "choice", "replaced")
     task = None
     if head in kinds:
         kind: Any = head
-        activation = "tanh" if roberta else "relu"
-        task = TaskHead(kind, num_outputs=kinds[head], dense=dense, dense_activation=activation)
+        task = TaskHead(kind, num_outputs=kinds[head], dense=dense, dense_activation=before or "relu")
     pooler = task is not None and task.needs_pooler
     config = EncoderConfig(family, VOCABULARY, HIDDEN, 2, 4, 48, 26, pooler=pooler, **{**own, **fields})
     marker: Any = {"mlm_head": 0} if head == "mlm" else {"encoder": 0}
@@ -76,15 +78,17 @@ def written(source: Source, path: Path, precision: Precision = "float32") -> Pat
 
 def real(values: np.ndarray, inputs: EncoderInputs, source: Source) -> np.ndarray:
     """Without what belongs to padding."""
-    pooled = source.head is not None and source.head.pooled
+    pooled = source.head is not None and source.head.reads_token_0
     return values if pooled else values[np.asarray(inputs.mask) > 0]
 
 
 HEADS = ("mlm", "none", "sequence", "token", "question", "choice")
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+FAMILY_HEADS = [(family, head) for family in ("bert", "distilbert", "roberta", "mpnet", "electra") for head in HEADS]
+
+
+@pytest.mark.parametrize(("family", "head"), [*FAMILY_HEADS, ("electra", "replaced")])
 def test_a_file_computes_what_the_model_computes(family: str, head: str, tmp_path: Path) -> None:
     source = made(family, head)
     compute = open_onnx(written(source, tmp_path / "model.onnx"))
@@ -175,8 +179,8 @@ def test_inputs_and_outputs_have_the_names_that_others_expect() -> None:
 
 def test_a_family_that_is_not_written_is_refused() -> None:
     source = made("bert", "mlm")
-    other = dataclasses.replace(source, encoder=dataclasses.replace(source.encoder, family="mpnet"))
-    with pytest.raises(UserError, match="mpnet"):
+    other = dataclasses.replace(source, encoder=dataclasses.replace(source.encoder, family="mamba"))
+    with pytest.raises(UserError, match="mamba"):
         onnx_model(other)
 
 

@@ -12,7 +12,7 @@ from distil_jax.errors import UserError, one_line
 from distil_jax.export.formats.format import ExportFormat, Network, WriteOptions
 from distil_jax.export.jax_network import make_module
 from distil_jax.export.source import Source
-from distil_jax.models import EncoderInputs
+from distil_jax.models import HEADS, EncoderInputs
 from distil_jax.training.task_step import readable
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -23,7 +23,9 @@ def _write(source: Source, path: Path, options: WriteOptions) -> None:
     from jax import export
 
     module, params = make_module(source.encoder, source.params, source.head, attention="xla")
-    names = "batch, choices, length" if source.head is not None and source.head.kind == "choice" else "batch, length"
+    names = (
+        "batch, choices, length" if source.head is not None and HEADS[source.head.kind].joins_rows else "batch, length"
+    )
     shape = export.symbolic_shape(names, constraints=[f"length <= {source.encoder.max_length}"])
     rows = jax.ShapeDtypeStruct(shape, np.int32)
 
