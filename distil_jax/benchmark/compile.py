@@ -13,11 +13,12 @@ import numpy as np
 from distil_jax.benchmark.accelerators import Target
 from distil_jax.benchmark.program import Program
 from distil_jax.benchmark.step import ids_of
+from distil_jax.config import Parallel
 from distil_jax.target import traced_for
 from distil_jax.tasks import TaskBatch
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.parallel import Devices, check_batch, devices_of, make_devices
 from distil_jax.training.step import init_state, make_train_step
 
 _LONGEST_OF = 16  # batches looked at for the longest rows: those of fine-tuning have different lengths
@@ -75,14 +76,15 @@ def compile_step(spec: RunSpec, target: Target) -> CompiledPlan:
         UserError: the devices cannot share the batch.
     """
     config, start = spec.config, time.perf_counter()
-    devices = _devices(target, config.parallel.mapping, config.parallel.devices)
+    devices = _devices(target, config.parallel)
     check_batch(config.training.batch_size, devices.count)
     optimizer = make_optimizer(config.optimizer, spec.steps)
-    step = make_train_step(spec.step, optimizer, learning_rate_schedule(config.optimizer, spec.steps))
     state = jax.eval_shape(lambda params: init_state(params, optimizer, spec.step.trainable), _shapes(spec.params))
     rows = _longest_batch(spec)
-    arguments = devices.placed_shapes(state), devices.placed_shapes(_shapes(spec.frozen)), devices.sharded_shapes(rows)
-    function: Any = devices.map(step, replicated=2, donate=(0,))
+    state, frozen, cut = devices.place(state, _shapes(spec.frozen), shapes=True)
+    step = make_train_step(spec.step, optimizer, learning_rate_schedule(config.optimizer, spec.steps), cut)
+    arguments = state, frozen, devices.sharded_shapes(rows)
+    function: Any = devices.map_step(step, cut)
     platform = target.device.platform
     with traced_for(target.device):
         lowered = function.trace(*arguments).lower(lowering_platforms=(platform,))
@@ -109,10 +111,11 @@ def compile_step(spec: RunSpec, target: Target) -> CompiledPlan:
     return CompiledPlan(memory, Program(compiled.as_text()), ids.size, real, time.perf_counter() - start)
 
 
-def _devices(target: Target, mapping: str, count: int) -> Devices:
+def _devices(target: Target, parallel: Parallel) -> Devices:
     if target.name == "this":
-        return make_devices(mapping, count)
-    return Devices.of(target.devices, "shard_map")
+        return devices_of(parallel)
+    found = Devices.of(target.devices, "shard_map")
+    return dataclasses.replace(found, fsdp=parallel.fsdp, teacher=parallel.teacher)
 
 
 def _shapes(tree: Any) -> Any:

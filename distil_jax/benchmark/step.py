@@ -12,7 +12,7 @@ from distil_jax.tasks import TaskBatch
 from distil_jax.training.compiled_step import CompiledStep
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from distil_jax.training.parallel import check_batch, make_devices
+from distil_jax.training.parallel import check_batch, devices_of
 from distil_jax.training.step import init_state, make_train_step
 
 
@@ -28,13 +28,13 @@ class Step:
     def __init__(self, spec: RunSpec) -> None:
         """Place the spec's parameters; `UserError` where its batch cannot be divided among the devices."""
         config, self.spec = spec.config, spec
-        self.devices = make_devices(config.parallel.mapping, config.parallel.devices)
+        self.devices = devices_of(config.parallel)
         check_batch(config.training.batch_size, self.devices.count)
         optimizer = make_optimizer(config.optimizer, spec.steps)
         schedule = learning_rate_schedule(config.optimizer, spec.steps)
-        self.stepper = CompiledStep(self.devices, make_train_step(spec.step, optimizer, schedule))
-        self._state = self.devices.replicate(init_state(spec.params, optimizer, spec.step.trainable))
-        self._frozen = self.devices.replicate(spec.frozen)
+        initial = init_state(spec.params, optimizer, spec.step.trainable)
+        self._state, self._frozen, cut = self.devices.place(initial, spec.frozen)
+        self.stepper = CompiledStep(self.devices, make_train_step(spec.step, optimizer, schedule, cut), cut)
 
     def batches(self, count: int) -> list[Any]:
         """The first `count` batches of the spec, on the host."""

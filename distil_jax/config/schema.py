@@ -288,6 +288,14 @@ class Parallel(Section):
     mapping: Literal["shard_map", "pmap"] = setting(
         "shard_map", "how the step is mapped over devices", affects_result=False
     )
+    fsdp: bool = setting(
+        False,
+        "cut parameters, moments and gradients over the devices, for models that one does not hold",
+        affects_result=False,
+    )
+    teacher: Literal["replicated", "fsdp"] = setting(
+        "replicated", "the teacher of distill: whole on every device, or cut over them", affects_result=False
+    )
     devices: int = setting(0, "devices used, over all processes; 0: all", between(0, 1 << 20), affects_result=False)
     coordinator: str = setting(
         "", "host:port of process 0; empty: found out from the cluster", HOST_AND_PORT, affects_result=False
@@ -305,6 +313,11 @@ class Parallel(Section):
     )
 
     def validate(self) -> None:
+        if self.mapping == "pmap" and (self.fsdp or self.teacher == "fsdp"):
+            raise UserError(
+                "parallel.mapping = pmap holds everything whole on every device; leave it shard_map for parallel.fsdp "
+                'and parallel.teacher = "fsdp"'
+            )
         given = (self.coordinator != "", self.num_processes > 0, self.process_id >= 0)
         if any(given) and not all(given):
             raise UserError(

@@ -16,7 +16,7 @@ from distil_jax.errors import UserError
 from distil_jax.objectives import cached_parts, needs_all_logits
 from distil_jax.runs import Progress, SaveClock, Watchdog, broadcast, fingerprint, first_process_in, lock_folder
 from distil_jax.training.distill import cache_facts, distillation
-from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.parallel import Devices, check_batch, devices_of
 from distil_jax.training.step import FrozenInputs
 from distil_jax.training.text_run import (
     check_vocabulary,
@@ -46,7 +46,7 @@ def cache_teacher(config: Config) -> TeacherCache | None:
         check_vocabulary("teacher.path", teacher, corpus)
         made_of = cache_facts(config, teacher, fingerprint(params), corpus)
         training, steps = distillation(config, teacher, params), planned_steps(config, corpus)
-        devices = make_devices(config.parallel.mapping, config.parallel.devices)
+        devices = devices_of(config.parallel)
         check_batch(config.training.batch_size, devices.count)
         models = text_models(config, training, corpus)
         writers: list[CacheWriter] = []

@@ -10,6 +10,7 @@ import jax
 
 from distil_jax.cpu import StepMemory, is_on
 from distil_jax.training.parallel import Devices
+from distil_jax.training.step import Cut
 
 
 class CompiledStep:
@@ -20,9 +21,9 @@ class CompiledStep:
         compile_seconds: spent on them.
     """
 
-    def __init__(self, devices: Devices, function: Callable[..., Any]) -> None:
-        """Map the per-device `function`."""
-        self._function = devices.map(function, replicated=2, donate=(0,))
+    def __init__(self, devices: Devices, function: Callable[..., Any], cut: Cut | None = None) -> None:
+        """Map the per-device `function` over a state and constants that are `cut`."""
+        self._function = devices.map_step(function, cut)
         self._memory = StepMemory(devices.are_the_host and is_on())
         self.programs: dict[tuple[Any, ...], Any] = {}
         self.compile_seconds = 0.0

@@ -18,7 +18,7 @@ from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, k
 from distil_jax.tasks import Encoded, TaskData, chosen_weights, encoded_lines, load_task, with_unlabelled
 from distil_jax.training.augmentation import make_copies
 from distil_jax.training.loop import TrainResult, run_training
-from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.parallel import Devices, check_batch, devices_of
 from distil_jax.training.task_models import TaskTraining, known_labels, read_task_training, teacher_paths
 from distil_jax.training.task_phases import phase_lines, plan_phases
 from distil_jax.training.task_result import (
@@ -78,7 +78,7 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
     if copies is not None:
         announce([copies.line])
         train = copies.added_to(train)
-    devices = make_devices(config.parallel.mapping, config.parallel.devices)
+    devices = devices_of(config.parallel)
     check_batch(config.training.batch_size, devices.count)
     inputs = {"task": data.sha256, "model.initial": fingerprint(training.params)}
     for (setting, path), teacher in zip(teacher_paths(config), training.teachers, strict=True):

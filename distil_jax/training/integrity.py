@@ -31,7 +31,16 @@ def leaves_by_name(tree: Any) -> dict[str, Any]:
 
 def leaf_hashes(tree: Any) -> dict[str, str]:
     """SHA-256 of every array of a tree, over shape, type and bytes, by its dotted path."""
-    return {name: _array_hash(np.asarray(leaf)) for name, leaf in leaves_by_name(tree).items()}
+    return {name: _array_hash(_whole(leaf)) for name, leaf in leaves_by_name(tree).items()}
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """An array in this process; one that is cut over several processes is gathered, and all have to call this."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
 
 
 def _array_hash(values: np.ndarray) -> str:

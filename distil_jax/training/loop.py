@@ -156,7 +156,8 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
     step = dataclasses.replace(spec.step, constrain=magnitude_constraint(config, spec.steps))
     saving = config.checkpoint
     checkpoints = Checkpoints(spec.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
-    state = devices.replicate(init_state(spec.params, optimizer, spec.step.trainable))
+    initial = init_state(spec.params, optimizer, spec.step.trainable)
+    state, frozen, cut = devices.place(initial, spec.frozen)
     start, skips = None, Skips()
     if (resumed := checkpoints.resume(state)) is not None:
         state, start = resumed[0], int(resumed[0].step)
@@ -199,12 +200,11 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
             spec.folder.name, spec.steps, start=start or 0, mode=config.logging.progress if main else "none"
         ) as progress,
     ):
-        frozen = devices.replicate(spec.frozen)
         run = _Run(spec, devices, watch, checkpoints, writer, progress, evaluator, frozen, evaluations)
         if due:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if start != spec.steps and not run.exhausted():
-            compiled = CompiledStep(devices, make_train_step(step, optimizer, schedule))
+            compiled = CompiledStep(devices, make_train_step(step, optimizer, schedule, cut), cut)
             step_logger = StepLogger(run, compiled, progress, skips)
             state, skips = _train(run, state, start or 0, step_logger), step_logger.skips
     checkpoints.close()

@@ -56,13 +56,20 @@ def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> opt
     clipped gradient, corrected moment or decay is an array of its own, so that XLA makes one loop of each result.
     `update` also takes `keep_old` () bool: where true, the moments and their count stay as they are, and the updates
     mean nothing; the count of the schedule always advances, so that learning rates are those of the step's number.
-    Each phase begins with moments of its own: those of other losses are forgotten.
+    `norm` () is that of the whole gradients, where those given are a device's blocks. Each phase begins with moments of
+    its own: those of other losses are forgotten.
     """
     plain, schedule = plain_optimizer(settings, steps), learning_rate_schedule(settings, steps, earlier)
     borders = phase_borders(earlier)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, keep_old: Array | bool = False, **_: Any
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        keep_old: Array | bool = False,
+        norm: Array | None = None,
+        **_: Any,
     ) -> tuple[Any, Any]:
         gradients = updates
         adam, scheduled = _part(state, optax.ScaleByAdamState), _part(state, optax.ScaleByScheduleState)
@@ -70,7 +77,7 @@ def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> opt
         count = optax.safe_increment(jnp.where(first, 0, adam.count) if borders else adam.count)
         # Not the count of the moments, which a step that is skipped leaves as it is.
         rate = jnp.asarray(schedule(scheduled.count), jnp.float32)
-        clip = _clip_factor(gradients, settings.clip_norm)
+        clip = _clip_factor(optax.tree.norm(gradients) if norm is None else norm, settings.clip_norm)
         step = rate / (1 - settings.beta1**count)
         root = jax.lax.rsqrt(1 - settings.beta2**count)
         decay = jax.tree.map(lambda decayed: settings.weight_decay if decayed else 0.0, decays(params))
@@ -118,8 +125,8 @@ def _part(state: Any, kind: type[Any]) -> Any:
     return found
 
 
-def _clip_factor(gradients: Any, largest: float) -> Array:
-    """What gradients are multiplied by so that their global norm is at most `largest` (0: no bound); () float32."""
+def _clip_factor(norm: Array, largest: float) -> Array:
+    """What gradients of this norm are multiplied by so that it is at most `largest` (0: no bound); () float32."""
     if not largest:
         return jnp.ones((), jnp.float32)
-    return largest / jnp.maximum(optax.tree.norm(gradients), largest)
+    return largest / jnp.maximum(norm, largest)

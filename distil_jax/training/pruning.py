@@ -33,13 +33,15 @@ def magnitude_constraint(config: Config, steps: int) -> Constraint | None:
     are not. None where nothing is pruned.
 
     Raises:
-        UserError: the encoder is frozen.
+        UserError: the encoder is frozen, or cut over devices.
     """
     settings = config.pruning
     if not settings.sparsity:
         return None
     if config.model.freeze_encoder:
         raise UserError("pruning.sparsity prunes the encoder, which model.freeze_encoder keeps; leave one of them out")
+    if config.parallel.fsdp:
+        raise UserError("pruning.sparsity ranks the weights of whole matrices, which parallel.fsdp cuts; leave one out")
     first, last = _range(settings, steps)
 
     def constrain(step: Array, before: Params, after: Params) -> Params:

@@ -15,12 +15,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from distil_jax.objectives import SumCount
 
 AXIS = "data"
+WHOLE = -1  # in the place of an axis: every device holds the whole array
 Tree = TypeVar("Tree")
 Params = dict[str, Any]
 Metrics = dict[str, Array]
@@ -46,6 +49,13 @@ class FrozenInputs(NamedTuple):
     seed: Any
     teacher: Params | None = None
     log_weights: Any = None
+
+
+class Cut(NamedTuple):
+    """How the arguments of a step lie on the devices: for every array the axis that is cut, or `WHOLE`."""
+
+    state: TrainState
+    frozen: FrozenInputs
 
 
 class StepSums(NamedTuple):
@@ -99,9 +109,15 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, trainabl
 
 
 def make_train_step(
-    config: StepConfig, optimizer: optax.GradientTransformationExtraArgs, schedule: optax.Schedule
+    config: StepConfig,
+    optimizer: optax.GradientTransformationExtraArgs,
+    schedule: optax.Schedule,
+    cut: Cut | None = None,
 ) -> TrainStep:
-    """The per-device step `(state, frozen, batch [b, ...]) -> (state, metrics)`; map it with `Devices.map`.
+    """The per-device step `(state, frozen, batch [b, ...]) -> (state, metrics)`; map it with `Devices.map_step`.
+
+    Where the arguments are `cut`, a device gets its blocks of them. They are gathered for every micro-batch, once more
+    for its gradients, and the gradients of cut parameters are summed into blocks (reduce-scatter).
 
     Metrics are float32 scalars of the parameters before the update: "loss", "loss_<term>", "tokens" (real ones), and
     those of `apply_gradients`.
@@ -114,15 +130,23 @@ def make_train_step(
         progress = state.step.astype(jnp.float32) / max(config.steps - 1, 1)
 
         def loss(trained: Params, micro: Any) -> tuple[Array, StepSums]:
-            return config.loss(merged(state.params, trained), frozen, micro, totals, progress)
+            params, others = merged(state.params, trained), frozen
+            if cut is not None:
+                # Tied to the micro-batch: gathered before the loop, they would be held through it.
+                params, teacher, micro = jax.lax.optimization_barrier((params, frozen.teacher, micro))
+                params = gathered(params, cut.state.params)
+                others = frozen._replace(teacher=gathered(teacher, cut.frozen.teacher))
+            return config.loss(params, others, micro, totals, progress)
 
+        if cut is not None:
+            loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_anything_except_these_names(_GATHERED))
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
-        (value, sums), gradients = sum_over_devices(
-            sum_over(gradients_of, micro_batches(rows, config.micro_batch_size))
-        )
+        (value, sums), gradients = sum_over(gradients_of, micro_batches(rows, config.micro_batch_size))
+        axes = None if cut is None else parts(cut.state.params, config.trainable)
+        value, sums, gradients = _summed(value, sums, gradients, axes)
         before = state
         with jax.named_scope("optimizer"):
-            state, metrics = apply_gradients(state, gradients, value, optimizer, schedule)
+            state, metrics = apply_gradients(state, gradients, value, optimizer, schedule, axes)
             if config.constrain is not None:
                 kept = config.constrain(before.step, before.params, state.params)
                 state = TrainState(state.step, kept, state.opt_state)
@@ -132,29 +156,69 @@ def make_train_step(
     return train_step
 
 
+_GATHERED = "gathered"
+
+
+def gathered(blocks: Tree, axes: Any) -> Tree:
+    """Whole arrays of the devices' blocks; differentiated, a device gets the sum of all gradients of its block."""
+
+    def gather(axis: int, x: Array) -> Array:
+        if axis == WHOLE:
+            return x
+        return checkpoint_name(jax.lax.all_gather(x, AXIS, axis=axis, tiled=True), _GATHERED)
+
+    return jax.tree.map(gather, axes, blocks)
+
+
+def _summed(value: Array, sums: StepSums, gradients: Params, axes: Any) -> tuple[Array, StepSums, Params]:
+    """Sums over the devices; gradients of cut parameters are such sums already."""
+    if axes is None:
+        return sum_over_devices((value, sums, gradients))
+    leaves, structure = jax.tree.flatten(gradients)
+    cut = [axis != WHOLE for axis in jax.tree.leaves(axes)]
+    whole = [leaf for leaf, is_cut in zip(leaves, cut, strict=True) if not is_cut]
+    value, sums, whole = sum_over_devices((value, sums, whole))
+    rest = iter(whole)
+    leaves = [leaf if is_cut else next(rest) for leaf, is_cut in zip(leaves, cut, strict=True)]
+    return value, sums, structure.unflatten(leaves)
+
+
+def _squared_norms(gradients: Params, axes: Any) -> Array:
+    """The squared norm of every gradient [tensors], over all devices where it is cut."""
+    squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)])
+    if axes is None:
+        return squares
+    cut = np.array([axis != WHOLE for axis in jax.tree.leaves(axes)])
+    return jnp.where(cut, sum_over_devices(jnp.where(cut, squares, 0.0)), squares)
+
+
 def apply_gradients(
     state: TrainState,
     gradients: Params,
     loss: Array,
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
+    axes: Any = None,
 ) -> tuple[TrainState, Metrics]:
     """The state after an update by `gradients` of the trained groups; they and `loss` () are equal on all devices.
+
+    `axes` are those of gradients, parameters and moments that are cut, of which a device has its blocks.
 
     Where `loss` or a gradient is not finite, parameters and moments stay as they are, and only the step's number
     advances. Metrics: "gradient_norm", "learning_rate", "skipped" (1 where nothing was updated, else 0), and
     "gradient_norms" [tensors], the norm of each tensor's gradient in the order of the tree.
     """
     trained = _like(gradients, state.params)
-    norm = optax.tree.norm(gradients)
+    squares = _squared_norms(gradients, axes)
+    norm = jnp.sqrt(jnp.sum(squares))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, trained, keep_old=~finite)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained, keep_old=~finite, norm=norm)
     moved = jax.tree.map(partial(jnp.where, finite), optax.apply_updates(trained, updates), trained)
     metrics = {
         "gradient_norm": norm,
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         "skipped": 1 - finite.astype(jnp.float32),
-        "gradient_norms": jnp.stack([optax.tree.norm(leaf) for leaf in jax.tree.leaves(gradients)]),
+        "gradient_norms": jnp.sqrt(squares),
     }
     return TrainState(state.step + 1, merged(state.params, moved), opt_state), metrics
 

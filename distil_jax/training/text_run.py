@@ -33,7 +33,7 @@ from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.flops import distillation_flops, pretraining_flops
 from distil_jax.training.loop import RunSpec, TrainResult, run_training
 from distil_jax.training.opening import About, corpus_text, loss_text, model_text
-from distil_jax.training.parallel import Devices, check_batch, make_devices
+from distil_jax.training.parallel import Devices, check_batch, devices_of
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
 from distil_jax.training.text_step import CachedRows, TextModels, outputs_of, text_step_config
 
@@ -98,7 +98,7 @@ def train_on_text(
             f"corpus.folder = {config.corpus.folder}: rows of {corpora.longest_row} tokens, but the model has "
             f"{positions} positions; prepare with a smaller corpus.sequence_length"
         )
-    devices = make_devices(config.parallel.mapping, config.parallel.devices)
+    devices = devices_of(config.parallel)
     check_batch(config.training.batch_size, devices.count)
     train, steps = corpora.train, planned_steps(config, corpora.train)
     if training.cache is not None and training.cache.steps < steps:

@@ -79,6 +79,26 @@ def test_a_state_can_be_restored_to_other_devices(saved: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, restored), make_state(30, seed=30))
 
 
+def test_a_state_that_is_cut_over_devices_is_one_for_every_layout(tmp_path: Path) -> None:
+    """8 devices cut -> 1 whole, 2 cut, 8 whole, and back: every bit, its placement, the same hashes."""
+    state = jax.tree.map(np.asarray, make_state(7))
+    kernel = np.arange(48, dtype=np.float32).reshape(8, 6)
+    state = state.replace(params={**state.params, "encoder": {"kernel": kernel}})
+    layouts = [
+        make_devices("shard_map", count).replicate(state, cut=cut) for count, cut in ((8, True), (1, False), (2, True))
+    ]
+    assert layouts[0].params["encoder"]["kernel"].addressable_shards[0].data.shape == (1, 6)
+    hashes = []
+    for number, placed in enumerate(layouts):
+        checkpoints = Checkpoints(tmp_path / str(number))
+        checkpoints.save(placed, METADATA)
+        checkpoints.close()
+        hashes.append((tmp_path / str(number) / "7" / "hashes" / "metadata").read_bytes())
+        for like in layouts:
+            assert_same_bits(Checkpoints(tmp_path / str(number), read_only=True).restore(7, like), like)
+    assert hashes[0] == hashes[1] == hashes[2]
+
+
 def test_parameters_and_metadata_without_the_rest(saved: Path) -> None:
     checkpoints = Checkpoints(saved, read_only=True)
     assert checkpoints.metadata(30) == {**METADATA, "at": 30, "format": FORMAT}

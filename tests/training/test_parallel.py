@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -10,10 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distil_jax.config import Optimizer, Parallel
 from distil_jax.errors import UserError
+from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.training import parallel
+from distil_jax.training.optimizer import make_optimizer
 from distil_jax.training.parallel import check_batch, make_devices
-from distil_jax.training.step import AXIS
+from distil_jax.training.step import AXIS, FrozenInputs, init_state
+
+SIZES = EncoderConfig("bert", 600, 256, 2, 4, 1024, 32, type_vocab_size=2)
 
 
 class FakeDevice:
@@ -115,6 +121,33 @@ def test_what_was_replicated_outlives_the_donation_of_its_copies(mapping: str) -
         state = step(state, devices.shard_batch(np.zeros((2, 3), np.float32)))
     np.testing.assert_array_equal(state, mine)
     np.testing.assert_array_equal(mine, [0, 1, 2])
+
+
+def test_a_device_holds_an_eighth_of_what_is_cut() -> None:
+    """Parameters and moments of a model whose biases are few, and a teacher; each by its own setting."""
+    shapes = jax.eval_shape(lambda: MaskedLM(SIZES).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    state = init_state(params, make_optimizer(Optimizer(), 10), ("encoder", "mlm_head"))
+    frozen = FrozenInputs(np.int32(0), params, np.zeros(SIZES.vocab_size, np.float32))
+
+    def held(tree: Any) -> int:
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+    def whole(tree: Any) -> int:
+        return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+
+    for fsdp, teacher in ((True, "replicated"), (False, "fsdp"), (True, "fsdp")):
+        devices = dataclasses.replace(make_devices("shard_map"), fsdp=fsdp, teacher=teacher)
+        placed, constants, cut = devices.place(state, frozen)
+        assert cut is not None
+        assert held(placed) == pytest.approx(whole(state) / (8 if fsdp else 1), rel=0.1)
+        assert held(constants.teacher) == pytest.approx(whole(params) / (8 if teacher == "fsdp" else 1), rel=0.1)
+    assert make_devices("shard_map").place(state, frozen)[2] is None
+
+
+def test_pmap_cuts_nothing() -> None:
+    with pytest.raises(UserError, match=r"parallel\.mapping = pmap"):
+        Parallel(mapping="pmap", fsdp=True)
 
 
 def test_the_host_does_not_run_ahead_of_itself() -> None:

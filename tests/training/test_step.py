@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from distil_jax.data.corpus.masking import MaskingRule, masking_log_weights
 from distil_jax.models import EncoderConfig, EncoderInputs, MaskedLM
 from distil_jax.objectives import MicroBatch, Totals, objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from distil_jax.training.parallel import Devices, make_devices
+from distil_jax.training.parallel import Devices, cut_axes, make_devices
 from distil_jax.training.step import FrozenInputs, init_state, make_train_step, micro_batch_rows, micro_batches
 from distil_jax.training.text_step import TextModels, make_evaluation_step, text_step_config
 
@@ -69,12 +70,10 @@ def train(
 ) -> tuple[Any, list[dict[str, float]]]:
     """Parameters and metrics after three steps on different rows."""
     optimizer = make_optimizer(OPTIMIZER, 10)
-    state = devices.replicate(init_state(first_params(teacher_params), optimizer, trainable))
-    frozen = devices.replicate(frozen_of(teacher_params))
+    first = init_state(first_params(teacher_params), optimizer, trainable)
+    state, frozen, cut = devices.place(first, frozen_of(teacher_params))
     config = text_step_config(MODELS, micro, trainable)
-    step = devices.map(
-        make_train_step(config, optimizer, learning_rate_schedule(OPTIMIZER, 10)), replicated=2, donate=(0,)
-    )
+    step = devices.map_step(make_train_step(config, optimizer, learning_rate_schedule(OPTIMIZER, 10), cut), cut)
     metrics = []
     for index in range(3):
         state, values = step(state, frozen, devices.shard_batch(make_rows(index)))
@@ -101,6 +100,29 @@ def test_fewer_devices_give_the_same_numbers_dropout_on(teacher_params: Any, cou
     np.testing.assert_allclose(flat(many.params), flat(few.params), atol=2e-4)
 
 
+def cut_devices(count: int = 0, *, fsdp: bool = True) -> Devices:
+    return dataclasses.replace(make_devices("shard_map", count), fsdp=fsdp, teacher="fsdp")
+
+
+@pytest.mark.parametrize(
+    ("count", "fsdp"),
+    [(0, True), pytest.param(2, True, marks=pytest.mark.slow), pytest.param(0, False, marks=pytest.mark.slow)],
+)
+def test_cut_parameters_give_the_same_numbers_dropout_on(teacher_params: Any, count: int, fsdp: bool) -> None:
+    """Parameters, moments and teacher over all devices, or the teacher alone."""
+    whole, whole_metrics = train(make_devices("shard_map"), teacher_params)
+    cut, cut_metrics = train(cut_devices(count, fsdp=fsdp), teacher_params)
+    for left, right in zip(whole_metrics, cut_metrics, strict=True):
+        assert left == pytest.approx(right, rel=2e-5)
+    np.testing.assert_allclose(flat(whole.params), flat(cut.params), atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_part_that_is_trained_may_be_cut(teacher_params: Any) -> None:
+    state, _ = train(cut_devices(2), teacher_params, trainable=("mlm_head",))
+    jax.tree.map(np.testing.assert_array_equal, first_params(teacher_params)["encoder"], state.params["encoder"])
+
+
 def test_every_parameter_moves_and_the_frozen_ones_do_not(teacher_params: Any) -> None:
     start = first_params(teacher_params)
     state, _ = train(make_devices("shard_map"), teacher_params)
@@ -112,15 +134,34 @@ def test_every_parameter_moves_and_the_frozen_ones_do_not(teacher_params: Any) -
     assert len(jax.tree.leaves(frozen.opt_state)) < len(jax.tree.leaves(state.opt_state))
 
 
-def compiled(teacher_params: Any, micro_batch_size: int, times: int = 1) -> Any:
+def compiled(teacher_params: Any, micro_batch_size: int, times: int = 1, devices: Devices | None = None) -> Any:
     """The compiled step for `times` copies of the rows."""
-    devices, optimizer = make_devices("shard_map"), make_optimizer(OPTIMIZER, 10)
-    state = devices.replicate(init_state(first_params(teacher_params), optimizer, TRAINABLE))
+    devices, optimizer = devices or make_devices("shard_map"), make_optimizer(OPTIMIZER, 10)
+    first = init_state(first_params(teacher_params), optimizer, TRAINABLE)
+    state, frozen, cut = devices.place(first, frozen_of(teacher_params))
     config = text_step_config(MODELS, micro_batch_size, TRAINABLE)
-    made = make_train_step(config, optimizer, learning_rate_schedule(OPTIMIZER, 10))
-    step = devices.map(made, replicated=2, donate=(0,))
+    made = make_train_step(config, optimizer, learning_rate_schedule(OPTIMIZER, 10), cut)
     rows = devices.shard_batch(np.tile(make_rows(), (times, 1)))
-    return step.lower(state, devices.replicate(frozen_of(teacher_params)), rows).compile()
+    return devices.map_step(made, cut).lower(state, frozen, rows).compile()
+
+
+def test_cut_parameters_are_gathered_and_their_gradients_scattered(teacher_params: Any) -> None:
+    """An all-gather a use of a matrix, a reduce-scatter a gradient, and no matrix is reduced whole."""
+
+    def count(name: str) -> int:
+        return len(re.findall(rf" {name}(?:-start)?\(", program))
+
+    program = compiled(teacher_params, 2, devices=cut_devices()).as_text()
+    gathers, scatters = count("all-gather"), count("reduce-scatter")
+    matrices, of_teacher = (
+        sum(axis >= 0 for axis in jax.tree.leaves(cut_axes(cut_devices().replicate(tree, cut=True))))
+        for tree in (first_params(teacher_params), teacher_params)
+    )
+    assert matrices and scatters == matrices
+    # One more for the counts of the batch. XLA on CPU merges the second use of a matrix with the first.
+    assert matrices + of_teacher + 1 <= gathers <= 2 * matrices + of_teacher + 1
+    reduced = re.findall(r"^.* all-reduce(?:-start)?\(", program, re.MULTILINE)
+    assert reduced and not any(re.search(r"f32\[\d+,\d+\]", line) for line in reduced)
 
 
 def test_moments_are_updated_where_they_lie(teacher_params: Any) -> None:

@@ -69,8 +69,8 @@ class TeacherCache:
 
     def refuse_other(self, made_of: Mapping[str, Any]) -> None:
         """Raises UserError where the cache was made of something else than `made_of`."""
-        names = [*dict.fromkeys([*made_of, *self.made_of])]
-        differ = [name for name in names if made_of.get(name) != self.made_of.get(name)]
+        # Settings that are newer than the cache were not there to differ.
+        differ = [name for name, value in self.made_of.items() if made_of.get(name) != value]
         if differ:
             values = (f"{name} = {_short(self.made_of.get(name))}, not {_short(made_of.get(name))}" for name in differ)
             raise UserError(
