@@ -251,11 +251,11 @@ def from_pretrained(
         raise UserError(f"num_labels = {num_labels!r}, expected a whole number from 1 on")
     folder = locate(path_or_id)
     kind = named_kind(read_json(folder / "config.json")) if head == "auto" else head
-    if kind in HEADS:
+    if kind is None or kind == "mlm" or kind == "none":
+        model = read_pretrained(folder, cast("HeadChoice", head), seed=seed)
+    else:
         count = num_labels or (HEADS[kind].num_outputs if kind == head else 0)
         model = read_task_model(folder, kind, labels=labels, problem=problem or "", num_outputs=count, seed=seed)
-    else:
-        model = read_pretrained(folder, cast("HeadChoice", head), seed=seed)
     new = f"{folder}: has no such {kind} head; a new, untrained one is used"
     for note in (*model.notes, *[new] * model.is_new_head):
         logging.getLogger("distil_jax").warning("%s", note)

@@ -19,6 +19,7 @@ SIZES = {
     "one_head": ("BertForMaskedLM", {"num_attention_heads": 1, "num_hidden_layers": 1}),
     "three_heads": ("BertForMaskedLM", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
     "wide": ("BertForMaskedLM", {"hidden_size": 70, "num_attention_heads": 7, "intermediate_size": 33}),
+    "multilingual": ("BertForMaskedLM", {"vocab_size": 119547, "num_hidden_layers": 1}),
     "distil": ("DistilBertForMaskedLM", {"n_layers": 3}),
     "roberta": ("RobertaForMaskedLM", {"layer_norm_eps": 1e-5, "type_vocab_size": 1}),
     "roberta_other_padding": ("RobertaForMaskedLM", {"pad_token_id": 3, "num_hidden_layers": 3}),

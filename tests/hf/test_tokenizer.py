@@ -139,6 +139,23 @@ def test_roberta(vocab: Path, tmp_path: Path, folder: Maker, config: Files) -> N
     assert load_tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256
 
 
+def test_a_multilingual_vocabulary(tmp_path: Path, folder: Maker) -> None:
+    """As bert-base-multilingual-cased has it: 119,547 tokens, case and accents kept, Chinese characters one by one."""
+    letters = [chr(i) for start, end in ((0x21, 0x250), (0x370, 0x600), (0x4E00, 0x9FA6)) for i in range(start, end)]
+    words = ["Plain", "words", "Caf\u00e9", "na", "##\u00efve", "\u65e5\u672c", "##\u8a9e", "stra\u00dfe"]
+    tokens = ["[PAD]", *(f"[unused{i}]" for i in range(1, 100)), *BASIC[1:], *words, *letters]
+    tokens += [f"##{letter}" for letter in letters]
+    tokens += [f"word{i}" for i in range(119_547 - len(tokens))]
+    files = {"vocab.txt": "\n".join(tokens) + "\n", "config.json": {"model_type": "bert"}}
+    tokenizer = load_tokenizer(folder({**files, "tokenizer_config.json": {"do_lower_case": False}}))
+    assert (tokenizer.vocab_size, tokenizer.special_ids) == (119_547, (0, 100, 101, 102, 103))
+    assert tokenizer.backend.encode("Caf\u00e9 \u65e5\u672c", add_special_tokens=False).tokens == [
+        *("Caf\u00e9", "\u65e5", "\u672c")
+    ]
+    _assert_same_as_transformers(tokenizer, tmp_path / "model")
+    _assert_saved_as_loaded(tokenizer, tmp_path / "saved")
+
+
 @pytest.mark.parametrize("named", ["config.json", "tokenizer_config.json"])
 def test_mpnet(tmp_path: Path, folder: Maker, named: str) -> None:
     """WordPiece as BERT's, with RoBERTa's special tokens: <s> a </s></s> b </s>."""

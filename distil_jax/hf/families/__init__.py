@@ -67,5 +67,7 @@ def architectures(raw: Mapping[str, Any]) -> list[str]:
 
 def named_heads(raw: Mapping[str, Any]) -> list[Head]:
     """The heads that the architectures of a config.json have; those of classes that are not known are left out."""
-    classes = {name: head for family in FAMILIES.values() for name, head in family.architectures.items()}
+    classes: dict[str, Head] = {}
+    for family in FAMILIES.values():
+        classes |= family.architectures
     return [classes[name] for name in architectures(raw) if name in classes]

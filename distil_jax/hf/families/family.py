@@ -180,7 +180,7 @@ class Family:
     def architectures(self) -> dict[str, Head]:
         """transformers' classes -> the head of each."""
         named: list[Head] = ["mlm", "none", *self.heads]
-        found = {self.architecture(head): head for head in named}
+        found: dict[str, Head] = {self.architecture(head): head for head in named}
         for name in self.mlm_classes:
             found[name] = "mlm"
         return found
