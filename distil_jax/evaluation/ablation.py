@@ -29,11 +29,12 @@ from distil_jax.evaluation.ablation_plan import (
 )
 from distil_jax.evaluation.ablation_report import REPORT_FILE, write_ablation
 from distil_jax.evaluation.study import machine, run_study
+from distil_jax.evaluation.study_report import REPORT_FILE as TASKS_FILE
 from distil_jax.evaluation.study_report import read_json
 from distil_jax.export import encoder_latency, export, load_embedder
 from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
 from distil_jax.objectives import PROJECTIONS, uses_vocabulary
-from distil_jax.runs import STUDY_FILE, json_sha256, lock_folder, record_start, versions, write_atomically
+from distil_jax.runs import CONFIG_FILE, STUDY_FILE, json_sha256, lock_folder, record_start, versions, write_atomically
 from distil_jax.tasks import load_task
 from distil_jax.training.distill import distill, distillation
 from distil_jax.training.pretrain import pretrain
@@ -64,6 +65,8 @@ def run_ablation(config: Config, *, command: str = "", say: Say = lambda _: None
     if jax.process_count() > 1:
         raise UserError("study: several processes; start it with one, which may have several devices")
     folder = Path(config.run.output)
+    if any((folder / name).exists() for name in (CONFIG_FILE, TASKS_FILE)):
+        raise UserError(f"run.output = {folder}: holds a run, or a study of tasks; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         write_atomically(folder / STUDY_FILE, config_to_toml(config))

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from distil_jax.config import Config, TaskSettings, config_to_toml
+from distil_jax.config import Config, config_to_toml
 from distil_jax.errors import UserError
 from distil_jax.evaluation.server_files import FOLDER, wants_server_files, write_server_files
 from distil_jax.evaluation.study_inputs import CurrentInputs
@@ -53,6 +53,7 @@ from distil_jax.runs import (
 )
 from distil_jax.tasks import TaskData, load_task, task_spec
 from distil_jax.training.finetune import RESULT_FILE, finetune, wants_tests
+from distil_jax.training.task_models import known_labels
 
 MODEL = "model"
 WRITTEN_FILE = "written.json"
@@ -205,7 +206,7 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
     results: dict[Path, RunResult] = {}
     failures: dict[Path, str] = {}
     trained = False
-    data = TaskDataBySeed(plan.runs[0].config.task)
+    data = TaskDataBySeed(plan.runs[0].config)
     inputs = CurrentInputs(data.of, say)
     for number, run in enumerate(plan.runs, 1):
         where = f"{plan.spec.title}, run {number} of {len(plan.runs)}"
@@ -260,8 +261,8 @@ class TaskDataBySeed:
     Reading for a second seed shows whether they do. A failed reading is not repeated.
     """
 
-    def __init__(self, settings: TaskSettings) -> None:
-        self._settings = settings
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._found: dict[int, TaskData] = {}
         self._same = False
         self._error: UserError | None = None
@@ -273,7 +274,7 @@ class TaskDataBySeed:
         if seed in self._found or self._same:
             return self._found.get(seed) or next(iter(self._found.values()))
         try:
-            data = load_task(self._settings, seed)
+            data = load_task(self._config.task, seed, known_labels(self._config))
             announce([] if self._found else data.report.lines())
         except UserError as error:
             self._error = error

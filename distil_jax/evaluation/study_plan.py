@@ -57,6 +57,7 @@ def for_task(config: Config, task: str) -> Config:
     for name in _FILLED:
         section, _, key = name.partition(".")
         filled[name] = getattr(getattr(config, section), key).replace(PLACEHOLDER, task)
+    filled["finetune.teachers"] = tuple(path.replace(PLACEHOLDER, task) for path in config.finetune.teachers)
     return dataclasses.replace(with_overrides(config, {**filled, "task.name": task}), study=Study())
 
 

@@ -56,7 +56,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, float | E
                 (folder / "result.json").write_text(json.dumps(made))
             return SimpleNamespace(notes=())
 
-        def load_task(settings: Any, seed: int) -> TaskData:
+        def load_task(settings: Any, seed: int, _: Any) -> TaskData:
             trained.read.append(seed)
             if settings.name == "codah":
                 raise UserError("codah: no data of codah here")
@@ -148,19 +148,19 @@ def test_data_are_read_once_unless_the_seed_decides_what_is_in_them(monkeypatch:
     def load(splits: bool) -> None:
         read.clear()
 
-        def load_task(_: Any, seed: int) -> TaskData:
+        def load_task(_: Any, seed: int, known: Any) -> TaskData:
             read.append(seed)
             return data_of("imdb", str(seed) if splits else "same")
 
         monkeypatch.setattr(study_module, "load_task", load_task)
 
-    settings = TaskSettings(name="imdb")
+    config = load_config("finetune", {"task.name": "imdb"})
     load(False)
-    data = TaskDataBySeed(settings)
+    data = TaskDataBySeed(config)
     assert {data.of(seed).sha256 for seed in (0, 0, 1, 2, 3, 4)} == {"same"}
     assert read == [0, 1]  # the second shows that they are the same
     load(True)
-    data = TaskDataBySeed(settings)
+    data = TaskDataBySeed(config)
     assert [data.of(seed).sha256 for seed in (0, 0, 1, 2, 2)] == ["0", "0", "1", "2", "2"]
     assert read == [0, 1, 2]
 
@@ -256,7 +256,7 @@ def test_mnli_predicts_the_diagnostic_set_too(pretend: Any, tmp_path: Path, monk
     there = {"mnli": ("matched", "mismatched"), "ax": ("test",)}
     asked: list[list[tuple[str, tuple[str, ...]]]] = []
 
-    def load_task(settings: TaskSettings, _: int) -> TaskData:
+    def load_task(settings: TaskSettings, *_: Any) -> TaskData:
         if settings.name not in there:
             raise UserError(f"no {settings.name}")
         sets = dict.fromkeys(there[settings.name], EXAMPLES)
@@ -361,7 +361,7 @@ def test_finished_runs_of_other_data_are_refused(pretend: Any, tmp_path: Path, m
     config = config_of(tmp_path, "imdb", seeds=2, export=False)
     run_study(config)
     trained = pretend({})
-    monkeypatch.setattr(study_module, "load_task", lambda settings, _: data_of(settings.name, "changed"))
+    monkeypatch.setattr(study_module, "load_task", lambda settings, *_: data_of(settings.name, "changed"))
     found = run_study(config)
     assert trained.runs == []
     assert all("holds another run (the contents of task changed)" in failure for failure in found.failures)
