@@ -219,7 +219,7 @@ def run_plot(given: PlotArguments) -> None:
     """`distil-jax plot`."""
     from distil_jax.evaluation import plot_runs
 
-    plot_runs([Path(run) for run in given.runs], Path(given.output), given.measure)
+    plot_runs([Path(run) for run in given.runs], Path(given.output), given.measures)
     print(given.output)
 
 

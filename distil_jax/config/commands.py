@@ -342,12 +342,14 @@ class LatencyArguments(Arguments):
 
 @dataclass(frozen=True)
 class PlotArguments(Arguments):
-    """Draw a held-out measure of runs against the optimiser step."""
+    """Draw held-out measures of runs against the optimiser step."""
 
     positional = "runs"
     runs: tuple[str, ...] = setting(REQUIRED, "folders of runs")
     output: str = setting(REQUIRED, "picture to write: .png, .svg or .pdf")
-    measure: str = setting("mlm_loss", "which one: mlm_loss, perplexity, accuracy, kl, agreement")
+    measures: tuple[str, ...] = setting(
+        (), "which: mlm_loss, perplexity, accuracy, kl, agreement, of fine-tuning its scores; empty: the loss or score"
+    )
 
 
 @dataclass(frozen=True)

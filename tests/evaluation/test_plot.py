@@ -31,6 +31,8 @@ def test_a_folder_without_measures_is_refused(run: Path, tmp_path: Path) -> None
         held_out_curve(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="no held-out kl"):
         held_out_curve(run, "kl")
+    with pytest.raises(UserError, match="there are mlm_loss, accuracy"):
+        plot_runs([run], tmp_path / "x.png", ["kl"])
 
 
 def test_a_picture_is_drawn_or_the_extra_is_named(run: Path, tmp_path: Path) -> None:
@@ -42,6 +44,8 @@ def test_a_picture_is_drawn_or_the_extra_is_named(run: Path, tmp_path: Path) -> 
         return
     plot_runs([run], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    plot_runs([run], tmp_path / "two.png", ["mlm_loss", "accuracy"])
+    assert (tmp_path / "two.png").stat().st_size > (tmp_path / "curve.png").stat().st_size
     with pytest.raises(UserError, match="cannot be written"):
         plot_runs([run], tmp_path / "nowhere" / "curve.png")
 
