@@ -253,7 +253,8 @@ def _report(config: Config) -> str:
     from distil_jax.evaluation import try_report
 
     path = try_report(Path(config.run.output))
-    return f"\nreport: {path}" if path else ""
+    curves = f"\ncurves: tensorboard --logdir {config.run.output}/tensorboard" if config.logging.tensorboard else ""
+    return (f"\nreport: {path}" if path else "") + curves
 
 
 def _skipped(result: Any) -> str:

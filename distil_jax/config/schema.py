@@ -359,6 +359,7 @@ class Logging(Section):
 
     every_steps: int = setting(50, "optimiser steps between rows of metrics", at_least(1), affects_result=False)
     tensorboard: bool = setting(True, "write TensorBoard event files besides metrics.jsonl", affects_result=False)
+    wandb: bool = setting(False, "log to Weights & Biases, too; WANDB_MODE=offline stays here", affects_result=False)
     progress: Literal["auto", "bar", "plain", "none"] = setting(
         "auto", "progress display; auto: a bar on a terminal, else plain lines", affects_result=False
     )

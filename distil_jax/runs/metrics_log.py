@@ -6,6 +6,7 @@ Neither JAX nor TensorBoard is imported before the first value is written.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -47,6 +48,7 @@ class MetricsWriter:
         *,
         restored_step: int | None = None,
         tensorboard: bool = True,
+        wandb: bool = False,
         enabled: bool = True,
     ) -> None:
         """Open the metrics of the run in `folder`, which is made if missing.
@@ -56,15 +58,17 @@ class MetricsWriter:
             restored_step: step of the checkpoint that the run continues from. Later rows are dropped: they will be
                 written again. None: a run from the start, which drops all.
             tensorboard: write event files too, into `folder`/tensorboard.
+            wandb: log to Weights & Biases too, as its own variables (WANDB_MODE, WANDB_PROJECT) say.
             enabled: false in all processes but the first: nothing is written.
 
         Raises:
-            UserError: the folder can't be written.
+            UserError: the folder can't be written, or wandb is not installed.
         """
         self._pending: list[_Pending] = []
         self._folder = folder
         self._file: TextIO | None = None
         self._events: _EventFile | None = None
+        self._wandb: _WandbRun | None = None
         if not enabled:
             return
         path = folder / METRICS_FILE
@@ -77,6 +81,7 @@ class MetricsWriter:
                 self._events = _EventFile(folder / TENSORBOARD_FOLDER, first)
         except OSError as error:
             raise UserError(f"{path}: not writable ({error.strerror}); choose another run.output") from None
+        self._wandb = _WandbRun(folder) if wandb else None
 
     def write(
         self, step: int, metrics: Mapping[str, Any], kind: str = "train", timing: Mapping[str, float] | None = None
@@ -119,11 +124,11 @@ class MetricsWriter:
         try:
             self.flush()
         finally:
-            for file in (self._file, self._events):
+            for file in (self._file, self._events, self._wandb):
                 with contextlib.suppress(OSError):  # flushing has said it
                     if file is not None:
                         file.close()
-            self._file = self._events = None
+            self._file = self._events = self._wandb = None
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -141,10 +146,13 @@ class MetricsWriter:
             with naming(self._folder / METRICS_FILE):
                 self._file.write(json.dumps(row, allow_nan=False) + "\n")
                 self._file.flush()
+            shown = {**numbers, **{name: value for name, value in times.items() if name != "time"}}
+            scalars = {f"{kind}/{name}": value for name, value in shown.items()}
             if self._events is not None:
-                shown = {**numbers, **{name: value for name, value in times.items() if name != "time"}}
                 with naming(self._folder / TENSORBOARD_FOLDER):
-                    self._events.write(step, {f"{kind}/{name}": value for name, value in shown.items()}, timing["time"])
+                    self._events.write(step, scalars, timing["time"])
+            if self._wandb is not None:
+                self._wandb.write(step, scalars)
 
 
 class _EventFile:
@@ -176,6 +184,28 @@ class _EventFile:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class _WandbRun:
+    """A run of Weights & Biases, found again by the folder's path where it continues."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UserError where wandb is not installed."""
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                'logging.wandb = true: needs wandb; pip install "distil_jax[wandb]", or leave it out'
+            ) from None
+        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        self._run = wandb.init(id=name, name=folder.name, dir=str(folder), resume="allow")
+
+    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Log what is finite."""
+        self._run.log({name: value for name, value in scalars.items() if value is not None}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def read_metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:

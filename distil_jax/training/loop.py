@@ -194,6 +194,7 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
             spec.folder,
             restored_step=start,
             tensorboard=config.logging.tensorboard,
+            wandb=config.logging.wandb,
             enabled=main,
         ) as writer,
         Progress(

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -212,3 +213,21 @@ def test_a_line_that_is_no_row_is_dropped(line: str, tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path)) == 2
     MetricsWriter(tmp_path, restored_step=1, tensorboard=False).close()
     assert (tmp_path / "metrics.jsonl").read_text() == f"{row}\n{row}\n"
+
+
+def test_weights_and_biases_gets_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a stub: what is logged, under which step, and that a run that continues is the same one."""
+    made: list[dict[str, Any]] = []
+    logged: list[tuple[int, dict[str, float]]] = []
+    run = SimpleNamespace(
+        log=lambda values, step: logged.append((step, values)), finish=lambda: logged.append((-1, {}))
+    )
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: made.append(options) or run))
+    for step in (1, 2):
+        with MetricsWriter(tmp_path / "run", restored_step=step - 1, tensorboard=False, wandb=True) as writer:
+            writer.write(step, {"loss": 2.0, "bad": float("nan")}, timing={"tokens_per_second": 5.0})
+    assert logged[:2] == [(1, {"train/loss": 2.0, "train/tokens_per_second": 5.0}), (-1, {})]
+    assert made[0] == made[1] and made[0]["resume"] == "allow"
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install"):
+        MetricsWriter(tmp_path / "other", tensorboard=False, wandb=True)
