@@ -206,8 +206,9 @@ class Program:
         inside = self._computations.get(called, {}) if one.operation == "fusion" else {}
         if inside:
             numbers = {int(p.line.partition("parameter(")[2].partition(")")[0]): p for p in _parameters(inside)}
+            needed = _demanded(inside)
             reads = sum(
-                _read_bytes(numbers[index], inside) if index in numbers else _bytes(found, operand)
+                _part_bytes(numbers[index], needed) if index in numbers else _bytes(found, operand)
                 for index, operand in enumerate(one.operands)
                 if operand in found
             )
@@ -261,18 +262,32 @@ def _parameters(inside: dict[str, Instruction]) -> list[Instruction]:
     return [one for one in inside.values() if one.operation == "parameter"]
 
 
-def _read_bytes(parameter: Instruction, inside: dict[str, Instruction]) -> int:
-    """Bytes of a fusion's parameter that it reads."""
-    whole = sum(array.bytes for array in parameter.arrays)
-    users = [one for one in inside.values() if parameter.name in one.operands]
-    part = 0
-    for user in users:
-        first = bool(user.operands) and user.operands[0] == parameter.name
-        if first and user.operation in _SLICES:
-            part += sum(array.bytes for array in user.arrays)
-        elif not (first and user.operation == "dynamic-update-slice"):
-            return whole
-    return min(whole, part)
+def _part_bytes(one: Instruction, needed: dict[str, int]) -> int:
+    size = max(1, sum(math.prod(array.sizes) for array in one.arrays))
+    return round(sum(array.bytes for array in one.arrays) * needed[one.name] / size)
+
+
+def _demanded(inside: dict[str, Instruction]) -> dict[str, int]:
+    """How many elements of each instruction's result a fusion needs: where parts are taken of it, those."""
+    needed: dict[str, int] = {}
+    # From the last to the first: an instruction stands before those that read it.
+    for one in reversed(inside.values()):
+        size = sum(math.prod(array.sizes) for array in one.arrays)
+        needed[one.name] = min(size, size if one.is_root else needed.get(one.name, 0))
+        for index, operand in enumerate(one.operands):
+            if operand not in inside:
+                continue
+            whole = sum(math.prod(array.sizes) for array in inside[operand].arrays)
+            if index == 0 and one.operation in _SLICES:
+                wanted = size
+            elif index == 0 and one.operation == "dynamic-update-slice":
+                wanted = 0
+            elif size == whole and one.operation not in ("reduce", "dot", "tuple"):
+                wanted = needed[one.name]
+            else:
+                wanted = whole
+            needed[operand] = max(needed.get(operand, 0), wanted)
+    return needed
 
 
 def _written(one: Instruction, inside: dict[str, Instruction]) -> int:

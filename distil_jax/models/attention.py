@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from distil_jax.cpu import materialize
+from distil_jax.cpu import forms_apply, materialize
 from distil_jax.models import flash_attention
 from distil_jax.models.dropout import dropout
 from distil_jax.models.flash_attention import AttentionShape
@@ -100,7 +100,9 @@ def attend_with_scores(
     allowed = _allowed(query, mask)
     # Heads before tokens: matrices then lie together for the products, which on CPU is worth the transposes.
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
+    # What lies in memory between products: accelerators wait for it, so it has the compute dtype, as in PyTorch.
+    stored = jnp.float32 if forms_apply() else value.dtype
+    scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=stored).astype(jnp.float32)
     scores = scores * (1.0 / math.sqrt(query.shape[-1]))
     if bias is not None:
         scores = scores + bias
@@ -114,7 +116,7 @@ def attend_with_scores(
 
     # The backward pass drops out again, so as not to keep the probabilities both before and after.
     drops = dropout_keys is not None and dropout_rate > 0.0
-    mixed = (jax.checkpoint(mix) if drops else mix)(softmax(scores), value)
+    mixed = (jax.checkpoint(mix) if drops else mix)(softmax(scores, stored), value)
     return jnp.swapaxes(mixed, 1, 2), scores
 
 

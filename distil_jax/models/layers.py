@@ -86,21 +86,23 @@ def _along_last(vector: Array, ndim: int) -> Array:
 normalize.defvjp(_normalize, _normalize_backward)
 
 
-@jax.custom_vjp
-def softmax(x: Array) -> Array:
-    """Softmax over the last axis of x [..., N] float32 -> [..., N] float32.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def softmax(x: Array, dtype: DTypeLike = jnp.float32) -> Array:
+    """Softmax over the last axis of x [..., N] float32 -> [..., N] in `dtype`, computed in float32.
 
     For the backward pass it keeps its result alone; `jax.nn.softmax` keeps the exponentials beside it.
     """
-    return jax.nn.softmax(x, axis=-1)
+    return jax.nn.softmax(x, axis=-1).astype(dtype)
 
 
-def _softmax_forward(x: Array) -> tuple[Array, Array]:
-    result = jax.nn.softmax(x, axis=-1)
+def _softmax_forward(x: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+    result = jax.nn.softmax(x, axis=-1).astype(dtype)
     return result, result
 
 
-def _softmax_backward(result: Array, gradient: Array) -> tuple[Array]:
+def _softmax_backward(dtype: DTypeLike, result: Array, gradient: Array) -> tuple[Array]:
+    del dtype
+    result, gradient = result.astype(jnp.float32), gradient.astype(jnp.float32)
     along = no_fuse(jnp.sum(result * gradient, axis=-1, keepdims=True))
     return (result * (gradient - along),)
 

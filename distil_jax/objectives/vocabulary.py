@@ -41,6 +41,8 @@ from distil_jax.objectives.vocabulary_terms import (
 # Bytes of one float32 [chunk, V] array; five are held at most, beside two of the table's size. Estimated from
 # accelerators' memory bandwidth, not measured: adding up the table's gradient stays below a tenth of a chunk's work.
 ACCELERATOR_CHUNK_BYTES = 256 << 20
+VOCABULARY_MULTIPLE = 128  # tokens: lanes of a TPU; a GPU's products want multiples of 8
+_NEVER = -1e4  # bias of tokens that are added: their exponentials are 0
 LEAST_CHUNK = 256  # positions, where the vocabulary is so large that the table outweighs them anyway
 
 Summed = TypeVar("Summed")
@@ -129,14 +131,26 @@ def fused_vocabulary_loss(
     """
     _check_terms(teacher, positions, coefficients)
     chunk = chunk or chunk_size(student.hidden.shape[0], student.table.shape[0])
-    constants: Any = jax.lax.stop_gradient((teacher, positions, dict(coefficients)))
+    constants: Any = jax.lax.stop_gradient((_aligned(teacher), positions, dict(coefficients)))
     # A Python number is a part of the program; an array is an argument.
     moving = jax.lax.stop_gradient(temperature) if isinstance(temperature, Array) else None
     fixed = temperature if moving is None else None
-    result: Any = _loss(fixed, chunk, student, *constants, moving)
+    result: Any = _loss(fixed, chunk, _aligned(student), *constants, moving)
     total, sums = result
     counts = {name: jnp.sum(weights) for name, weights in positions.weights.items()}
     return total, jax.lax.stop_gradient({name: SumCount(sums[name], counts[name]) for name in sums})
+
+
+def _aligned(layer: Any) -> Any:
+    """An output layer with tokens of no probability added, so that its size suits the matrix units of accelerators.
+
+    Otherwise XLA fills up the gradient by the logits, in memory, for each product that reads it.
+    """
+    if forms_apply() or not isinstance(layer, OutputLayer):
+        return layer
+    more = -layer.table.shape[0] % VOCABULARY_MULTIPLE
+    bias = jnp.pad(layer.bias, (0, more), constant_values=_NEVER)
+    return layer._replace(table=jnp.pad(layer.table, ((0, more), (0, 0))), bias=bias)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

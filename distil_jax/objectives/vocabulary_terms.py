@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from distil_jax.cpu import no_fuse, order_after
+from distil_jax.cpu import forms_apply, no_fuse, order_after
 from distil_jax.objectives.losses import weighted
 from distil_jax.objectives.schedules import Value
 
@@ -69,8 +69,19 @@ TEACHER_TERMS = ("kl", "logit_mse")  # temperature^2 * KL(teacher || student); s
 
 def logits_of(layer: OutputLayer) -> Array:
     """[T, V] float32."""
+    return _product(layer).astype(jnp.float32) + layer.bias[None]
+
+
+def _product(layer: OutputLayer) -> Array:
+    """hidden @ table.T [T, V], summed in float32: on CPU as that, elsewhere rounded to the compute dtype.
+
+    Accelerators wait for memory and not for arithmetic here. Each reader makes float32 logits of the product again.
+    """
     hidden, table = layer.hidden, layer.table.astype(layer.hidden.dtype)
-    return jnp.einsum("th,vh->tv", hidden, table, preferred_element_type=jnp.float32) + layer.bias[None]
+    dtype = jnp.float32 if forms_apply() else hidden.dtype
+    product = jnp.einsum("th,vh->tv", hidden, table, preferred_element_type=dtype)
+    # Without the barrier XLA would write what readers make of it.
+    return product if forms_apply() else jax.lax.optimization_barrier(product)
 
 
 def loss_and_dlogits(
@@ -113,17 +124,23 @@ class _Term(NamedTuple):
 
 
 class _Logits(NamedTuple):
-    """Logits [C, V] as `max` [C, 1] and `shifted` = logits - max."""
+    """Logits [C, V] as `max` [C, 1] and `shifted` = logits - max.
+
+    `again` gives `shifted` for the gradient, which comes after the values: on CPU the same array, elsewhere computed
+    once more, so that no float32 array waits in memory.
+    """
 
     shifted: Array
     max: Array
+    again: Callable[[], Array]
 
 
 class _Softmax(NamedTuple):
-    """exp(shifted logits / temperature) [C, V], and its sums [C, 1]."""
+    """exp(shifted logits / temperature) [C, V], its sums [C, 1], and the exponentials for the gradient."""
 
     exponentials: Array
     norm: Array
+    again: Callable[[], Array]
 
 
 def _terms(student: OutputLayer, teacher: Teacher, positions: Positions, temperature: Value) -> dict[str, _Term]:
@@ -135,7 +152,7 @@ def _terms(student: OutputLayer, teacher: Teacher, positions: Positions, tempera
     """
     names, targets = positions.weights.keys(), positions.targets
     temperature = temperature if "kl" in names else 1.0
-    logits = _shift(logits_of(student))
+    logits = _shifted(student)
     target_logits = teacher_logits = teacher_softmax = mean_difference = chosen = None
     if "mlm" in names and targets is not None:
         target_logits = jnp.take_along_axis(logits.shifted, targets[:, None], axis=-1)
@@ -143,13 +160,13 @@ def _terms(student: OutputLayer, teacher: Teacher, positions: Positions, tempera
         chosen = jnp.take_along_axis(logits.shifted, teacher.ids.astype(jnp.int32), axis=-1)
     elif teacher is not None:
         teacher_hidden = order_after(teacher.hidden, logits.shifted[:, :1])
-        teacher_logits = _shift(logits_of(teacher._replace(hidden=teacher_hidden)))
+        teacher_logits = _shifted(teacher._replace(hidden=teacher_hidden))
     if "kl" in names and teacher_logits is not None:
-        teacher_softmax = _softmax(teacher_logits.shifted, temperature)
+        teacher_softmax = _softmax(teacher_logits, temperature)
         difference = teacher_softmax.exponentials * (teacher_logits.shifted - logits.shifted)
         mean_difference = jnp.sum(difference, axis=-1, keepdims=True) / (temperature * teacher_softmax.norm)
     before = [x[:, :1] for x in (target_logits, mean_difference, chosen) if x is not None]
-    softmax = _softmax(reduce(order_after, before, logits.shifted), temperature)
+    softmax = _softmax(logits._replace(shifted=reduce(order_after, before, logits.shifted)), temperature)
     terms = {}
     if teacher_softmax is not None and mean_difference is not None:
         terms["kl"] = _kl(softmax, teacher_softmax, mean_difference, temperature)
@@ -166,17 +183,29 @@ def _sums(terms: Mapping[str, _Term], positions: Positions) -> dict[str, Array]:
     return {name: weighted(term.values, positions.weights[name]).sum for name, term in terms.items()}
 
 
-def _shift(logits: Array) -> _Logits:
-    logits = no_fuse(logits)
+def _shifted(layer: OutputLayer) -> _Logits:
+    product = _product(layer)
+    logits = no_fuse(product.astype(jnp.float32) + layer.bias[None])
     highest = jnp.max(logits, axis=-1, keepdims=True)
     # All later readers take the difference and none the logits, so that XLA on CPU holds one array of the two.
-    return _Logits(logits - highest, highest)
+    shifted = logits - highest
+
+    def again() -> Array:
+        # The barrier keeps XLA from taking this for `shifted`.
+        return jax.lax.optimization_barrier(product).astype(jnp.float32) + (layer.bias[None] - highest)
+
+    return _Logits(shifted, highest, (lambda: shifted) if forms_apply() else again)
 
 
-def _softmax(shifted: Array, temperature: Value) -> _Softmax:
-    # The barrier keeps XLA from computing powers of these as exponentials of their own.
-    exponentials = jax.lax.optimization_barrier(jnp.exp(shifted / temperature))
-    return _Softmax(exponentials, jnp.sum(exponentials, axis=-1, keepdims=True))
+def _softmax(logits: _Logits, temperature: Value) -> _Softmax:
+    exponentials = jnp.exp(logits.shifted / temperature)
+    if forms_apply():
+        # Keeps XLA from computing powers of these as exponentials of their own.
+        exponentials = jax.lax.optimization_barrier(exponentials)
+    norm = jnp.sum(exponentials, axis=-1, keepdims=True)
+    return _Softmax(
+        exponentials, norm, lambda: exponentials if forms_apply() else jnp.exp(logits.again() / temperature)
+    )
 
 
 def _kl(student: _Softmax, teacher: _Softmax, mean_difference: Array, temperature: Value) -> _Term:
@@ -189,7 +218,7 @@ def _kl(student: _Softmax, teacher: _Softmax, mean_difference: Array, temperatur
 
     def dlogits(scale: Array) -> Array:
         of_student, of_teacher = (temperature * scale / softmax.norm for softmax in (student, teacher))
-        return of_student * student.exponentials - of_teacher * teacher.exponentials
+        return of_student * student.again() - of_teacher * teacher.again()
 
     return _Term(values[:, 0], dlogits)
 
@@ -207,7 +236,7 @@ def _top_tokens_kl(student: _Softmax, teacher: TopTokens, chosen: Array, tempera
 
     def dlogits(scale: Array) -> Array:
         at_chosen = jnp.exp(chosen / temperature) / student.norm - probabilities
-        of_others = student.exponentials * (1.0 / student.norm - tail / others_norm)
+        of_others = student.again() * (1.0 / student.norm - tail / others_norm)
         return (temperature * scale) * of_others.at[rows, ids].set(at_chosen)
 
     return _Term(temperature**2 * values[:, 0], dlogits)
@@ -219,18 +248,28 @@ def _cross_entropy(
     """Cross entropy at temperature 1 from exponentials at another; `target_logits` [C, 1] are shifted."""
     # Which costs less than other exponentials.
     power = int(temperature) if not isinstance(temperature, Array) and temperature in (1, 2, 3, 4) else 0
-    factors = [softmax.exponentials] * power or [jnp.exp(logits.shifted)]
-    norm = jnp.sum(reduce(jnp.multiply, factors), axis=-1, keepdims=True)
+
+    def factors(*, again: bool = False) -> list[Array]:
+        if power:
+            return [softmax.again() if again else softmax.exponentials] * power
+        return [jnp.exp(logits.again() if again else logits.shifted)]
+
+    norm = jnp.sum(reduce(jnp.multiply, factors()), axis=-1, keepdims=True)
     values = jnp.log(norm) - target_logits
 
     def dlogits(scale: Array) -> Array:
         hot = jnp.arange(logits.shifted.shape[-1], dtype=jnp.int32)[None] == targets[:, None]
         # Not scale / norm * power: XLA would compute the power once, for this and the norm, and hold it as an array.
-        return reduce(jnp.multiply, factors, scale / norm) - jnp.where(hot, scale, 0.0)
+        return reduce(jnp.multiply, factors(again=True), scale / norm) - jnp.where(hot, scale, 0.0)
 
     return _Term(values[:, 0], dlogits)
 
 
 def _logit_mse(student: _Logits, teacher: _Logits) -> _Term:
-    difference = (student.shifted - teacher.shifted) + (student.max - teacher.max)
-    return _Term(jnp.sum(difference**2, axis=-1), lambda scale: 2.0 * scale * difference)
+    between_max = student.max - teacher.max
+    difference = (student.shifted - teacher.shifted) + between_max
+
+    def dlogits(scale: Array) -> Array:
+        return 2.0 * scale * ((student.again() - teacher.again()) + between_max)
+
+    return _Term(jnp.sum(difference**2, axis=-1), dlogits)

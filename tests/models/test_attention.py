@@ -11,6 +11,7 @@ import pytest
 
 from distil_jax.models.attention import attend, attention_mask_matrix
 from distil_jax.models.dropout import row_keys
+from distil_jax.target import Device, traced_for
 
 B, L, N, D = 2, 7, 3, 4
 NOISE = np.random.default_rng(0)
@@ -150,3 +151,20 @@ def test_bfloat16_keeps_its_type_on_both_paths() -> None:
         found = attend(*arrays, mask=None, **options)
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(found, np.float32), by_hand(None), atol=0.05)
+
+
+def test_accelerators_round_scores_to_the_compute_dtype() -> None:
+    """In float32 nothing changes; in bfloat16 the result and the gradient stay within its rounding."""
+
+    def run(*inputs: Any) -> Any:
+        return jax.value_and_grad(
+            lambda q, k, v: jnp.sum(attend(q, k, v, jnp.asarray(PACKED), kind="xla").astype(jnp.float32) ** 2),
+            argnums=(0, 1, 2),
+        )(*inputs)
+
+    exact = run(*on_device())
+    with traced_for(Device("tpu")):
+        same, rounded = run(*on_device()), run(*on_device(jnp.bfloat16))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), same, exact)
+    for found, expected in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.03 * float(np.abs(expected).max()))

@@ -23,6 +23,7 @@ from distil_jax.objectives.vocabulary import (
     vocabulary_measures,
 )
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
+from distil_jax.target import Device, traced_for
 
 TOKENS, VOCAB, WIDTH, TEACHER_WIDTH = 13, 37, 12, 20
 COEFFICIENTS = {"kl": 0.7, "mlm": 0.3, "logit_mse": 0.01}
@@ -201,6 +202,24 @@ def test_extreme_logits_stay_finite() -> None:
     student, teacher, positions, coefficients = make_case(("kl", "mlm"))
     extreme = [layer._replace(hidden=layer.hidden * 1e3) for layer in (student, teacher)]
     check((*extreme, positions, coefficients), 2.0, 4)
+
+
+def test_accelerators_compute_the_same_function() -> None:
+    """Their form, with tokens added to the vocabulary and logits made again for the gradient, against float64."""
+    with traced_for(Device("cuda", (9, 0))):
+        check(make_case(), 2.0, 4)
+        check(make_case(("kl", "mlm")), 1.5, 8)
+
+
+def test_accelerators_round_logits_to_the_compute_dtype() -> None:
+    case = make_case(("kl", "mlm"), dtype=jnp.bfloat16)
+    loss = partial(fused_vocabulary_loss, temperature=2.0, chunk=4)
+    exact = value_and_gradient(loss, case)
+    with traced_for(Device("cuda", (9, 0))):
+        rounded = value_and_gradient(loss, case)
+    assert rounded[0] == pytest.approx(exact[0], rel=5e-3)
+    for one, other in zip(jax.tree.leaves(rounded[2]), jax.tree.leaves(exact[2]), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02 * float(np.abs(other).max()))
 
 
 def test_bfloat16_differs_by_its_rounding_only() -> None:
