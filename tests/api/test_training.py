@@ -89,3 +89,19 @@ def test_rows_in_memory_are_learned(learner: str, task_files: Any, program_cache
 def test_settings_that_follow_from_arguments_are_refused(tiny_world: Path) -> None:
     with pytest.raises(UserError, match=r"run\.output"):
         distil_jax.distill(tiny_world / "teacher", tiny_world / "corpus", **{"run.output": "here"})
+
+
+def test_the_loop_of_the_guide_trains(tiny_world: Path, tmp_path: Path) -> None:
+    """The block of docs/python.md, with the tiny teacher: it runs, the loss falls, and what it saves is read back."""
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    block = guide.partition("## A loop of your own")[2].partition("```python\n")[2].partition("```")[0]
+    block = block.replace("google-bert/bert-base-uncased", str(tiny_world / "teacher"))
+    names: dict[str, Any] = {}
+    exec(block.replace("models/own", str(tmp_path / "own")), names)
+    start = distil_jax.student_params(
+        names["teacher_params"], names["teacher"].config, names["student"].config, names["layers"]
+    )
+    key = jax.random.key(0)
+    assert names["loss"](names["params"], names["inputs"], key) < names["loss"](start, names["inputs"], key)
+    _, saved = distil_jax.from_pretrained(tmp_path / "own")
+    jax.tree.map(np.testing.assert_array_equal, saved, jax.tree.map(np.asarray, names["params"]))
