@@ -100,7 +100,7 @@ def _prompts(settings: Fields) -> tuple[tuple[tuple[str, str], ...], str]:
 
 
 def write_pooling(folder: Path, pooling: Pooling, width: int, max_length: int) -> None:
-    """Add these files to a model folder, as sentence-transformers of version 2 and later reads them. Raises OSError.
+    """Add these files to a model folder, in the form of version 2, which later ones read. Raises OSError.
 
     Args:
         folder: exists.

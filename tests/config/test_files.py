@@ -158,6 +158,9 @@ def configs(draw: st.DrawFn) -> Config:
     made = {name: draw(values(name, field)) for name, field in FIELDS.items()}
     heads, micro, mask = draw(st.integers(1, 64)), draw(st.integers(1, 64)), draw(st.floats(0, 1))
     made |= {"masking.mask": mask, "masking.random": 1 - mask, "masking.keep": 0.0}
+    made |= {"masking.probability": draw(st.floats(0.001, 0.999))}
+    students = st.lists(st.sampled_from(("a: student.init=random", "b: objective.kl=2+objective.mlm=1")), max_size=2)
+    made |= {"study.objectives": tuple(draw(students)), "study.starts": tuple(draw(students))}
     made |= {"model.num_heads": heads, "model.hidden_size": heads * draw(st.integers(1, 64))}
     made |= {"training.micro_batch_size": micro, "training.batch_size": micro * 64, "parallel.devices": 0}
     made |= {"training.epochs": 1, "objective.kl": 5.0}
