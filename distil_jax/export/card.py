@@ -206,6 +206,8 @@ def _task_origin(config: Config, description: Mapping[str, Any]) -> str:
     text = f"`{description['initial']}` fine-tuned on {title}"
     if _has_task_teacher(config):
         text += f", with the fine-tuned model `{description['teacher']}` as teacher"
+    if rows := description.get("unlabelled"):  # runs of older versions do not have it
+        text += f", which labelled {rows:,} rows"
     return f"{text}."
 
 

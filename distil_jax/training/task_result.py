@@ -72,6 +72,7 @@ def write_result(
         "step": result.best_step,
         "steps": result.step,
         "examples": len(data.train),
+        "unlabelled": len(data.unlabelled),
         "seconds": round(seconds or 0.0, 1),
         "resumed_from": result.resumed_from,
         "skipped_steps": result.skipped_steps,

@@ -96,6 +96,8 @@ def test_a_student_learns_from_rows_without_any_label(
     assert rows[-1]["loss_kl"] < 0.3 * rows[0]["loss_kl"]
     assert found.measures["score"] >= 0.75
     assert found.data.labels == ("bad", "good")
+    export(tmp_path / "run", tmp_path / "student")
+    assert "labelled 40 rows" in (tmp_path / "student" / "README.md").read_text()
     assert any("unlabelled: 40 rows" in line for line in found.data.report.lines())
 
 
