@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from interleaved import INSIDE, command_line, exit_status, finish, footer, output_file, positive, run_inside
 
 from distil_jax.benchmark.machine import describe_machine
-from distil_jax.benchmark.step import memory_plan
 from distil_jax.objectives.vocabulary import chunk_size, fused_vocabulary_loss, plain_vocabulary_loss
 from distil_jax.objectives.vocabulary_terms import OutputLayer, Positions
 from distil_jax.tables import markdown
+from distil_jax.training.compiled_step import memory_plan
 
 FORMS: dict[str, Callable[..., Any]] = {"plain": plain_vocabulary_loss, "fused": fused_vocabulary_loss}
 TERMS = ("kl", "mlm")

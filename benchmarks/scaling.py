@@ -92,7 +92,7 @@ def fit_line(x: Any, y: Any) -> dict[str, float]:
 
 def planned(size: str, rows: int, micro: int, vocabulary: int) -> dict[str, int]:
     """Bytes that the compiler plans besides the arguments, and those of them that are gradients."""
-    from distil_jax.benchmark.step import memory_plan
+    from distil_jax.training.compiled_step import memory_plan
 
     step, batch, gradients = step_of(size, rows, micro, vocabulary)
     return {"temporary": memory_plan(step.program(batch))["temporary"], "gradients": gradients}

@@ -32,11 +32,11 @@ from interleaved import (
 )
 
 from distil_jax.benchmark.machine import describe_machine
-from distil_jax.benchmark.step import memory_plan
 from distil_jax.errors import FaultError
 from distil_jax.models import EncoderConfig
 from distil_jax.models.encoder import EncoderLayer
 from distil_jax.tables import markdown
+from distil_jax.training.compiled_step import memory_plan
 
 FORMS = ("unrolled", "scanned")
 Layers = list[dict[str, Any]]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distil_jax.benchmark.process import Worker, peak_memory, pin, serve
     from distil_jax.benchmark.report import benchmark_markdown, benchmark_paths, machine_lines, write_benchmark
     from distil_jax.benchmark.run import run_benchmark
-    from distil_jax.benchmark.step import Step, memory_plan
+    from distil_jax.benchmark.step import Step
     from distil_jax.benchmark.synthetic import corpus_of_rows, random_params, synthetic_corpus
     from distil_jax.benchmark.timing import Timing, noise_note, summarise
     from distil_jax.benchmark.variants import ALL, stage_of
@@ -43,7 +43,6 @@ __all__ = [
     "machine_lines",
     "make_plan",
     "measure_latency",
-    "memory_plan",
     "noise_note",
     "peak_bytes",
     "peak_memory",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from distil_jax.benchmark.process import peak_memory
 from distil_jax.runs import processor_name, versions
+from distil_jax.training.compiled_step import device_memory
 
 _MATRIX_ROWS = {"cpu": 1536}  # of the square matrices that the peak is measured with; accelerators take 8192
 _MEGABYTES = {"cpu": 128}  # of the array that the bandwidth is measured with; accelerators take 1024
@@ -74,9 +75,8 @@ def memory_limit(devices: list[Any], count: int) -> int:
 
     The limit of the smallest accelerator, or on CPU four fifths of the free memory, shared by `count` devices.
     """
-    limits = [int((device.memory_stats() or {}).get("bytes_limit", 0)) for device in devices]
-    if limits and min(limits):
-        return min(limits)
+    if known := device_memory(devices):
+        return known
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from distil_jax.tasks import TaskBatch
-from distil_jax.training.compiled_step import CompiledStep
+from distil_jax.training.compiled_step import CompiledStep, memory_plan
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import check_batch, devices_of
@@ -66,12 +66,3 @@ class Step:
 def ids_of(rows: Any) -> np.ndarray:
     """The token ids of a batch of the loop: [B, L], of choices [B, C, L]."""
     return np.asarray(rows.inputs.ids if isinstance(rows, TaskBatch) else rows)
-
-
-def memory_plan(program: Any) -> dict[str, int]:
-    """Bytes of a compiled program's arguments, results that reuse none of them, and everything in between."""
-    plan = program.memory_analysis()
-    if plan is None:
-        return {"arguments": 0, "results": 0, "temporary": 0}
-    kept = max(plan.output_size_in_bytes - plan.alias_size_in_bytes, 0)
-    return {"arguments": plan.argument_size_in_bytes, "results": kept, "temporary": plan.temp_size_in_bytes}

@@ -52,3 +52,13 @@ def test_memory_is_waited_for_on_cpu_alone(
     monkeypatch.setattr(compiled_step, "StepMemory", Noted)
     started()
     assert active == [waits]
+
+
+@pytest.mark.parametrize(("limit", "warns"), [(0, False), (16, True), (1 << 30, False)])
+def test_a_step_that_needs_more_memory_than_there_is_is_said_before_it_runs(
+    limit: int, warns: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled_step, "device_memory", lambda devices: limit)
+    made, state, constants = started()
+    made.prepare(state, constants, jnp.ones((2, 4)))
+    assert any("micro_batch_size" in line for line in caplog.messages) == warns
