@@ -47,19 +47,33 @@ def _bpe(texts: Path, folder: Path) -> Any:
     return transformers.RobertaTokenizer(*(str(folder / name) for name in ("vocab.json", "merges.txt")))
 
 
-def _wordpiece(texts: Path, folder: Path) -> Any:
-    """MPNet's tokenizer with the letters of the tiny texts."""
+def _wordpiece(texts: Path, special: str) -> dict[str, int]:
+    """A vocabulary of the special tokens and the letters of the tiny texts."""
+    letters = sorted({letter for letter in texts.read_text(encoding="utf-8") if not letter.isspace()})
+    tokens = [*special.split(), *letters, *(f"##{letter}" for letter in letters)]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _mpnet(texts: Path, _: Path) -> Any:
     import transformers
 
-    letters = sorted({letter for letter in texts.read_text(encoding="utf-8") if not letter.isspace()})
-    tokens = ["<s>", "<pad>", "</s>", "[UNK]", *letters, *(f"##{letter}" for letter in letters), "<mask>"]
-    return transformers.MPNetTokenizer(vocab={token: number for number, token in enumerate(tokens)})
+    return transformers.MPNetTokenizer(vocab=_wordpiece(texts, "<s> <pad> </s> [UNK] <mask>"))
 
 
-FAMILIES = {"Roberta": (_bpe, {"type_vocab_size": 1}), "MPNet": (_wordpiece, {})}
+def _electra(texts: Path, _: Path) -> Any:
+    import transformers
+
+    return transformers.BertTokenizer(vocab=_wordpiece(texts, "[PAD] [UNK] [CLS] [SEP] [MASK]"))
 
 
-@pytest.fixture(params=["Roberta", pytest.param("MPNet", marks=pytest.mark.slow)])
+FAMILIES = {
+    "Roberta": (_bpe, {"type_vocab_size": 1}),
+    "MPNet": (_mpnet, {}),
+    "Electra": (_electra, {"embedding_size": 8}),
+}
+
+
+@pytest.fixture(params=["Roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("MPNet", "Electra"))])
 def teacher(request: pytest.FixtureRequest, tiny_inputs: Path, tmp_path: Path) -> Path:
     """A random model of a family as transformers saves it, with its tokenizer."""
     import torch
@@ -119,7 +133,9 @@ def test_a_model_of_a_family_becomes_a_student_and_a_classifier_of_pairs(
         expected = loaded[0].eval()(**inputs).logits.numpy()
     tokenizer = load_tokenizer(classifier)
     pieces = [tokenizer.backend.encode(text, add_special_tokens=False).ids for text in pair]
-    ids, _ = tokenizer.bracket(*pieces)
+    ids, types = tokenizer.bracket(*pieces)
     assert [ids] == inputs.input_ids.tolist()
     module, params = from_pretrained(classifier)
-    np.testing.assert_allclose(module.apply({"params": params}, np.array([ids], np.int32)), expected, atol=1e-5)
+    segments = {"token_type_ids": np.array([types], np.int32)} if "token_type_ids" in inputs else {}
+    found = module.apply({"params": params}, np.array([ids], np.int32), **segments)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
