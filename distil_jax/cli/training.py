@@ -108,6 +108,8 @@ def run_cache_teacher(arguments: list[str]) -> None:
         size = found.bytes_per_row * found.batch_size * found.steps
         print(
             f"{found.folder}: {found.steps} steps of {found.batch_size} rows, {size / 1e6:,.1f} MB\n"
+            f"tokens beyond the top {config.teacher.top_k} have {found.tail_share():.1%} of the probability; the "
+            "student learns their sum alone\n"
             f"next: distil-jax distill with the same arguments, --teacher.cache {found.folder} among them"
         )
 

@@ -67,6 +67,11 @@ class TeacherCache:
         """Bytes on disk of one row."""
         return self.dtype.itemsize
 
+    def tail_share(self) -> float:
+        """The mean probability of the tokens that are not kept, in the last shard; 0 without probabilities."""
+        rows = self._shard(len(self.shards) - 1) if self.shards else np.empty(0, self.dtype)
+        return float(rows["tail"].mean()) if "tail" in (self.dtype.names or ()) and rows.size else 0.0
+
     def refuse_other(self, made_of: Mapping[str, Any]) -> None:
         """Raises UserError where the cache was made of something else than `made_of`."""
         # Settings that are newer than the cache were not there to differ.

@@ -40,6 +40,7 @@ def test_every_part_of_every_step_is_read_as_written(tmp_path: Path) -> None:
     write(tmp_path, [6])  # a later command
     cache = open_teacher_cache(tmp_path)
     assert (cache.steps, len(cache.shards), cache.bytes_per_row) == (6, 3, 36)
+    assert cache.tail_share() == pytest.approx(batch(5)["tail"].mean())
     for step in (5, 0, 4, 2, 1, 3):
         for part in (slice(0, 4), slice(1, 3)):
             found = cache.read(step, part)
