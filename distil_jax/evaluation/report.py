@@ -21,15 +21,31 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "predictions": ("predictions", "{:,.0f}"),
 }
 
+_WIDTH = 80
+
 
 def measures_table(measures: Mapping[str, Mapping[str, float]], first: str = "model") -> str:
-    """Rows of measures under the headings of `COLUMNS`; a measure that a row lacks is left empty."""
+    """Rows of measures under the headings of `COLUMNS`; a measure that a row lacks is left empty.
+
+    What is wider than `_WIDTH` is several tables, one under another.
+    """
     shown = [name for name in COLUMNS if any(name in row for row in measures.values())]
+    tables: list[str] = []
+    while shown:
+        count = len(shown)
+        while count > 1 and len(_table(measures, shown[:count], first).partition("\n")[0]) > _WIDTH:
+            count -= 1
+        tables.append(_table(measures, shown[:count], first))
+        shown = shown[count:]
+    return "\n\n".join(tables)
+
+
+def _table(measures: Mapping[str, Mapping[str, float]], names: Sequence[str], first: str) -> str:
     rows = [
-        [label, *(COLUMNS[name][1].format(row[name]) if name in row else "" for name in shown)]
+        [label, *(COLUMNS[name][1].format(row[name]) if name in row else "" for name in names)]
         for label, row in measures.items()
     ]
-    return markdown([first, *(COLUMNS[name][0] for name in shown)], rows)
+    return markdown([first, *(COLUMNS[name][0] for name in names)], rows)
 
 
 def folder_labels(folders: Sequence[Path], command: str) -> list[str]:

@@ -30,14 +30,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_the_table_has_every_model_and_measure(made: Any) -> None:
     _, text = made
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    head = table[0]
-    assert head[1:] == [
+    parts = [part.splitlines() for part in text.split("\n\n") if part.startswith("| model")]
+    tables = [[[cell.strip() for cell in line.split("|")[1:-1]] for line in (part[0], *part[2:])] for part in parts]
+    assert max(len(line) for part in parts for line in part) <= 80
+    assert [name for table in tables for name in table[0][1:]] == [
         "parameters", "MB on disk", "held-out loss", "perplexity", "accuracy", "KL to teacher", "agreement", "CPU ms",
         "predictions",
     ]  # fmt: skip
     labels = [quickstart.TEACHER, quickstart.START, *quickstart.STUDENTS]
-    rows = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in table[1 : 1 + len(labels)]}
+    rows: dict[str, dict[str, str]] = {}
+    for head, *body in tables:
+        for row in body:
+            rows.setdefault(row[0], {}).update(zip(head[1:], row[1:], strict=True))
     assert list(rows) == labels
     for label, row in rows.items():
         missing = {name for name, cell in row.items() if not cell}
