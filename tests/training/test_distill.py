@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,31 @@ def test_a_pair_of_layers_that_is_not_there_is_refused_before_training(
     with pytest.raises(UserError, match="1:9"):
         distill(tiny_config(tmp_path / "run", changes))
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_projections_and_what_moves_resume_exactly(
+    headless: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    changes = HIDDEN | {
+        "teacher.path": headless,
+        "training.steps": 4,
+        "checkpoint.every_steps": 2,
+        "checkpoint.keep": 9,
+    }
+    changes |= {
+        "student.hidden_size": 8,
+        "objective.relations": 1.0,
+        "objective.relation_heads": 4,
+        "checkpoint.keep": 9,
+    }
+    changes |= {"objective.similarity": 1.0, "objective.schedules": ("hidden cosine 1 0.1", "relations linear 0 1")}
+    whole: Any = jax.tree.map(np.asarray, distill(tiny_config(tmp_path / "run", changes)).state)
+    assert whole.params["projections"].keys() == {"hidden"}
+    for mapping in ("shard_map", "pmap"):
+        folder = tmp_path / mapping
+        shutil.copytree(tmp_path / "run", folder)
+        shutil.rmtree(folder / "checkpoints" / "4")
+        again = distill(tiny_config(folder, changes | {"parallel.mapping": mapping}))
+        assert again.resumed_from == 2
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.state), whole)
