@@ -159,6 +159,8 @@ def configs(draw: st.DrawFn) -> Config:
     heads, micro, mask = draw(st.integers(1, 64)), draw(st.integers(1, 64)), draw(st.floats(0, 1))
     made |= {"masking.mask": mask, "masking.random": 1 - mask, "masking.keep": 0.0}
     made |= {"masking.probability": draw(st.floats(0.001, 0.999))}
+    schedules = draw(st.sampled_from(((), ("kl linear 5 1", "temperature cosine 4 1"))))
+    made |= {"objective.schedules": schedules, "finetune.schedules": schedules}
     students = st.lists(st.sampled_from(("a: student.init=random", "b: objective.kl=2+objective.mlm=1")), max_size=2)
     made |= {"study.objectives": tuple(draw(students)), "study.starts": tuple(draw(students))}
     made |= {"model.num_heads": heads, "model.hidden_size": heads * draw(st.integers(1, 64))}
