@@ -96,7 +96,7 @@ def test_the_command_plans_for_this_machine(
 
 
 @pytest.mark.parametrize(
-    "given", [["--on", "h300"], ["--on", "v5e:4"], ["--price", "-1"], ["--training.micro-batch-size", "3"]]
+    "given", [["--on", "h300"], ["--on", "v5e:4"], ["--price", "-1"], ["--training.batch-size", "0"]]
 )
 def test_mistakes_are_one_line(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *given]) == 2
