@@ -11,7 +11,7 @@ import numpy as np
 from distil_jax.export.check_rows import CheckRows
 from distil_jax.export.formats import ExportFormat, Network
 from distil_jax.export.source import Source
-from distil_jax.models import TaskHead
+from distil_jax.models import HEADS, TaskHead
 from distil_jax.tasks import choose_buckets, evaluation_plan
 from distil_jax.training.inference import outputs_of_rows, own_logits
 
@@ -85,7 +85,7 @@ def agreement(
         UserError: outputs that are not finite.
     """
     encoded = rows.encoded
-    decides = has_logits and not (head is not None and head.kind == "sequence" and head.num_outputs == 1)
+    decides = has_logits and not (head is not None and HEADS[head.kind].has_problem and head.num_outputs == 1)
     own = (lambda row, x: x[: encoded.lengths[row]]) if head is None else own_logits(head, encoded)
     buckets = choose_buckets(encoded.lengths, (), _SHAPES, int(encoded.lengths.max()))
     difference, largest, equal, cosines = 0.0, 0.0, [], []
@@ -118,6 +118,9 @@ def agreement(
 
 def decisions(logits: np.ndarray, head: TaskHead | None) -> np.ndarray:
     """What the logits of a row mean: numbers of classes, of tags or tokens one a token, or flags."""
-    if head is not None and (head.problem == "multi_label_classification" or head.kind == "replaced"):
+    if head is None:
+        return np.asarray(logits.argmax(axis=-1))
+    kind = HEADS[head.kind]
+    if head.problem == "multi_label_classification" or kind.decides_by_sign:
         return logits > 0
-    return np.asarray(logits.argmax(axis=0 if head is not None and head.kind == "question" else -1))
+    return np.asarray(logits.argmax(axis=0 if kind.chooses_token else -1))

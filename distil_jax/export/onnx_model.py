@@ -186,11 +186,12 @@ def _task_outputs(encoder: _Encoder, params: Any, head: TaskHead) -> dict[str, t
     if head.dense:
         x = encoder.activated(graph.dense(x, "task_head/dense", params["dense"]), head.dense_activation)
     logits = graph.dense(x, "task_head/output", params["output"], exact=True)  # a few numbers, which decide
-    if head.kind == "question":
-        two = graph.nodes("Split", logits, count=2, axis=-1, num_outputs=2)
-        start, end = (graph.node("Squeeze", one, graph.integers(-1)) for one in two)
-        return {"start_logits": (start, [_ROWS, _TOKENS]), "end_logits": (end, [_ROWS, _TOKENS])}
-    if HEADS[head.kind].joins_rows:
+    kind = HEADS[head.kind]
+    if names := kind.output_names:
+        parts = graph.nodes("Split", logits, count=len(names), axis=-1, num_outputs=len(names))
+        found = (graph.node("Squeeze", one, graph.integers(-1)) for one in parts)
+        return {name: (one, [_ROWS, _TOKENS]) for name, one in zip(names, found, strict=True)}
+    if kind.joins_rows:
         logits = graph.node("Reshape", logits, graph.size("input_ids", 0, 2))
         return {"logits": (logits, [_ROWS, "num_choices"])}
     size = [head.num_outputs]

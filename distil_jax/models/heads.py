@@ -41,6 +41,9 @@ class HeadKind:
         num_outputs: of every such head, and they have no names; 0: classes or tags, which may have names.
         has_problem: what the outputs mean varies (`Problem`).
         joins_rows: it gives a row of an example a score; ids may be [B, C, L], C rows an example.
+        chooses_token: an output is decided by the token where it is largest; else a token or row by its largest output.
+        decides_by_sign: an output above 0 is a yes.
+        output_names: of the outputs where each is returned alone; empty: together, as "logits".
     """
 
     name: HeadName
@@ -49,14 +52,20 @@ class HeadKind:
     num_outputs: int = 0
     has_problem: bool = False
     joins_rows: bool = False
+    chooses_token: bool = False
+    decides_by_sign: bool = False
+    output_names: tuple[str, ...] = ()
 
 
 _KINDS = (
     HeadKind("sequence", reads_token_0=True, has_problem=True),  # classes or scores of a text
     HeadKind("token"),  # a tag a token
-    HeadKind("question", num_outputs=2),  # where an answer starts and ends
+    # where an answer starts and ends
+    HeadKind("question", num_outputs=2, chooses_token=True, output_names=("start_logits", "end_logits")),
     HeadKind("choice", reads_token_0=True, num_outputs=1, joins_rows=True),  # how well an ending fits
-    HeadKind("replaced", num_outputs=1),  # whether a generator made the token (ELECTRA, section 2)
+    HeadKind(
+        "replaced", num_outputs=1, decides_by_sign=True
+    ),  # whether a generator made the token (ELECTRA, section 2)
 )
 HEADS: Mapping[HeadName, HeadKind] = {kind.name: kind for kind in _KINDS}
 
