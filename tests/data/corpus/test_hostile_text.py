@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from distil_jax.config import CorpusSettings
@@ -354,8 +354,11 @@ def test_three_thousand_mutations(tmp_path: Path) -> None:
 @pytest.mark.fault("hostile texts", tries=200)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=12) | st.text(max_size=6).map(str.encode), max_size=8).map(b"\n".join))
+@example(b"[\n\x80")
 def test_any_bytes_are_read_or_refused(tmp_path: Path, data: bytes) -> None:
     for name in ("a.txt", "a.jsonl"):
         (tmp_path / name).write_bytes(data)
         stopped, skipped = (read_or_refuse(tmp_path / name, how) for how in ("stop", "skip"))
-        assert skipped >= 0 and stopped in (-1, skipped)  # whatever is wrong with a line can be skipped
+        # Whatever is wrong with a line can be skipped. One array of all rows has no lines.
+        is_array = name == "a.jsonl" and data.lstrip().startswith(b"[")
+        assert (skipped >= 0 or is_array) and stopped in (-1, skipped)
