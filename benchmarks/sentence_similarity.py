@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -19,17 +20,18 @@ def correlation(model: str, first: list[str], second: list[str], scores: list[fl
     """Spearman's correlation x 100 of a model's cosines, from mean-pooled vectors, with `scores`."""
     embedder = load_embedder(model, pooling="mean", normalize=True)
     left, right = (embedder.encode(texts) for texts in (first, second))
-    return 100 * float(spearmanr(np.sum(left * right, axis=1), scores)[0])
+    found: Any = spearmanr(np.sum(left * right, axis=1), scores)
+    return 100 * float(found.statistic)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("rows", type=Path, help="TSV of GLUE with the columns sentence1, sentence2 and score")
     parser.add_argument("models", nargs="+", help="folders or hub ids")
     given = parser.parse_args()
     with given.rows.open(encoding="utf-8", newline="") as file:
         rows = [*csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    columns = [[row[name] for row in rows] for name in ("sentence1", "sentence2")]
+    first, second = ([row[name] for row in rows] for name in ("sentence1", "sentence2"))
     for model in given.models:
-        value = correlation(model, *columns, [float(row["score"]) for row in rows])
+        value = correlation(model, first, second, [float(row["score"]) for row in rows])
         print(f"{model}: {value:.2f} ({len(rows)} pairs)")

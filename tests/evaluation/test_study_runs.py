@@ -187,7 +187,7 @@ def test_a_plain_run_keeps_its_folder_and_takes_the_placeholder(
 
     def finetune(config: Config) -> Any:
         asked.append(config)
-        outcome = SimpleNamespace(is_main=True, resumed_from=0, step=4, best_step=4, skipped_steps=0)
+        outcome = SimpleNamespace(is_main=True, resumed_from=0, step=4, best_step=4, skipped_steps=0, evaluations={})
         return finetune_module.FineTuned(outcome, data, {"score": 0.5}, ())  # type: ignore[arg-type]
 
     monkeypatch.setattr(finetune_module, "finetune", finetune)

@@ -23,6 +23,7 @@ from distil_jax.training.text_step import TextModels, make_evaluation_step, text
 PAD, UNK, CLS, SEP, MASK, VOCAB, LENGTH, BATCH = 0, 1, 2, 3, 4, 50, 16, 32
 SPECIAL = (PAD, UNK, CLS, SEP, MASK)
 TEACHER = EncoderConfig("bert", VOCAB, 16, 2, 2, 32, 32, type_vocab_size=2, initializer_range=0.2)
+TOTALS = Totals(np.float32(1), np.float32(1), np.float32(1))  # pyright: ignore[reportArgumentType]
 OPTIMIZER = Optimizer(learning_rate=1e-2, warmup_fraction=0.0)
 
 
@@ -229,7 +230,7 @@ def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
     ids = jnp.asarray(make_rows().astype(np.int32))
     batch = MicroBatch(EncoderInputs(ids), *(jnp.zeros((BATCH, 1), jnp.int32) for _ in range(2)), jnp.ones((BATCH, 1)))
     with pytest.raises(ValueError, match="teacher"):
-        objective_loss(Objective(), MODELS.student, teacher_params, None, None, batch, Totals(*jnp.ones(3)))
+        objective_loss(Objective(), MODELS.student, teacher_params, None, None, batch, TOTALS)
 
 
 @pytest.mark.parametrize(("rows", "most", "size"), [(32, 16, 16), (16, 32, 16), (12, 8, 6), (7, 4, 1), (5, 5, 5)])
