@@ -74,7 +74,9 @@ def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> opt
         gradients = updates
         adam, scheduled = _part(state, optax.ScaleByAdamState), _part(state, optax.ScaleByScheduleState)
         first = jnp.isin(scheduled.count, jnp.array(borders)) if borders else False  # step of a phase
-        count = optax.safe_increment(jnp.where(first, 0, adam.count) if borders else adam.count)
+        kept = jnp.where(first, 0.0, 1.0) if borders else 1.0  # also where the first step of a phase is skipped
+        old_count = jnp.where(first, 0, adam.count) if borders else adam.count
+        count = optax.safe_increment(old_count)
         # Not the count of the moments, which a step that is skipped leaves as it is.
         rate = jnp.asarray(schedule(scheduled.count), jnp.float32)
         clip = _clip_factor(optax.tree.norm(gradients) if norm is None else norm, settings.clip_norm)
@@ -83,8 +85,7 @@ def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> opt
         decay = jax.tree.map(lambda decayed: settings.weight_decay if decayed else 0.0, decays(params))
 
         def mean(beta: float, power: int) -> Callable[[Array, Array], Array]:
-            left = jnp.where(first, 0.0, beta) if borders else beta
-            return lambda old, g: jnp.where(keep_old, old, left * old + (1 - beta) * (clip * g) ** power)
+            return lambda old, g: jnp.where(keep_old, kept * old, kept * beta * old + (1 - beta) * (clip * g) ** power)
 
         # Not chosen between old and new later: XLA would copy all old moments, to have them after the new ones.
         means = jax.tree.map(mean(settings.beta1, 1), adam.mu, gradients)
@@ -96,7 +97,7 @@ def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> opt
 
         updates = jax.tree.map(move, means, squares, params, decay)
         after = {
-            optax.ScaleByAdamState: optax.ScaleByAdamState(jnp.where(keep_old, adam.count, count), means, squares),
+            optax.ScaleByAdamState: optax.ScaleByAdamState(jnp.where(keep_old, old_count, count), means, squares),
             optax.ScaleByScheduleState: optax.ScaleByScheduleState(optax.safe_increment(scheduled.count)),
         }
         is_part = lambda node: type(node) in after  # noqa: E731

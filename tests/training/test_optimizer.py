@@ -119,6 +119,15 @@ def test_an_update_can_leave_the_moments_as_they_are() -> None:
     assert sorted(int(count) for _, count in optax.tree.get_all_with_path(after, "count")) == [1, 2]
 
 
+def test_a_phase_whose_first_step_is_skipped_still_begins_with_moments_of_its_own() -> None:
+    optimizer = make_optimizer(Optimizer(), STEPS, [(1, 1e-3)])
+    params, gradient = draw(np.random.default_rng(0)), draw(np.random.default_rng(1))
+    before: Any = optimizer.update(gradient, optimizer.init(params), params)[1]
+    bad = jax.tree.map(lambda g: np.full_like(g, np.nan), gradient)
+    after: Any = jax.jit(optimizer.update)(bad, before, params, keep_old=np.True_)[1]
+    jax.tree.map(np.testing.assert_array_equal, _adam(after), _adam(optimizer.init(params)))
+
+
 def _adam(state: Any) -> Any:
     def is_adam(node: Any) -> bool:
         return isinstance(node, optax.ScaleByAdamState)
