@@ -84,7 +84,7 @@ def phase_weights(settings: FineTune, phase: Phase) -> FineTune:
     """The settings with the weights of the terms that a phase learns."""
     if phase.name == "match":
         return settings.without({"task", "kl"})
-    if phase.last:
+    if phase.last or phase.name == "alone":  # which reads no weights
         return settings
     return settings.without(active_activation_terms(settings))
 

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from distil_jax.config import Config
+from distil_jax.config import Config, FineTune
 from distil_jax.errors import UserError
 from distil_jax.export import export
 from distil_jax.runs import read_metrics
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.finetune import finetune
+from distil_jax.training.task_phases import Phase, phase_weights
 
 TaskConfig = Callable[..., Config]
 PHASES = {
@@ -95,6 +96,12 @@ def test_a_run_stopped_at_a_border_ends_with_the_same_bits(
     assert again.result.resumed_from == stop
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, again.result.state), whole[1])
     assert metrics(tmp_path / "run") == metrics(whole[0])
+
+
+def test_labels_alone_are_learned_before_terms_on_activations_alone() -> None:
+    settings = FineTune(task=0.0, kl=0.0, hidden=1.0, alone_steps=2)
+    for phase in (Phase("alone", last=False), Phase("predict")):
+        assert phase_weights(settings, phase).weights == {"hidden": 1.0}
 
 
 @pytest.mark.parametrize(
