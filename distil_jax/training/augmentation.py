@@ -34,7 +34,7 @@ from distil_jax.tasks import (
     with_unlabelled,
 )
 from distil_jax.training.step import Params
-from distil_jax.training.task_models import TaskTraining
+from distil_jax.training.task_models import TaskTraining, check_vocabulary
 
 AUGMENTED_FILE = "augmented.npz"  # in a run's folder, so that a run continues on the same rows on any device
 _EVERY = 7  # words, of which one is hidden: 14 %
@@ -97,7 +97,7 @@ def make_copies(config: Config, training: TaskTraining, train: Encoded) -> Copie
         )
     if train.choices:
         raise UserError(f"augment.method = {settings.method}: choices have endings that share words; set it to none")
-    encoder, params = _source(config, training)
+    encoder, params = _source(config, training, int(train.lengths.max()))
     key = _key(settings, config.run.seed, train, fingerprint(params))
     kept = _kept(Path(config.run.output) / AUGMENTED_FILE, key)
     if kept is not None:
@@ -130,8 +130,8 @@ def make_copies(config: Config, training: TaskTraining, train: Encoded) -> Copie
     return Copies(copies, np.array(rows, np.int64), key)
 
 
-def _source(config: Config, training: TaskTraining) -> tuple[Any, Params]:
-    """The model that words come from: its encoder's sizes, and its parameters."""
+def _source(config: Config, training: TaskTraining, longest: int) -> tuple[Any, Params]:
+    """The model that words come from, for rows of at most `longest` tokens: its encoder's sizes, and its parameters."""
     path, mlm = config.augment.model or config.model.initial, config.augment.method == "mlm"
     if load_tokenizer(path).sha256 != training.tokenizer.sha256:
         raise UserError(f"augment.model = {path}: its vocabulary is not that of model.initial; choose another model")
@@ -140,6 +140,12 @@ def _source(config: Config, training: TaskTraining) -> tuple[Any, Params]:
         raise UserError(
             f"augment.method = mlm: {path} has no masked-language-model head; name a model with one in augment.model, "
             "or set augment.method to embedding"
+        )
+    check_vocabulary(path, encoder, training.tokenizer)
+    if mlm and longest > encoder.max_length:
+        raise UserError(
+            f"augment.model = {path}: takes {encoder.max_length} tokens, and the longest row has {longest}; lower "
+            "task.max_length, or choose another model"
         )
     return encoder, params
 
@@ -169,7 +175,7 @@ def nearest_words(
     """The words whose embeddings have the largest cosine with that of each word.
 
     Args:
-        table: [V, H] float32, word embeddings.
+        table: [V, H] float32, word embeddings, perhaps with more rows behind them.
         ids: rows of token ids.
         places: of the words of each row.
         allowed: [V] bool, the tokens that may be taken; a word is not its own candidate.
@@ -180,6 +186,7 @@ def nearest_words(
     """
     rows = zip(ids, places, strict=True)
     tokens = np.unique(np.concatenate([*(row[spots] for row, spots in rows), np.empty(0, np.int32)]))
+    table = table[: len(allowed)]
     directions = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
     nearest = np.zeros((len(table), count), np.int32)
     for part in np.array_split(tokens, -(-len(tokens) // 1024) or 1):

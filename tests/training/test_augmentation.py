@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_the_nearest_words_are_those_of_the_largest_cosine() -> None:
         cosines = [table[token] @ other / np.linalg.norm(token) / np.linalg.norm(other) for other in table]
         expected = [n for n in np.argsort(cosines)[::-1] if allowed[n] and n != token][:3]
         assert words.tolist() == expected
+    longer = np.concatenate([table, table])  # as a table that is filled up to a round size
+    np.testing.assert_array_equal(nearest_words(longer, ids, places, allowed, 3)[0], found)
+
+
+def test_a_row_that_is_longer_than_the_model_of_words_takes_is_refused(
+    task_config: Callable[..., Config],
+    model_folder: Callable[..., str],
+    learner: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = task_config("classification", tmp_path, {"augment.method": "mlm", "augment.model": model_folder()})
+    training: Any = SimpleNamespace(tokenizer=load_tokenizer(learner))
+    monkeypatch.setattr(augmentation, "load_tokenizer", lambda _: training.tokenizer)
+    longest = augmentation._source(config, training, 8)[0].max_length
+    with pytest.raises(UserError, match=f"takes {longest} tokens, and the longest row has {longest + 1}"):
+        augmentation._source(config, training, longest + 1)
 
 
 def test_masked_words_have_the_models_most_probable_ones(model_folder: Callable[..., str], tiny_inputs: Path) -> None:
