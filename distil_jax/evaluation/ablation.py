@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distil_jax.config import Config, config_to_toml, load_config, require, run_identity, with_overrides
+from distil_jax.config import Config, config_to_toml, differences, load_config, require, run_identity, with_overrides
 from distil_jax.data.corpus import open_corpus, prepare_splits
 from distil_jax.errors import UserError
 from distil_jax.evaluation.ablation_plan import (
@@ -42,6 +42,7 @@ from distil_jax.training.text_run import completed, read_model
 
 STAGE = "ablation"
 NUMBERS_FILE = "numbers.json"  # of a finished student
+IDENTITY_FILE = "settings.json"  # of a student that was begun
 MODEL = "model"
 Say = Callable[[str], None]
 Numbers = dict[str, Any]
@@ -59,7 +60,8 @@ def run_ablation(config: Config, *, command: str = "", say: Say = lambda _: None
         say: takes a line of progress.
 
     Raises:
-        UserError: the settings are no study, the teacher lacks what an objective reads, or run.output is in use.
+        UserError: the settings are no study, the teacher lacks what an objective reads, or run.output is in use or
+            holds students of other settings.
     """
     tasks = task_names(config)
     if jax.process_count() > 1:
@@ -73,6 +75,8 @@ def run_ablation(config: Config, *, command: str = "", say: Say = lambda _: None
         record_start(folder, config, {}, STAGE, command=command)
         _prepare(config, say)
         students = plan_students(config, tokens_a_row(open_corpus(Path(config.corpus.folder) / "train")))
+        for student in students:
+            _refuse_other(student)
         mlm_teacher = _mlm_teacher(config, students, say)
         report: dict[str, Any] = {
             "command": command,
@@ -97,6 +101,23 @@ def _prepare(config: Config, say: Say) -> None:
         require(config, "corpus.train")
         say(f"corpus: {config.corpus.folder}")
         prepare_splits(config.corpus, load_tokenizer(config.corpus.tokenizer or config.teacher.path))
+
+
+def _identity(student: Student) -> dict[str, Any]:
+    return {**run_identity(student.config), "tokens": student.tokens}
+
+
+def _refuse_other(student: Student) -> None:
+    """Raises UserError where the student's folder holds one of other settings, whose model would be taken for it."""
+    path = student.folder / IDENTITY_FILE
+    before = read_json(path) if path.is_file() else {}
+    now = _identity(student)
+    # Settings that are newer than the folder were not there to differ.
+    if changed := differences(before, {name: now[name] for name in before if name in now}):
+        raise UserError(
+            f"{student.folder}: holds a student of other settings ({'; '.join(changed)}); delete it, give the student "
+            "another name, or choose another run.output"
+        )
 
 
 def _mlm_teacher(config: Config, students: Sequence[Student], say: Say) -> str:
@@ -158,6 +179,7 @@ def _row(
     say(f"{where}: {student.name}")
     started = time.monotonic()
     student.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(student.folder / IDENTITY_FILE, json.dumps(_identity(student), indent=2) + "\n")
     try:
         model = _distilled(made, student)
         distilled = time.monotonic() - started

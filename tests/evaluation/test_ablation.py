@@ -127,6 +127,18 @@ def test_what_is_not_afforded_is_listed(config: Config, tmp_path: Path, monkeypa
     assert "1 M tokens" in (tmp_path / "study" / "report.html").read_text().partition("Not made")[2]
 
 
+def test_a_student_of_other_settings_is_not_taken_for_one_of_these(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"scores": {"cola": {"0": 0.5, "1": 0.25}, "stsb_embedding": {"0": 0.5}}}
+    monkeypatch.setattr(ablation, "_measured", lambda *_: {**numbers, "parameters": 9, "milliseconds": 1.0})
+    monkeypatch.setattr(ablation, "_distilled", lambda *_: tmp_path)
+    config = with_overrides(config, {"run.output": str(tmp_path / "study")})
+    run_ablation(config)
+    with pytest.raises(UserError, match=r"base.*optimizer\.learning_rate"):
+        run_ablation(with_overrides(config, {"optimizer.learning_rate": 0.02}))
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
