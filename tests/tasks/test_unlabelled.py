@@ -136,6 +136,16 @@ def test_the_loss_against_labels_counts_rows_with_one_alone() -> None:
     assert alone.shares.tolist() == [0.5, 0.5]
 
 
+def test_rows_without_labels_take_no_part_in_class_weights() -> None:
+    ids = [np.arange(3, dtype=np.int32)] * 3
+    labels = [np.array(label, np.int32) for label in (1, 1, 0)]
+    first = Encoded(ids, ids, labels, np.array([3, 3, 3]), 0, ())
+    found = with_unlabelled(first, Encoded(ids[:1], ids[:1], None, np.array([3]), 0, ()))
+    weights = np.array([9.0, 1.0], np.float32)
+    batch = collate(found, KINDS["classes"], np.array([0, 1, 2, 3]), 8, 4, weights)
+    assert batch.weights.tolist() == pytest.approx([0.75 / 11, 0.75 / 11, 0.75 * 9 / 11, 0])
+
+
 def test_rows_without_labels_need_a_teacher(
     task_config: TaskConfig, task_files: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
