@@ -123,13 +123,13 @@ def _compared(student: Activations, teacher: Activations, batch: TaskBatch) -> C
     """What terms on activations compare. The weights of tokens, and those of rows, add up to 1 over a global batch."""
     mask = jnp.reshape(jnp.asarray(batch.inputs.mask), student.hidden.shape[:2])
     examples = jnp.sum(jnp.reshape(batch.shares, (len(batch.shares), -1)), axis=1)
-    choices = len(mask) // len(examples)
+    real = jnp.reshape(batch.token_share > 0, (len(examples), -1))  # not the endings that an example does not have
     return Compared(
         student,
         teacher,
         mask,
         weights=mask * jnp.reshape(batch.token_share, (-1, 1)),
-        sequence_weights=jnp.repeat(examples, choices) / choices,
+        sequence_weights=jnp.reshape(examples[:, None] * real / jnp.maximum(jnp.sum(real, 1, keepdims=True), 1), -1),
     )
 
 

@@ -171,6 +171,28 @@ def test_a_student_of_another_width_learns_its_projection() -> None:
     assert all(np.abs(x).max() > 1e-4 for x in jax.tree.leaves(gradients["projections"]))
 
 
+def test_endings_that_an_example_does_not_have_count_in_no_term() -> None:
+    head = TaskHead("choice", num_outputs=1)
+    models = TaskModels(TaskModel(BERT, head), (TaskModel(BERT, head),), FineTune(pooled=1.0, similarity=1.0))
+    ids = np.random.default_rng(0).integers(5, 40, (2, 3, 6)).astype(np.int32)
+    mask = np.ones_like(ids)
+    mask[1, 2, 1:] = 0  # as `collate_inputs` has it
+    half: Any = np.array([0.5, 0.5], np.float32)
+    share: Any = np.where(np.arange(6).reshape(2, 3) < 5, 1 / 30, 0).astype(np.float32)
+    params: list[Any] = [models.student.init(jax.random.key(seed), ids)["params"] for seed in (1, 2)]
+
+    def losses() -> Any:
+        inputs: Any = EncoderInputs(ids.copy(), mask)  # type: ignore[arg-type]
+        batch = TaskBatch(inputs, np.array([0, 1]), half, half, share)
+        return task_losses(models, params[0], {"0": params[1]}, batch, None)[1]
+
+    before = losses()
+    assert float(before["pooled"].count) == pytest.approx(1.0)
+    ids[1, 2] = 7
+    for name in ("pooled", "similarity"):
+        assert float(losses()[name].sum) == float(before[name].sum)
+
+
 def test_several_teachers_are_averaged() -> None:
     models = dataclasses.replace(MODELS, teachers=MODELS.teachers * 2)
     batch, params, teachers = make_batch(), params_of(1), {"0": params_of(2), "1": params_of(3)}
