@@ -56,17 +56,21 @@ def plan_phases(config: Config, train: Encoded) -> tuple[PlannedPhase, ...]:
     alone = _steps(config, settings.alone_steps, settings.alone_epochs, len(labelled))
     match = _steps(config, settings.match_steps, settings.match_epochs, len(train))
     if (settings.alone_steps or settings.alone_epochs) and not len(labelled):
-        raise UserError("finetune.alone_epochs: no row has a label to learn from alone; leave it at 0")
+        raise UserError(f"{_setting(settings, 'alone')}: no row has a label to learn from alone; leave it at 0")
     for name, steps in (("alone", alone), ("match", match)):
         if steps and not config.teacher.path:
-            raise UserError(f"finetune.{name}_epochs: a phase of its own needs teacher.path beside it; leave it at 0")
+            raise UserError(
+                f"{_setting(settings, name)}: a phase of its own needs teacher.path beside it; leave it at 0"
+            )
     if match and not active_activation_terms(settings):
         raise UserError(
-            "finetune.match_epochs: no term compares activations; set one above 0, such as finetune.hidden, or leave "
-            "it at 0"
+            f"{_setting(settings, 'match')}: no term compares activations; set one above 0, such as finetune.hidden, "
+            "or leave it at 0"
         )
     if match and not {"task", "kl"} & settings.weights.keys():
-        raise UserError("finetune.match_epochs: finetune.task and finetune.kl are both 0, so nothing is left to learn")
+        raise UserError(
+            f"{_setting(settings, 'match')}: finetune.task and finetune.kl are both 0, so nothing is left to learn"
+        )
     last = _steps(config, config.training.steps, config.training.epochs, len(train))
     planned = (
         PlannedPhase(Phase("alone", last=False), alone, settings.alone_learning_rate or rate, labelled),
@@ -78,6 +82,12 @@ def plan_phases(config: Config, train: Encoded) -> tuple[PlannedPhase, ...]:
 
 def _steps(config: Config, steps: int, epochs: int, rows: int) -> int:
     return steps or epochs * steps_per_epoch(rows, config.training.batch_size)
+
+
+def _setting(settings: FineTune, phase: str) -> str:
+    """The setting that asks for a phase, as it was given."""
+    name = next(name for name in (f"{phase}_steps", f"{phase}_epochs") if getattr(settings, name))
+    return f"finetune.{name} = {getattr(settings, name)}"
 
 
 def phase_weights(settings: FineTune, phase: Phase) -> FineTune:
