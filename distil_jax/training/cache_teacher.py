@@ -19,6 +19,7 @@ from distil_jax.training.distill import cache_facts, distillation
 from distil_jax.training.parallel import Devices, check_batch, devices_of
 from distil_jax.training.step import FrozenInputs
 from distil_jax.training.text_run import (
+    check_text,
     check_vocabulary,
     frozen_inputs,
     matching_tokenizer,
@@ -40,12 +41,14 @@ def cache_teacher(config: Config) -> TeacherCache | None:
         UserError: settings, corpus, teacher or the folder do not fit each other; before anything is compiled.
     """
     with Watchdog(config) as watchdog:
-        corpus = open_corpora(config).train
+        corpora = open_corpora(config)
+        corpus = corpora.train
         teacher, params = read_model(config.teacher.path)
         matching_tokenizer(config.corpus.tokenizer or config.teacher.path, corpus)
         check_vocabulary("teacher.path", teacher, corpus)
         made_of = cache_facts(config, teacher, fingerprint(params), corpus)
         training, steps = distillation(config, teacher, params), planned_steps(config, corpus)
+        check_text(config, training, corpora)
         devices = devices_of(config.parallel)
         check_batch(config.training.batch_size, devices.count)
         models = text_models(config, training, corpus)

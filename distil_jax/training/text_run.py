@@ -90,14 +90,7 @@ def train_on_text(
     Raises:
         UserError: corpus, models, devices and the run's folder do not fit each other; before anything is compiled.
     """
-    check_vocabulary("model", training.encoder, corpora.train)
-    _check_masking(config, training.objective)
-    positions = training.encoder.max_length
-    if corpora.longest_row > positions:
-        raise UserError(
-            f"corpus.folder = {config.corpus.folder}: rows of {corpora.longest_row} tokens, but the model has "
-            f"{positions} positions; prepare with a smaller corpus.sequence_length"
-        )
+    check_text(config, training, corpora)
     devices = devices_of(config.parallel)
     check_batch(config.training.batch_size, devices.count)
     train, steps = corpora.train, planned_steps(config, corpora.train)
@@ -113,6 +106,18 @@ def train_on_text(
     with first_process_in(partial(open_run_folder, folder, config, inputs, training.description["stage"])):
         model_file = keep_model_file(folder, _model_facts(training, train), tokenizer, training.encoder.family)
         return run_training(text_run_spec(config, training, corpora, model_file, steps), devices, watchdog)
+
+
+def check_text(config: Config, training: TextTraining, corpora: Corpora) -> None:
+    """Raises UserError where the models do not take the rows of `corpora`, or the objective not their masks."""
+    check_vocabulary("model", training.encoder, corpora.train)
+    _check_masking(config, training.objective)
+    for name, encoder in (("model", training.encoder), ("teacher", training.teacher)):
+        if encoder is not None and corpora.longest_row > encoder.max_length:
+            raise UserError(
+                f"corpus.folder = {config.corpus.folder}: rows of {corpora.longest_row} tokens, but the {name} has "
+                f"{encoder.max_length} positions; prepare with a smaller corpus.sequence_length"
+            )
 
 
 def planned_steps(config: Config, corpus: Corpus) -> int:

@@ -91,6 +91,15 @@ def test_another_cache_in_the_folder_is_refused_and_left_alone(cached: Path, tin
     assert (cached / "teacher.json").read_bytes() == before
 
 
+def test_rows_that_the_teacher_does_not_take_are_refused(
+    tiny_config: Make, model_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    changes = {"teacher.path": model_folder(max_position_embeddings=16), "teacher.top_k": 8}
+    with pytest.raises(UserError, match="rows of 24 tokens"):
+        cache_teacher(tiny_config(Path(""), {**changes, "teacher.cache": str(tmp_path / "cache")}))
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_cache_of_predicted_positions_and_no_hidden_states(tiny_config: Make, tmp_path: Path) -> None:
     changes = {"objective.restrict_kl_to_mask": True, "objective.cosine": 0.0, "training.steps": 2}
     changes |= {"teacher.cache": str(tmp_path / "cache"), "teacher.top_k": 8, "parallel.mapping": "pmap"}

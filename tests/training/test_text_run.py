@@ -231,6 +231,8 @@ def test_distillation_refuses_a_start_that_does_not_fit(refused: Refusal, model_
     refused(distill, {**start(), "student.hidden_size": 8}, "its hidden_size is 16, student.hidden_size is 8")
     refused(distill, {**start(), "student.family": "bert"}, "its family is distilbert, not bert")
     refused(distill, start(max_position_embeddings=16), "rows of 24 tokens, but the model has 16 positions")
+    short = {"teacher.path": model_folder(max_position_embeddings=16)}
+    refused(distill, {**start(), **short}, "rows of 24 tokens, but the teacher has 16 positions")
 
 
 def test_a_random_student_is_refused_before_its_weights_are_drawn(refused: Refusal) -> None:
