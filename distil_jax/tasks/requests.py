@@ -25,11 +25,13 @@ class Reading:
         columns: alternatives, best first; `label` does not matter.
         pairs: where a second text may be there or not: the model reads pairs, or single texts; of choices: a start in
             front of every ending, or none; None: not known, a second text is taken where there is one.
+        flags: what names the columns of texts, of second texts and of endings, for messages; "" where nothing does.
     """
 
     kind: TaskKind[Any]
     columns: Columns
     pairs: bool | None = None
+    flags: tuple[str, str, str] = ("--text-column", "--pair-column", "--endings-columns")
 
 
 def usual_reading(kind: TaskKind[Any], pairs: bool | None = None) -> Reading:
@@ -46,10 +48,10 @@ def reading_of(settings: TaskSettings, kind: TaskKind[Any]) -> Reading:
     reading = usual_reading(kind, bool(known.pair))
     usual = reading.columns
     columns = Columns(
-        text=(*known.text, *usual.text),
-        pair=(*known.pair, *usual.pair),
-        id=(*known.id, *usual.id),
-        endings=(*known.endings, *usual.endings),
+        text=tuple(dict.fromkeys((*known.text, *usual.text))),
+        pair=tuple(dict.fromkeys((*known.pair, *usual.pair))),
+        id=tuple(dict.fromkeys((*known.id, *usual.id))),
+        endings=tuple(dict.fromkeys((*known.endings, *usual.endings))),
         positions=known.positions,
     )
     return dataclasses.replace(reading, columns=columns)
@@ -144,15 +146,15 @@ def _named(row: Any, reading: Reading) -> Mapping[str, Any]:
 
 def _taken(values: Mapping[str, Any], reading: Reading) -> TakenColumns:
     """The columns of a row. Raises BadRowError for one that is missing, with the flag that names another."""
-    columns = reading.columns
+    columns, (text_flag, pair_flag, endings_flag) = reading.columns, reading.flags
     pair = next((name for name in columns.pair if values.get(name) is not None), "")
     if not pair and columns.pair and (reading.pairs or not reading.kind.optional_pair):
-        pair = _first(values, columns.pair, "--pair-column")
+        pair = _first(values, columns.pair, pair_flag)
     endings: tuple[str, ...] = ()
     if columns.endings:
         whole = (names for names in columns.endings if all(name in values for name in names))
-        endings = next(whole, ()) or _missing(values, map(", ".join, columns.endings), "--endings-columns")
-    return TakenColumns(_first(values, columns.text, "--text-column"), pair, endings=endings)
+        endings = next(whole, ()) or _missing(values, map(", ".join, columns.endings), endings_flag)
+    return TakenColumns(_first(values, columns.text, text_flag), pair, endings=endings)
 
 
 def _first(values: Mapping[str, Any], names: tuple[str, ...], flag: str) -> str:
@@ -161,4 +163,5 @@ def _first(values: Mapping[str, Any], names: tuple[str, ...], flag: str) -> str:
 
 def _missing(values: Mapping[str, Any], names: Iterable[str], flag: str) -> NoReturn:
     wanted = " or ".join(map(repr, names))
-    raise BadRowError(f"no column {wanted} (found: {some([*values])}; {flag} names another)")
+    another = f"; {flag} names another" if flag else ""
+    raise BadRowError(f"no column {wanted} (found: {some([*values])}{another})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
@@ -27,21 +28,27 @@ def read_unlabelled(settings: TaskSettings, spec: TaskSpec, labels: Collection[s
     Raises:
         UserError: the file cannot be read, a row of it cannot be used, or none can.
     """
-    reading, faults = reading_of(settings, spec.kind), Faults(settings.on_error == "skip")
+    flags = ("", "", "") if spec.published else ("task.text", "task.pair", "task.endings")
+    reading = dataclasses.replace(reading_of(settings, spec.kind), flags=flags)
+    faults = Faults(settings.on_error == "skip")
     path = Path(settings.unlabelled).expanduser()
     stream = rows_to_predict(path, reading, faults, labels, separator=settings.separator)
-    examples = [request.example for request in read_requests(stream, reading, faults, stream.name, stream.unit)]
+    examples: list[Example] = []
+    columns: dict[str, dict[str, None]] = {"text": {}, "pair": {}}
+    for request in read_requests(stream, reading, faults, stream.name, stream.unit):
+        examples.append(request.example)
+        for what, names in (("text", reading.columns.text), ("pair", reading.columns.pair)):
+            columns[what] |= dict.fromkeys([name for name in names if name in request.values][:1])
     if not examples:
         why = f" (first: {faults.first})" if faults.first else ""
         raise UserError(f"{path}: holds no row that can be used{why}; check task.unlabelled")
-    columns = {"text": " or ".join(reading.columns.text), "pair": " or ".join(reading.columns.pair)}
     return examples, SetReport(
         role=ROLE,
         name=ROLE,
         source=stream.name,
         rows=len(examples) + faults.count,
         left_out=faults.count,
-        columns={what: names for what, names in columns.items() if names},
+        columns={what: " or ".join(names) for what, names in columns.items() if names},
         labels={},
         examples=len(examples),
         notes=tuple(stream.notes),

@@ -44,6 +44,17 @@ def test_rows_are_read_from_any_format(name: str, text: str, tmp_path: Path) -> 
     assert (report.examples, report.rows, report.role) == (2, 2, "unlabelled")
 
 
+def test_the_column_that_was_read_is_named_and_the_setting_that_names_another(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", "sentence,other\nthe cat,1\n")
+    _, report = read_unlabelled(TaskSettings(name="classification", unlabelled=path), task_spec("classification"), ())
+    assert report.columns == {"text": "sentence"}
+    path = write(tmp_path / "other.csv", "body\nthe cat\n")
+    with pytest.raises(UserError, match=r"'text' or 'sentence' \(found: body; task\.text names another\)"):
+        read_unlabelled(TaskSettings(name="classification", unlabelled=path), task_spec("classification"), ())
+    with pytest.raises(UserError, match=r"'sentence' or 'text' \(found: body\)"):
+        read_unlabelled(TaskSettings(name="sst2", unlabelled=path), task_spec("sst2"), ())
+
+
 def test_a_row_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", "text\nthe cat\n \nthe dog\n")
     with pytest.raises(UserError, match=r"rows.csv.*3"):
