@@ -26,6 +26,11 @@ def sparsity_at(settings: Pruning, steps: int, step: Array | int) -> Array:
     return settings.sparsity * (1.0 - left**3)
 
 
+def steps_before_pruned(settings: Pruning, steps: int) -> int:
+    """After how many of `steps` weights are still to go; 0 where nothing is pruned."""
+    return _range(settings, steps)[1] if settings.sparsity else 0
+
+
 def magnitude_constraint(config: Config, steps: int) -> Constraint | None:
     """(step, parameters before an update, parameters after it) -> the latter with the pruned weights at 0.
 

@@ -35,6 +35,7 @@ from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.opening import About, loss_text, model_text
 from distil_jax.training.parallel import Devices
+from distil_jax.training.pruning import steps_before_pruned
 from distil_jax.training.selection import Selection
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
 from distil_jax.training.task_models import TaskTraining
@@ -75,7 +76,9 @@ def task_run_spec(
     per_epoch = steps_per_epoch(len(train), config.training.batch_size)
     plan = _plan(config, training, train, phases)
     measures = [SCORE, *data.spec.metrics]
-    selection = Selection(_measure(config), config.finetune.patience, after=steps - phases[-1].steps)
+    # A checkpoint of an earlier phase, or with fewer weights at 0 than asked for, is not what the run is for.
+    after = max(steps - phases[-1].steps, steps_before_pruned(config.pruning, steps))
+    selection = Selection(_measure(config), config.finetune.patience, after)
     if selection.measure not in measures:
         raise UserError(
             f"finetune.metric = {selection.measure!r}: not measured here; choose from {', '.join(measures)}"

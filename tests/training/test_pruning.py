@@ -15,7 +15,7 @@ import pytest
 from distil_jax.config import Config, Pruning, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.training.finetune import finetune
-from distil_jax.training.pruning import magnitude_constraint, sparsity_at
+from distil_jax.training.pruning import magnitude_constraint, sparsity_at, steps_before_pruned
 
 SETTINGS: dict[str, Any] = {"sparsity": 0.75, "begin": 0.1, "end": 0.6, "every_steps": 5}
 
@@ -79,6 +79,14 @@ def test_nothing_is_pruned_unless_asked_for() -> None:
     frozen = with_overrides(pruning(), {"model.initial": "x", "model.freeze_encoder": True})
     with pytest.raises(UserError, match="freeze_encoder"):
         magnitude_constraint(frozen, 100)
+
+
+def test_the_best_checkpoint_has_all_zeros(task_config: Callable[..., Config], tmp_path: Path) -> None:
+    changes = {f"pruning.{name}": value for name, value in {**SETTINGS, "every_steps": 1}.items()}
+    changes |= {"training.steps": 6, "evaluation.every_steps": 1, "optimizer.learning_rate": 1e-9}
+    found = finetune(task_config("classification", tmp_path / "run", changes)).result
+    assert found.best_step > steps_before_pruned(Pruning(**SETTINGS), 6) > 0
+    assert float(sparsity_at(Pruning(**SETTINGS), 6, found.best_step - 1)) == 0.75
 
 
 def test_a_resumed_run_has_the_same_bits_and_masks(task_config: Callable[..., Config], tmp_path: Path) -> None:
