@@ -226,7 +226,7 @@ def test_sizes_of_a_model_that_has_its_own_are_refused(refused: Refused, tiny_wo
     assert said in refused(*pretrain, "--model.num-layers", "3")
     # What has an effect there is read, and refused for another reason.
     assert "vocabulary" in refused(*pretrain, "--objective.vocabulary", "kernel")
-    for flag in ("--model.hidden-size", "--model.hidden-dropout"):
+    for flag in ("--model.hidden-size", "--model.hidden-dropout", "--teacher.cache"):
         assert f"{flag} has no effect on `distil-jax finetune`" in refused("finetune", *initial, flag, "0")
     # In a file, which may be for several commands, they are let by.
     assert "run.output is not set" in refused("finetune", "--config", tiny_world / "config.toml", *initial)

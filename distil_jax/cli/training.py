@@ -157,7 +157,8 @@ def train(stage: str, config: Config) -> None:
 
 def run_finetune(arguments: list[str]) -> int:
     """`distil-jax finetune`, of one task or a study of several."""
-    sections = ("run", *_GIVEN_MODEL, "teacher", "task", "finetune", "augment", *_TABLE, "optimizer", "training")
+    teacher = ("teacher.path", "teacher.dtype")  # whose outputs no cache holds
+    sections = ("run", *_GIVEN_MODEL, *teacher, "task", "finetune", "augment", *_TABLE, "optimizer", "training")
     config = parse_arguments(
         with_long_flags(arguments, _SHORT),
         prog="distil-jax finetune",
