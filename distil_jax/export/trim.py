@@ -187,6 +187,8 @@ def _compared(old: Tokenizer, new: Tokenizer, kept: np.ndarray, given: TrimArgum
                 raise FaultError(f"{text[:60]!r}: is split otherwise, though all of its tokens are kept; report it")
             lines, changed = lines + 1, changed + (not same)
             pieces += np.array([len(before), len(after)])
+    if not lines:
+        raise UserError(f"--corpus {' '.join(given.corpus)}: holds no text that can be read; check the files")
     return {"lines": lines, "changed": changed, "pieces": (int(pieces[0]), int(pieces[1]))}
 
 

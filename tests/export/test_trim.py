@@ -124,12 +124,15 @@ def test_columns_of_a_table(model_folder: Callable[..., str], tmp_path: Path) ->
         (["--coverage", "1.5"], "--coverage"),
         (["--min-count", "1", "--text-column", "body", "--corpus", "rows.jsonl"], "body"),
         (["--min-count", "1", "--corpus", "missing.txt"], "missing.txt"),
+        (["--min-count", "1", "--corpus", "bad.txt"], "--on-error skip"),
+        (["--min-count", "1", "--on-error", "skip", "--corpus", "bad.txt"], "no text"),
     ],
 )
 def test_mistakes_are_one_line(
     flags: list[str], fact: str, model_folder: Callable[..., str], corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus.parent / "rows.jsonl").write_text('{"text": "the cat"}\n')
+    (corpus.parent / "bad.txt").write_bytes(b"the \xe4 cat\n")
     flags = [str(corpus.parent / one) if "." in one and not one[0].isdigit() else one for one in flags]
     files = [] if "--corpus" in flags else ["--corpus", str(corpus)]
     assert cli.main(["trim", model_folder(), *files, "--output", str(corpus.parent / "out"), *flags]) == 2

@@ -76,6 +76,7 @@ class SourceOptions:
         markup: what is done with WikiExtractor's lines `<doc ...>` and `</doc>`.
         max_line_bytes: bytes of the longest line.
         piece_bytes: bytes from which on a document is handed on in pieces.
+        remedy: what a user types to skip bad lines, for messages.
     """
 
     text_column: str
@@ -83,6 +84,7 @@ class SourceOptions:
     markup: Literal["keep", "drop"]
     max_line_bytes: int
     piece_bytes: int
+    remedy: str = 'corpus.on_error = "skip"'
 
 
 @dataclass
@@ -139,7 +141,7 @@ def check(sources: Sequence[Source], options: SourceOptions) -> None:
 def documents(source: Source, options: SourceOptions, state: ReadState) -> Iterator[Document]:
     """Streams the documents of one source, updating `state`. Raises UserError naming file and line."""
     start = state.bytes_read
-    faults = Faults(options.on_error == "skip", 'corpus.on_error = "skip"', state.bad_lines)
+    faults = Faults(options.on_error == "skip", options.remedy, state.bad_lines)
     read = _text_documents if source.kind == "text" else _row_documents
     empty = True
     for document in read(source, options, state, faults):
@@ -190,9 +192,13 @@ def _file_source(path: Path) -> Source:
 
 
 def lines_of(sources: Sequence[str], columns: Sequence[str], on_error: str) -> Iterator[str]:
-    """Streams the lines of all sources, of rows those of each column in turn. Raises UserError naming file and line."""
+    """Streams the lines of all sources, of rows those of each column in turn, for a command with the flag --on-error.
+
+    Raises:
+        UserError: file and line of what cannot be read.
+    """
     for column in columns:
-        options = SourceOptions(column, on_error, "drop", LINE_LIMIT, LINE_LIMIT)
+        options = SourceOptions(column, on_error, "drop", LINE_LIMIT, LINE_LIMIT, "--on-error skip")
         for source in resolve(sources):
             for document in documents(source, options, ReadState()):
                 yield from (line.decode() for line in document.lines)
