@@ -105,7 +105,12 @@ def text_sources(text: Any, folder: Path, split: str, column: str) -> tuple[str,
 def rows_of(data: Any, column: str = "text") -> Any:
     """Rows that the readers take: those given, a dict of lists row by row, bare texts under the name of a column."""
     if isinstance(data, Mapping):
+        for name, values in data.items():
+            if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+                raise UserError(f"column {name!r}: is {type(values).__name__}, not a list; put one row into a list")
         lengths = {len(values) for values in data.values()}
+        if not lengths:
+            raise UserError("rows: no columns; give a dict of lists")
         if len(lengths) != 1:
             raise UserError(f"columns of {' and '.join(map(str, sorted(lengths)))} rows; give as many of each")
         return [dict(zip(data, values, strict=True)) for values in zip(*data.values(), strict=True)]

@@ -52,6 +52,13 @@ def test_columns_of_different_lengths_are_refused() -> None:
         rows_of({"text": ["a", "b"], "label": [1]})
 
 
+@pytest.mark.parametrize("row", [{"text": "warm", "label": "good"}, {"text": ["warm"], "label": 1}, {}])
+def test_one_row_is_not_columns(row: dict[str, Any]) -> None:
+    """Else its texts would be split into characters."""
+    with pytest.raises(UserError, match="list"):
+        rows_of(row)
+
+
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     wrong: Any = (1, 2)
     with pytest.raises(UserError, match="tokenizer"):
