@@ -21,7 +21,7 @@ import numpy as np
 from distil_jax.config import Config, require
 from distil_jax.errors import UserError
 from distil_jax.export.prediction_settings import KEY
-from distil_jax.hf import load_tokenizer, locate, read_json, read_task_model, save_pretrained
+from distil_jax.hf import load_tokenizer, locate, read_json, read_task_model, require_free, save_pretrained
 from distil_jax.models import TaskModel
 from distil_jax.runs import announce
 from distil_jax.tables import markdown
@@ -61,6 +61,7 @@ def prune_model(config: Config) -> Pruned:
         UserError: the model has no head for the task, nothing would go, or as `load_task` and `save_pretrained`.
     """
     require(config, "run.output", "model.initial", "task.name")
+    require_free(config.run.output)
     source, settings = config.model.initial, config.pruning
     folder = locate(source)
     data = load_task(config.task, config.run.seed)

@@ -29,6 +29,7 @@ from distil_jax.hf import (
     read_pooling,
     read_pretrained,
     read_task_model,
+    require_free,
     save_pretrained,
 )
 from distil_jax.tables import markdown
@@ -85,6 +86,7 @@ def trim_vocabulary(given: TrimArguments) -> Trimmed:
         UserError: no such model or text, a tokenizer that cannot be trimmed, or not one of coverage, count and size.
         FaultError: a line of kept tokens is split otherwise; nothing is written.
     """
+    require_free(given.output, given.overwrite)
     folder = locate(given.model)
     raw = read_json(folder / "config.json")
     kind = named_kind(raw)

@@ -18,7 +18,7 @@ from distil_jax.export.embedder import choose_pooling
 from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
 from distil_jax.export.jax_network import jax_network
 from distil_jax.export.source import Source, read_source
-from distil_jax.hf import save_pretrained
+from distil_jax.hf import require_free, save_pretrained
 from distil_jax.tables import markdown
 
 REPORT_FILE = "export.json"
@@ -114,6 +114,7 @@ def export(
         FaultError: as `write_model`.
     """
     chosen = [_format(one) for one in dict.fromkeys(formats)]
+    require_free(output, overwrite)
     source = read_source(model, step, name or output.name)
     own = choose_pooling(source.pooling, pooling, normalize)
     if own is not None and source.head is not None:

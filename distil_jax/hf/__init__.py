@@ -29,7 +29,7 @@ from distil_jax.hf.sentence_files import read_pooling
 from distil_jax.hf.task_head import named_kind, task_head, task_head_from_hf, task_head_to_hf
 from distil_jax.hf.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.hf.trimmed_tokenizer import Vocabulary
-from distil_jax.hf.write import WEIGHTS_FILE, save_pretrained, write_weights
+from distil_jax.hf.write import WEIGHTS_FILE, require_free, save_pretrained, write_weights
 
 __all__ = [
     "CHECKSUMS_FILE",
@@ -63,6 +63,7 @@ __all__ = [
     "read_task_model",
     "read_tensors",
     "release_pages",
+    "require_free",
     "save_pretrained",
     "save_tokenizer",
     "student_encoder_config",

@@ -67,8 +67,7 @@ def save_pretrained(
     Raises:
         UserError: the folder is in use, or parameters, configuration or tokenizer do not fit each other.
     """
-    target = Path(os.path.realpath(Path(folder).expanduser()))  # through a link: replace what it points to
-    _check_free(target, overwrite)
+    target = require_free(folder, overwrite)
     _check_vocabulary(folder, config, tokenizer)
     tree = {"encoder": params} if "embeddings" in params else params
     settings = _settings(config, head, tree, extra or {})
@@ -187,13 +186,19 @@ def tensors_from_params(
     return tensors
 
 
-def _check_free(target: Path, overwrite: bool) -> None:
+def require_free(folder: str | Path, overwrite: bool = False) -> Path:
+    """The folder that a model may be written to, the target of a link; for a check before the model is computed.
+
+    Raises:
+        UserError: it is a file, or in use and not to be overwritten.
+    """
+    target = Path(os.path.realpath(Path(folder).expanduser()))
     if not target.exists():
-        return
+        return target
     if not target.is_dir():
         raise UserError(f"{target}: is a file, expected a folder to write the model to")
     if not any(target.iterdir()):
-        return
+        return target
     if not overwrite:
         raise UserError(
             f"{target}: is not empty; choose another folder or allow overwriting (--overwrite, overwrite=True)"
@@ -201,6 +206,7 @@ def _check_free(target: Path, overwrite: bool) -> None:
     if not (target / "config.json").is_file():
         # Replacing removes everything in it: a mistyped path must not cost a home directory.
         raise UserError(f"{target}: has no config.json, so it is no model folder and will not be overwritten")
+    return target
 
 
 def _settle(folder: Path) -> None:

@@ -106,6 +106,7 @@ def test_the_folder_is_smaller_and_loads(
     [
         ({"pruning.feed_forward": 0.99}, "24"),
         ({"run.output": ""}, "run.output"),
+        ({"run.output": str(Path(__file__).parent), "model.initial": "nowhere/at/all"}, "not empty"),
         ({"task.name": "regression", "task.label": "number"}, "head"),
         ({"model.initial": "nowhere/at/all"}, "nowhere"),
     ],
