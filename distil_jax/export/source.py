@@ -13,9 +13,18 @@ from distil_jax.export.card import card_of_folder, model_card
 from distil_jax.export.checkpoint import Trained, read_run
 from distil_jax.export.prediction_settings import KEY, to_config_json
 from distil_jax.export.task_models import ReadyModel, is_run, read_ready, ready_from
-from distil_jax.hf import Tokenizer, load_tokenizer, locate, named_kind, read_json, read_pooling, read_pretrained
+from distil_jax.hf import (
+    Tokenizer,
+    home_resolved,
+    load_tokenizer,
+    locate,
+    named_kind,
+    read_json,
+    read_pooling,
+    read_pretrained,
+)
 from distil_jax.models import EncoderConfig, Pooling, TaskHead
-from distil_jax.tasks import kind_of
+from distil_jax.tasks import kind_of, task_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Source:
         readme: the model card.
         extra: further fields of config.json.
         ready: how a model with a task head reads rows; None: it has no task.
-        task: the task that it was fine-tuned on; None: that is not known.
+        task: the task that it was fine-tuned on; None: that is not known, or its rows were in memory.
         seed: of the run that set examples of the task aside.
         step: of the checkpoint; None: it was a model folder.
     """
@@ -62,7 +71,7 @@ def read_source(path: str | Path, step: int | None = None, name: str = "") -> So
         FaultError: the checkpoint is damaged.
     """
     if is_run(path):
-        return source_of_run(read_run(Path(path), step), name or Path(path).name)
+        return source_of_run(read_run(home_resolved(path), step), name or Path(path).name)
     if step is not None:
         raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
     folder = locate(path)
@@ -97,4 +106,10 @@ def source_of_run(trained: Trained, name: str) -> Source:
     ready = ready_from(trained)
     assert ready.options is not None
     extra = to_config_json(config.task, ready.options, kind_of(head))
-    return dataclasses.replace(found, extra=extra, ready=ready, task=config.task, seed=config.run.seed)
+    task = config.task if _is_on_disk(config.task) else None
+    return dataclasses.replace(found, extra=extra, ready=ready, task=task, seed=config.run.seed)
+
+
+def _is_on_disk(task: TaskSettings) -> bool:
+    """Whether a task's rows can be read again; false where a caller had them in memory."""
+    return bool(task.source or task.train or task.validation or task_spec(task.name).published)

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distil_jax.config import with_overrides
 from distil_jax.errors import FaultError, UserError
-from distil_jax.export import FORMATS, ExportChecks, WriteOptions, export, predict
+from distil_jax.export import FORMATS, ExportChecks, WriteOptions, export, predict, read_run, write_model
+from distil_jax.export.source import source_of_run
 from distil_jax.hf import read_pretrained
 
 pytest.importorskip("onnx", reason="needs onnx")
@@ -60,6 +62,14 @@ def test_stablehlo_takes_any_batch_and_length(name: str, task_folder: Callable[.
     assert opened is not None
     with pytest.raises(UserError, match=r"cut\.bin"):
         opened(tmp_path / "cut.bin", exported.source)
+
+
+def test_rows_that_were_in_memory_are_not_looked_for(task_run: Path, tmp_path: Path) -> None:
+    trained = read_run(task_run)
+    config = with_overrides(trained.config, {"task.train": "", "task.validation": ""})
+    source = source_of_run(dataclasses.replace(trained, config=config), "name")
+    found = write_model(source, tmp_path / "out", options=WriteOptions(dtype="float16"))
+    assert found.files[0].agreement is not None and "built-in" in found.files[0].agreement.about
 
 
 def test_rows_that_are_given_are_compared(task_folder: Callable[..., Path], tmp_path: Path) -> None:
