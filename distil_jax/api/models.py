@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from distil_jax.api.training import known_task
 from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.evaluation import evaluate_paths, score_model
-from distil_jax.export import Predictor, Trained, export, read_ready
+from distil_jax.export import Exported, Predictor, export, read_ready
 from distil_jax.export import load_predictor as load_path
 from distil_jax.export import predict as predict_with
 from distil_jax.hf import home_resolved, locate, named_kind, read_json
@@ -109,23 +109,31 @@ def predict(model: Model | Predictor, rows: Iterable[Any], **options: Any) -> li
     return [*predict_with(predictor, rows, **options)]
 
 
-def export_model(run: str | Path | Result, output: str | Path, **options: Any) -> Trained:
-    """Write the model of a run for others to use, as `distil-jax export` does.
+def export_model(
+    model: str | Path | Result, output: str | Path, formats: str | Sequence[str] = ("hf",), **options: Any
+) -> Exported:
+    """Write a model for others to use, as `distil-jax export` does.
 
         distil_jax.export_model("runs/mine", "models/mine")
+        print(distil_jax.export_model("runs/mine", "models/mine", ["hf", "onnx-int8"]).table)
 
     A (module, params) pair of one's own is written by `save_pretrained`.
 
     Args:
-        run: folder of a run, or a result.
-        output: what to write.
-        **options: format, step, pooling, normalize, overwrite, name, as `distil-jax export --help` has them.
+        model: folder of a run or model, hub id, or a result.
+        output: the folder to write.
+        formats: one or more, as `distil-jax export --help` has them.
+        **options: step, pooling, normalize, overwrite, name, as `distil-jax export --help` has them.
+
+    Returns:
+        The model, and its files with how they agree with it.
 
     Raises:
-        UserError: no run, no such format, or `output` is in use.
+        UserError: no such model, no such format, or `output` is in use.
     """
-    folder = run.folder if isinstance(run, Result) else home_resolved(run)
-    return export(folder, Path(output), **options)
+    path = model.folder if isinstance(model, Result) else model
+    chosen = (formats,) if isinstance(formats, str) else formats
+    return export(path, Path(output), formats=chosen, **options)
 
 
 def _place(model: Model, place: Path) -> str:
