@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -18,11 +19,12 @@ import numpy as np
 from distil_jax.benchmark.process import Worker
 from distil_jax.benchmark.timing import WIDEST_SPREAD, summarise
 from distil_jax.config import LatencyArguments
+from distil_jax.errors import UserError
 from distil_jax.export import FORMATS, read_source, write_model
 from distil_jax.tables import markdown
 
 # Runtime -> (module that it needs, file that it reads).
-RUNTIMES: Mapping[str, tuple[str, str]] = {
+RUNTIMES: dict[str, tuple[str, str]] = {
     "jax": ("jax", FORMATS["hf"].file),
     "pytorch": ("torch", FORMATS["hf"].file),
     "onnx": ("onnxruntime", FORMATS["onnx"].file),
@@ -41,17 +43,20 @@ def measure_latency(given: LatencyArguments, show: Callable[[str], None] = lambd
         show: takes a line of progress.
 
     Raises:
-        UserError: a model that cannot be read, or that a format cannot hold.
+        UserError: a model that cannot be read, that a format cannot hold, or that takes no rows of these lengths; no
+            runtime is installed.
         FaultError: a process died.
     """
     runtimes = [one for one in given.runtimes if importlib.util.find_spec(RUNTIMES[one][0]) is not None]
+    if not runtimes:
+        raise UserError(f"--runtimes {' '.join(given.runtimes)}: not installed; choose from {', '.join(RUNTIMES)}")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for number, model in enumerate(given.models):
             folder = Path(temporary) / str(number)
             show(f"{model}: writing its files")
-            _write(model, folder, runtimes)
+            _write(model, folder, runtimes, max(given.lengths))
             for runtime in runtimes:
                 size = (folder / RUNTIMES[runtime][1]).stat().st_size
                 about = {"model": model, "runtime": runtime, "folder": str(folder), "megabytes": size / 1e6}
@@ -64,8 +69,10 @@ def measure_latency(given: LatencyArguments, show: Callable[[str], None] = lambd
     return {"rows": [*rows.values()], "left_out": left_out, "cores": len(cores)}
 
 
-def _write(model: str, folder: Path, runtimes: list[str]) -> None:
-    source = read_source(model)
+def _write(model: str, folder: Path, runtimes: list[str], longest: int) -> None:
+    source = dataclasses.replace(read_source(model), task=None)  # files are checked on built-in sentences
+    if longest > source.encoder.max_length:
+        raise UserError(f"--lengths {longest}: {model} takes {source.encoder.max_length} tokens; lower it")
     chosen = ["hf", *(one for one in runtimes if one in FORMATS)]
     for one in chosen:
         FORMATS[one].require_installed()

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from distil_jax.benchmark import latency_markdown
-from distil_jax.benchmark.latency import _summary
+from distil_jax.benchmark.latency import RUNTIMES, _summary, measure_latency
 from distil_jax.cli import main
+from distil_jax.config import LatencyArguments
+from distil_jax.errors import UserError
 
 
 def test_median_percentile_and_rate_of_all_calls() -> None:
@@ -41,3 +43,18 @@ def test_models_and_runtimes_side_by_side(
 def test_no_model_is_refused(tmp_path: Path) -> None:
     assert main(["latency", str(tmp_path / "nothing"), "--runtimes", "jax"]) == 2
     assert main(["latency"]) == 2
+
+
+def test_rows_longer_than_a_model_are_refused_before_files_are_written(
+    task_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(task_folder("classes"))
+    assert main(["latency", folder, "--runtimes", "jax", "--lengths", "8", "30000"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--lengths 30000" in error and folder in error
+
+
+def test_runtimes_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RUNTIMES, "pytorch", ("no_such_module", "model.safetensors"))
+    with pytest.raises(UserError, match="pytorch"):
+        measure_latency(LatencyArguments(("model",), ("pytorch",)))
