@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from distil_jax.errors import UserError, naming
+from distil_jax.errors import UserError, naming, one_line
 from distil_jax.runs.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
@@ -62,7 +62,7 @@ class MetricsWriter:
             enabled: false in all processes but the first: nothing is written.
 
         Raises:
-            UserError: the folder can't be written, or wandb is not installed.
+            UserError: the folder can't be written, or wandb is not installed or cannot start.
         """
         self._pending: list[_Pending] = []
         self._folder = folder
@@ -190,7 +190,7 @@ class _WandbRun:
     """A run of Weights & Biases, found again by the folder's path where it continues."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError where wandb is not installed."""
+        """Raises UserError where wandb is not installed, or cannot start (no login, no network)."""
         try:
             import wandb
         except ImportError:
@@ -198,7 +198,13 @@ class _WandbRun:
                 'logging.wandb = true: needs wandb; pip install "distil_jax[wandb]", or leave it out'
             ) from None
         name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        self._run = wandb.init(id=name, name=folder.name, dir=str(folder), resume="allow")
+        try:
+            self._run = wandb.init(id=name, name=folder.name, dir=str(folder), resume="allow")
+        except Exception as error:  # of wandb, which has several classes
+            raise UserError(
+                f"logging.wandb = true: wandb cannot start ({one_line(error, 200)}); run `wandb login`, "
+                "set WANDB_MODE=offline, or leave it out"
+            ) from error
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Log what is finite."""

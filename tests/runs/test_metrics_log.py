@@ -228,6 +228,15 @@ def test_weights_and_biases_gets_every_row(tmp_path: Path, monkeypatch: pytest.M
             writer.write(step, {"loss": 2.0, "bad": float("nan")}, timing={"tokens_per_second": 5.0})
     assert logged[:2] == [(1, {"train/loss": 2.0, "train/tokens_per_second": 5.0}), (-1, {})]
     assert made[0] == made[1] and made[0]["resume"] == "allow"
+
+
+def test_weights_and_biases_that_are_missing_or_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("no API key\nconfigured")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse))
+    with pytest.raises(UserError, match="no API key.*WANDB_MODE"):
+        MetricsWriter(tmp_path / "run", tensorboard=False, wandb=True)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install"):
         MetricsWriter(tmp_path / "other", tensorboard=False, wandb=True)
