@@ -13,11 +13,9 @@ from distil_jax.api.training import known_task
 from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.evaluation import evaluate_paths, score_model
-from distil_jax.export import Exported, Predictor, export, read_ready
+from distil_jax.export import Exported, Predictor, export, has_task_head, read_ready
 from distil_jax.export import load_predictor as load_path
 from distil_jax.export import predict as predict_with
-from distil_jax.hf import home_resolved, locate, named_kind, read_json
-from distil_jax.runs import CONFIG_FILE, read_model_file
 from distil_jax.tasks import kind_of, own_task
 
 
@@ -51,7 +49,7 @@ def evaluate(
     """
     with tempfile.TemporaryDirectory(prefix="distil_jax-") as temporary:
         place = _place(model, Path(temporary) / "model")
-        if not _has_task_head(place):
+        if not has_task_head(place):
             if not isinstance(data, str | Path):
                 raise UserError("a masked language model is measured on prepared text; give the folder of a corpus")
             other = "" if teacher is None else _place(teacher, Path(temporary) / "teacher")
@@ -141,10 +139,3 @@ def _place(model: Model, place: Path) -> str:
     if isinstance(model, Result):
         return str(model.folder)  # which has more than the model: lengths, columns
     return str(model) if isinstance(model, str | Path) else model_folder(model, place)
-
-
-def _has_task_head(path: str) -> bool:
-    run = home_resolved(path)
-    if (run / CONFIG_FILE).is_file():
-        return bool(read_model_file(run).get("head"))
-    return named_kind(read_json(locate(path, files="config") / "config.json")) is not None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distil_jax.export.prune import prune_model
     from distil_jax.export.push import push
     from distil_jax.export.source import read_source
-    from distil_jax.export.task_models import ReadyModel, load_predictor, predict, read_ready
+    from distil_jax.export.task_models import ReadyModel, has_task_head, load_predictor, predict, read_ready
     from distil_jax.export.trim import trim_vocabulary
     from distil_jax.export.write import ExportChecks, Exported, export, write_model
 else:
@@ -40,6 +40,7 @@ __all__ = [
     "encode",
     "encoder_latency",
     "export",
+    "has_task_head",
     "jax_network",
     "load_embedder",
     "load_predictor",

@@ -20,6 +20,7 @@ import numpy as np
 
 from distil_jax.config import Config, require
 from distil_jax.errors import UserError
+from distil_jax.export.card import card_of_folder
 from distil_jax.export.prediction_settings import KEY
 from distil_jax.hf import load_tokenizer, locate, read_json, read_task_model, require_free, save_pretrained
 from distil_jax.models import TaskModel
@@ -155,10 +156,9 @@ def without_neurons(params: Any, kept: np.ndarray) -> dict[str, Any]:
 
 
 def _card(folder: Path, before: int, after: int, title: str) -> str:
-    """The model's card, if it has one, with a section on its width."""
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8", errors="replace").rstrip() if path.is_file() else "# Pruned model"
+    """The model's card with a section on its width."""
     return (
-        f"{text}\n\n## Pruned\n\nThe feed-forward parts have {after:,} of {before:,} neurons, those that matter most "
-        f"for {title}, by `distil-jax prune`. Measures above are of the model before that.\n"
+        f"{card_of_folder(folder, 'Pruned model')}\n\n## Pruned\n\nThe feed-forward parts have {after:,} of {before:,} "
+        f"neurons, those that matter most for {title}, by `distil-jax prune`. Measures above are of the model before "
+        "that.\n"
     )

@@ -15,7 +15,7 @@ from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.export.row_network import Compute
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.runs import CONFIG_FILE
+from distil_jax.runs import CONFIG_FILE, read_model_file
 from distil_jax.tasks import PredictionOptions, Reading, TaskKind, kind_of, reading_of, usual_reading
 
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
@@ -109,6 +109,13 @@ def is_run(path: str | Path) -> bool:
     """Whether this is the folder of a run."""
     run = home_resolved(path)
     return any((run / name).exists() for name in (CONFIG_FILE, "checkpoints"))
+
+
+def has_task_head(path: str | Path) -> bool:
+    """Whether the model of a run, a model folder or a hub id has a task head. Raises UserError where there is none."""
+    if is_run(path):
+        return bool(read_model_file(home_resolved(path)).get("head"))
+    return named_kind(read_json(locate(path, files="config") / "config.json")) is not None
 
 
 def _of_run(folder: Path, step: int | None, max_length: int) -> ReadyModel:

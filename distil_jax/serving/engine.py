@@ -10,10 +10,9 @@ from typing import Any
 from distil_jax.config import ServeArguments
 from distil_jax.data.rows import BadRowError
 from distil_jax.errors import UserError
-from distil_jax.export import Embedder, Predictor, load_embedder, load_predictor, open_onnx
-from distil_jax.hf import home_resolved, locate, named_kind, read_json
+from distil_jax.export import Embedder, Predictor, has_task_head, load_embedder, load_predictor, open_onnx
+from distil_jax.hf import home_resolved
 from distil_jax.models import EncoderInputs
-from distil_jax.runs import CONFIG_FILE, MODEL_FILE
 from distil_jax.tasks import KINDS, request, usual_reading
 
 ONNX_FILE = "onnx/model_quantized.onnx"
@@ -53,7 +52,7 @@ def load_engine(given: ServeArguments) -> Engine:
     onnx = _onnx(given)
     runtime = "jax" if onnx is None else "onnx"
     step = None if given.step < 0 else given.step
-    if _has_task(given.model):
+    if has_task_head(given.model):
         predictor = load_predictor(given.model, step=step, max_length=given.max_length, dtype=given.dtype, compute=onnx)
         predictor.network.fix_shapes(_LENGTHS, _SIZES)
         return _predicting(predictor, runtime)
@@ -68,13 +67,6 @@ def load_engine(given: ServeArguments) -> Engine:
     )
     embedder.network.fix_shapes(_LENGTHS, _SIZES)
     return _embedding(embedder, runtime)
-
-
-def _has_task(model: str) -> bool:
-    folder = home_resolved(model)
-    if (folder / CONFIG_FILE).is_file():  # a run's
-        return bool(read_json(folder / MODEL_FILE).get("head"))
-    return named_kind(read_json(locate(model) / "config.json")) is not None
 
 
 def _onnx(given: ServeArguments) -> Callable[[EncoderInputs], Any] | None:
