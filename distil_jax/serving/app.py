@@ -37,7 +37,11 @@ def make_app(engine: Engine, given: ServeArguments) -> Starlette:
 
     async def answer(request: Request) -> Response:
         started = time.monotonic()
-        response = await _answered(request, engine, batcher, given, metrics)
+        try:
+            response = await _answered(request, engine, batcher, given, metrics)
+        except Exception:  # `_failed` answers it
+            metrics.requests[request.url.path, 500] += 1
+            raise
         metrics.requests[request.url.path, response.status_code] += 1
         if response.status_code == 200:
             metrics.seconds.add(time.monotonic() - started)
@@ -67,12 +71,17 @@ def make_app(engine: Engine, given: ServeArguments) -> Starlette:
     routes = [Route(path, answer if path == engine.path else other, methods=["POST"]) for path in _PATHS]
     for path, function in (("/health", health), ("/metrics", numbers), ("/openapi.json", description), ("/", page)):
         routes.append(Route(path, function))
-    return Starlette(routes=routes, lifespan=computing, exception_handlers={HTTPException: _refused})
+    handlers: Any = {HTTPException: _refused, Exception: _failed}
+    return Starlette(routes=routes, lifespan=computing, exception_handlers=handlers)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _error(error.status_code, str(error.detail))
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    return _error(500, "the server failed; its log says why")  # uvicorn logs the exception
 
 
 def _error(status: int, message: str) -> Response:
@@ -189,6 +198,7 @@ def openapi(engine: Engine, given: ServeArguments) -> dict[str, Any]:
         "408": f"did not come in within {given.timeout:g} s",
         "413": f"too large: {given.max_bytes} bytes, {given.max_texts} inputs of {given.max_characters} characters",
         "422": "not what is wanted; names the input",
+        "500": "the computation failed",
         "503": "too many inputs wait",
         "504": f"not computed within {given.timeout:g} s",
     }

@@ -74,6 +74,8 @@ def running() -> Iterator[Running]:
         gate.wait(10)
         if "poison" in texts:
             raise UserError("poisoned")
+        if "bug" in texts:
+            raise ZeroDivisionError
         return [*map(len, texts)]
 
     with started(Engine("/predict", "predictions", "jax", check, compute, "a text")) as port:
@@ -137,6 +139,13 @@ def test_a_request_that_fails_fails_alone(running: Running) -> None:
     texts = ["first", "poison", "good"]
     found = in_threads([lambda text=text: running.post({"inputs": [text]}) for text in texts])
     assert [status for status, _ in found] == [200, 500, 200]
+
+
+def test_an_exception_is_answered_as_json_and_counted(running: Running) -> None:
+    status, answer = running.post({"inputs": ["bug"]})
+    assert status == 500 and "log" in answer["error"]
+    assert 'path="/predict",status="500"} 1' in running.post(b"", "/metrics", "GET")[1]
+    assert running.post({"inputs": ["good"]})[0] == 200
 
 
 @pytest.mark.parametrize(
