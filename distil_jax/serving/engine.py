@@ -72,7 +72,9 @@ def load_engine(given: ServeArguments) -> Engine:
 def _onnx(given: ServeArguments) -> Callable[[EncoderInputs], Any] | None:
     """The quantised file of the folder as a function, None where JAX computes."""
     path = home_resolved(given.model) / ONNX_FILE
-    if given.runtime == "jax" or (given.runtime == "auto" and not path.is_file()):
+    if given.runtime == "onnx" and given.dtype != "float32":
+        raise UserError(f"--dtype {given.dtype}: is what JAX computes in; leave it out, or give --runtime jax")
+    if given.runtime == "jax" or (given.runtime == "auto" and (not path.is_file() or given.dtype != "float32")):
         return None
     if not path.is_file():
         raise UserError(f"--runtime onnx: {path} is missing; write it with `distil-jax export --format onnx-int8`")

@@ -96,6 +96,9 @@ def test_onnxruntime_computes_where_the_folder_has_its_file(
     assert engine.runtime == "onnx"
     plain = load_engine(ServeArguments(str(tmp_path / "model"), runtime="jax"))
     assert plain.runtime == "jax"
+    assert load_engine(ServeArguments(str(tmp_path / "model"), dtype="bfloat16")).runtime == "jax"
+    with pytest.raises(UserError, match="bfloat16"):
+        load_engine(ServeArguments(str(tmp_path / "model"), dtype="bfloat16", runtime="onnx"))
     found, expected = (one.compute([one.check(text, {}) for text in TEXTS]) for one in (engine, plain))
     assert [one["label"] for one in found] == [one["label"] for one in expected]
     with pytest.raises(UserError, match="model_quantized"):
