@@ -23,7 +23,7 @@ fi
 
 command=(distil-jax "$@")
 case "$1" in
-  pretrain | distill | finetune)
+  pretrain | distill | finetune | study | cache-teacher)
     if [[ " $* " != *" --run.platform"* ]] && nvidia-smi --list-gpus 2>/dev/null | grep GPU >/dev/null; then
       command+=(--run.platform gpu)
     fi

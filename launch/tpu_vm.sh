@@ -56,7 +56,7 @@ on_workers() { tpu_vm ssh "${place[@]}" "--worker=$1" "--command=$2"; }
 start() {
   local remote=(distil-jax "${arguments[@]}") quoted program
   case "${arguments[0]}" in
-    pretrain | distill | finetune)
+    pretrain | distill | finetune | study | cache-teacher)
       if [[ " ${arguments[*]} " != *" --run.platform"* ]]; then
         remote+=(--run.platform tpu)
       fi

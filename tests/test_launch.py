@@ -106,7 +106,7 @@ def test_slurm_gives_a_process_the_cores_that_sbatch_was_asked_for(programs: Pat
     ]
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "distill", "finetune"])
+@pytest.mark.parametrize("stage", ["pretrain", "distill", "finetune", "study", "cache-teacher"])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_training_insists_on_the_accelerator(programs: Path, script: str, stage: str) -> None:
     with_gpus(programs)
