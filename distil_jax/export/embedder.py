@@ -67,10 +67,14 @@ class Embedder:
             [N, width] float32, in the order of the texts.
 
         Raises:
-            UserError: one text where several are wanted, no such prompt, or vectors that are not finite.
+            UserError: one text where several are wanted, what is no text, no such prompt, or vectors that are not
+                finite.
         """
         if isinstance(texts, str):
             raise UserError("texts: is one text, not several; put it into a list")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"texts[{number}]: is {type(text).__name__}, not a text; leave it out")
         chunks = self.chunks(((text, None) for text in texts), batch_size=batch_size, prompt=prompt)
         found = [vector for chunk in chunks for vector, _ in chunk]
         return np.stack(found) if found else np.zeros((0, self.width), np.float32)

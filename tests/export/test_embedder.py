@@ -98,6 +98,9 @@ def test_settings_that_are_none_are_refused(folder: Path, given: dict[str, Any])
 def test_one_text_is_no_list_of_texts(embedder: Embedder) -> None:
     with pytest.raises(UserError, match="list"):
         embedder.encode("the cat")
+    wrong: Any = ["the cat", 3]
+    with pytest.raises(UserError, match=r"texts\[1\].*int"):
+        embedder.encode(wrong)
 
 
 def test_the_pooling_is_the_models_own_with_what_is_asked_for() -> None:
