@@ -153,9 +153,11 @@ def finetune(
 
 
 def known_task(task: Any) -> bool:
-    """Whether `task` is the name of one, and no file."""
+    """Whether `task` is the name of one, and no file. Raises UserError where it is neither."""
     if not isinstance(task, str) or Path(task).expanduser().is_file():
         return False
+    if Path(task).suffix or len(Path(task).parts) > 1:
+        raise UserError(f"{task}: no such file; give a file of rows, or the name of a known task")
     return bool(task_spec(task))
 
 

@@ -86,6 +86,12 @@ def test_rows_in_memory_are_learned(learner: str, task_files: Any, program_cache
     assert [set(one["scores"]) for one in predicted] == [{"good", "bad"}] * 2
 
 
+def test_a_file_that_is_not_there_is_named_as_one(tiny_world: Path) -> None:
+    for name in ("gone.csv", "data/gone"):
+        with pytest.raises(UserError, match=f"{name}: no such file"):
+            distil_jax.finetune(tiny_world / "teacher", name)
+
+
 def test_settings_that_follow_from_arguments_are_refused(tiny_world: Path) -> None:
     with pytest.raises(UserError, match=r"run\.output"):
         distil_jax.distill(tiny_world / "teacher", tiny_world / "corpus", **{"run.output": "here"})
