@@ -24,12 +24,10 @@ class WriteOptions:
     Attributes:
         dtype: of a Hugging Face folder's weights.
         keep_float: names of dense layers and tables that a quantised format leaves in float32.
-        lengths: tokens of the rows that a format of fixed shapes is made for.
     """
 
     dtype: str = "float32"
     keep_float: frozenset[str] = frozenset()
-    lengths: tuple[int, ...] = (32, 128, 384)
 
 
 @dataclasses.dataclass(frozen=True)
