@@ -126,8 +126,6 @@ def test_columns_of_a_table(model_folder: Callable[..., str], tmp_path: Path) ->
         (["--min-count", "1", "--corpus", "missing.txt"], "missing.txt"),
         (["--min-count", "1", "--corpus", "bad.txt"], "--on-error skip"),
         (["--min-count", "1", "--on-error", "skip", "--corpus", "bad.txt"], "no text"),
-
-
         (["--min-count", "1", "--corpus", "missing.txt", "--output", str(Path(__file__).parent)], "not empty"),
     ],
 )
