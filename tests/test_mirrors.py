@@ -45,7 +45,7 @@ TESTED_BY = {
     "hf/fields": "hf/test_config",
     "hf/new_head": "hf/test_pretrained_tasks",
     "hf/torch_zip": "hf/test_torch_pickle",
-    "export/push": "hf/test_push",
+    "export/upload": "hf/test_push",
     "runs/coordination": "test_multiprocess",
     "runs/preemption": "test_preemption",
     "serving/batcher": "serving/test_app",

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from distil_jax.export.embedder import Embedder, choose_pooling, encode, load_embedder
     from distil_jax.export.embeddings import embed_rows
     from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
-    from distil_jax.export.jax_network import jax_network
+    from distil_jax.export.jax_network import make_network
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.onnx_session import open_onnx
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.predictor import Predictor
     from distil_jax.export.prune import prune_model
-    from distil_jax.export.push import push
     from distil_jax.export.source import read_source
     from distil_jax.export.task_models import ReadyModel, has_task_head, load_predictor, predict, read_ready
     from distil_jax.export.trim import trim_vocabulary
+    from distil_jax.export.upload import push
     from distil_jax.export.write import ExportChecks, Exported, export, write_model
 else:
     __getattr__ = lazy_imports(__name__)
@@ -41,9 +41,9 @@ __all__ = [
     "encoder_latency",
     "export",
     "has_task_head",
-    "jax_network",
     "load_embedder",
     "load_predictor",
+    "make_network",
     "open_onnx",
     "predict",
     "predict_rows",
