@@ -45,14 +45,14 @@ def time_calls(batch: int, length: int, calls: int) -> Reply:
 def _jax(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
     """As `predict` computes; models without a task head as they are called."""
     del threads
-    from distil_jax.export import make_network, read_source
+    from distil_jax.export import network_of, read_source
     from distil_jax.models import EncoderInputs, TaskModel
     from distil_jax.training.inference import make_network
     from distil_jax.training.parallel import make_devices
 
     source = read_source(folder)
     if source.head is None:
-        network: Any = make_network(source.encoder, source.params, None)
+        network: Any = network_of(source.encoder, source.params, None)
     else:
         network = make_network(make_devices("shard_map", 1), TaskModel(source.encoder, source.head), source.params)
 

@@ -23,7 +23,7 @@ def make_module(
     return Encoder(config, attention=attention), params["encoder"]
 
 
-def make_network(config: EncoderConfig, params: Any, head: TaskHead | None) -> Callable[[EncoderInputs], np.ndarray]:
+def network_of(config: EncoderConfig, params: Any, head: TaskHead | None) -> Callable[[EncoderInputs], np.ndarray]:
     """A function (inputs of NumPy) -> what the model gives, float32; it compiles once for every shape."""
     module, params = make_module(config, params, head)
     placed = jax.device_put(params)

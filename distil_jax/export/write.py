@@ -16,7 +16,7 @@ from distil_jax.export.calibrate import layers_to_keep
 from distil_jax.export.check_rows import CheckRows, check_rows
 from distil_jax.export.embedder import choose_pooling
 from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
-from distil_jax.export.jax_network import make_network
+from distil_jax.export.jax_network import network_of
 from distil_jax.export.source import Source, read_source
 from distil_jax.hf import require_free, save_pretrained
 from distil_jax.tables import markdown
@@ -204,7 +204,7 @@ def _written(
     """Write a file and compare it."""
     started, path = time.monotonic(), folder / format.file
     path.parent.mkdir(exist_ok=True)
-    model = make_network(source.encoder, source.params, source.head)
+    model = network_of(source.encoder, source.params, source.head)
     if checks.calibrate and format.weights is not None and rows is not None:
         kept = layers_to_keep(format, source, path, model, rows, checks.max_drop, show)
         options = dataclasses.replace(options, keep_float=kept)

@@ -11,7 +11,7 @@ import pytest
 from distil_jax.export import FORMATS, WriteOptions
 from distil_jax.export.calibrate import layers_to_keep
 from distil_jax.export.check_rows import check_rows
-from distil_jax.export.jax_network import make_network
+from distil_jax.export.jax_network import network_of
 from distil_jax.export.source import read_source
 
 pytest.importorskip("onnx", reason="needs onnx")
@@ -27,7 +27,7 @@ def test_the_layer_with_an_outlier_is_kept(model_folder: Callable[..., str], tmp
     kernel[0] = 200.0  # of an input that is always 0; beside it 7 bits leave nothing of the others
     layer["ffn_in"]["kernel"] = kernel
     format, path = FORMATS["onnx-int8"], tmp_path / "model.onnx"
-    model = make_network(source.encoder, source.params, None)
+    model = network_of(source.encoder, source.params, None)
     rows = check_rows(source, "", None, 0)
     assert format.weights is not None
     assert layers_to_keep(format, source, path, model, rows, 100.0) == frozenset()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distil_jax.errors import UserError
-from distil_jax.export.jax_network import make_module, make_network
+from distil_jax.export.jax_network import make_module, network_of
 from distil_jax.export.onnx_graph import Precision, block_quantized
 from distil_jax.export.onnx_model import onnx_model
 from distil_jax.export.onnx_session import open_onnx
@@ -92,7 +92,7 @@ FAMILY_HEADS = [(family, head) for family in ("bert", "distilbert", "roberta", "
 def test_a_file_computes_what_the_model_computes(family: str, head: str, tmp_path: Path) -> None:
     source = made(family, head)
     compute = open_onnx(written(source, tmp_path / "model.onnx"))
-    model = make_network(source.encoder, source.params, source.head)
+    model = network_of(source.encoder, source.params, source.head)
     for length in (24, 7):
         inputs = rows(source, length)
         expected, found = (real(f(inputs), inputs, source) for f in (model, compute))
@@ -105,7 +105,7 @@ def test_every_activation_is_written(activation: str, tmp_path: Path) -> None:
     source = made("bert", "mlm", activation=activation)
     inputs = rows(source, 9)
     found = open_onnx(written(source, tmp_path / "model.onnx"))(inputs)
-    expected = make_network(source.encoder, source.params, None)(inputs)
+    expected = network_of(source.encoder, source.params, None)(inputs)
     np.testing.assert_allclose(real(found, inputs, source), real(expected, inputs, source), atol=3e-5)
 
 
@@ -115,7 +115,7 @@ def test_vectors_of_texts_are_a_second_output(mode: Any, tmp_path: Path) -> None
 
     source = made("bert", "none", pooling=Pooling(mode, normalize=mode != "max"))
     path, inputs = written(source, tmp_path / "model.onnx"), rows(source, 9)
-    hidden = make_network(source.encoder, source.params, None)(inputs)
+    hidden = network_of(source.encoder, source.params, None)(inputs)
     assert source.pooling is not None
     expected = pool(hidden, np.asarray(inputs.mask), source.pooling)
     session = onnxruntime.InferenceSession(str(path))
@@ -130,7 +130,7 @@ def test_quantised_files_are_near(precision: Precision, error: float, head: str,
     source = made("bert", head)
     inputs = rows(source, 12)
     found = open_onnx(written(source, tmp_path / "model.onnx", precision))(inputs)
-    expected = make_network(source.encoder, source.params, source.head)(inputs)
+    expected = network_of(source.encoder, source.params, source.head)(inputs)
     one, two = (real(values, inputs, source) for values in (found, expected))
     assert np.sqrt(np.mean((one - two) ** 2)) < error * two.std()
 
@@ -151,7 +151,7 @@ def test_layers_that_are_kept_are_float(tmp_path: Path) -> None:
     model, _ = onnx_model(source, "int8", frozenset(names))
     (tmp_path / "kept.onnx").write_bytes(model.SerializeToString())
     found = open_onnx(tmp_path / "kept.onnx")(inputs)
-    expected = make_network(source.encoder, source.params, source.head)(inputs)
+    expected = network_of(source.encoder, source.params, source.head)(inputs)
     np.testing.assert_allclose(real(found, inputs, source), real(expected, inputs, source), atol=3e-5)
 
 
