@@ -394,6 +394,10 @@ class Config:
             raise UserError(
                 f"training.batch_size = {training.batch_size} is not a multiple of parallel.devices = {devices}"
             )
+        if self.pruning.sparsity and self.model.freeze_encoder:
+            raise UserError("pruning.sparsity prunes the encoder, which model.freeze_encoder keeps; leave one out")
+        if self.pruning.sparsity and self.parallel.fsdp:
+            raise UserError("pruning.sparsity ranks weights of whole matrices, which parallel.fsdp cuts; leave one out")
         self._refuse_large_models()
         tokens = training.batch_size * self.corpus.sequence_length
         if tokens > MOST_TOKENS:

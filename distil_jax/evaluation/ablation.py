@@ -34,7 +34,16 @@ from distil_jax.evaluation.study_report import read_json
 from distil_jax.export import encoder_latency, export, load_embedder
 from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
 from distil_jax.objectives import PROJECTIONS, uses_vocabulary
-from distil_jax.runs import CONFIG_FILE, STUDY_FILE, json_sha256, lock_folder, record_start, versions, write_atomically
+from distil_jax.runs import (
+    CONFIG_FILE,
+    STUDY_FILE,
+    json_sha256,
+    lock_folder,
+    read_config,
+    record_start,
+    versions,
+    write_atomically,
+)
 from distil_jax.tasks import load_task
 from distil_jax.training.distill import distill, distillation
 from distil_jax.training.pretrain import pretrain
@@ -133,10 +142,17 @@ def _mlm_teacher(config: Config, students: Sequence[Student], say: Say) -> str:
             "configuration of a pre-training that gives it one in study.pretrain"
         )
     folder = Path(config.run.output) / "mlm_teacher"
-    if not (folder / MODEL).is_dir():
+    places = {"run.output": str(folder / "run"), "model.initial": own, "corpus.folder": config.corpus.folder}
+    settings = load_config(config.study.pretrain, places)
+    if (folder / MODEL).is_dir():
+        if changed := differences(run_identity(read_config(folder / "run")), run_identity(settings)):
+            raise UserError(
+                f"{folder}: holds a teacher of other settings ({'; '.join(changed)}); delete it, or choose another "
+                "run.output"
+            )
+    else:
         say(f"teacher: a masked-language-model head, as {config.study.pretrain} has it")
-        places = {"run.output": str(folder / "run"), "model.initial": own, "corpus.folder": config.corpus.folder}
-        pretrain(load_config(config.study.pretrain, places))
+        pretrain(settings)
         export(folder / "run", folder / MODEL)
     return str(folder / MODEL)
 

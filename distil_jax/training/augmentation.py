@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,15 +159,18 @@ def _key(settings: Augment, seed: int, train: Encoded, model: str) -> str:
 
 
 def _kept(path: Path, key: str) -> Copies | None:
-    """The copies in a run's folder; None where there are none, or others."""
+    """The copies in a run's folder; None where there are none, or others. Raises UserError where it is damaged."""
     if not path.is_file():
         return None
-    with np.load(path) as values:
-        if str(values["key"]) != key:
-            return None
-        ends = np.cumsum(values["lengths"])[:-1]
-        ids = np.split(values["ids"], ends) if len(values["rows"]) else []
-        return Copies(ids, values["rows"], key)
+    try:
+        with np.load(path) as values:
+            if str(values["key"]) != key:
+                return None
+            ends = np.cumsum(values["lengths"])[:-1]
+            ids = np.split(values["ids"], ends) if len(values["rows"]) else []
+            return Copies(ids, values["rows"], key)
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it, and the same command makes it again") from None
 
 
 def nearest_words(

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from distil_jax.config import Config, Pruning
-from distil_jax.errors import UserError
 from distil_jax.training.step import Params
 
 Constraint = Callable[[Array, Params, Params], Params]
@@ -36,17 +35,10 @@ def magnitude_constraint(config: Config, steps: int) -> Constraint | None:
 
     Kernels of the encoder's dense layers are pruned, each to the same share; embeddings, biases, LayerNorms and heads
     are not. None where nothing is pruned.
-
-    Raises:
-        UserError: the encoder is frozen, or cut over devices.
     """
     settings = config.pruning
     if not settings.sparsity:
         return None
-    if config.model.freeze_encoder:
-        raise UserError("pruning.sparsity prunes the encoder, which model.freeze_encoder keeps; leave one of them out")
-    if config.parallel.fsdp:
-        raise UserError("pruning.sparsity ranks the weights of whole matrices, which parallel.fsdp cuts; leave one out")
     first, last = _range(settings, steps)
 
     def constrain(step: Array, before: Params, after: Params) -> Params:

@@ -112,6 +112,9 @@ def test_a_run_learns_from_its_copies_and_keeps_them(
         found = finetune(longer)
     assert found.result.resumed_from == 2
     assert all(row["metrics"]["loss_kl"] > 0 for row in read_metrics(tmp_path / "run", "train"))
+    (tmp_path / "run" / AUGMENTED_FILE).write_bytes(b"PK damaged")
+    with pytest.raises(UserError, match=AUGMENTED_FILE):
+        finetune(longer)
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,9 @@ def test_the_smallest_weights_go_and_stay_away() -> None:
 def test_nothing_is_pruned_unless_asked_for() -> None:
     assert magnitude_constraint(Config(), 100) is None
     assert float(sparsity_at(Pruning(sparsity=0.5, begin=0.9, end=0.5), 100, 50)) == 0.5
-    frozen = with_overrides(pruning(), {"model.initial": "x", "model.freeze_encoder": True})
-    with pytest.raises(UserError, match="freeze_encoder"):
-        magnitude_constraint(frozen, 100)
+    for changes in ({"model.initial": "x", "model.freeze_encoder": True}, {"parallel.fsdp": True}):
+        with pytest.raises(UserError, match=[*changes][-1]):
+            with_overrides(pruning(), changes)
 
 
 def test_the_best_checkpoint_has_all_zeros(task_config: Callable[..., Config], tmp_path: Path) -> None:
