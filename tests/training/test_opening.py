@@ -24,7 +24,7 @@ def test_a_run_opens_with_what_is_trained_and_ends_with_its_measures(
     shown = capsys.readouterr().err
     _, params, *_ = read_pretrained(tiny_world / "teacher")
     count = sum(np.size(leaf) for part in params.values() for leaf in _leaves(part))
-    for fact in ("layers 1 of the teacher", f"{count:,} parameters", "3 steps of 8 rows", "compiling", "% filled"):
+    for fact in ("layers 1 of the teacher", f"{count:,} parameters", "3 steps of 8 rows", "% filled"):
         assert fact in shown
     assert [line.split(",")[0].partition("held-out")[0] for line in shown.splitlines() if "held-out loss" in line] == [
         "run: step 0: ",
