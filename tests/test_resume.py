@@ -150,7 +150,7 @@ def test_a_run_of_an_older_version_is_refused_or_migrated(
         as_format_2(folder)
         with pytest.raises(UserError, match=f"model.json: missing.*resume {folder}.*migrate"):
             read_run(folder)
-        assert "checkpoint.migrate = true" in refused(capsys, folder)
+        assert "checkpoint.migrate" in refused(capsys, folder)
         assert main(["resume", str(folder), "--checkpoint.migrate"]) == 0
         capsys.readouterr()
         if name == "stopped":
@@ -188,7 +188,7 @@ def test_a_finished_run_can_be_given_more_steps(
     assert main(["resume", str(folder)]) == 0
     assert "was finished already, step 15" in capsys.readouterr().out
     assert "training.steps: was 15, is 12" in refused(capsys, folder, "--training.steps", "12")
-    assert "training.batch_size" in refused(capsys, folder, "--training.steps", "20", "--training.batch-size", "16")
+    assert "batch-size" in refused(capsys, folder, "--training.steps", "20", "--training.batch-size", "16")
 
 
 def test_the_same_command_with_more_steps_says_how_to_extend(whole_run: Any) -> None:

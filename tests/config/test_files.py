@@ -172,6 +172,12 @@ def configs(draw: st.DrawFn) -> Config:
     made |= {"corpus.min_tokens": 0, "model.num_layers": draw(st.integers(1, 24))}
     made |= {"task.class_weights": draw(st.sampled_from(("none", "balanced", "1,3.5", "good = 2, bad=1e3")))}
     made |= {"task.separator": draw(st.sampled_from(("", ",", ";", "tab", "\t")))}
+    if made["student.layers"]:
+        made["student.num_layers"] = 0
+    if made["parallel.mapping"] == "pmap":
+        made |= {"parallel.fsdp": False, "parallel.teacher": "replicated"}
+    if made["model.freeze_encoder"] or made["parallel.fsdp"]:
+        made["pruning.sparsity"] = 0.0
     if made["finetune.keep"] == "last":
         made["finetune.patience"] = 0
     return with_overrides(Config(), made)
