@@ -97,6 +97,7 @@ def test_settings_that_follow_from_arguments_are_refused(tiny_world: Path) -> No
         distil_jax.distill(tiny_world / "teacher", tiny_world / "corpus", **{"run.output": "here"})
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_guide_trains(tiny_world: Path, tmp_path: Path) -> None:
     """The block of docs/python.md, with the tiny teacher: it runs, the loss falls, and what it saves is read back."""
     guide = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text(encoding="utf-8")

@@ -23,6 +23,7 @@ def test_median_percentile_and_rate_of_all_calls() -> None:
     assert found["spread"] == pytest.approx((5 - 2) / 2 / 3.5)
 
 
+@pytest.mark.slow
 def test_models_and_runtimes_side_by_side(
     task_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

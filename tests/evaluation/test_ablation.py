@@ -72,6 +72,7 @@ def config(tiny_world: Path, program_cache: Path, tmp_path_factory: pytest.TempP
     return load_config(tiny_world / "config.toml", changes)
 
 
+@pytest.mark.slow
 def test_a_study_is_killed_continued_and_not_made_again(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     distill = ablation.distill

@@ -189,6 +189,7 @@ def test_what_is_no_probability_is_refused(row: str, tmp_path: Path) -> None:
         load_task(TaskSettings(**soft(tmp_path, row + "\nthe dog,0,1\n")), 0)
 
 
+@pytest.mark.slow
 def test_a_student_learns_probabilities(task_config: TaskConfig, tmp_path: Path) -> None:
     given = soft(tmp_path, "".join(f"the cat {word},0.3,0.7\n" for word in ("sings", "runs", "near") * 8))
     changes = {f"task.{name}": value for name, value in given.items() if name != "name"}

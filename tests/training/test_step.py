@@ -228,7 +228,8 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(teacher_params: Any
 
 def test_a_missing_teacher_is_an_error(teacher_params: Any) -> None:
     ids = jnp.asarray(make_rows().astype(np.int32))
-    batch = MicroBatch(EncoderInputs(ids), *(jnp.zeros((BATCH, 1), jnp.int32) for _ in range(2)), jnp.ones((BATCH, 1)))
+    none = jnp.zeros((BATCH, 1), jnp.int32)
+    batch = MicroBatch(EncoderInputs(ids), none, none, jnp.ones((BATCH, 1)))
     with pytest.raises(ValueError, match="teacher"):
         objective_loss(Objective(), MODELS.student, teacher_params, None, None, batch, TOTALS)
 

@@ -66,7 +66,7 @@ def test_each_phase_has_its_own_terms_and_rates(whole: tuple[Path, Any]) -> None
     assert match[-1]["loss_hidden"] < match[0]["loss_hidden"]
 
 
-@pytest.mark.parametrize("stop", [5, 11])
+@pytest.mark.parametrize("stop", [5, pytest.param(11, marks=pytest.mark.slow)])
 def test_a_run_stopped_at_a_border_ends_with_the_same_bits(
     stop: int,
     whole: tuple[Path, Any],
