@@ -13,7 +13,7 @@ from typing import Any
 def lazy_imports(package: str) -> Callable[[str], Any]:
     """The `__getattr__` of a package: it imports the names under `if TYPE_CHECKING:` in its `__init__` on first use.
 
-    So each name stands there once, for the type checker and for the interpreter.
+    So each name stands there once, for the type checker and for the interpreter. They are the package's `__all__`.
 
     Args:
         package: its `__name__`. No name may be that of one of its modules.
@@ -22,6 +22,7 @@ def lazy_imports(package: str) -> Callable[[str], Any]:
     guarded = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
     imports = [node for block in guarded for node in block.body if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: str(node.module) for node in imports for alias in node.names}
+    vars(sys.modules[package]).setdefault("__all__", [*homes])
 
     def find(name: str) -> Any:
         if name not in homes:

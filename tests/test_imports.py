@@ -67,6 +67,21 @@ def imports() -> Iterator[Import]:
 FOUND = [*imports()]
 
 
+def names_of(face: Path) -> set[str]:
+    """What a package offers: what its `__init__` imports from its own modules or defines, without a leading "_"."""
+    found: set[str] = set()
+    package = ".".join(face.parent.relative_to(ROOT).parts)
+    tree = ast.parse(face.read_text(encoding="utf-8"))
+    for node in (*tree.body, *(inner for block in tree.body if isinstance(block, ast.If) for inner in block.body)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{package}."):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return {name for name in found if not name.startswith("_")}
+
+
 @pytest.mark.parametrize("package", RANK)
 def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
     upward = {(one.module, one.target) for one in FOUND if one.package == package and RANK[one.target] <= RANK[package]}
@@ -75,16 +90,14 @@ def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
 
 @pytest.mark.parametrize("package", RANK)
 def test_packages_are_imported_by_their_faces(package: str) -> None:
-    """From a package, never from a module in it, and only names in its `__all__`."""
+    """From a package, never from a module in it, and only names that it offers."""
     faces = {name: path for name, path in modules() if path.name == "__init__.py"}
     beside: set[str] = set()
     for one in FOUND:
         if one.package != package or (ROOT / "distil_jax" / f"{one.target}.py").is_file():
             continue
-        offered = (
-            re.findall(r'"(\w+)"', faces[one.source].read_text().partition("__all__")[2]) if one.source in faces else ()
-        )
-        if not {*one.names} <= {*offered}:
+        offered = names_of(faces[one.source]) if one.source in faces else set()
+        if not {*one.names} <= offered:
             beside.add(one.target)
     assert beside <= BESIDE_FACES.get(package, set())
 

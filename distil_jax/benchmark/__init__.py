@@ -27,33 +27,3 @@ if TYPE_CHECKING:
     from distil_jax.benchmark.variants import ALL, stage_of
 else:
     __getattr__ = lazy_imports(__name__)
-
-__all__ = [
-    "ALL",
-    "PlanRequest",
-    "Step",
-    "Timing",
-    "Worker",
-    "benchmark_markdown",
-    "benchmark_paths",
-    "corpus_of_rows",
-    "describe_machine",
-    "find_target",
-    "latency_markdown",
-    "machine_lines",
-    "make_plan",
-    "measure_latency",
-    "noise_note",
-    "peak_bytes",
-    "peak_memory",
-    "pin",
-    "plan_markdown",
-    "random_params",
-    "run_benchmark",
-    "serve",
-    "stage_of",
-    "summarise",
-    "synthetic_corpus",
-    "write_benchmark",
-    "write_latency",
-]

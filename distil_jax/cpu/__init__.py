@@ -25,23 +25,3 @@ if TYPE_CHECKING:
     from distil_jax.cpu.switch import SWITCH, forms_apply, is_on
 else:
     __getattr__ = lazy_imports(__name__)
-
-__all__ = [
-    "CHUNK_BYTES",
-    "MALLOC_SETTINGS",
-    "SWITCH",
-    "StepMemory",
-    "cpu_environment",
-    "forms_apply",
-    "is_on",
-    "materialize",
-    "memory_in_use",
-    "no_fuse",
-    "order_after",
-    "restart_for_cpu",
-    "rows_dot",
-    "settings_in_force",
-    "tpu_files",
-    "transposed_dot",
-    "trim_memory",
-]

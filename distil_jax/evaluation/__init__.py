@@ -27,28 +27,3 @@ if TYPE_CHECKING:
     from distil_jax.evaluation.task_scores import score_model, scores_table
 else:
     __getattr__ = lazy_imports(__name__)
-
-__all__ = [
-    "LanguageModel",
-    "check_folder",
-    "compare_studies",
-    "comparison_markdown",
-    "evaluate_model",
-    "evaluate_paths",
-    "fill_mask",
-    "for_task",
-    "is_study",
-    "load_language_model",
-    "make_quickstart",
-    "measures_table",
-    "plan_study",
-    "plot_runs",
-    "run_ablation",
-    "run_study",
-    "score_model",
-    "scores_table",
-    "task_names",
-    "try_report",
-    "write_comparison",
-    "write_report",
-]

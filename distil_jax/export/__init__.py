@@ -24,34 +24,3 @@ if TYPE_CHECKING:
     from distil_jax.export.write import ExportChecks, Exported, export, write_model
 else:
     __getattr__ = lazy_imports(__name__)
-
-__all__ = [
-    "FORMATS",
-    "Embedder",
-    "ExportChecks",
-    "ExportFormat",
-    "Exported",
-    "Predictor",
-    "ReadyModel",
-    "Trained",
-    "WriteOptions",
-    "choose_pooling",
-    "embed_rows",
-    "encode",
-    "encoder_latency",
-    "export",
-    "has_task_head",
-    "load_embedder",
-    "load_predictor",
-    "network_of",
-    "open_onnx",
-    "predict",
-    "predict_rows",
-    "prune_model",
-    "push",
-    "read_ready",
-    "read_run",
-    "read_source",
-    "trim_vocabulary",
-    "write_model",
-]

@@ -10,29 +10,3 @@ from distil_jax.models.heads import HEADS, HeadKind, HeadName, MaskedLM, Problem
 from distil_jax.models.layers import ACTIVATIONS, transpose_kernels
 from distil_jax.models.pooling import POOLING_MODES, Pooling, PoolingMode, SentenceEncoder, pool
 from distil_jax.models.relative_positions import buckets_of
-
-__all__ = [
-    "ACTIVATIONS",
-    "HEADS",
-    "POOLING_MODES",
-    "Activations",
-    "AttentionKind",
-    "Encoder",
-    "EncoderConfig",
-    "EncoderInputs",
-    "HeadKind",
-    "HeadName",
-    "MaskedLM",
-    "Pooling",
-    "PoolingMode",
-    "Problem",
-    "SentenceEncoder",
-    "TaskHead",
-    "TaskModel",
-    "attention_mask_matrix",
-    "buckets_of",
-    "one_row_a_choice",
-    "pool",
-    "row_keys",
-    "transpose_kernels",
-]

@@ -10,5 +10,3 @@ if TYPE_CHECKING:
     from distil_jax.serving.server import serve_model
 else:
     __getattr__ = lazy_imports(__name__)
-
-__all__ = ["serve_model"]

@@ -22,29 +22,3 @@ if TYPE_CHECKING:
     from distil_jax.data.corpus.vocabulary import train_wordpiece
 else:
     __getattr__ = lazy_imports(__name__)
-
-__all__ = [
-    "CACHE_INDEX",
-    "INDEX",
-    "CacheWriter",
-    "Corpus",
-    "MaskingRule",
-    "PrepareProgress",
-    "Shard",
-    "TeacherCache",
-    "batch_rows",
-    "best_fit",
-    "lines_of",
-    "mask_rows",
-    "masking_log_weights",
-    "open_corpus",
-    "open_teacher_cache",
-    "predictions_per_row",
-    "prepare_splits",
-    "sequence_numbers",
-    "sequence_positions",
-    "stream_order",
-    "token_dtype",
-    "train_wordpiece",
-    "training_batches",
-]

@@ -9,5 +9,3 @@ from distil_jax.export.formats.onnx import ONNX_FORMATS
 from distil_jax.export.formats.stablehlo import STABLEHLO
 
 FORMATS: dict[str, ExportFormat] = {one.name: one for one in (HUGGING_FACE, *ONNX_FORMATS, STABLEHLO)}
-
-__all__ = ["FORMATS", "ExportFormat", "Network", "WriteOptions"]

@@ -20,19 +20,6 @@ FAMILIES: Mapping[str, Family] = {
     family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ELECTRA)
 }
 
-__all__ = [
-    "FAMILIES",
-    "ConfigField",
-    "Family",
-    "Head",
-    "HeadRule",
-    "TensorRule",
-    "architectures",
-    "family_named",
-    "find_family",
-    "named_heads",
-]
-
 
 def family_named(name: Any, setting: str = "family") -> Family:
     """The family of this name. Raises UserError, naming `setting`, where there is none."""

@@ -17,8 +17,6 @@ from distil_jax.tasks.kinds.token import TAGS
 if TYPE_CHECKING:
     from distil_jax.models import TaskHead
 
-__all__ = ["KINDS", "Logits", "Predicted", "Prediction", "PredictionOptions", "TaskKind", "kind_of"]
-
 KINDS: dict[str, TaskKind[Any]] = {kind.name: kind for kind in (CLASSES, CLASS_SETS, SCORES, TAGS, QUESTION, CHOICE)}
 
 
