@@ -8,21 +8,8 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from scipy.stats import spearmanr
-
-from distil_jax import load_embedder
-
-
-def correlation(model: str, first: list[str], second: list[str], scores: list[float]) -> float:
-    """Spearman's correlation x 100 of a model's cosines, from mean-pooled vectors, with `scores`."""
-    embedder = load_embedder(model, pooling="mean", normalize=True)
-    left, right = (embedder.encode(texts) for texts in (first, second))
-    found: Any = spearmanr(np.sum(left * right, axis=1), scores)
-    return 100 * float(found.statistic)
-
+from distil_jax.evaluation import similarity_score
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -33,5 +20,5 @@ if __name__ == "__main__":
         rows = [*csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
     first, second = ([row[name] for row in rows] for name in ("sentence1", "sentence2"))
     for model in given.models:
-        value = correlation(model, first, second, [float(row["score"]) for row in rows])
+        value = 100 * similarity_score(model, first, second, [float(row["score"]) for row in rows])
         print(f"{model}: {value:.2f} ({len(rows)} pairs)")

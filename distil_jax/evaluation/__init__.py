@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distil_jax.evaluation.quickstart import make_quickstart
     from distil_jax.evaluation.report import measures_table
     from distil_jax.evaluation.run_report import try_report, write_report
+    from distil_jax.evaluation.similarity import similarity_score
     from distil_jax.evaluation.study import run_study
     from distil_jax.evaluation.study_plan import for_task, is_study, plan_study
     from distil_jax.evaluation.task_scores import score_model, scores_table

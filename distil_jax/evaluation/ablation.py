@@ -28,12 +28,13 @@ from distil_jax.evaluation.ablation_plan import (
     tokens_a_row,
 )
 from distil_jax.evaluation.ablation_report import REPORT_FILE, write_ablation
+from distil_jax.evaluation.similarity import similarity_score
 from distil_jax.evaluation.study import machine, run_study
 from distil_jax.evaluation.study_report import REPORT_FILE as TASKS_FILE
 from distil_jax.evaluation.study_report import read_json
-from distil_jax.export import encoder_latency, export, load_embedder
+from distil_jax.export import encoder_latency, export
 from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
-from distil_jax.objectives import PROJECTIONS, uses_vocabulary
+from distil_jax.objectives import uses_vocabulary
 from distil_jax.runs import (
     CONFIG_FILE,
     STUDY_FILE,
@@ -45,9 +46,8 @@ from distil_jax.runs import (
     write_atomically,
 )
 from distil_jax.tasks import load_task
-from distil_jax.training.distill import distill, distillation
+from distil_jax.training.distill import distill, initial_student
 from distil_jax.training.pretrain import pretrain
-from distil_jax.training.text_run import completed, read_model
 
 STAGE = "ablation"
 NUMBERS_FILE = "numbers.json"  # of a finished student
@@ -234,9 +234,7 @@ def _distilled(config: Config, student: Student) -> Path:
         distill(config)
         export(Path(config.run.output), model)
     elif not model.is_dir():
-        training = distillation(config, *read_model(config.teacher.path))
-        params = {name: group for name, group in completed(training, config.run.seed).items() if name != PROJECTIONS}
-        save_pretrained(model, training.encoder, params, tokenizer=load_tokenizer(config.teacher.path))
+        save_pretrained(model, *initial_student(config), tokenizer=load_tokenizer(config.teacher.path))
     return model
 
 
@@ -269,12 +267,8 @@ def _embedding(config: Config) -> tuple[str, ...]:
 
 def embedding_score(config: Config, model: str) -> float:
     """Spearman's correlation of STS-B's scores with the cosines of mean-pooled vectors, on its validation set."""
-    from scipy.stats import spearmanr
-
     settings = task_config(config, model, Path())
     data = load_task(with_overrides(settings, {"task.name": "stsb"}).task, config.run.seed)
     examples: Any = next(iter(data.validation.values()))
-    embedder = load_embedder(model, pooling="mean", normalize=True)
-    first, second = (embedder.encode(texts) for texts in zip(*((one.text, one.pair) for one in examples), strict=True))
-    found: Any = spearmanr((first * second).sum(axis=1), [one.label for one in examples])
-    return float(found.statistic)
+    first, second, scores = zip(*((one.text, one.pair, one.label) for one in examples), strict=True)
+    return similarity_score(model, first, second, scores)
