@@ -107,7 +107,8 @@ def make_server(app: Any, timeout: float) -> Any:
 class SlowClients:
     """Ends connections that wait for the same thing for too long: the head of a request, or a client that reads.
 
-    uvicorn has no deadline for either. The rest of a request has one in the application.
+    uvicorn has no deadline for either. The rest of a request has one in the application; connections that are kept
+    between two requests are closed by uvicorn.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -129,11 +130,13 @@ class SlowClients:
                 connection.transport.abort()
 
 
-def _waits_for(connection: Any) -> tuple[str, int] | None:
-    """What a connection waits for from its client, with the number of its last request."""
+def _waits_for(connection: Any) -> tuple[str, Any] | None:
+    """What a connection waits for from its client, with its last request, which as an object stays another one."""
     import h11
 
     cycle = connection.cycle
-    if not connection.flow.write_paused and (cycle is None or cycle.response_complete):
-        return ("head", id(cycle)) if connection.conn.their_state is h11.IDLE else ("end", id(cycle))
-    return ("reading", id(cycle)) if connection.flow.write_paused else None
+    if connection.flow.write_paused:
+        return "reading", cycle
+    if connection.timeout_keep_alive_task is not None or not (cycle is None or cycle.response_complete):
+        return None
+    return ("head", cycle) if connection.conn.their_state is h11.IDLE else ("end", cycle)

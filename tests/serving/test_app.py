@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import http.client
+import itertools
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +20,14 @@ import pytest
 pytest.importorskip("uvicorn", reason='pip install "distil_jax[serve]"')
 pytest.importorskip("starlette", reason='pip install "distil_jax[serve]"')
 
+import h11
+
 from distil_jax.config import ServeArguments
 from distil_jax.data.rows import BadRowError
 from distil_jax.errors import UserError
 from distil_jax.serving.app import make_app
 from distil_jax.serving.engine import Engine
-from distil_jax.serving.server import make_server
+from distil_jax.serving.server import SlowClients, make_server
 
 LIMITS = {"max_texts": 4, "max_bytes": 2000, "max_characters": 50, "max_waiting": 6, "timeout": 1.0}
 
@@ -232,6 +237,50 @@ def test_slow_clients_are_ended_while_others_are_answered(running: Running, sent
         assert status in (0, 408)
         client.close()
     assert time.monotonic() - began < 6
+
+
+def test_a_connection_in_use_is_kept(running: Running) -> None:
+    """For longer than the deadline of one request, with pauses shorter than it."""
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+    connection.connect()
+    own, until, pauses = connection.sock, time.monotonic() + 4 * LIMITS["timeout"], itertools.cycle([0, 0.01, 0.2, 0.6])
+    while time.monotonic() < until:
+        connection.request("POST", "/predict", b'{"inputs": ["a"]}')
+        assert json.loads(connection.getresponse().read()) == {"predictions": [1]}
+        assert connection.sock is own
+        time.sleep(next(pauses))
+    connection.close()
+
+
+class Cycle:
+    """A request of a connection as uvicorn has it, answered."""
+
+    response_complete = True
+
+
+class Connection:
+    """uvicorn's, that waits for the next head."""
+
+    def __init__(self) -> None:
+        self.cycle, self.timeout_keep_alive_task, self.ended = Cycle(), None, False
+        self.flow, self.conn, self.transport = SimpleNamespace(write_paused=False), h11.Connection(h11.SERVER), self
+
+    def abort(self) -> None:
+        self.ended = True
+
+
+def test_requests_of_a_connection_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one may get the address of one that is gone."""
+    slow, connection, now = SlowClients(5), Connection(), itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    for _ in range(50):
+        del connection.cycle
+        connection.cycle = Cycle()
+        slow.end({connection})
+    assert not connection.ended
+    for _ in range(7):
+        slow.end({connection})
+    assert connection.ended
 
 
 def test_clients_that_leave_cost_nothing(running: Running) -> None:
