@@ -15,7 +15,7 @@ from distil_jax.export.agreement import Agreement, compare_file
 from distil_jax.export.calibrate import layers_to_keep
 from distil_jax.export.check_rows import CheckRows, check_rows
 from distil_jax.export.embedder import choose_pooling
-from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
+from distil_jax.export.formats import FORMATS, ExportFormat, Network, WriteOptions
 from distil_jax.export.jax_network import network_of
 from distil_jax.export.source import Source, read_source
 from distil_jax.hf import require_free, save_pretrained
@@ -157,12 +157,13 @@ def write_model(
         one for one in formats if one.open is not None and not (one.name == _PLAIN and options.dtype == "float32")
     ]
     rows = check_rows(source, checks.file, checks.task, checks.rows) if checked else None
+    model = network_of(source.encoder, source.params, source.head) if checked else None
     reports: list[FileReport] = []
 
     def finish(folder: Path) -> None:
         for one in formats:
-            report = _written(one, folder, source, options, rows if one in checked else None, checks, show)
-            reports.append(report)
+            against = (model, rows) if one in checked and model is not None and rows is not None else None
+            reports.append(_written(one, folder, source, options, against, checks, show))
         if [one.name for one in formats] != [_PLAIN] or checked:
             contents = [_as_json(report) for report in reports]
             (folder / REPORT_FILE).write_text(json.dumps({"files": contents}, indent=2) + "\n", encoding="utf-8")
@@ -197,16 +198,15 @@ def _written(
     folder: Path,
     source: Source,
     options: WriteOptions,
-    rows: CheckRows | None,
+    against: tuple[Network, CheckRows] | None,
     checks: ExportChecks,
     show: Callable[[str], None],
 ) -> FileReport:
-    """Write a file and compare it."""
+    """Write a file and compare it with the model on rows; None: it is not compared."""
     started, path = time.monotonic(), folder / format.file
     path.parent.mkdir(exist_ok=True)
-    model = network_of(source.encoder, source.params, source.head)
-    if checks.calibrate and format.weights is not None and rows is not None:
-        kept = layers_to_keep(format, source, path, model, rows, checks.max_drop, show)
+    if checks.calibrate and format.weights is not None and against is not None:
+        kept = layers_to_keep(format, source, path, *against, checks.max_drop, show)
         options = dataclasses.replace(options, keep_float=kept)
     show(f"{format.name}: writing")
     format.write(source, path, options)
@@ -217,8 +217,9 @@ def _written(
         round(sum(one.stat().st_size for one in files) / 1e6, 2),
         keep_float=tuple(sorted(options.keep_float)) if format.weights is not None else (),
     )
-    if rows is None or format.open is None:
+    if against is None:
         return report
+    model, rows = against
     show(f"{format.name}: checking on {rows.about}")
     found = compare_file(format, path, source, model, rows)
     _judge(format, found, checks)
