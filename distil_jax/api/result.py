@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.export import Trained, read_run
+from distil_jax.export import Trained, make_module, read_run
 from distil_jax.hf import Tokenizer
 from distil_jax.models import Encoder, MaskedLM, TaskModel
 
@@ -39,8 +39,4 @@ def result_of(folder: Path, metrics: Mapping[str, float]) -> Result:
 
 def module_of(trained: Trained) -> tuple[MaskedLM | TaskModel | Encoder, dict[str, Any]]:
     """The module of a run's checkpoint, and its parameters."""
-    if trained.head is not None:
-        return TaskModel(trained.encoder, trained.head), trained.params
-    if "mlm_head" in trained.params:
-        return MaskedLM(trained.encoder), trained.params
-    return Encoder(trained.encoder), trained.params["encoder"]
+    return make_module(trained.encoder, trained.params, trained.head)

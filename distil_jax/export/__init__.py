@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from distil_jax.export.embedder import Embedder, choose_pooling, encode, load_embedder
     from distil_jax.export.embeddings import embed_rows
     from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
-    from distil_jax.export.jax_network import network_of
+    from distil_jax.export.jax_network import make_module, network_of
     from distil_jax.export.latency import encoder_latency
     from distil_jax.export.onnx_session import open_onnx
     from distil_jax.export.predictions import predict_rows
