@@ -13,7 +13,7 @@ import numpy as np
 
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, UserError
-from distil_jax.hf import Tokenizer, load_tokenizer
+from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer
 from distil_jax.models import EncoderConfig, MaskedLM, Pooling, TaskHead, TaskModel
 from distil_jax.runs import (
     CONFIG_FILE,
@@ -56,6 +56,26 @@ class Trained:
     metadata: Mapping[str, Any]
     head: TaskHead | None = None
     pooling: Pooling | None = None
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether this is the folder of a run."""
+    run = home_resolved(path)
+    return any((run / name).exists() for name in (CONFIG_FILE, "checkpoints"))
+
+
+def run_at(path: str | Path, step: int | None = None) -> Trained | None:
+    """The checkpoint of the run in this folder, as `read_run` chooses it; None for a model folder or a hub id.
+
+    Raises:
+        UserError: as `read_run`, or a step of what is no run.
+        FaultError: the checkpoint is damaged.
+    """
+    if is_run(path):
+        return read_run(home_resolved(path), step)
+    if step is not None:
+        raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
+    return None
 
 
 def read_run(folder: Path, step: int | None = None) -> Trained:

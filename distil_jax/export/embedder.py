@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from distil_jax.errors import UserError
-from distil_jax.export.checkpoint import read_run
+from distil_jax.export.checkpoint import run_at
 from distil_jax.export.row_network import Compute, RowNetwork
-from distil_jax.export.task_models import is_run
-from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, read_pooling, read_pretrained
+from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_pooling, read_pretrained
 from distil_jax.models import POOLING_MODES, EncoderConfig, Pooling, SentenceEncoder, pool
 from distil_jax.tasks import Encoded
 
@@ -131,11 +130,9 @@ def load_embedder(
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype = {dtype!r}; known: float32, bfloat16")
-    if is_run(path):
-        trained = read_run(home_resolved(path), step)
+    trained = run_at(path, step)
+    if trained is not None:
         encoder, params, tokenizer, own = trained.encoder, trained.params, trained.tokenizer, trained.pooling
-    elif step is not None:
-        raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
     else:
         encoder, params, *_ = read_pretrained(locate(path), "none")
         tokenizer, own = load_tokenizer(path), read_pooling(locate(path, files="sentence"))

@@ -40,6 +40,11 @@ def to_config_json(settings: TaskSettings, options: PredictionOptions, kind: Tas
     return {KEY: fields}
 
 
+def own_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the contents of a config.json what `to_config_json` has added, as it stands there; empty: nothing."""
+    return {KEY: raw[KEY]} if KEY in raw else {}
+
+
 def from_config_json(
     raw: Mapping[str, Any], kind: TaskKind[Any], where: str
 ) -> tuple[TaskSettings, PredictionOptions, bool | None] | None:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import TaskSettings
-from distil_jax.errors import UserError
 from distil_jax.export.card import card_of_folder, model_card
-from distil_jax.export.checkpoint import Trained, read_run
-from distil_jax.export.prediction_settings import KEY, to_config_json
-from distil_jax.export.task_models import ReadyModel, is_run, read_ready, ready_from
+from distil_jax.export.checkpoint import Trained, run_at
+from distil_jax.export.prediction_settings import own_fields, to_config_json
+from distil_jax.export.task_models import ReadyModel, read_ready, ready_from
 from distil_jax.hf import (
     Tokenizer,
-    home_resolved,
     load_tokenizer,
     locate,
     named_kind,
@@ -70,14 +68,12 @@ def read_source(path: str | Path, step: int | None = None, name: str = "") -> So
         UserError: none of these, or files that cannot be used.
         FaultError: the checkpoint is damaged.
     """
-    if is_run(path):
-        return source_of_run(read_run(home_resolved(path), step), name or Path(path).name)
-    if step is not None:
-        raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
+    trained = run_at(path, step)
+    if trained is not None:
+        return source_of_run(trained, name or Path(path).name)
     folder = locate(path)
     raw = read_json(folder / "config.json")
-    extra = {KEY: raw[KEY]} if KEY in raw else {}
-    about = {"readme": card_of_folder(folder, name or Path(path).name), "extra": extra}
+    about = {"readme": card_of_folder(folder, name or Path(path).name), "extra": own_fields(raw)}
     if named_kind(raw) is not None:
         ready = read_ready(path)
         model = ready.encoder, ready.params, ready.tokenizer, ready.head

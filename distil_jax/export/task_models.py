@@ -9,13 +9,13 @@ from typing import Any
 
 from distil_jax.config import TaskSettings
 from distil_jax.errors import UserError
-from distil_jax.export.checkpoint import Trained, read_run
+from distil_jax.export.checkpoint import Trained, is_run, run_at
 from distil_jax.export.prediction_settings import from_config_json, prediction_options
 from distil_jax.export.predictor import PredictionSummary, Predictor
 from distil_jax.export.row_network import Compute
 from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer, locate, named_kind, read_json, read_task_model
 from distil_jax.models import EncoderConfig, TaskHead
-from distil_jax.runs import CONFIG_FILE, read_model_file
+from distil_jax.runs import read_model_file
 from distil_jax.tasks import PredictionOptions, Reading, TaskKind, kind_of, reading_of, usual_reading
 
 _QUESTION_SHARE = 4  # of a short model's positions, at most one in so many is for the question
@@ -86,10 +86,13 @@ def load_predictor(
 
 def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0) -> ReadyModel:
     """What `load_predictor` loads, not yet on the devices. Arguments and errors as there."""
-    if is_run(path):
-        return _of_run(home_resolved(path), step, max_length)
-    if step is not None:
-        raise UserError(f"step = {step}: only the folder of a run has steps, and {path} is none; leave it out")
+    trained = run_at(path, step)
+    if trained is not None:
+        if trained.head is None:
+            raise UserError(
+                f"{path}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)"
+            )
+        return ready_from(trained, max_length)
     folder = locate(path)
     raw = read_json(folder / "config.json")
     name = named_kind(raw)
@@ -105,24 +108,11 @@ def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0
     return ReadyModel(encoder, head, params, tokenizer, settings, usual_reading(kind, pairs), options)
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether this is the folder of a run."""
-    run = home_resolved(path)
-    return any((run / name).exists() for name in (CONFIG_FILE, "checkpoints"))
-
-
 def has_task_head(path: str | Path) -> bool:
     """Whether the model of a run, a model folder or a hub id has a task head. Raises UserError where there is none."""
     if is_run(path):
         return bool(read_model_file(home_resolved(path)).get("head"))
     return named_kind(read_json(locate(path, files="config") / "config.json")) is not None
-
-
-def _of_run(folder: Path, step: int | None, max_length: int) -> ReadyModel:
-    trained = read_run(folder, step)
-    if trained.head is None:
-        raise UserError(f"{folder}: a masked language model, which has no task yet; fine-tune it (distil-jax finetune)")
-    return ready_from(trained, max_length)
 
 
 def ready_from(trained: Trained, max_length: int = 0) -> ReadyModel:

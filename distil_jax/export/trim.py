@@ -17,7 +17,7 @@ from distil_jax.config import TrimArguments
 from distil_jax.data.corpus import lines_of
 from distil_jax.errors import FaultError, UserError
 from distil_jax.export.card import card_of_folder
-from distil_jax.export.prediction_settings import KEY
+from distil_jax.export.prediction_settings import own_fields
 from distil_jax.hf import (
     PretrainedModel,
     Tokenizer,
@@ -113,7 +113,7 @@ def trim_vocabulary(given: TrimArguments) -> Trimmed:
         tokenizer=trimmed,
         pooling=read_pooling(folder),
         readme=_card(folder, len(kept)),
-        extra={KEY: raw[KEY]} if KEY in raw else {},
+        extra=own_fields(raw),
         files={MAPPING_FILE: json.dumps({"old_ids": kept.tolist()}) + "\n"},
         overwrite=given.overwrite,
     )
