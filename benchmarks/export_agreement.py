@@ -78,8 +78,8 @@ def compare(run: Path) -> tuple[int, int, float]:
         export(run, Path(temporary) / "model")
         for examples in data.validation.values():
             encoded = data.spec.kind.encode(trained.tokenizer, examples, config.task)
-            theirs = torch_logits(Path(temporary) / "model", data.spec.kind.head, encoded)
-            for one, other in zip(predict(params, encoded), theirs, strict=True):
+            expected = torch_logits(Path(temporary) / "model", data.spec.kind.head, encoded)
+            for one, other in zip(predict(params, encoded), expected, strict=True):
                 rows += 1
                 largest = max(largest, float(np.abs(one - other).max()))
                 equal += np.array_equal(decision(one, data.spec), decision(other, data.spec))

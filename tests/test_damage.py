@@ -229,7 +229,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_ends_with_the_same_bits(
 def test_a_run_whose_checkpoints_are_all_gone_says_that_it_starts_anew(
     folder_too: bool, command: Command, whole_run: Any, tmp_path: Path
 ) -> None:
-    """Which is as it should be where it was killed before the first was saved, and nobody can tell."""
+    """Which is as it should be where it was killed before the first was saved, which cannot be seen."""
     folder = tmp_path / "run"
     shutil.copytree(whole_run.folder, folder)
     shutil.rmtree(folder / "checkpoints")

@@ -1,4 +1,4 @@
-"""Storage that fills up, turns read-only or vanishes: the last checkpoint stays, one line says why, the run goes on.
+"""Storage that fills up, turns read-only or vanishes: the last checkpoint stays, one line says why, the run continues.
 
 Every fault is a real one, of a file system mounted for the test, met by the command itself in a process of its own.
 """
@@ -117,7 +117,7 @@ def assert_same(folder: Path, whole_run: Any) -> None:
 def test_a_disk_that_fills_up_while_training(
     begin: Callable[..., Any], whole_run: Any, disk: Path, tmp_path: Path
 ) -> None:
-    """With room for two checkpoints or so; then there is room again, and the same command goes on."""
+    """With room for two checkpoints or so; then there is room again, and the same command continues."""
     folder = disk / "run"
     mount("-o", "remount,size=900k", disk)
     line = complaint(begin(folder), 1)

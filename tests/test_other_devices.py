@@ -1,4 +1,4 @@
-"""A run goes on with another number of devices or processes: same examples, masks and dropout, nearly the same bits.
+"""A run continues with another number of devices or processes: same examples, masks and dropout, nearly the same bits.
 
 What rows are made of is written down where the train step makes them (`recorded_run.py`), and compared with what the
 corpus, the seed and the numbers of step and row alone say.

@@ -67,7 +67,7 @@ def rows_of(folder: Path) -> list[tuple[int, str, dict[str, float]]]:
 
 
 def assert_ends_like(whole_run: Any, config: Config, step: int | None, *before: int) -> None:
-    """The preempted run, started again, goes on from `step` and leaves the rows and the checkpoints of `whole_run`.
+    """The preempted run, started again, continues from `step` and leaves the rows and the checkpoints of `whole_run`.
 
     Besides those that were saved when it was preempted, at `step` and `before`.
     """
@@ -92,7 +92,7 @@ def preempted_at(
         run.send(number)
         step = assert_preempted(run.ends(), number)
     lock = folder / LOCK_FILE
-    assert not lock.is_file() or not lock.read_text(), "another host that goes on would wait for its heartbeat"
+    assert not lock.is_file() or not lock.read_text(), "another host that continues would wait for its heartbeat"
     return tiny_config(folder), step
 
 

@@ -1,4 +1,4 @@
-"""`distil-jax resume DIR`: the run goes on as it was started, with nothing else given, wherever its folder is now."""
+"""`distil-jax resume DIR`: the run continues as it was started, with nothing else given, wherever its folder is now."""
 
 from __future__ import annotations
 

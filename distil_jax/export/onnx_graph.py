@@ -1,6 +1,6 @@
 """An ONNX graph that grows operator by operator; dense layers and tables are float32, int8, or blocks of 8 or 4 bits.
 
-int8 is dynamic: kernels have a scale for each output (Jacob et al. 2018, section 2), inputs get theirs when the model
+int8 is dynamic: kernels have a scale for each output (Jacob et al. 2018, section 2), inputs get one when the model
 runs. Kernels use 7 bits, since the sums of two 8-bit products overflow on x86 without VNNI.
 """
 

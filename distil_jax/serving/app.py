@@ -1,4 +1,4 @@
-"""The server's requests: what is accepted, how it is answered, and a page that says so."""
+"""The server's requests: what is accepted, how it is answered, and a page that describes both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from distil_jax.serving.metrics import Metrics
 
 _BATCH = 32  # inputs of several requests that are computed together
 _PATHS = ("/predict", "/embed")
-_CLIENT_GONE = 499  # as nginx counts a client that left; it is sent to nobody
+_CLIENT_GONE = 499  # as nginx counts a client that left; it is not sent
 
 
 def make_app(engine: Engine, given: ServeArguments) -> Starlette:

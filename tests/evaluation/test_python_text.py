@@ -11,7 +11,7 @@ import pytest
 
 from distil_jax.evaluation.python_text import python_documents, write_python_text
 
-PROSE = "This function of {name} returns a value that nobody would expect."
+PROSE = "This function of {name} returns a value that no reader would expect."
 
 
 def module(name: str, *more: str) -> str:

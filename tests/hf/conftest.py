@@ -231,7 +231,7 @@ def attack(good_files: Mapping[str, bytes], tmp_path_factory: pytest.TempPathFac
         good.append((_kind_of(name), str((folder / name).parent)))
     (folder / "good.json").write_text(json.dumps(good))
     (folder / "watcher.py").write_text(WATCHER)
-    # The library's own message of a panic in Rust belongs to its stderr, which nobody reads here.
+    # The library's own message of a panic in Rust belongs to its stderr, which is not read here.
     process = subprocess.Popen(
         [sys.executable, str(folder / "watcher.py"), str(folder / "good.json")],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RUST_BACKTRACE": "0"},

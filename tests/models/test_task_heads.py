@@ -103,7 +103,7 @@ def test_a_row_meets_the_same_dropout_in_any_batch(family: str) -> None:
 
 
 def test_the_heads_dropout_is_none_of_the_encoders() -> None:
-    """Its site lies behind those of the last layer, so its mask is not theirs."""
+    """Its site lies behind those of the last layer, so its mask is another one."""
     sites: set[int] = set()
     import distil_jax.models.encoder
     import distil_jax.models.heads

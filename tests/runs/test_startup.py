@@ -192,6 +192,6 @@ def test_the_cache_can_be_elsewhere_or_off(tmp_path: Path) -> None:
     (end,) = finish(begin(COMPILE, XDG_CACHE_HOME=str(tmp_path / "no"), JAX_COMPILATION_CACHE_DIR=""))
     assert end[0] == 0, end
     (tmp_path / "file").write_text("")
-    (end,) = finish(begin(COMPILE, XDG_CACHE_HOME=str(tmp_path / "file")))  # not a folder: goes on without
+    (end,) = finish(begin(COMPILE, XDG_CACHE_HOME=str(tmp_path / "file")))  # not a folder: continues without
     assert end[0] == 0, end
     assert not (tmp_path / "no").exists()

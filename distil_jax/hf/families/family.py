@@ -86,7 +86,7 @@ class ConfigField:
         name: the one that is written.
         default: its value in transformers where it is absent.
         aliases: further names that are read.
-        same_as: field of `EncoderConfig` whose value stands in the file where ours is 0.
+        same_as: field of `EncoderConfig` whose value stands in the file where it is 0 here.
     """
 
     name: str
