@@ -29,7 +29,7 @@ _LOG = logging.getLogger("distil_jax")
 def restart_for_cpu(wanted: str) -> None:
     """Start this command again with the CPU's settings of malloc and XLA; malloc reads its own at process start only.
 
-    The log has a line at level INFO (-v), manifest.json of a run has the variables. Does nothing on accelerators, without
+    The log names it at level INFO (-v), manifest.json of a run has the variables. Does nothing on accelerators, without
     glibc, outside the command line, where one of malloc's settings is made already, with DISTIL_JAX_RESTART=0, or with
     this package switched off.
     """
