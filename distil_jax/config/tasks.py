@@ -168,6 +168,11 @@ class FineTune(ActivationTerms):
     evaluations_per_epoch: int = setting(
         1, "evaluations per epoch, where evaluation.every_steps is 0 or above all steps", between(1, 1_000_000)
     )
+    quantize: Literal["none", "int8"] = setting(
+        "none",
+        "int8: dense layers round kernels and inputs as export --format onnx-int8 does, so that the model learns to be "
+        "right with it; the run's measures are those of the rounded model",
+    )
     buckets: tuple[int, ...] = setting(
         (), "lengths that batches are padded to; empty: chosen from the data", each(between(0, 65536))
     )

@@ -14,11 +14,12 @@ import numpy as np
 
 from distil_jax import __version__
 from distil_jax.errors import UserError
+from distil_jax.models import KERNEL_LIMIT
 
 Precision = Literal["float32", "int8", "q8", "q4"]
 OPSET, _IR = 20, 10  # 20: the first with Gelu
 BLOCK = 32  # inputs of a kernel that share a scale
-_KERNEL_LIMIT, _TABLE_LIMIT = 64, 127
+_TABLE_LIMIT = 127
 _FILE_LIMIT = (1 << 31) - (1 << 20)  # of a protocol buffer, with space for the graph
 _MICROSOFT = "com.microsoft"
 
@@ -165,7 +166,7 @@ class Graph:
         return self.node("MatMul", x, self.constant(f"{name}/kernel", kernel))
 
     def _int8(self, x: str, name: str, kernel: np.ndarray) -> str:
-        scaled, scales = _scaled(kernel, 0, _KERNEL_LIMIT)
+        scaled, scales = _scaled(kernel, 0, KERNEL_LIMIT)
         names = self.constant(f"{name}/int8", scaled), self.constant(f"{name}/scales", scales[0])
         return self._int8_product(x, *names)
 

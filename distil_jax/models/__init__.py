@@ -9,4 +9,5 @@ from distil_jax.models.encoder import Activations, Encoder, EncoderConfig, Encod
 from distil_jax.models.heads import HEADS, HeadKind, HeadName, MaskedLM, Problem, TaskHead, TaskModel, one_row_a_choice
 from distil_jax.models.layers import ACTIVATIONS, transpose_kernels
 from distil_jax.models.pooling import POOLING_MODES, Pooling, PoolingMode, SentenceEncoder, pool
+from distil_jax.models.products import KERNEL_LIMIT, PRODUCTS, Product
 from distil_jax.models.relative_positions import buckets_of

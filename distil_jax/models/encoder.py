@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from distil_jax.models.attention import AttentionKind, attend, attend_with_scores
 from distil_jax.models.dropout import dropout, row_keys
 from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
+from distil_jax.models.products import Product
 from distil_jax.models.relative_positions import RelativePositions
 
 Remat = Literal["none", "layer"]
@@ -148,6 +149,7 @@ class Embeddings(nn.Module):
 
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
+    product: Product = "plain"
 
     def setup(self) -> None:
         config = self.config
@@ -162,7 +164,7 @@ class Embeddings(nn.Module):
         if config.type_vocab_size:
             self.token_type = embed(config.type_vocab_size)
         if config.embedding_width != config.hidden_size:
-            self.project = dense(config.hidden_size, config.initializer_range, self.dtype)
+            self.project = dense(config.hidden_size, config.initializer_range, self.dtype, self.product)
         self.norm = _norm(config, self.dtype)
 
     def __call__(self, inputs: EncoderInputs) -> Array:
@@ -208,12 +210,12 @@ class EncoderLayer(nn.Module):
     index: int
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
-    transposed: bool = False
+    product: Product = "plain"
 
     def setup(self) -> None:
         config = self.config
         width = config.hidden_size
-        make = partial(dense, initializer_range=config.initializer_range, dtype=self.dtype, transposed=self.transposed)
+        make = partial(dense, initializer_range=config.initializer_range, dtype=self.dtype, product=self.product)
         self.query, self.key, self.value = make(width), make(width), make(width)
         self.attention_out = make(width)
         self.attention_norm = _norm(config, self.dtype)
@@ -287,27 +289,28 @@ class Encoder(nn.Module):
         remat: what the backward pass keeps. "none": what costs much to compute again. "layer": only the inputs of
             layers, which gives the same numbers from a fraction of the memory in about a third more time (Chen et
             al. 2016).
-        transposed: dense layers multiply as (kernel^T @ x^T)^T, for single texts on CPU (`transposed_dot`).
+        product: of dense layers. "transposed": (kernel^T @ x^T)^T, for single texts on CPU. "int8": of rounded numbers,
+            for quantisation-aware training.
     """
 
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
     remat: Remat = "none"
-    transposed: bool = False
+    product: Product = "plain"
 
     def setup(self) -> None:
         config = self.config
-        self.embeddings = Embeddings(config, self.dtype)
+        self.embeddings = Embeddings(config, self.dtype, self.product)
         if config.relative_buckets:
             self.relative_positions = RelativePositions(
                 config.relative_buckets, config.num_heads, config.initializer_range
             )
         layer: Any = EncoderLayer if self.remat == "none" else nn.remat(EncoderLayer, static_argnums=(5,))
         for index in range(config.num_layers):
-            setattr(self, f"layer_{index}", layer(config, index, self.dtype, self.attention, self.transposed))
+            setattr(self, f"layer_{index}", layer(config, index, self.dtype, self.attention, self.product))
         if config.pooler:
-            self.pooler = dense(config.hidden_size, config.initializer_range, self.dtype, self.transposed)
+            self.pooler = dense(config.hidden_size, config.initializer_range, self.dtype, self.product)
 
     def __call__(
         self,

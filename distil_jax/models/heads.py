@@ -24,6 +24,7 @@ from distil_jax.models.encoder import (
     encoder_inputs,
 )
 from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
+from distil_jax.models.products import Product
 
 HeadName = Literal["sequence", "token", "question", "choice", "replaced"]
 Problem = Literal["", "regression", "single_label_classification", "multi_label_classification"]
@@ -183,14 +184,14 @@ class TaskLayers(nn.Module):
     config: EncoderConfig
     head: TaskHead
     dtype: DTypeLike = jnp.float32
-    transposed: bool = False
+    product: Product = "plain"
 
     def setup(self) -> None:
         spread = self.config.initializer_range
         if self.head.dense:
-            self.dense = dense(self.config.hidden_size, spread, self.dtype, self.transposed)
+            self.dense = dense(self.config.hidden_size, spread, self.dtype, self.product)
         # In float32 whatever the rest computes in: scores are compared with each other, and it costs next to nothing.
-        self.output = dense(self.head.num_outputs, spread, jnp.float32, self.transposed)
+        self.output = dense(self.head.num_outputs, spread, jnp.float32, self.product, exact=True)
 
     def __call__(self, x: Array, dropout_keys: Array | None) -> Array:
         """x [N, H] of token 0 or [N, L, H] of all -> [N, num_outputs] or [N, L, num_outputs] float32."""
@@ -212,13 +213,13 @@ class TaskModel(nn.Module):
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
     remat: Remat = "none"
-    transposed: bool = False
+    product: Product = "plain"
 
     def setup(self) -> None:
         if self.head.needs_pooler and not self.config.pooler:
             raise ValueError(f"a {self.head.kind} head without a dense layer needs an encoder with a pooler")
-        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, self.transposed)
-        self.task_head = TaskLayers(self.config, self.head, self.dtype, self.transposed)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, self.product)
+        self.task_head = TaskLayers(self.config, self.head, self.dtype, self.product)
 
     def __call__(
         self,

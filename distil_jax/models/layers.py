@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from distil_jax.cpu import no_fuse, rows_dot, transposed_dot
+from distil_jax.cpu import no_fuse
+from distil_jax.models.products import EXACT_PRODUCTS, PRODUCTS, Product
 
 
 def transpose_kernels(params: Any) -> Any:
@@ -25,14 +26,21 @@ def transpose_kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(transpose, params)
 
 
-def dense(features: int, initializer_range: float, dtype: DTypeLike, transposed: bool = False) -> nn.Dense:
+def dense(
+    features: int, initializer_range: float, dtype: DTypeLike, product: Product = "plain", *, exact: bool = False
+) -> nn.Dense:
     """A dense layer [..., K] -> [..., features] with bias; kernel drawn with standard deviation `initializer_range`.
 
-    `transposed`: for few rows the product is made with kernel^T, if that is what lies in memory (`cpu.transposed_dot`).
+    Args:
+        features: width of the output.
+        initializer_range: of the kernel.
+        dtype: of the computation.
+        product: name in `PRODUCTS`. "transposed": for few rows, with kernel^T, if that is what lies in memory.
+        exact: never round, whatever `product` rounds to.
     """
     normal = nn.initializers.normal(initializer_range)
-    product = transposed_dot if transposed else rows_dot
-    return nn.Dense(features, dtype=dtype, kernel_init=normal, dot_general=product)
+    dot = (EXACT_PRODUCTS if exact else PRODUCTS)[product]
+    return nn.Dense(features, dtype=dtype, kernel_init=normal, dot_general=dot)
 
 
 class LayerNorm(nn.Module):

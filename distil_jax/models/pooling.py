@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from distil_jax.models.attention import AttentionKind
 from distil_jax.models.encoder import Encoder, EncoderConfig, EncoderInputs
+from distil_jax.models.products import Product
 
 PoolingMode = Literal["mean", "cls", "max"]
 POOLING_MODES: tuple[PoolingMode, ...] = get_args(PoolingMode)
@@ -63,10 +64,10 @@ class SentenceEncoder(nn.Module):
     pooling: Pooling
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
-    transposed: bool = False
+    product: Product = "plain"
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.dtype, self.attention, transposed=self.transposed)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, product=self.product)
 
     def __call__(self, inputs: EncoderInputs) -> Array:
         """inputs [B, L] -> vectors [B, H] float32."""

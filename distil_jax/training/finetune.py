@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from distil_jax.config import Config, Evaluation, require
 from distil_jax.errors import UserError
-from distil_jax.models import TaskModel
 from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, keep_model_file, open_run_folder
 from distil_jax.tasks import Encoded, TaskData, chosen_weights, encoded_lines, load_task, with_unlabelled
 from distil_jax.training.augmentation import make_copies
@@ -30,7 +28,7 @@ from distil_jax.training.task_result import (
     wants_tests,
     write_result,
 )
-from distil_jax.training.task_run import task_model_facts, task_run_spec
+from distil_jax.training.task_run import task_model_facts, task_run_spec, trained_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +159,6 @@ def _tested(
         return Tested()
     if jax.process_count() > 1:
         return untested(tests) if tests else Tested()
-    model = TaskModel(
-        training.encoder, training.head, jnp.dtype(config.training.compute_dtype), config.training.attention
-    )
+    model = trained_network(config, training)
     with watchdog.preemption.interruptible():
         return measured_tests(config, data, held_out, tests, model, training.tokenizer, result, devices, watchdog.go)

@@ -35,11 +35,11 @@ _IN_FLIGHT = 4  # batches that wait for the device
 def make_logits_step(model: TaskModel | SentenceEncoder) -> Callable[[Params, EncoderInputs], Array]:
     """The per-device `(params, inputs [b, ...]) -> what the model gives of all devices' rows`, in their order.
 
-    A model with `transposed` takes parameters as `transpose_kernels` gives them.
+    A model of transposed products takes parameters as `transpose_kernels` gives them.
     """
 
     def logits_step(params: Params, inputs: EncoderInputs) -> Array:
-        if model.transposed:
+        if model.product == "transposed":
             params = transpose_kernels(params)  # names them as the model does; in memory they stay as they are
         logits: Any = model.apply({"params": params}, readable(model, inputs))
         return jax.lax.all_gather(logits, AXIS, tiled=True)
@@ -86,7 +86,7 @@ def make_network(devices: Devices, model: TaskModel | SentenceEncoder, params: A
     """
     # Few rows: the processor's time goes into reading kernels. Products of bfloat16 have no faster form there.
     columns = devices.are_the_host and np.dtype(model.dtype) == np.float32
-    model = model.clone(transposed=columns)
+    model = model.clone(product="transposed" if columns else "plain")
     if columns:
         params = jax.tree.map(np.ascontiguousarray, transpose_kernels(params))
     placed = devices.replicate(params)

@@ -15,7 +15,7 @@ import numpy as np
 
 from distil_jax.config import Config
 from distil_jax.errors import UserError
-from distil_jax.models import TaskModel
+from distil_jax.models import Product, TaskModel
 from distil_jax.tasks import (
     SCORE,
     Encoded,
@@ -42,6 +42,7 @@ from distil_jax.training.task_models import TaskTraining
 from distil_jax.training.task_phases import Phase, PlannedPhase, plan_phases
 from distil_jax.training.task_step import TaskModels, task_step_config
 
+_PRODUCTS: dict[str, Product] = {"none": "plain", "int8": "int8"}  # of `finetune.quantize`
 _STEPS_A_PROGRAM = 50  # fewer steps with a length are not worth compiling for it
 
 
@@ -67,7 +68,7 @@ def task_run_spec(
         UserError: finetune.metric is not measured here.
     """
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
-    model = TaskModel(training.encoder, training.head, dtype, attention, config.training.remat)
+    model = trained_network(config, training)
     teachers = tuple(TaskModel(one.encoder, one.head, dtype, attention) for one in training.teachers)
     models, projections = TaskModels(model, teachers, config.finetune), training.projections(config)
     trainable = (*(() if config.model.freeze_encoder else ("encoder",)), "task_head", *projections)
@@ -101,6 +102,13 @@ def task_run_spec(
         earlier_phases=tuple((phase.steps, phase.learning_rate) for phase in phases[:-1]),
         about=_about(config, data, training, train, held_out),
     )
+
+
+def trained_network(config: Config, training: TaskTraining) -> TaskModel:
+    """The network that is trained and measured."""
+    settings = config.training
+    dtype, product = jnp.dtype(settings.compute_dtype), _PRODUCTS[config.finetune.quantize]
+    return TaskModel(training.encoder, training.head, dtype, settings.attention, settings.remat, product)
 
 
 def _about(

@@ -15,7 +15,8 @@ from distil_jax.export.onnx_graph import Precision, block_quantized
 from distil_jax.export.onnx_model import onnx_model
 from distil_jax.export.onnx_session import open_onnx
 from distil_jax.export.source import Source
-from distil_jax.models import EncoderConfig, EncoderInputs, Pooling, TaskHead, pool
+from distil_jax.models import EncoderConfig, EncoderInputs, Pooling, TaskHead, TaskModel, pool
+from distil_jax.training.task_step import readable
 
 pytest.importorskip("onnx", reason="needs onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -133,6 +134,22 @@ def test_quantised_files_are_near(precision: Precision, error: float, head: str,
     expected = network_of(source.encoder, source.params, source.head)(inputs)
     one, two = (real(values, inputs, source) for values in (found, expected))
     assert np.sqrt(np.mean((one - two) ** 2)) < error * two.std()
+
+
+@pytest.mark.parametrize(("family", "head"), [("bert", "sequence"), ("distilbert", "token"), ("electra", "replaced")])
+def test_an_int8_file_computes_what_training_for_int8_computes(family: str, head: str, tmp_path: Path) -> None:
+    """Of a text alone: products of rounded kernels and inputs, with tables left in float32."""
+    source = made(family, head)
+    model, _ = onnx_model(source, "int8", frozenset({"word", "position"}))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    inputs = EncoderInputs(*(None if x is None else x[:1, :5] for x in rows(source, 9)))
+    assert source.head is not None
+    trained = TaskModel(source.encoder, source.head, product="int8")
+    inputs = inputs._replace(mask=np.ones_like(inputs.ids))
+    expected: Any = trained.apply({"params": source.params}, readable(trained, inputs))
+    plain = network_of(source.encoder, source.params, source.head)(inputs)
+    found = open_onnx(tmp_path / "model.onnx")(inputs)
+    assert np.abs(found - expected).max() < 0.1 * np.abs(found - plain).max()
 
 
 def test_the_tied_table_is_stored_once(tmp_path: Path) -> None:

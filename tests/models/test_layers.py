@@ -75,9 +75,9 @@ def test_gelu_is_pytorchs_with_its_slope() -> None:
     assert gelu(half).dtype == jax.grad(lambda x: gelu(x).sum())(half).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_dense_takes_all_leading_axes_as_one(transposed: bool) -> None:
-    module = dense(7, 0.5, jnp.float32, transposed)
+@pytest.mark.parametrize("product", ["plain", "transposed"])
+def test_dense_takes_all_leading_axes_as_one(product: Any) -> None:
+    module = dense(7, 0.5, jnp.float32, product)
     params: Any = module.init(jax.random.key(0), X)
     kernel = np.asarray(params["params"]["kernel"], np.float64)
     np.testing.assert_allclose(module.apply(params, X), X.astype(np.float64) @ kernel, atol=1e-5)  # type: ignore[arg-type]

@@ -17,9 +17,13 @@ import pytest
 
 from distil_jax.config import Config, load_config
 from distil_jax.errors import PreemptedError, UserError
-from distil_jax.export import load_predictor, predict
-from distil_jax.hf import load_tokenizer, save_pretrained
+from distil_jax.export import load_predictor, open_onnx, predict, read_source
+from distil_jax.export.check_rows import check_rows
+from distil_jax.export.onnx_model import onnx_model
+from distil_jax.hf import load_tokenizer, read_pretrained, save_pretrained
+from distil_jax.models import TaskModel
 from distil_jax.runs import read_metrics, read_model_file
+from distil_jax.tasks import collate_inputs
 from distil_jax.training import loop
 from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.finetune import RESULT_FILE, finetune
@@ -262,6 +266,38 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert found.result.skipped_steps == 1
     rows = read_metrics(tmp_path / "run", "train")
     assert [row["metrics"]["skipped_steps"] for row in rows] == [0, 0, 1, 1, 1]
+
+
+def test_a_run_for_int8_learns_and_its_file_computes_what_it_learned(
+    task_config: TaskConfig, learner: str, tmp_path: Path
+) -> None:
+    """Against a run without: logits of the int8 file are nearer to those of the network that was trained."""
+    pytest.importorskip("onnx", reason="needs onnx")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    read = read_pretrained(Path(learner))
+    for part in (read.params["encoder"]["layer_0"][name] for name in ("query", "value", "ffn_in", "ffn_out")):
+        part["kernel"] = np.where(np.arange(len(part["kernel"])) == 0, 2.0, part["kernel"].T).T.astype(np.float32)
+    coarse = tmp_path / "coarse"  # outliers leave the kernels' other numbers few steps
+    save_pretrained(coarse, read.config, read.params, tokenizer=load_tokenizer(learner))
+
+    def error(quantize: str) -> float:
+        folder = tmp_path / quantize
+        changes = {"training.epochs": 4, "finetune.quantize": quantize, "model.initial": str(coarse)}
+        config = task_config("tagging", folder, changes)
+        finetune(config)
+        assert losses(folder)[-1] < 0.7 * losses(folder)[0]
+        source = read_source(folder)
+        model, _ = onnx_model(source, "int8", frozenset({"word", "position"}))  # tables are not rounded in training
+        (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+        assert source.head is not None
+        trained: Any = TaskModel(source.encoder, source.head, product="int8" if quantize == "int8" else "plain")
+        encoded, file, errors = check_rows(source, "", None, 0).encoded, open_onnx(tmp_path / "model.onnx"), []
+        for row in range(len(encoded)):  # alone, as a text is served
+            inputs = collate_inputs(encoded, np.array([row]), int(encoded.lengths[row]), 1)[0]
+            errors.append(np.square(file(inputs) - trained.apply({"params": source.params}, inputs)).mean())
+        return float(np.sqrt(np.mean(errors)))
+
+    assert error("int8") < 0.5 * error("none")
 
 
 def test_choices_with_other_numbers_of_endings_learn_and_predict(task_config: TaskConfig, tmp_path: Path) -> None:
