@@ -19,7 +19,7 @@ from distil_jax.errors import UserError
 from distil_jax.export.embedder import load_embedder
 from distil_jax.export.predictions import PIPE, Written, refuse_own_input
 from distil_jax.export.predictor import PredictionSummary, faults_of
-from distil_jax.runs import require_writable, unfinished
+from distil_jax.runs import replacing, require_writable
 from distil_jax.tasks import KINDS, Request, read_requests, rows_to_predict, usual_reading, with_columns
 
 Chunk = list[tuple[np.ndarray, Request]]
@@ -119,17 +119,13 @@ def _writer(output: str, width: int) -> Iterator[Callable[[Chunk], None]]:
         yield partial(_write_rows, RowWriter(sys.stdout))
         return
     path = Path(output).expanduser()
-    temporary = unfinished(path)
-    try:
+    with replacing(path) as temporary:
         if path.suffix == _NPY:
             with contextlib.closing(VectorFile(temporary, width)) as vectors:
                 yield lambda chunk: vectors.write([vector for vector, _ in chunk])
         else:
             with contextlib.closing(RowWriter(temporary, writable_format(path))) as rows:
                 yield partial(_write_rows, rows)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_rows(writer: RowWriter, chunk: Chunk) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from distil_jax.data.rows import (
 from distil_jax.errors import UserError
 from distil_jax.export.predictor import PredictionSummary, Predictor, faults_of
 from distil_jax.export.task_models import load_predictor
+from distil_jax.runs import replacing
 from distil_jax.tasks import (
     Prediction,
     PredictionOptions,
@@ -76,12 +77,13 @@ def write_predictions(
 ) -> Written:
     """Predict all rows and write each chunk as soon as it is there.
 
-    The output's ending names its format. It holds the columns of the input, then those of the prediction; in JSON Lines
-    a row's id comes first. Standard output holds ids and predictions alone.
+    A file gets its name once all rows are in it: a run that fails leaves an earlier result as it was. A pipe gets each
+    chunk at once. The output's ending names its format. It holds the columns of the input, then those of the
+    prediction; in JSON Lines a row's id comes first. Standard output holds ids and predictions alone.
 
     Args:
         predictor: the model, which `given.model` need not name.
-        given: rows, file to write, and options. The file is replaced once a row was read.
+        given: rows, file to write, and options.
         show: takes a line of progress after each chunk.
 
     Raises:
@@ -101,12 +103,26 @@ def write_predictions(
     if given.input == PIPE:
         asked = Arriving(asked)  # answers what the pipe holds before it waits for more
     started = time.monotonic()
-    with contextlib.closing(RowWriter(sys.stdout if given.output == PIPE else given.output, format)) as writer:
+    with _writer(given.output, format) as writer:
         for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, summary=summary):
             writer.write([_written(request, prediction, given, format) for request, prediction in chunk])
             show(Written(summary.rows, time.monotonic() - started).text)
     notes = [*rows.notes, *(f"{count:,} {what}" for what, count in summary.notes.items())]
     return Written(summary.rows, time.monotonic() - started, (*notes, *faults.notes))
+
+
+@contextlib.contextmanager
+def _writer(output: str, format: Format) -> Iterator[RowWriter]:
+    """What writes the rows: a file under a temporary name until the block ends, anything else in place."""
+    path = Path(output).expanduser()
+    with contextlib.ExitStack() as stack:
+        if output == PIPE:
+            target: Any = sys.stdout
+        elif path.exists() and not path.is_file():  # a named pipe, a device; a folder is refused
+            target = output
+        else:
+            target = stack.enter_context(replacing(path))
+        yield stack.enter_context(contextlib.closing(RowWriter(target, format)))
 
 
 def _format(output: str) -> Format:

@@ -11,7 +11,14 @@ from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from distil_jax.runs.coordination import all_agree, broadcast, first_process_in, is_distributed, read_all
-    from distil_jax.runs.files import file_sha256, json_sha256, require_writable, unfinished, write_atomically
+    from distil_jax.runs.files import (
+        file_sha256,
+        json_sha256,
+        replacing,
+        require_writable,
+        unfinished,
+        write_atomically,
+    )
     from distil_jax.runs.folder import (
         CONFIG_FILE,
         INPUTS_FILE,

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ def write_atomically(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that gets its name at the end of the block; after an error `path` is as it was.
+
+    Raises:
+        UserError: no file can be made there.
+    """
+    target = path.resolve()  # what a link leads to is replaced, not the link
+    temporary = unfinished(target)
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+    try:
+        yield temporary
+        with naming(target):
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def unfinished(path: Path) -> Path:

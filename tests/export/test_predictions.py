@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -80,15 +81,38 @@ def test_standard_input_to_standard_output(
     assert [one["scores"] for one in found] == [one["scores"] for one in predict(classes, TEXTS)]
 
 
-def test_each_chunk_is_on_disk_before_the_next_is_read(classes: Predictor, tmp_path: Path) -> None:
-    seen: list[int] = []
+def test_a_file_gets_its_name_once_all_rows_are_in_it(classes: Predictor, tmp_path: Path) -> None:
+    """Rows went into the file in place before, so that a run that failed left half of them for the whole result."""
+    seen: list[str] = []
     path = tmp_path / "rows.txt"
     path.write_text("the cat\n" * 50, encoding="utf-8")
-    output = tmp_path / "out.jsonl"
-    write_predictions(
-        classes, asked(input=str(path), output=str(output), batch_size=8), lambda _: seen.append(len(read(output)))
-    )
-    assert seen == [8, 40, 50]
+    output, linked = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+    output.write_text("earlier\n")
+    linked.symlink_to(output)
+    given = asked(input=str(path), output=str(linked), batch_size=8)
+
+    def stop(_: str) -> None:
+        seen.append(output.read_text())
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(classes, given, stop)
+    assert seen == ["earlier\n"] * 2 and output.read_text() == "earlier\n"
+    write_predictions(classes, given)
+    assert len(read(output)) == 50 and linked.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "out.jsonl", "rows.txt"]
+
+
+def test_a_pipe_gets_each_chunk_at_once(classes: Predictor, tmp_path: Path) -> None:
+    pipe, seen = tmp_path / "pipe.jsonl", []
+    os.mkfifo(pipe)
+    (tmp_path / "rows.txt").write_text("the cat\n" * 50, encoding="utf-8")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    given = asked(input=str(tmp_path / "rows.txt"), output=str(pipe), batch_size=8)
+    write_predictions(classes, given, lambda _: seen.append(len(os.read(reader, 1 << 20).splitlines())))
+    os.close(reader)
+    assert seen == [8, 32, 10] and pipe.is_fifo()
 
 
 def test_rows_that_are_left_out_are_counted(classes: Predictor, tmp_path: Path) -> None:
@@ -99,7 +123,7 @@ def test_rows_that_are_left_out_are_counted(classes: Predictor, tmp_path: Path) 
         write_predictions(classes, given)
     done = write_predictions(classes, dataclasses.replace(given, on_error="skip"))
     assert [one["id"] for one in read(tmp_path / "out.jsonl")] == [0, 3]
-    assert f"2 rows skipped (first: {path}, line 2: column 'text' is empty)" in done.text
+    assert f"2 rows skipped (1 x column 'text' is empty, first {path}, line 2; 1 x " in done.text
 
 
 def test_a_mistake_in_the_input_costs_no_earlier_results(classes: Predictor, tmp_path: Path) -> None:

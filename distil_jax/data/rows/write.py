@@ -42,8 +42,7 @@ class RowWriter:
         self._file: Any = None if self.format == "parquet" else target  # Parquet's is opened once its types are known
         if isinstance(target, str | Path):
             path = Path(target).expanduser()
-            if compression_of(path):
-                raise UserError(f"{path}: is written unpacked; leave {path.suffix} out")
+            _refuse_packed(path)
             try:
                 file = path.open("w", encoding="utf-8", newline="")
             except OSError as error:
@@ -111,14 +110,20 @@ def writable_format(target: str | Path) -> Format:
     """The format that a file's ending names, JSON Lines for ".json" and where there is none.
 
     Raises:
-        UserError: no rows are written in this format.
+        UserError: no rows are written in this format, or packed.
     """
+    _refuse_packed(Path(target))
     suffix = suffix_of(Path(target))
     format = "jsonl" if suffix in (".json", "") else ENDINGS.get(suffix)
     if format not in _WRITABLE:
         known = ", ".join(ending for ending, format in ENDINGS.items() if format in _WRITABLE)
         raise UserError(f"{target}: rows cannot be written as {suffix}; use one of {known}")
     return format
+
+
+def _refuse_packed(path: Path) -> None:
+    if compression_of(path):
+        raise UserError(f"{path}: is written unpacked; leave {path.suffix} out")
 
 
 def with_predictions(values: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
