@@ -10,8 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from distil_jax.charts import curves
 from distil_jax.errors import UserError
-from distil_jax.evaluation.html import curves, legend, page, table
+from distil_jax.evaluation.html import legend, page, table
 from distil_jax.evaluation.report import COLUMNS, folder_labels
 from distil_jax.runs import CONFIG_FILE, EVALUATION, OPENING_FILE, read_metrics, read_starts, write_atomically
 
@@ -27,6 +28,8 @@ _TITLES = {
     "gradient_norm": "gradient norm",
     "learning_rate": "learning rate",
     "loss": "loss, weighted sum",
+    "hidden": "hidden states: error to teacher's",
+    "cosine": "last hidden states: cosine distance",
 }
 _UNSHOWN = ("predictions", "tokens", "skipped_steps")
 _LOG = logging.getLogger("distil_jax")

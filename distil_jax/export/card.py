@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distil_jax import __version__
+from distil_jax.charts import picture
 from distil_jax.config import ActivationTerms, Config, fields_of
 from distil_jax.export.card_metadata import card_metadata
+from distil_jax.hf import is_in_hub_cache
 from distil_jax.models import EncoderConfig, Pooling, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
 from distil_jax.tasks import SCORE, kind_of, task_spec
@@ -24,6 +27,9 @@ _MEASURES = {
     **{name: re.sub("weight of (the )?|;.*", "", field.help) for name, field in fields_of(ActivationTerms).items()},
 }
 
+CURVES_FILE = "curves.svg"
+_ON_HUB = ("hf:", "tfds:")  # sources of rows and text that others can read
+_UNDRAWN = (SCORE, "predictions")  # the mean of the others; a count
 _SENTENCES = ("from sentence_transformers import SentenceTransformer", "")
 
 
@@ -54,7 +60,7 @@ def model_card(
     )
     if head is None:
         corpus = metadata["corpus"]
-        sources = ", ".join(f"`{source}`" for source in corpus["sources"])
+        sources = ", ".join(f"`{public_name(source)}`" for source in corpus["sources"])
         distilled = description["stage"] == "distill" and uses_teacher(config.objective)
         facts = [
             f"- {progress} rows of up to {corpus['sequence_length']} tokens a step, {peak}, seed {config.run.seed}",
@@ -105,13 +111,42 @@ def model_card(
         measures=measures,
     )
     about = [f"# {name}", "", origin, "", f"- architecture: {_architecture(encoder)}", *facts, ""]
+    if curves_picture(metadata, step):
+        table = [*table, f"![held-out measures by step]({CURVES_FILE})", ""]
     return "\n".join(["---", front, "---", *about, *table, "## Use", "", "```python", *code, "```", ""])
+
+
+def curves_picture(metadata: Mapping[str, Any], step: int) -> str:
+    """The held-out measures of a run until `step` as SVG, "" where there are fewer than two measurements.
+
+    Args:
+        metadata: the checkpoint's, with "evaluations", measures by step.
+        step: the checkpoint's.
+    """
+    rows = [(number, row) for number, row in sorted(metadata["evaluations"].items()) if number <= step]
+    series: dict[str, list[tuple[float, float]]] = {}
+    for number, row in rows:
+        for name, value in row.items():
+            if name not in _UNDRAWN and math.isfinite(value):
+                series.setdefault(_MEASURES.get(name, name.replace("_", " ")), []).append((number, value))
+    return picture({name: points for name, points in series.items() if len(points) > 1})
+
+
+def public_name(path: str) -> str:
+    """What a card calls a model or data: a hub id, or the last part of a path, as other machines lack the rest."""
+    return path if path.startswith(_ON_HUB) or is_in_hub_cache(path) else Path(path).name or path
 
 
 def card_of_folder(folder: Path, title: str) -> str:
     """The card of a model folder, without blanks at its end; only a title where it has none."""
     path = folder / "README.md"
     return path.read_text(encoding="utf-8", errors="replace").rstrip() if path.is_file() else f"# {title}"
+
+
+def card_pictures(folder: Path) -> dict[str, str]:
+    """The pictures that the card of a model folder shows, by name."""
+    path = folder / CURVES_FILE
+    return {CURVES_FILE: path.read_text(encoding="utf-8", errors="replace")} if path.is_file() else {}
 
 
 def _architecture(encoder: EncoderConfig) -> str:
@@ -128,11 +163,11 @@ def _origin(config: Config, description: Mapping[str, Any]) -> str:
         layers = ", ".join(map(str, description["layers"]))
         of_teacher = f"its layers {layers}" if layers else "its embeddings, reduced by PCA"
         starts = {"teacher": of_teacher, "random": "random weights"}
-        start = starts.get(config.student.init, f"`{config.student.init}`")
-        return f"Student of `{description['teacher']}`, started from {start}."
+        start = starts.get(config.student.init, f"`{public_name(config.student.init)}`")
+        return f"Student of `{public_name(description['teacher'])}`, started from {start}."
     if description["initial"]:
         frozen = ", encoder frozen" if description["frozen_encoder"] else ""
-        return f"Masked language model trained from `{description['initial']}`{frozen}."
+        return f"Masked language model trained from `{public_name(description['initial'])}`{frozen}."
     return "Masked language model trained from scratch."
 
 
@@ -203,9 +238,9 @@ def _datasets(config: Config) -> list[str]:
 
 def _task_origin(config: Config, description: Mapping[str, Any]) -> str:
     title = task_spec(config.task.name).title
-    text = f"`{description['initial']}` fine-tuned on {title}"
+    text = f"`{public_name(description['initial'])}` fine-tuned on {title}"
     if _has_task_teacher(config):
-        text += f", with the fine-tuned model `{description['teacher']}` as teacher"
+        text += f", with the fine-tuned model `{public_name(description['teacher'])}` as teacher"
     if rows := description.get("unlabelled"):  # runs of older versions do not have it
         text += f", which labelled {rows:,} rows"
     return f"{text}."
@@ -213,7 +248,7 @@ def _task_origin(config: Config, description: Mapping[str, Any]) -> str:
 
 def _data(config: Config) -> str:
     given = config.task.train or config.task.source
-    return f"`{given}`" if given else task_spec(config.task.name).title
+    return f"`{public_name(given)}`" if given else task_spec(config.task.name).title
 
 
 def _task_losses(config: Config) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from distil_jax.config import Config, require
 from distil_jax.errors import UserError
-from distil_jax.export.card import card_of_folder
+from distil_jax.export.card import card_of_folder, card_pictures
 from distil_jax.export.prediction_settings import own_fields
 from distil_jax.hf import load_tokenizer, locate, read_json, read_task_model, require_free, save_pretrained
 from distil_jax.models import TaskModel
@@ -98,6 +98,7 @@ def prune_model(config: Config) -> Pruned:
         tokenizer=tokenizer,
         readme=_card(folder, width, kept_width, data.spec.title),
         extra=own_fields(raw),
+        files=card_pictures(folder),
     )
     before, after = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (model.params, params))
     return Pruned((width, kept_width), (before, after), len(order))

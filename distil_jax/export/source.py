@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import TaskSettings
-from distil_jax.export.card import card_of_folder, model_card
+from distil_jax.export.card import CURVES_FILE, card_of_folder, card_pictures, curves_picture, model_card
 from distil_jax.export.checkpoint import Trained, run_at
 from distil_jax.export.prediction_settings import own_fields, to_config_json
 from distil_jax.export.task_models import ReadyModel, read_ready, ready_from
@@ -41,6 +41,7 @@ class Source:
         task: the task that it was fine-tuned on; None: that is not known, or its rows were in memory.
         seed: of the run that set examples of the task aside.
         step: of the checkpoint; None: it was a model folder.
+        pictures: SVG files that the card shows, by name.
     """
 
     encoder: EncoderConfig
@@ -54,6 +55,7 @@ class Source:
     task: TaskSettings | None = None
     seed: int = 0
     step: int | None = None
+    pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_source(path: str | Path, step: int | None = None, name: str = "") -> Source:
@@ -73,7 +75,8 @@ def read_source(path: str | Path, step: int | None = None, name: str = "") -> So
         return source_of_run(trained, name or Path(path).name)
     folder = locate(path)
     raw = read_json(folder / "config.json")
-    about = {"readme": card_of_folder(folder, name or Path(path).name), "extra": own_fields(raw)}
+    card = card_of_folder(folder, name or Path(path).name)
+    about = {"readme": card, "extra": own_fields(raw), "pictures": card_pictures(folder)}
     if named_kind(raw) is not None:
         ready = read_ready(path)
         model = ready.encoder, ready.params, ready.tokenizer, ready.head
@@ -87,6 +90,7 @@ def source_of_run(trained: Trained, name: str) -> Source:
     """What `read_run` has read, with a card that calls it `name`."""
     config, head = trained.config, trained.head
     card = model_card(config, trained.encoder, trained.metadata, trained.step, name, head, trained.pooling)
+    drawn = curves_picture(trained.metadata, trained.step)
     found = Source(
         trained.encoder,
         trained.params,
@@ -96,6 +100,7 @@ def source_of_run(trained: Trained, name: str) -> Source:
         card,
         extra={},
         step=trained.step,
+        pictures={CURVES_FILE: drawn} if drawn else {},
     )
     if head is None:
         return found

@@ -16,7 +16,7 @@ import numpy as np
 from distil_jax.config import TrimArguments
 from distil_jax.data.corpus import lines_of
 from distil_jax.errors import FaultError, UserError
-from distil_jax.export.card import card_of_folder
+from distil_jax.export.card import card_of_folder, card_pictures
 from distil_jax.export.prediction_settings import own_fields
 from distil_jax.hf import (
     PretrainedModel,
@@ -114,7 +114,7 @@ def trim_vocabulary(given: TrimArguments) -> Trimmed:
         pooling=read_pooling(folder),
         readme=_card(folder, len(kept)),
         extra=own_fields(raw),
-        files={MAPPING_FILE: json.dumps({"old_ids": kept.tolist()}) + "\n"},
+        files={MAPPING_FILE: json.dumps({"old_ids": kept.tolist()}) + "\n", **card_pictures(folder)},
         overwrite=given.overwrite,
     )
     sizes = [sum(leaf.size for leaf in _leaves(tree)) for tree in (model.params, params)]

@@ -180,6 +180,7 @@ def write_model(
         pooling=source.pooling,
         readme=source.readme,
         extra={**source.extra, "dtype": options.dtype},
+        files=source.pictures,
         overwrite=overwrite,
         finish=finish,
     )

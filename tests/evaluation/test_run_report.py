@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from distil_jax.charts import curves
 from distil_jax.cli import main
 from distil_jax.errors import UserError
 from distil_jax.evaluation import try_report, write_report
-from distil_jax.evaluation.html import curves
 
 
 class Page(HTMLParser):

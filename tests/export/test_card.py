@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import yaml
 
 from distil_jax.config import Config, with_overrides
-from distil_jax.export.card import model_card
+from distil_jax.export.card import curves_picture, model_card, public_name
 from distil_jax.models import EncoderConfig
 
 ENCODER = EncoderConfig("distilbert", 1234, 48, 3, 4, 96, 64)
@@ -37,7 +38,7 @@ def card(
 def test_it_states_teacher_data_steps_and_losses() -> None:
     text = card(DISTILLED, changes={"optimizer.learning_rate": 3e-4, "run.seed": 7})
     for said in (
-        "Student of `models/big`, started from its layers 0, 2, 4.",
+        "Student of `big`, started from its layers 0, 2, 4.",
         "distilbert, 3 layers, width 48, 4 heads, feed-forward 96, vocabulary 1234, 64 positions",
         "step 20 of 30, 32 rows of up to 64 tokens a step, peak learning rate 0.0003, seed 7",
         f"`books.txt`; 5,000 rows, 123,456 tokens, sha256 {'ab' * 32}",
@@ -82,8 +83,8 @@ def test_measures_are_those_of_the_exported_step() -> None:
     ("initial", "frozen", "said"),
     [
         ("", False, "Masked language model trained from scratch."),
-        ("models/old", False, "Masked language model trained from `models/old`."),
-        ("models/old", True, "Masked language model trained from `models/old`, encoder frozen."),
+        ("models/old", False, "Masked language model trained from `old`."),
+        ("/home/me/models/old", True, "Masked language model trained from `old`, encoder frozen."),
     ],
 )
 def test_a_pretrained_model_claims_no_teacher(initial: str, frozen: bool, said: str) -> None:
@@ -102,11 +103,31 @@ def test_a_student_without_its_teachers_losses_claims_no_temperature() -> None:
 
 def test_where_the_student_started() -> None:
     text = card(DISTILLED, changes={"student.init": "random"})
-    assert "Student of `models/big`, started from random weights." in text
+    assert "Student of `big`, started from random weights." in text
     assert "layers 0, 2, 4" not in text
-    assert "started from `models/half`." in card(DISTILLED, changes={"student.init": "models/half"})
+    assert "started from `half`." in card(DISTILLED, changes={"student.init": "models/half"})
 
 
 def test_narrowed_positions_are_told() -> None:
     text = card(DISTILLED, changes={"objective.restrict_kl_to_mask": True, "objective.logit_mse": 0.5})
     assert "5 kl + 2 mlm + 1 cosine + 0.5 logit_mse; temperature 2, kl and logit_mse over predicted positions" in text
+
+
+def test_paths_of_this_machine_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distil_jax.export.card.is_in_hub_cache", lambda name: name == "google-bert/bert-base-uncased")
+    names = ("google-bert/bert-base-uncased", "hf:wikimedia/wikipedia:20231101.en", "tfds:glue/sst2")
+    assert tuple(map(public_name, names)) == names
+    assert [public_name(path) for path in ("/home/me/bert", "a/b/", "text/*.txt", ".")] == ["bert", "b", "*.txt", "."]
+    sources = {"sources": ["/home/me/text/books.txt", "hf:a/b"]}
+    text = card(DISTILLED | {"teacher": "/home/me/big"}, corpus=sources)
+    assert "/home" not in text and "`books.txt`, `hf:a/b`" in text
+
+
+def test_the_curves_are_those_until_the_exported_step() -> None:
+    evaluations = {step: {**MEASURES, "kl": 9.0 - step} for step in (0, 10, 20)} | {5: {**MEASURES, "kl": math.nan}}
+    drawn = curves_picture({"evaluations": evaluations}, 10)
+    assert drawn.count("<polyline") == len(MEASURES) - 1, "a chart for each measure but the count"
+    assert "KL to the teacher (nats), step 10" in drawn and "step 20" not in drawn and "nan" not in drawn
+    assert "![held-out measures by step](curves.svg)" in card(DISTILLED, evaluations)
+    assert curves_picture({"evaluations": {0: MEASURES}}, 10) == ""
+    assert "curves.svg" not in card(DISTILLED, {0: MEASURES})
