@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distil_jax.errors import UserError
 from distil_jax.export.write import export
-from distil_jax.hf import push_folder
+from distil_jax.hf import push_folder, require_repository
 from distil_jax.runs import CONFIG_FILE
 
 
@@ -25,6 +25,7 @@ def push(model: Path, repository: str, *, step: int | None = None, private: bool
         UserError: no model there, or as `push_folder`.
         FaultError: as `push_folder`.
     """
+    require_repository(repository)  # before the export, which takes a while
     if (model / "config.json").is_file():
         if step is not None:
             raise UserError(f"--step {step}: {model} is an exported model, which has no steps; leave it out")

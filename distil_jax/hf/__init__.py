@@ -23,7 +23,7 @@ from distil_jax.hf.labels import has_names, numbered_labels
 from distil_jax.hf.lazy_tensor import release_pages
 from distil_jax.hf.new_head import add_task_head
 from distil_jax.hf.pretrained import from_pretrained, match_head, order_note, read_pretrained, read_task_model
-from distil_jax.hf.push import push_folder
+from distil_jax.hf.push import push_folder, require_repository
 from distil_jax.hf.read import read_tensors
 from distil_jax.hf.sentence_files import read_pooling
 from distil_jax.hf.task_head import named_kind, task_head, task_head_from_hf, task_head_to_hf

@@ -10,6 +10,26 @@ from distil_jax.errors import FaultError, UserError, one_line
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
+def require_repository(repository: str) -> None:
+    """Raises UserError where `repository` is no name of a repository, or the hub is switched off."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+        valid = _REPOSITORY.fullmatch(repository) is not None
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise UserError(
+            f"{one_line(repository, 200)}: not the name of a repository; give user/name, of letters, digits, '-', '_' "
+            "and '.'"
+        )
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"{repository}: HF_HUB_OFFLINE is set; unset it to upload")
+
+
 def push_folder(folder: Path, repository: str, *, private: bool = False, message: str = "") -> str:
     """Upload the files of a model folder as one commit, and return the address of the repository.
 
@@ -27,13 +47,10 @@ def push_folder(folder: Path, repository: str, *, private: bool = False, message
         UserError: not the name of a repository, not logged in, or not allowed to write there.
         FaultError: the hub does not answer, or refuses the files.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if not _REPOSITORY.fullmatch(repository):
-        raise UserError(f"{repository}: not the name of a repository; give user/name")
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(f"{repository}: HF_HUB_OFFLINE is set; unset it to upload")
+    require_repository(repository)
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
