@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from distil_jax.cli import benchmark, models, runs, training
@@ -84,6 +85,9 @@ COMMANDS = {
 }
 
 
+_COLUMNS = 80
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -158,9 +162,19 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<11} {command.text}" for name, command in COMMANDS.items())
+    indent = max(map(len, COMMANDS)) + 4
+    rows = "\n".join(
+        textwrap.fill(
+            command.text,
+            _COLUMNS,
+            initial_indent=f"  {name:<{indent - 2}}",
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+        )
+        for name, command in COMMANDS.items()
+    )
     return (
         "usage: distil-jax [-v] COMMAND [--config FILE] [--section.key VALUE ...]\n\n"
-        "Distil a BERT-family encoder into a small, fast one, in and out of Hugging Face format.\n\n"
-        f"commands:\n{rows}\n\n`distil-jax COMMAND --help` shows every setting with its default."
+        "Distil a BERT-family encoder into a small, fast one, from and to Hugging Face\nfolders.\n\n"
+        f"commands:\n{rows}\n\n`distil-jax COMMAND --help` shows what it needs and an example."
     )

@@ -51,6 +51,11 @@ _SCORE_SETTINGS = (
     *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
     *("run", "parallel", "finetune.buckets", "training.compute_dtype", "training.attention", "evaluation.batch_size"),
 )
+_PRUNE_PAGE = ShortHelp(
+    "distil-jax prune models/sst2 --task sst2 --pruning.feed-forward 0.5 --output models/sst2_pruned",
+    ("task.name", "run.output", "pruning.feed_forward"),
+    ("pruning.examples", "task.source", "task.train", "task.text", "task.label", "task.max_length", "parallel.devices"),
+)
 _PRUNE_SETTINGS = (
     *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
     *("run", "parallel.devices", "pruning.feed_forward", "pruning.examples"),
@@ -176,7 +181,7 @@ def run_prune(arguments: list[str]) -> None:
         "MODEL, a fine-tuned model, with fewer neurons in its feed-forward parts, those that matter least for a task "
         "left out. --task NAME is short for --task.name NAME, --output FOLDER for --run.output FOLDER."
     )
-    config = _task_config(arguments, program, text, _PRUNE_SETTINGS)
+    config = _task_config(arguments, program, text, _PRUNE_SETTINGS, _PRUNE_PAGE)
     start(config)
     from distil_jax.export import prune_model
 

@@ -23,6 +23,20 @@ _STUDENTS = ("objectives", "starts", "tokens", "base_tokens", "distillations", "
 _LOSS_FORM = "objective.vocabulary"  # all of [objective] that pre-training has
 _ON_STEPS = ("training.steps", "training.epochs", "training.batch_size", "training.micro_batch_size")
 _PAGES = {
+    "cache-teacher": ShortHelp(
+        "distil-jax cache-teacher --teacher.path google-bert/bert-base-uncased --corpus.folder data/mine "
+        "--teacher.cache cache/mine --training.steps 20000",
+        ("teacher.path", "corpus.folder", "teacher.cache"),
+        ("teacher.top_k", *_ON_STEPS, "masking.probability", "objective.temperature", "run.seed", "parallel.devices"),
+    ),
+    "study": ShortHelp(
+        "distil-jax study --config study_minilm_l3",
+        ("teacher.path", "corpus.folder", "run.output"),
+        (
+            *("study.objectives", "study.starts", "study.tokens", "study.tasks", "study.seeds", "study.hours"),
+            *("study.base_tokens", "training.steps", "training.batch_size", "task.source"),
+        ),
+    ),
     "prepare": ShortHelp(
         "distil-jax prepare --corpus.tokenizer google-bert/bert-base-uncased --corpus.folder data/mine "
         "--corpus.train 'text/*.txt.gz' --corpus.validation held_out.txt",
@@ -97,6 +111,7 @@ def run_cache_teacher(arguments: list[str]) -> None:
         description="Write what the teacher says of the batches of a distillation into teacher.cache; give the "
         "arguments of `distil-jax distill`. An interrupted command continues, and more steps are added.",
         sections=(*_ON_TEXT, "teacher", "student", "objective"),
+        page=_PAGES["cache-teacher"],
     )
     require(config, "teacher.cache", "corpus.folder", "teacher.path")
     start(config)
@@ -218,6 +233,7 @@ def run_study_of_students(arguments: list[str]) -> int:
         description="Distil students that differ in one thing each, fine-tune them on tasks with several seeds, and "
         "report what they keep of their teacher. The same command continues.",
         sections=(*shared, "checkpoint", "evaluation", "logging", *chosen),
+        page=_PAGES["study"],
     )
     return ablation(config, f"distil-jax study {shlex.join(arguments)}")
 

@@ -17,7 +17,7 @@ from distil_jax.config.commands import Arguments
 from distil_jax.config.fields import Field, fields_of
 from distil_jax.config.files import find_field, load_config, setting_names, to_tables, with_overrides
 from distil_jax.config.schema import SECTIONS, Config
-from distil_jax.config.short_help import ShortHelp, short_help
+from distil_jax.config.short_help import ShortHelp, command_help, short_help
 from distil_jax.errors import UserError, one_line
 
 CONFIG_FLAG = "--config"
@@ -94,6 +94,10 @@ def parse_command(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
     described.__doc__ = kind.__doc__
     named = {kind.full_name(key): field for key, field in fields.items() if key not in kind.positional.split()}
     allowed = {flag: field.allowed for label, field in named.items() for flag in _flags(label, field)}
+    if {"-h", "--help", ALL_FLAG} & {*argv}:
+        _refuse_unknown(argv, ["--help", ALL_FLAG, *allowed])
+        sys.stdout.write(command_help(kind, prog) + "\n")
+        raise SystemExit(0)
     parsed = kind(**vars(_parse(described, argv, prog, "", allowed, allowed)))
     for name in kind.positional.split():
         if getattr(parsed, name) == ():

@@ -27,9 +27,10 @@ REQUIRED: Any = dataclasses.MISSING
 
 
 class Arguments(Section):
-    """Base of the arguments of a command. `positional` names the fields that are given without a flag."""
+    """Base of the arguments of a command. `positional` names the fields without a flag; `example` is a command."""
 
     positional: ClassVar[str] = ""
+    example: ClassVar[str] = ""
 
     @classmethod
     def full_name(cls, key: str) -> str:
@@ -45,6 +46,7 @@ class ExportArguments(Arguments):
     sentences. export.json and the model card hold sizes, differences and scores.
     """
 
+    example = "distil-jax export runs/mine --output models/mine --format hf onnx-int8"
     positional = "model"
     model: str = setting(REQUIRED, "folder of a run, model folder or hub id")
     output: str = setting(REQUIRED, "folder to write")
@@ -94,6 +96,7 @@ class ExportArguments(Arguments):
 class PushArguments(Arguments):
     """Upload a model to the hub, with its card. The same command continues an upload that was interrupted."""
 
+    example = "distil-jax push runs/mine user/mine --private"
     positional = "model repository"
     model: str = setting(REQUIRED, "folder of a run, which is exported first, or of an exported model")
     repository: str = setting(REQUIRED, "user/name on the hub; made where it is not there")
@@ -109,6 +112,7 @@ class EvaluateArguments(Arguments):
     With --task NAME, the scores of one fine-tuned model on a task: distil-jax evaluate MODEL --task NAME --help
     """
 
+    example = "distil-jax evaluate runs/mine models/teacher --corpus data/mine/validation --teacher models/teacher"
     positional = "models"
     models: tuple[str, ...] = setting(REQUIRED, "runs, model folders or hub ids")
     corpus: str = setting(REQUIRED, "folder of token shards, e.g. data/wiki/validation")
@@ -125,6 +129,7 @@ class EvaluateArguments(Arguments):
 class PredictArguments(Arguments):
     """Predict texts, or the rows of a file, with a fine-tuned model."""
 
+    example = "distil-jax predict runs/sst2 --input reviews.csv --output labelled.csv"
     positional = "model"
     model: str = setting(REQUIRED, "folder of a fine-tuning run, model folder or hub id")
     text: tuple[str, ...] = setting((), "texts (tagging: words between blanks; choice: what precedes the endings)")
@@ -181,6 +186,7 @@ class PredictArguments(Arguments):
 class EmbedArguments(Arguments):
     """Write a vector for each text of a file or pipe, in the order of the texts, to search or compare them by."""
 
+    example = "distil-jax embed models/mine texts.txt --output vectors.npy"
     positional = "model input"
     model: str = setting(REQUIRED, "sentence-transformers folder, model folder, run or hub id")
     input: str = setting(REQUIRED, "file: .txt (a text a line), .jsonl, .json, .csv, .tsv, .parquet; -: standard input")
@@ -211,6 +217,7 @@ class TrimArguments(Arguments):
     --min-count and --size says how many tokens stay.
     """
 
+    example = "distil-jax trim models/mine --corpus 'text/*.txt' --coverage 0.999 --output models/small"
     positional = "model"
     model: str = setting(REQUIRED, "model folder or hub id, with any head or none")
     corpus: tuple[str, ...] = setting(REQUIRED, "texts whose tokens stay: files, folders, globs, hf:NAME, tfds:NAME")
@@ -236,6 +243,7 @@ class ServeArguments(Arguments):
     those who watch over the server. SIGTERM or Ctrl-C: it answers what it has accepted, and ends.
     """
 
+    example = "distil-jax serve runs/sst2 --port 8000"
     positional = "model"
     model: str = setting(REQUIRED, "run, model folder, sentence-transformers folder or hub id")
     host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0: all of this machine", NOT_EMPTY)
@@ -262,6 +270,8 @@ class BenchmarkArguments(Arguments):
     Models and data that are not on this machine are replaced by random weights and synthetic rows of the same shapes.
     Nothing is downloaded. Every variant runs in a process of its own. --section.key VALUE overrides the configuration.
     """
+
+    example = "distil-jax benchmark --config quickstart --variants all"
 
     stage: Literal["auto", "pretrain", "distill", "finetune"] = setting(
         "auto", "which step; auto: the one that the configuration is for"
@@ -304,6 +314,8 @@ class PlanArguments(Arguments):
     --section.key VALUE overrides the configuration.
     """
 
+    example = "distil-jax plan --config distilbert_base_uncased --on h100:8 --price 24"
+
     on: str = setting(
         "this",
         "devices: a100, h100, h200 (several: h100:8), v4, v5e, v5p, v6e (a slice: v5e:4x4, v4:2x2x1); "
@@ -326,6 +338,7 @@ class LatencyArguments(Arguments):
     Runtimes that are not installed are left out. Models and runtimes take turns, each in a process of its own.
     """
 
+    example = "distil-jax latency models/student models/teacher"
     positional = "models"
     models: tuple[str, ...] = setting(REQUIRED, "runs, model folders or hub ids, such as student and teacher")
     runtimes: tuple[str, ...] = setting(_RUNTIMES, "what computes", one_of_each(_RUNTIMES))
@@ -344,6 +357,7 @@ class LatencyArguments(Arguments):
 class PlotArguments(Arguments):
     """Draw held-out measures of runs against the optimiser step."""
 
+    example = "distil-jax plot runs/a runs/b --output curves.png"
     positional = "runs"
     runs: tuple[str, ...] = setting(REQUIRED, "folders of runs")
     output: str = setting(REQUIRED, "picture to write: .png, .svg or .pdf")
@@ -356,6 +370,7 @@ class PlotArguments(Arguments):
 class ReportArguments(Arguments):
     """Write runs, or a quickstart, as one HTML page: models, curves, scores, errors, commands. It opens offline."""
 
+    example = "distil-jax report runs/a runs/b --output both.html"
     positional = "folders"
     folders: tuple[str, ...] = setting(REQUIRED, "folders of runs, or that of a quickstart")
     output: str = setting("", "page to write; empty: report.html in the first folder")
@@ -365,6 +380,7 @@ class ReportArguments(Arguments):
 class CompareArguments(Arguments):
     """Put the scores of fine-tuning studies side by side, with what each retains of the first one's."""
 
+    example = "distil-jax compare runs/teacher_glue runs/student_glue"
     positional = "folders"
     folders: tuple[str, ...] = setting(REQUIRED, "folders of studies or single runs, the teacher's first")
     output: str = setting("", "also write the table to this file, FILE.md, and the numbers to FILE.json")
@@ -374,6 +390,8 @@ class CompareArguments(Arguments):
 class QuickstartArguments(Arguments):
     """Text, tokenizer, teacher, student, export and a table, from nothing, in a few minutes on a laptop."""
 
+    example = "distil-jax quickstart"
+
     output: str = setting("quickstart", "folder for everything it makes")
 
 
@@ -381,5 +399,6 @@ class QuickstartArguments(Arguments):
 class CheckArguments(Arguments):
     """Verify checkpoints, token shards and exported models by their hashes; status 1 where something is damaged."""
 
+    example = "distil-jax check runs/mine"
     positional = "folder"
     folder: str = setting(REQUIRED, "a run, a study, a prepared corpus, an exported model, or a folder of them")

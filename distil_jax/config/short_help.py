@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import textwrap
 from collections.abc import Sequence
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from distil_jax.config.fields import Field
+from distil_jax.config.commands import Arguments
+from distil_jax.config.fields import Field, fields_of
 from distil_jax.config.files import find_field, setting_names, to_tables
 from distil_jax.config.schema import Config
 
@@ -46,22 +49,47 @@ def short_help(page: ShortHelp, config: Config, prog: str, description: str, cou
     return "\n".join([*lines, "", *textwrap.wrap(f"{rest}--training.steps 10 is steps = 10 below [training].", WIDTH)])
 
 
+def command_help(kind: type[Arguments], prog: str) -> str:
+    """The help of a command that takes no configuration: all its arguments, in at most `WIDTH` columns."""
+    positional, fields = kind.positional.split(), fields_of(kind)
+    usage = f"usage: {prog} {' '.join(name.upper() for name in positional)}"
+    lines = [*textwrap.wrap(f"{usage.rstrip()} [--option VALUE ...]", WIDTH), ""]
+    for part in inspect.cleandoc(kind.__doc__ or "").split("\n\n"):
+        lines += [*textwrap.wrap(part, WIDTH, break_on_hyphens=False), ""]
+    needed = {key: field for key, field in fields.items() if field.default is dataclasses.MISSING}
+    for title, shown in (("needed", needed), ("options", {key: fields[key] for key in fields if key not in needed})):
+        if shown:
+            lines.append(f"{title}:")
+        for key, field in shown.items():
+            name = key.upper() if key in positional else kind.full_name(key)
+            lines += _described(name, field, field.default, plain=key in positional)
+        lines += [""] * bool(shown)
+    example = ["example:", *_wrapped_command(kind.example)] if kind.example else []
+    return "\n".join([*lines, *example]).rstrip()
+
+
 def _entry(name: str, config: Config) -> list[str]:
     section, key, field = find_field(name)
-    value = to_tables(config)[section][key]
-    known = "" if value in ("", ()) else f" [{_shown(value)}]"
-    flag = f"  {flag_of(name)} {_metavar(field)}".rstrip()
-    text = textwrap.wrap(f"{field.help}{known}", WIDTH - _INDENT)
+    return _described(flag_of(name), field, to_tables(config)[section][key])
+
+
+def _described(name: str, field: Field, value: Any, *, plain: bool = False) -> list[str]:
+    """A setting, what it takes, what it means, and its value; one that is `plain` is given without a flag."""
+    known = "" if value in ("", (), None, dataclasses.MISSING) else f" [{_shown(value)}]"
+    name = name.replace("--", "--[no-]") if value is True and "." not in name else name
+    flag = f"  {name} {'' if plain else _metavar(field)}".rstrip()
+    text = textwrap.wrap(f"{field.help}{known}", WIDTH - _INDENT) or [""]
     if len(flag) < _INDENT - 1:
         return [f"{flag:<{_INDENT}}{text[0]}", *(" " * _INDENT + line for line in text[1:])]
     return [flag, *(" " * _INDENT + line for line in text)]
 
 
 def _metavar(field: Field) -> str:
-    kind = field.annotation
+    kind = next((one for one in get_args(field.annotation) if one is not NoneType), field.annotation)
+    kind = kind if isinstance(field.annotation, UnionType) else field.annotation
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
-    return {bool: "", int: "N", float: "X", str: "TEXT"}.get(kind, "...")
+    return {bool: "" if kind is field.annotation else "True|False", int: "N", float: "X", str: "TEXT"}.get(kind, "...")
 
 
 def _shown(value: Any) -> str:
@@ -69,9 +97,12 @@ def _shown(value: Any) -> str:
 
 
 def _wrapped_command(text: str) -> list[str]:
+    """Lines of a command, each flag with its value."""
+    text = re.sub(r"(--\S+) (?!--)", "\\1\N{NO-BREAK SPACE}", text)
     lines = textwrap.wrap(
         text, WIDTH - 4, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False, break_long_words=False
     )
+    lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 

@@ -174,5 +174,5 @@ def test_help_of_a_command_without_configuration(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         parse_command(ExportLike, ["--help"], prog="x export")
     text = capsys.readouterr().out
-    for words in ("Write something.", "folder of the run", "--output STR", "folder to write", "which checkpoint"):
+    for words in ("Write something.", "folder of the run", "--output TEXT", "folder to write", "which checkpoint"):
         assert words in text

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from distil_jax.cli import main
+from distil_jax.cli import COMMANDS, main
 from distil_jax.config import in_flags
 
+TRAINING = (
+    *("prepare", "pretrain", "distill", "finetune", "resume", "evaluate --task x", "cache-teacher", "study", "prune"),
+)
 
-@pytest.mark.parametrize("command", ["prepare", "pretrain", "distill", "finetune", "resume", "evaluate --task x"])
+
+@pytest.mark.parametrize("command", TRAINING)
 def test_the_first_page_fits_and_leads_to_the_other(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
@@ -20,6 +24,28 @@ def test_the_first_page_fits_and_leads_to_the_other(command: str, capsys: pytest
     with pytest.raises(SystemExit):
         main([*command.split(), "--help-all"])
     assert len(capsys.readouterr().out.splitlines()) > 1.5 * len(page.splitlines())
+
+
+@pytest.mark.parametrize(
+    "command", [name for name, one in COMMANDS.items() if one.arguments is not None] + ["benchmark", "plan", "evaluate"]
+)
+def test_commands_without_configuration_show_all_they_take_in_80_columns(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    page = capsys.readouterr().out
+    assert end.value.code == 0
+    assert max(map(len, page.splitlines())) <= 80
+    assert f"\n  distil-jax {command}" in page and "  None" not in page
+    assert not set(page) & {"\u2502", "\u256d"}, "no boxes"
+
+
+def test_the_overview_fits_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= 80
+    assert [line.split()[0] for line in page.splitlines() if line.startswith("  ") and line[2] != " "] == [*COMMANDS]
 
 
 @pytest.mark.parametrize(
