@@ -47,11 +47,19 @@ def load_language_model(path: str) -> LanguageModel:
         trained = read_run(run)
         if trained.head is not None:
             raise UserError(f"{path}: was fine-tuned on a task; its measures are in its result.json")
+        _require_head(path, trained.params)
         return LanguageModel(trained.encoder, trained.params, trained.tokenizer)
     encoder, params, *_ = read_pretrained(path)
-    if "mlm_head" not in params:
-        raise UserError(f"{path}: has no masked-language-model head, so there is no masked-token loss to measure")
+    _require_head(path, params)
     return LanguageModel(encoder, params, load_tokenizer(path))  # of a hub id, `read_pretrained` fetches no tokenizer
+
+
+def _require_head(path: str, params: Mapping[str, Any]) -> None:
+    if "mlm_head" not in params:
+        raise UserError(
+            f"{path}: has no masked-language-model head, so there is no masked-token loss to measure; `distil-jax "
+            "report` shows what its run measured, `distil-jax finetune` what it is worth on a task"
+        )
 
 
 def evaluate_model(
