@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +14,8 @@ from distil_jax.errors import UserError
 PLAIN: Final[Any] = object()
 
 
-_FAULTS_SHOWN = 3  # of rows that cannot be used
+_FAULTS_SHOWN = 3  # of rows that cannot be used, and of kinds of faults
+_KINDS_KEPT, _LONGEST_KIND = 50, 200
 
 
 class BadRowError(Exception):
@@ -141,6 +143,7 @@ class Faults:
     first: str = ""
     gather: bool = False
     _shown: list[str] = dataclasses.field(default_factory=list)
+    _kinds: dict[str, list[Any]] = dataclasses.field(default_factory=dict)  # fault without numbers -> first, count
 
     def __call__(self, where: str, what: str) -> None:
         """Reports one. Raises UserError unless such rows are left out, or gathered."""
@@ -148,6 +151,9 @@ class Faults:
             raise UserError(f"{where}: {what}; fix it, or leave such rows out with {self.remedy}")
         self.count += 1
         self.first = self.first or f"{where}: {what}"
+        kind = re.sub(r"\d+", "", what)[:_LONGEST_KIND]
+        if kind in self._kinds or len(self._kinds) < _KINDS_KEPT:
+            self._kinds.setdefault(kind, [f"{what}, first {where}", 0])[1] += 1
         if len(self._shown) < _FAULTS_SHOWN:
             self._shown.append(f"{where}: {what}")
 
@@ -162,9 +168,17 @@ class Faults:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user reads at the end; () where no row was left out."""
+        """What a user reads at the end: how many rows were left out, and why; () where none was."""
+        if not self.count:
+            return ()
         rows = "row" if self.count == 1 else "rows"
-        return (f"{self.count} {rows} skipped (first: {self.first})",) if self.count else ()
+        if len(self._kinds) == 1:
+            return (f"{self.count} {rows} skipped (first: {self.first})",)
+        often = sorted(self._kinds.values(), key=lambda kind: -kind[1])[:_FAULTS_SHOWN]
+        parts = [f"{count} x {what}" for what, count in often]
+        if more := self.count - sum(count for _, count in often):
+            parts.append(f"{more} x other faults")
+        return (f"{self.count} {rows} skipped ({'; '.join(parts)})",)
 
 
 def some(names: Sequence[object], limit: int = 20) -> str:

@@ -124,7 +124,7 @@ def _hint(table: Table) -> str:
     return (
         f"; are its columns separated by {separator!r}? Commas are wanted in .csv, tabs in .tsv"
         if separator
-        else "; check the file, or the names of columns in [task]"
+        else "; name the columns with task.text, task.pair and task.label"
     )
 
 

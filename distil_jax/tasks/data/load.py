@@ -209,10 +209,7 @@ def _part_notes(part: Part) -> list[str]:
     notes = []
     if part.table.flawed:
         notes.append(f"{title}: {part.table.flawed} rows with a wrong number of columns left out, published like that")
-    if part.faults.count:
-        rows = "row" if part.faults.count == 1 else "rows"
-        notes.append(f"{title}: {part.faults.count} {rows} skipped (first: {part.faults.first})")
-    return notes
+    return [*notes, *(f"{title}: {note}" for note in part.faults.notes)]
 
 
 def _aside(

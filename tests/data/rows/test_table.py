@@ -37,3 +37,15 @@ def test_names_for_messages() -> None:
 )
 def test_repeated(names: list[str], found: Any) -> None:
     assert repeated(names) == found
+
+
+def test_rows_left_out_are_counted_by_what_is_wrong() -> None:
+    faults = Faults(skip=True)
+    for number in range(3):
+        faults(f"a.csv, line {number}", "no label")
+    assert faults.notes == ("3 rows skipped (first: a.csv, line 0: no label)",)
+    for number in range(4):
+        faults("a.csv, line 9", f"{number} columns, not 3")
+    assert faults.notes == (
+        "7 rows skipped (4 x 0 columns, not 3, first a.csv, line 9; 3 x no label, first a.csv, line 0)",
+    )

@@ -154,12 +154,14 @@ def test_tags_that_mark_no_entities_are_measured_by_accuracy(tmp_path: Path, wri
 # What is refused
 
 
-def test_skipped_rows_are_counted_and_the_first_is_told(tmp_path: Path, write: Any, load: Any) -> None:
+def test_skipped_rows_are_counted_by_what_is_wrong(tmp_path: Path, write: Any, load: Any) -> None:
     text = b"text,label\nfine,a\n,a\nx,b\nbad\xff,a\nmany,a,b\nnul\0,a\ngood,b\n"
     train = write(tmp_path / "a.csv", text)
     data = load("classification", train=train, validation=train, on_error="skip")
     assert [(e.id, e.text) for e in data.train] == [("0", "fine"), ("2", "x"), ("6", "good")]
-    assert data.notes[0] == f"train: 4 rows skipped (first: {train}, line 5: not valid UTF-8 (byte 4 of the line))"
+    first = data.notes[0]
+    assert first.startswith("train: 4 rows skipped (1 x ") and first.count(f", first {train}, line ") == 3
+    assert "1 x column 'text' is empty" in first and first.endswith("; 1 x other faults)")
     with pytest.raises(UserError, match="line 5: not valid UTF-8"):
         load("classification", train=train)
     only_bad = write(tmp_path / "b.csv", "text,label\n,a\n,b\n")
