@@ -17,10 +17,12 @@ from typing import Any, NamedTuple, TextIO
 
 from distil_jax.errors import UserError, naming, one_line
 from distil_jax.runs.files import write_atomically
+from distil_jax.runs.manifest import OPENING_FILE
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 EVALUATION = "validation"  # the kind of rows with held-out measures
+_CONSTANT = ("first_step_seconds", "compile_seconds")  # one value a start, which makes no curve
 
 
 class _Pending(NamedTuple):
@@ -168,16 +170,36 @@ class _EventFile:
         self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{first_step}")
         started = SessionLog(status=SessionLog.START)
         self._writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=started))
+        self._opening = folder.parent / OPENING_FILE
+        self._texts: dict[str, str] = {}
 
     def write(self, step: int, scalars: Mapping[str, float | None], seconds: float) -> None:
-        """Write `scalars` as measured at the time `seconds`; None stands for a value that is not finite."""
+        """Write `scalars` as measured at the time `seconds`; None stands for a value that is not finite.
+
+        What makes no curve is a text: the run's opening table, and values that are the same in every row.
+        """
         from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
         from tensorboardX.summary import scalar
 
+        if not self._texts and self._opening.is_file():
+            table = self._opening.read_text(encoding="utf-8", errors="replace")
+            self._write_text("run", "".join(f"    {line}\n" for line in table.splitlines()), step, seconds)
         for name, value in scalars.items():
+            if name.rpartition("/")[2] in _CONSTANT:
+                self._write_text(name, "not finite" if value is None else f"{value:.6g}", step, seconds)
+                continue
             summary = scalar(name, math.nan if value is None else value)
             self._writer.write_event(Event(wall_time=seconds, step=step, summary=summary))
         self._writer.flush()
+
+    def _write_text(self, name: str, text: str, step: int, seconds: float) -> None:
+        """Write a text where it is new."""
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboardX.summary import text as text_summary
+
+        if self._texts.get(name) != text:
+            self._texts[name] = text
+            self._writer.write_event(Event(wall_time=seconds, step=step, summary=text_summary(name, text)))
 
     def flush(self) -> None:
         self._writer.flush()

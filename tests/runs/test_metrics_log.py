@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -30,7 +31,20 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def scalars(folder: Path) -> list[tuple[str, int, float]]:
-    """Scalars in TensorBoard event files: records of (length, crc, protobuf Event, crc)."""
+    """Scalars in TensorBoard event files."""
+    return [(one.tag, step, one.simple_value) for step, one in logged_values(folder) if one.HasField("simple_value")]
+
+
+def texts(folder: Path) -> list[tuple[str, int, str]]:
+    return [
+        (one.tag, step, one.tensor.string_val[0].decode())
+        for step, one in logged_values(folder)
+        if one.HasField("tensor")
+    ]
+
+
+def logged_values(folder: Path) -> list[tuple[int, Any]]:
+    """(step, value) of TensorBoard event files: records of (length, crc, protobuf Event, crc)."""
     from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
     found = []
@@ -39,7 +53,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
         while data:
             (length,) = struct.unpack("<Q", data[:8])
             event = Event.FromString(data[12 : 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            found += [(event.step, value) for value in event.summary.value]
             data = data[16 + length :]
     return found
 
@@ -160,6 +174,19 @@ def test_tensorboard_has_the_same_values_and_forgets_lost_steps(tmp_path: Path) 
     assert starts == [4]
 
 
+def test_what_makes_no_curve_is_a_text(tmp_path: Path) -> None:
+    """The opening table, and values of a start that are in every row."""
+    (tmp_path / "opening.txt").write_text("student   small\n")
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2):
+            writer.write(step, {"loss": 0.5}, timing={"compile_seconds": 11.24921928, "tokens_per_second": 3.0})
+    assert [name for name, *_ in scalars(tmp_path)] == ["train/loss", "train/tokens_per_second"] * 2
+    (run_name, _, table), (name, _, seconds) = texts(tmp_path)
+    assert "run" in run_name and table == "    student   small\n"
+    assert name.startswith("train/compile_seconds") and seconds == "11.2492"
+    assert rows(tmp_path)[1]["timing"]["compile_seconds"] == 11.24921928
+
+
 def test_only_one_process_writes(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path / "run", enabled=False) as writer:
         writer.write(1, {"loss": 1.0})
@@ -240,3 +267,22 @@ def test_weights_and_biases_that_are_missing_or_cannot_start(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install"):
         MetricsWriter(tmp_path / "other", tensorboard=False, wandb=True)
+
+
+def test_weights_and_biases_offline(tmp_path: Path) -> None:
+    """The real package, without network: the rows are in its file, and the run that continues has the same id."""
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install '.[wandb]'")
+    code = (
+        "import sys; from pathlib import Path; from distil_jax.runs import MetricsWriter\n"
+        "for step in (1, 2):\n"
+        "    with MetricsWriter(Path('run'), restored_step=step - 1, tensorboard=False, wandb=True) as writer:\n"
+        "        writer.write(step, {'loss': 2.0 / step, 'bad': float('nan')}, timing={'tokens_per_second': 5.0})\n"
+    )
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and len({path.name for path in files}) == 1
+    assert all(b"train/loss" in path.read_bytes() and b"train/tokens_per_second" in path.read_bytes() for path in files)
