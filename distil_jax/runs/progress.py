@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import math
 import sys
 import time
@@ -27,7 +28,7 @@ def announce(lines: Iterable[str]) -> None:
 
 
 class Progress:
-    """Progress of one long step on stderr: a bar on a terminal, otherwise a line now and then.
+    """Progress of one long step on stderr: a bar on a terminal or in a notebook, otherwise a line now and then.
 
     Use it as a context manager. Speed and time left are those of the last `WINDOW` updates, so that compiling before
     the first one doesn't count.
@@ -63,7 +64,9 @@ class Progress:
         self._title, self._total, self._unit, self._counted = title, total, unit, counted
         self._stream: TextIO = sys.stderr if stream is None else stream
         self._clock = clock
-        self._mode = ("bar" if self._stream.isatty() else "plain") if mode == "auto" else mode
+        self._in_notebook = stream is None and _is_notebook()
+        shown = self._stream.isatty() or self._in_notebook
+        self._mode = ("bar" if shown else "plain") if mode == "auto" else mode
         self._done, self._amount, self._text = start, 0.0, ""
         self._marks: collections.deque[tuple[float, int, float]] = collections.deque(maxlen=self.WINDOW)
         self._last_line = -math.inf
@@ -71,7 +74,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._mode == "bar":
-            self._bar = _make_bar(self._stream, self._counted)
+            self._bar = _make_bar(None if self._in_notebook else self._stream, self._counted)
             self._bar.start()
             self._bar.add_task(self._title, total=self._total, completed=self._done, text="")
         return self
@@ -176,14 +179,22 @@ class PrepareDisplay:
         self._progress = None
 
 
-def _make_bar(stream: TextIO, counted: bool) -> RichProgress:
+def _is_notebook() -> bool:
+    """Whether this is a notebook that can show a bar: its cells have a kernel, and rich's widgets are installed."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") and importlib.util.find_spec("ipywidgets") is not None
+
+
+def _make_bar(stream: TextIO | None, counted: bool) -> RichProgress:
+    """A bar on a stream; None: in the cell of a notebook."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
+    console = Console(file=stream) if stream is not None else Console(force_jupyter=True)
     count = MofNCompleteColumn() if counted else TaskProgressColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count, TextColumn("{task.fields[text]}"))
-    return RichProgress(*columns, console=Console(file=stream), refresh_per_second=2)
+    return RichProgress(*columns, console=console, refresh_per_second=2)
 
 
 def _short(number: float) -> str:

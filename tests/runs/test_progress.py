@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,3 +103,36 @@ def test_lines_are_announced_on_stderr(capsys: pytest.CaptureFixture[str]) -> No
     announce(["task SST-2", "train: 10 rows read"])
     announce([])
     assert capsys.readouterr() == ("", "task SST-2\ntrain: 10 rows read\n")
+
+
+_CELL = """
+import sys
+from distil_jax.runs import Progress
+with Progress("distil", 3) as progress:
+    for number in range(3):
+        progress.update(number + 1, amount=10, text="loss 1.5")
+    progress.note("step 3: kl 0.5")
+print(progress._mode)
+"""
+
+
+def test_a_notebook_shows_a_bar() -> None:
+    """In a kernel; needs what runs notebooks."""
+    formats = pytest.importorskip("nbformat", reason="notebooks are not installed: pip install nbclient ipykernel")
+    client = pytest.importorskip("nbclient", reason="notebooks are not installed: pip install nbclient ipykernel")
+    pytest.importorskip("ipywidgets", reason="rich's widgets are not installed: pip install 'rich[jupyter]'")
+    book = formats.v4.new_notebook(cells=[formats.v4.new_code_cell(_CELL)])
+    client.NotebookClient(book, timeout=300).execute()
+    outputs = book.cells[0].outputs
+    assert any(one.get("text", "").strip().endswith("bar") for one in outputs)
+    shown = "".join(str(one.get("data", one.get("text", ""))) for one in outputs)
+    assert "step 3: kl 0.5" in shown and "application/vnd.jupyter.widget-view+json" in shown
+
+
+@pytest.mark.parametrize(("widgets", "mode"), [(True, "bar"), (False, "plain")])
+def test_without_widgets_a_notebook_gets_lines(widgets: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object() if widgets else None)
+    assert Progress("distil", 3)._mode == mode
+    assert Progress("distil", 3, stream=io.StringIO())._mode == "plain"
