@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -95,10 +96,10 @@ class Launched:
                     raise RuntimeError(f"ended too early: {process.communicate()}")
             time.sleep(0.02)
 
-    def send(self, signal: int, *numbers: int) -> None:
+    def send(self, signum: int, *numbers: int) -> None:
         """Send a signal to the processes of these numbers, none: all."""
         for number in numbers or range(len(self.processes)):
-            self.processes[number].send_signal(signal)
+            self.processes[number].send_signal(signum)
 
     def ends(self, *numbers: int) -> list[Ended]:
         """Wait for the processes of these numbers, none: all."""
@@ -206,6 +207,7 @@ def _patch_evaluation(delayer: _Delayer) -> None:
 def main(moment: str, number: int, seconds: float, sign: str, command: list[str]) -> None:
     """Run `command` as `python -m distil_jax.cli` does, with the delay."""
     delayer = _Delayer(number, seconds, sign)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores Ctrl-C, and so its children
 
     from distil_jax.runs import startup as runtime
 

@@ -32,7 +32,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 FAULTS = (
     *("SIGKILL at random moments", "SIGKILL, aimed", "checkpoint damaged", "all checkpoints damaged"),
     *("SIGTERM, one process", "SIGTERM, two processes", "SIGTERM while compiling or evaluating"),
-    "other devices or processes on resume",
+    *("Ctrl-C at a random step", "other devices or processes on resume"),
     *("a process is killed", "a process raises", "a process sleeps forever", "a process is stopped (SIGSTOP)"),
     *("loss or gradient not finite", "disk full", "output read-only", "output vanished", "two runs in one folder"),
     *("stale lock", "wrong device", "checkpoint of another version", "checkpoint of other shapes or types"),
