@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distil_jax.cli.command import start
+from distil_jax.cli.command import print_tables, start
 from distil_jax.config import (
     CONFIG_FLAG,
     Arguments,
@@ -38,7 +38,7 @@ def run_benchmark(arguments: list[str]) -> int:
     require_writable("--output", *paths)
     command = f"distil-jax benchmark {shlex.join(arguments)}"
     report = run_benchmark(config, stage, given, command=command, say=say)
-    print(benchmark_markdown(report))
+    print_tables(benchmark_markdown(report))
     if given.output:
         write_benchmark(given.output, report)
         print("\n".join(map(str, paths)), file=sys.stderr)
@@ -54,7 +54,7 @@ def run_latency(given: LatencyArguments) -> None:
     if given.json:
         require_writable("--json", Path(given.json))
     report = measure_latency(given, lambda line: print(line, file=sys.stderr, flush=True))
-    print(latency_markdown(report))
+    print_tables(latency_markdown(report), keys=2)
     if given.json:
         write_latency(Path(given.json), report)
 
@@ -70,7 +70,10 @@ def run_plan(arguments: list[str]) -> None:
     target = find_target(given.on, config.training.compute_dtype)
     request = PlanRequest(config, stage, given.vocabulary, given.price, given.search)
     plan = make_plan(request, target, lambda line: print(f"planning: {line}", file=sys.stderr, flush=True))
-    print(json.dumps(plan, indent=1) if given.json else plan_markdown(plan))
+    if given.json:
+        print(json.dumps(plan, indent=1))
+    else:
+        print_tables(plan_markdown(plan))
 
 
 def _names_a_file(settings: Sequence[str]) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distil_jax.config import Arguments, Config, parse_command
+from distil_jax.tables import narrowed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,16 @@ def with_long_flags(arguments: Iterable[str], short: Mapping[str, str]) -> list[
     """The arguments with short flags replaced by those that they stand for: `--task sst2`, `--task=sst2`."""
     parts = (argument.partition("=") for argument in arguments)
     return [f"{short.get(flag, flag)}{equals}{value}" for flag, equals, value in parts]
+
+
+def print_tables(text: str, keys: int = 1) -> None:
+    """Print a text with tables, which are cut to the width of a terminal; a file or pipe gets them whole.
+
+    `keys` columns name a row.
+    """
+    if sys.stdout.isatty():
+        text = narrowed(text, shutil.get_terminal_size().columns, keys)
+    print(text)
 
 
 def start(config: Config) -> None:

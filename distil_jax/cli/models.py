@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distil_jax.cli.command import start, with_long_flags
+from distil_jax.cli.command import print_tables, start, with_long_flags
 from distil_jax.config import (
     CONFIG_FLAG,
     CheckArguments,
@@ -82,7 +82,7 @@ def run_export(given: ExportArguments) -> None:
     )
     step = exported.source.step
     print(f"{given.output}: model of {given.model if step is None else f'step {step}'}")
-    print(exported.table)
+    print_tables(exported.table)
 
 
 def run_push(given: PushArguments) -> None:
@@ -171,7 +171,7 @@ def _evaluate_task(arguments: Sequence[str]) -> None:
     if found.is_main:
         for note in (note for note in found.notes if note not in found.data.notes):  # the data's were shown before
             print(f"note: {note}", file=sys.stderr)
-        print(scores_table(found))
+        print_tables(scores_table(found))
 
 
 def run_prune(arguments: list[str]) -> None:
@@ -240,7 +240,7 @@ def run_compare(given: CompareArguments) -> None:
     from distil_jax.evaluation import compare_studies, comparison_markdown, write_comparison
 
     found = compare_studies([Path(folder) for folder in given.folders])
-    print(comparison_markdown(found))
+    print_tables(comparison_markdown(found))
     if given.output:
         write_comparison(Path(given.output), found)
 

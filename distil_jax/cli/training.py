@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distil_jax.cli.command import start, with_long_flags
+from distil_jax.cli.command import print_tables, start, with_long_flags
 from distil_jax.cli.crash import working_on
 from distil_jax.config import Config, ShortHelp, parse_arguments, require
 from distil_jax.errors import UserError
@@ -217,7 +217,7 @@ def study(config: Config, command: str) -> int:
     with working_on(config.run.output):
         found = run_study(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))
     if found.is_main:
-        print(f"{found.text}\n\n{config.run.output}/report.md and report.json")
+        print_tables(f"{found.text}\n\n{config.run.output}/report.md and report.json")
     for failure in found.failures:
         print(f"distil-jax: failed: {failure}", file=sys.stderr)
     return (2 if found.user_error else 1) if found.failures else 0

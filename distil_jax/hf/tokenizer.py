@@ -132,7 +132,12 @@ class Tokenizer:
         return *self.bracket(first[:one], second[:two]), one < len(first) or two < len(second)
 
     def __call__(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int | None = None
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int | None = None,
+        pad_to: int | None = None,
     ) -> EncoderInputs:
         """What a model reads for N texts or pairs of texts.
 
@@ -140,13 +145,15 @@ class Tokenizer:
             texts: the texts.
             pairs: the second text of each.
             max_length: ids a row may have; longer ones are cut as `fit` does. None: no limit.
+            pad_to: length of the rows, for which a step under `jax.jit` compiles once. None: that of the longest.
 
         Returns:
-            ids [N, L] int32, padded to the longest row; mask [N, L] int32, 1 where a token stands; token_type_ids
-            [N, L] int32, None where the tokenizer's models have none.
+            ids [N, L] int32, padded to the longest row or to `pad_to`; mask [N, L] int32, 1 where a token stands;
+            token_type_ids [N, L] int32, None where the tokenizer's models have none.
 
         Raises:
-            ValueError: other numbers of texts and pairs, or a `max_length` that leaves nothing of a text.
+            ValueError: other numbers of texts and pairs, a `max_length` that leaves nothing of a text, or a row that is
+                longer than `pad_to`.
         """
         from distil_jax.models import EncoderInputs
 
@@ -159,7 +166,12 @@ class Tokenizer:
         seconds = [None] * len(first) if pairs is None else second
         limit = sys.maxsize if max_length is None else max_length
         rows = [self.fit(one, two, limit) for one, two in zip(first, seconds, strict=True)]
-        shape = len(rows), max((len(ids) for ids, _, _ in rows), default=0)
+        longest = max((len(ids) for ids, _, _ in rows), default=0)
+        if pad_to is not None and longest > pad_to:
+            raise ValueError(
+                f"a row has {longest} ids, more than pad_to = {pad_to}; give max_length={pad_to} to cut it"
+            )
+        shape = len(rows), longest if pad_to is None else pad_to
         arrays: tuple[Any, ...] = tuple(np.full(shape, fill, np.int32) for fill in (self.pad_id, 0, 0))
         ids, mask, types = arrays
         for number, (of_row, types_of_row, _) in enumerate(rows):

@@ -206,3 +206,13 @@ def test_a_run_is_exported_first(hub: _Hub, tiny_run: Path, tmp_path: Path, push
     assert status == 0, errors
     export(tiny_run, tmp_path / "small", step=1)
     assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "small").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["small", "me/a b", "me/-small", "me/small.git", "a/b/c", "me/" + "x" * 200])
+def test_a_name_that_cannot_be_is_refused_before_anything_is_exported(
+    name: str, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("distil_jax.export.upload.export", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr("distil_jax.cli.models.start", lambda _: None)
+    assert main(["push", str(tiny_run), name]) == 2
+    assert "not the name of a repository; give user/name" in capsys.readouterr().err

@@ -220,6 +220,18 @@ def test_a_call_gives_padded_arrays(
     assert tokenizer.backend.to_str() == before
 
 
+def test_rows_of_one_length(vocab: Path, tmp_path: Path) -> None:
+    save_tokenizer(tmp_path, load_tokenizer(vocab / "bert-base-uncased-vocab.txt"), family="bert")
+    texts = ["a", "one two three four five six seven eight"]
+    found = load_tokenizer(tmp_path)(texts, max_length=7, pad_to=9)
+    reference = AutoTokenizer.from_pretrained(tmp_path)
+    cut = reference(texts, truncation=True, max_length=7)
+    expected = reference.pad(cut, padding="max_length", max_length=9, return_tensors="np")
+    np.testing.assert_array_equal(found.ids, expected["input_ids"])
+    np.testing.assert_array_equal(found.mask, expected["attention_mask"])
+    np.testing.assert_array_equal(found.token_type_ids, expected["token_type_ids"])
+
+
 def test_calls_that_cannot_be(vocab: Path) -> None:
     tokenizer = load_tokenizer(vocab / "bert-base-uncased-vocab.txt")
     assert tokenizer([]).ids.shape == (0, 0)
@@ -229,6 +241,8 @@ def test_calls_that_cannot_be(vocab: Path) -> None:
         tokenizer(["a"], ["b", "c"])
     with pytest.raises(ValueError, match="max_length = 2"):
         tokenizer(["a"], max_length=2)
+    with pytest.raises(ValueError, match="pad_to = 3; give max_length=3"):
+        tokenizer(["one two"], pad_to=3)
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(5, 20))
