@@ -189,7 +189,7 @@ def card(head: TaskHead = CLASSES, changes: dict[str, Any] | None = None, **desc
 def test_the_card_says_what_was_done() -> None:
     text = card()
     for said in (
-        "`models/small` fine-tuned on SST-2.",
+        "`small` fine-tuned on SST-2.",
         "67,349 training examples of up to 128 tokens",
         "step 100 of 300, 32 examples a step, peak learning rate 2e-05, seed 3",
         "2 labels: `no`, `yes`",
@@ -226,7 +226,7 @@ def test_the_card_says_what_was_done() -> None:
 def test_the_card_of_a_student_names_its_teacher_and_the_weights() -> None:
     changes = {"teacher.path": "models/big", "finetune.task": 0.3, "finetune.kl": 0.7}
     text = card(changes=changes, teacher="models/big")
-    assert "with the fine-tuned model `models/big` as teacher" in text
+    assert "with the fine-tuned model `big` as teacher" in text
     assert "loss: 0.3 task + 0.7 kl, temperature 2" in text
     assert "knowledge-distillation" in text
 
