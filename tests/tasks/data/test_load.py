@@ -161,7 +161,8 @@ def test_skipped_rows_are_counted_by_what_is_wrong(tmp_path: Path, write: Any, l
     assert [(e.id, e.text) for e in data.train] == [("0", "fine"), ("2", "x"), ("6", "good")]
     first = data.notes[0]
     assert first.startswith("train: 4 rows skipped (1 x ") and first.count(f", first {train}, line ") == 3
-    assert "1 x column 'text' is empty" in first and first.endswith("; 1 x other faults)")
+    assert f"1 x not valid UTF-8 (byte 4 of the line), first {train}, line 5" in first
+    assert first.endswith("; 1 x other faults)")
     with pytest.raises(UserError, match="line 5: not valid UTF-8"):
         load("classification", train=train)
     only_bad = write(tmp_path / "b.csv", "text,label\n,a\n,b\n")
