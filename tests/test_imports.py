@@ -132,7 +132,7 @@ def imported() -> set[str]:
 
 
 def test_dependencies_are_declared_and_imported() -> None:
-    optional = declared("tfds", "plot", "onnx", "serve", "wandb")
+    optional = declared("tfds", "plot", "onnx", "coreml", "serve", "wandb")
     assert imported() - optional == set(), "imported, but not declared"
     assert declared() - imported() == set(), "declared, but not imported"
 

@@ -53,7 +53,8 @@ class ExportArguments(Arguments):
     format: tuple[str, ...] = setting(
         ("hf",),
         "what is written; hf: a Hugging Face folder; onnx: ONNX in float32; onnx-int8: int8 weights and activations; "
-        "onnx-q8, onnx-q4: weights of 8 or 4 bits in blocks; stablehlo: for jax.export on CPU, CUDA and TPU",
+        "onnx-q8, onnx-q4: weights of 8 or 4 bits in blocks; coreml, coreml-int8: for Apple's systems, in float16 or "
+        "with weights of 8 bits, not run here; stablehlo: for jax.export on CPU, CUDA and TPU",
         NO_EMPTY_ITEM,
     )
     step: int = setting(-1, "which checkpoint of a run; -1: its result (finetune.keep: best or last)", at_least(-1))

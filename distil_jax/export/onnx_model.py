@@ -15,7 +15,7 @@ from distil_jax.models import HEADS, EncoderConfig, Pooling, TaskHead, buckets_o
 
 # Families whose every computation stands below. A new one is written once it is compared with the JAX model.
 WRITTEN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert", "mpnet", "electra"})
-_LOWEST = float(np.finfo(np.float32).min)
+_LOWEST = -30000.0  # added to a score or put for a number that is not seen; float16 has it, too
 _ROWS, _TOKENS = "batch_size", "sequence_length"
 
 

@@ -255,7 +255,7 @@ def files_table(files: Sequence[FileReport]) -> str:
     for one in files:
         found = one.agreement
         if found is None:
-            state = "as trained" if one.format == _PLAIN else "not run here"
+            state = "as trained" if one.format == _PLAIN else f"not run here: needs {FORMATS[one.format].runtime}"
             rows.append([f"`{one.file}`", f"{one.megabytes:,.1f}", "", "", "", state])
             continue
         same = "" if found.equal_decisions is None else f"{100 * found.equal_decisions:.2f} %"
