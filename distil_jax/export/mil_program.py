@@ -75,7 +75,8 @@ def _reduced(kind: str) -> _Operator:
 
 def _gather(mb: Any, x: Any, ids: Any, axis: int = 0) -> Any:
     if np.ndim(ids) == 0 and isinstance(ids, np.integer):
-        return mb.squeeze(x=_part(mb, x, [ids], np.array([ids + 1], np.int32), [axis]), axes=[axis])
+        first = int(ids)
+        return mb.squeeze(x=_part(mb, x, [first], np.array([first + 1], np.int32), [axis]), axes=[axis])
     return mb.gather(x=x, indices=ids, axis=axis, validate_indices=False)
 
 

@@ -85,10 +85,11 @@ def test_an_int8_file_computes_what_training_for_int8_computes(family: str, head
     source = made(family, head)
     model, _ = onnx_model(source, "int8", frozenset({"word", "position"}))
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    inputs = EncoderInputs(*(None if x is None else x[:1, :5] for x in rows(source, 9)))
+    together = rows(source, 9)
+    ids: Any = np.asarray(together.ids)[:1, :5]
+    inputs = EncoderInputs(ids, mask=np.ones_like(ids), token_type_ids=np.asarray(together.token_type_ids)[:1, :5])  # type: ignore[arg-type]
     assert source.head is not None
     trained = TaskModel(source.encoder, source.head, product="int8")
-    inputs = inputs._replace(mask=np.ones_like(inputs.ids))
     expected: Any = trained.apply({"params": source.params}, readable(trained, inputs))
     plain = network_of(source.encoder, source.params, source.head)(inputs)
     found = open_onnx(tmp_path / "model.onnx")(inputs)
