@@ -15,7 +15,8 @@ _STYLE = (
     "td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}pre{white-space:pre-wrap;overflow-wrap:anywhere}"
     ".note{color:#666}.charts{display:flex;flex-wrap:wrap;gap:1.2rem}.wide{overflow-x:auto}h1,.note{overflow-wrap:anywhere}"
-    "td.text{text-align:left;min-width:14rem}"
+    "td.text{text-align:left}td:first-child{overflow-wrap:break-word}"
+    "@media(max-width:500px){td,th{padding:.25rem .3rem;font-size:14px}}"
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def _curves(labels: Sequence[str], runs: Sequence[Path], found: Mapping[str, Any
         if source == "timing":
             names = {name: None for name in names if name in _TIMING}
         charts = []
-        for name in names:
+        for name in [name for name in names if not _is_repeated(name, names)]:
             groups = [(label, series.get(name, [])) for label, series in drawn.items()]
             if any(len(group) > 1 for _, group in groups):
                 shown = level.get(name) if kind == EVALUATION else None
@@ -143,6 +143,12 @@ def _curves(labels: Sequence[str], runs: Sequence[Path], found: Mapping[str, Any
             dashed = '<p class="note">dashed: the teacher</p>' if level and kind == EVALUATION else ""
             parts += [f"<h2>{title}</h2>", legend(labels), f'<div class="charts">{"".join(charts)}</div>', dashed]
     return parts
+
+
+def _is_repeated(name: str, names: Collection[str]) -> bool:
+    """Whether another curve has the same form: a sum of one loss term, a mean of one measure."""
+    terms, measures = [one for one in names if one.startswith("loss_")], [one for one in names if one != "score"]
+    return len({"loss": terms, "score": measures}.get(name, ())) == 1
 
 
 def _series(run: Path, kind: str, source: str) -> dict[str, _Curve]:
@@ -186,9 +192,8 @@ def _details(name: str, details: Mapping[str, Any]) -> list[str]:
     if "calibration_error" in details:
         parts.append(f"<p>Calibration error (ECE, 15 bins): {details['calibration_error']:.4f}</p>")
     if errors := details.get("errors"):
-        rows = [[f"{one['probability']:.3f}", one["predicted"], one["label"], one["text"]] for one in errors]
-        head = "".join(f"<th class=text>{cell}</th>" for cell in ("probability", "predicted", "right", "text"))
-        body = _texts(rows).replace("<table>", f"<table><tr>{head}</tr>", 1)
+        rows = [[one["text"], f"{one['label']}, not {one['predicted']} ({one['probability']:.2f})"] for one in errors]
+        body = _wide(table(["text", "right, not predicted (probability)"], rows))
         parts += [f"<h3>Most confident errors, {escape(name)}</h3>", body]
     return parts
 

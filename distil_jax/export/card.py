@@ -128,7 +128,7 @@ def curves_picture(metadata: Mapping[str, Any], step: int) -> str:
     for number, row in rows:
         for name, value in row.items():
             if name not in _UNDRAWN and math.isfinite(value):
-                series.setdefault(_MEASURES.get(name, name.replace("_", " ")), []).append((number, value))
+                series.setdefault(_MEASURES.get(name) or name.replace("_", " "), []).append((number, value))
     return picture({name: points for name, points in series.items() if len(points) > 1})
 
 
