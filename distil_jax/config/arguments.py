@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import io
-import itertools
-import operator
-import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from distil_jax.config.commands import Arguments
 from distil_jax.config.fields import Field, fields_of
 from distil_jax.config.files import find_field, load_config, setting_names, to_tables, with_overrides
 from distil_jax.config.schema import SECTIONS, Config
-from distil_jax.config.short_help import ShortHelp, command_help, short_help
+from distil_jax.config.short_help import ShortHelp, command_help, entry, full_help, no_flag_of, short_help
 from distil_jax.errors import UserError, one_line
 
 CONFIG_FLAG = "--config"
 ALL_FLAG = "--help-all"
 T = TypeVar("T", bound=Arguments)
+_HELP = {"-h", "--help", ALL_FLAG}
 _LONGEST_FLAG = 100  # characters of an unknown flag that are looked at
-_TRUTHS = ("True", "False", "true", "false", "yes", "no", "0", "1")
+_TRUTHS = ("True", "False", "None", "true", "false", "yes", "no", "0", "1")
+
+
+class _Flag(NamedTuple):
+    """What a flag gives: the name and schema of its setting, and its value where it takes none."""
+
+    name: str
+    field: Field
+    value: bool | None = None
 
 
 def parse_arguments(
@@ -55,25 +59,25 @@ def parse_arguments(
     """
     wanted = set(SECTIONS if sections is None else sections)
     shown = [name for name in setting_names() if name in wanted or name.partition(".")[0] in wanted]
+    flags = _flags({f"--{name}": (name, find_field(name)[2]) for name in setting_names()})
+    usable = {flag: found for flag, found in flags.items() if found.name in shown}
+    for flag, _ in _parts(argv):
+        if flag in flags and flag not in usable:
+            raise UserError(f"{flag} has no effect on `{prog}`; leave it out, or set it in the file given by --config")
+    _refuse_unknown(argv, ["--help", CONFIG_FLAG, *usable])
     source = _config_source(argv) or default
     config = Config() if source is None else load_config(source)
-    fields = {name: find_field(name)[2] for name in setting_names()}
-    names = {flag: name for name, field in fields.items() for flag in _flags(f"--{name}", field)}
-    usable = [CONFIG_FLAG, *(flag for flag, name in names.items() if name in shown)]
-    for flag in _given_flags(argv):
-        if flag in names and flag not in usable:
-            raise UserError(f"{flag} has no effect on `{prog}`; leave it out, or set it in the file given by --config")
-    asked = {"-h", "--help"} & {*argv}
-    if asked and page is not None:
-        _refuse_unknown(argv, ["--help", *usable])
-        sys.stdout.write(short_help(page, config, prog, description, len(shown)) + "\n")
-        raise SystemExit(0)
-    argv = ["--help" if argument == ALL_FLAG else argument for argument in argv]
-    allowed = {flag: fields[name].allowed for flag, name in names.items()}
-    needed = () if page is None else page.needed
-    parsed = _parse(_config_class(config, shown, source, needed), argv, prog, description, usable, allowed)
-    given = {name: operator.attrgetter(name)(parsed) for name in shown}
-    return with_overrides(config, {**given, **implied(given)})
+    if asked := _HELP & {*argv}:
+        short = page is not None and ALL_FLAG not in asked
+        _print_help(
+            short_help(page, config, prog, description, len(shown))
+            if page is not None and short
+            else full_help(page, config, prog, description, shown)
+        )
+    given = _values(argv, usable, {}, prog)
+    tables = to_tables(config)
+    values = {name: tables[name.partition(".")[0]][name.partition(".")[2]] for name in shown} | given
+    return with_overrides(config, {**given, **implied(values)})
 
 
 def parse_command(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
@@ -89,109 +93,99 @@ def parse_command(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
         SystemExit: with status 0, after `--help`.
     """
     fields = fields_of(kind)
-    rows = [_row(key, field, field.default, positional=key in kind.positional.split()) for key, field in fields.items()]
-    described = dataclasses.make_dataclass(kind.__name__, rows, frozen=True)
-    described.__doc__ = kind.__doc__
-    named = {kind.full_name(key): field for key, field in fields.items() if key not in kind.positional.split()}
-    allowed = {flag: field.allowed for label, field in named.items() for flag in _flags(label, field)}
-    if {"-h", "--help", ALL_FLAG} & {*argv}:
-        _refuse_unknown(argv, ["--help", ALL_FLAG, *allowed])
-        sys.stdout.write(command_help(kind, prog) + "\n")
-        raise SystemExit(0)
-    parsed = kind(**vars(_parse(described, argv, prog, "", allowed, allowed)))
-    for name in kind.positional.split():
-        if getattr(parsed, name) == ():
-            raise UserError(f"no {name} given; see `{prog} --help`")
-    return parsed
+    positional = {name: fields[name] for name in kind.positional.split()}
+    flags = _flags({kind.full_name(key): (key, field) for key, field in fields.items() if key not in positional})
+    _refuse_unknown(argv, ["--help", *flags])
+    if _HELP & {*argv}:
+        _print_help(command_help(kind, prog))
+    given = _values(argv, flags, positional, prog)
+    required = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in given]
+    if empty := [name for name in required if name in positional and fields[name].is_list]:
+        raise UserError(f"no {empty[0]} given; see `{prog} --help`")
+    if required:
+        rows = (" ".join(" ".join(entry(kind.label(name), fields[name])).split()) for name in required)
+        raise UserError(f"not given: {', '.join(rows)}; see `{prog} --help`")
+    return kind(**given)
+
+
+def _print_help(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    raise SystemExit(0)
+
+
+def _flags(settings: Mapping[str, tuple[str, Field]]) -> dict[str, _Flag]:
+    """The flags of settings by label: one each, and for a yes/no setting another one that says no."""
+    found: dict[str, _Flag] = {}
+    for label, (name, field) in settings.items():
+        flag = label.replace("_", "-")
+        found[flag] = _Flag(name, field, True if field.is_switch else None)
+        if field.is_switch:
+            found[no_flag_of(flag)] = _Flag(name, field, False)
+    return found
+
+
+def _parts(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag with the arguments up to the next one; first "" with those before all flags."""
+    flag, texts = "", []
+    for argument in argv:
+        if argument.startswith("--"):
+            yield flag, texts
+            name, equals, value = argument.partition("=")
+            flag, texts = name.replace("_", "-"), [value] if equals else []
+        elif argument not in _HELP:
+            texts.append(argument)
+    yield flag, texts
+
+
+def _values(
+    argv: Sequence[str], flags: Mapping[str, _Flag], positional: Mapping[str, Field], prog: str
+) -> dict[str, Any]:
+    """The values that arguments give, by name; of a flag that is given twice the last one counts."""
+    found: dict[str, Any] = {}
+    rest: list[str] = []  # what no flag takes
+    for flag, texts in _parts(argv):
+        if flag not in flags:  # `--config`, which was read before
+            rest += texts[1:] if flag else texts
+            continue
+        name, field, value = flags[flag]
+        if value is not None and not (field.is_optional and texts and texts[0] in _TRUTHS):
+            found[name], taken = value, 0
+        else:
+            taken = len(texts) if field.is_list else 1
+            found[name] = _read(field, texts[:taken], flag, prog)
+        rest += texts[taken:]
+    for name, field in positional.items():
+        taken = len(rest) if field.is_list else 1
+        if rest:
+            found[name] = _read(field, rest[:taken], name, prog)
+        rest = rest[taken:]
+    if rest:
+        hint = " (yes/no flags take no value)" if rest[0] in _TRUTHS else ""
+        raise UserError(f"no flag takes {one_line(' '.join(rest)) or 'an empty text'}{hint}; see `{prog} --help`")
+    return found
+
+
+def _read(field: Field, texts: Sequence[str], label: str, prog: str) -> Any:
+    try:
+        return field.read(texts)
+    except ValueError:
+        given = one_line("".join(f" {text}" for text in texts))
+        raise UserError(f"{label}{given}: must be {field.allowed}; see `{prog} --help`") from None
 
 
 def _config_source(argv: Sequence[str]) -> str | None:
-    """Value of `--config`; it is needed before the rest can be parsed, as the file gives the defaults."""
-    found: list[str] = []
-    for position, argument in enumerate(argv):
-        if argument == CONFIG_FLAG:
-            value = argv[position + 1] if position + 1 < len(argv) else ""
-            if not value or value.startswith("--"):
-                raise UserError(f"{CONFIG_FLAG} needs the path of a TOML file or the name of a shipped configuration")
-            found.append(value)
-        elif argument.startswith(f"{CONFIG_FLAG}="):
-            found.append(argument.partition("=")[2])
+    """Value of `--config`; the file gives the defaults of all others."""
+    found = [texts[0] if texts else "" for flag, texts in _parts(argv) if flag == CONFIG_FLAG]
+    if "" in found:
+        raise UserError(f"{CONFIG_FLAG} needs the path of a TOML file or the name of a shipped configuration")
     if len(found) > 1:
         raise UserError(f"{CONFIG_FLAG} is given {len(found)} times: {', '.join(found)}; give it once")
     return found[0] if found else None
 
 
-def _given_flags(argv: Sequence[str]) -> list[str]:
-    return [argument.partition("=")[0].replace("_", "-") for argument in argv if argument.startswith("--")]
-
-
-def _flags(label: str, field: Field) -> list[str]:
-    """The flags of a setting: one, or the two of a pair for a yes/no setting."""
-    flag = label.replace("_", "-")
-    section, dot, key = flag.removeprefix("--").rpartition(".")
-    return [flag, *([f"--{section}{dot}no-{key}"] if field.annotation is bool else [])]
-
-
-def _row(key: str, field: Field, default: Any, *, positional: bool = False) -> tuple[Any, ...]:
-    """A field of a dataclass for tyro."""
-    import tyro
-
-    typed: Any = Annotated[
-        field.annotation, tyro.conf.arg(help=field.help, metavar=key.upper() if positional else None)
-    ]
-    typed = tyro.conf.Positional[typed] if positional else typed
-    return (key, typed) if default is dataclasses.MISSING else (key, typed, dataclasses.field(default=default))
-
-
-def _config_class(config: Config, names: list[str], source: str | None, needed: Collection[str]) -> type[Any]:
-    """A dataclass for tyro: these settings' names, types and help, with the values of `config` as defaults."""
-    import tyro
-
-    tables = to_tables(config)
-    made: list[tuple[str, Any, Any]] = []
-    for section in dict.fromkeys(name.partition(".")[0] for name in names):
-        fields = fields_of(SECTIONS[section]).items()
-        marked = (
-            (key, dataclasses.replace(field, help=f"needed: {field.help}") if f"{section}.{key}" in needed else field)
-            for key, field in fields
-        )
-        rows = [_row(key, field, tables[section][key]) for key, field in marked if f"{section}.{key}" in names]
-        kind = dataclasses.make_dataclass(section, rows, frozen=True)
-        kind.__doc__ = SECTIONS[section].__doc__
-        made.append((section, kind, dataclasses.field(default=kind())))
-    text = "TOML file, or name of a shipped configuration; its values are the defaults below"
-    named = Annotated[str, tyro.conf.arg(help=text, metavar="FILE")]
-    return dataclasses.make_dataclass("Arguments", [("config", named, dataclasses.field(default=source or "")), *made])
-
-
-def _parse(
-    kind: type[Any],
-    argv: Sequence[str],
-    prog: str,
-    description: str,
-    flags: Iterable[str],
-    allowed: Mapping[str, str],
-) -> Any:
-    """What tyro makes of the arguments. A mistake becomes one line, for which `allowed` has what each flag takes."""
-    _refuse_unknown(argv, ["--help", *flags])
-    import tyro
-
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(argv), prog=prog, description=description or None)
-    except SystemExit as end:
-        if not end.code:
-            raise
-    frames = r"\x1b\[[0-9;]*m|[\u2500-\u257f]+|-{3,}|[|+]"  # colours and boxes, drawn in ASCII on some terminals
-    text = " ".join(re.sub(frames, " ", complaint.getvalue()).split())
-    text = text.partition(" For full helptext")[0]
-    raise UserError(_reworded(text, argv, allowed) + f"; see `{prog} --help`")
-
-
 def _refuse_unknown(argv: Sequence[str], known: Sequence[str]) -> None:
-    for flag in _given_flags(argv):
-        if flag not in known:
+    for flag, _ in _parts(argv):
+        if flag and flag not in (*known, ALL_FLAG):
             near = max(known, key=lambda other: _likeness(flag[:_LONGEST_FLAG], other))
             raise UserError(f"there is no flag {one_line(flag, _LONGEST_FLAG)}; did you mean {near}?")
 
@@ -200,27 +194,3 @@ def _likeness(flag: str, known: str) -> tuple[bool, float]:
     """How near a known flag is: the same setting without its section first, then the letters they share."""
     same = known.rpartition(".")[2] == flag.lstrip("-")
     return same, difflib.SequenceMatcher(None, known, flag).ratio()
-
-
-def _reworded(text: str, argv: Sequence[str], allowed: Mapping[str, str]) -> str:
-    """The parser's complaint in the words of the schema."""
-    absent = re.search(r"Missing from [^:]*: (.*)", text)
-    if absent:
-        return "not given: " + one_line(absent[1].replace(" (required)", ",").rstrip(", "))
-    stray = re.search(r"Unrecognized options:\s*(.*)", text)
-    if stray:
-        return f"no flag takes {one_line(stray[1]) or 'an empty text'}" + (
-            " (yes/no flags take no value)" if stray[1] in _TRUTHS else ""
-        )
-    about = next((flag for flag in re.findall(r"--[a-z0-9.-]*[a-z0-9]", text) if flag in allowed), None)
-    return f"{about}{one_line(_given(about, argv))}: must be {allowed[about]}" if about else one_line(text)
-
-
-def _given(flag: str, argv: Sequence[str]) -> str:
-    """The values given to `flag`: " fast", or nothing."""
-    for position, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name.replace("_", "-") == flag:
-            values = itertools.takewhile(lambda item: not item.startswith("--"), argv[position + 1 :])
-            return "".join(f" {item}" for item in ([value] if equals else values))
-    return ""

@@ -37,6 +37,11 @@ class Arguments(Section):
         """What the user types: "--batch-size"."""
         return key if key in cls.positional.split() else f"--{key.replace('_', '-')}"
 
+    @classmethod
+    def label(cls, key: str) -> str:
+        """What the help calls it: "MODEL", "--batch-size"."""
+        return key.upper() if key in cls.positional.split() else cls.full_name(key)
+
 
 @dataclass(frozen=True)
 class ExportArguments(Arguments):

@@ -8,9 +8,9 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from distil_jax.errors import UserError, shown
 
@@ -113,6 +113,8 @@ def weight(default: float, text: str) -> Any:
 class Section:
     """Base of the sections: checks every field when one is made."""
 
+    affects_result: ClassVar[bool] = True  # false where none of its settings does, see `setting`
+
     def __post_init__(self) -> None:
         for key, spec in fields_of(type(self)).items():
             object.__setattr__(self, key, spec.checked(getattr(self, key), self.full_name(key)))
@@ -144,10 +146,42 @@ class Field:
         text = allowed_text(self.annotation)
         return text if self.check is None else f"{text} {self.check.text}"
 
+    @property
+    def is_list(self) -> bool:
+        """Whether it has any number of values."""
+        return typing.get_origin(self.annotation) is tuple
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether it may be left open, None."""
+        return isinstance(self.annotation, types.UnionType)
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is yes or no."""
+        return _without_none(self.annotation) is bool
+
+    @property
+    def takes(self) -> str:
+        """What follows its flag, in the words of a help page: "N"."""
+        kind = _without_none(self.annotation)
+        if typing.get_origin(kind) is Literal:
+            return "|".join(typing.get_args(kind))
+        return "..." if self.is_list else {int: "N", float: "X", str: "TEXT"}[kind]
+
+    def read(self, texts: Sequence[str]) -> Any:
+        """The value that these texts of a command line stand for, not checked; ValueError where they stand for none."""
+        if self.is_optional and [*texts] == ["None"]:
+            return None
+        if self.is_list:
+            return tuple(_value_in(text, typing.get_args(self.annotation)[0]) for text in texts)
+        (text,) = texts
+        return _value_in(text, _without_none(self.annotation))
+
     def checked(self, value: Any, name: str) -> Any:
         """`value` in its exact type, or `UserError` saying what `name` ("section.key" or "--flag") may be."""
         limits = ""
-        if value is None and isinstance(self.annotation, types.UnionType):
+        if value is None and self.is_optional:
             return None
         try:
             typed = _typed(value, self.annotation)
@@ -175,7 +209,10 @@ def fields_of(section: type[Section]) -> dict[str, Field]:
     hints, specs = typing.get_type_hints(section), dataclasses.fields(typing.cast(Any, section))
     own = [*section.__annotations__]
     ordered = sorted(specs, key=lambda spec: own.index(spec.name) if spec.name in own else len(own))
-    return {spec.name: Field(hints[spec.name], spec.default, **spec.metadata) for spec in ordered}
+    found = {spec.name: Field(hints[spec.name], spec.default, **spec.metadata) for spec in ordered}
+    if section.affects_result:
+        return found
+    return {name: dataclasses.replace(field, affects_result=False) for name, field in found.items()}
 
 
 def allowed_text(annotation: Any) -> str:
@@ -194,6 +231,13 @@ def _without_none(annotation: Any) -> Any:
     if isinstance(annotation, types.UnionType):
         return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
     return annotation
+
+
+def _value_in(text: str, kind: Any) -> Any:
+    """The value of a type that a text stands for. Raises ValueError."""
+    if kind is bool:
+        return ["false", "true"].index(text.lower()) == 1
+    return kind(text) if kind in (int, float) else text
 
 
 def _typed(value: Any, annotation: Any) -> Any:

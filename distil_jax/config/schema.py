@@ -285,31 +285,24 @@ class Training(Section):
 class Parallel(Section):
     """Devices and processes; with the defaults both are found out."""
 
-    mapping: Literal["shard_map", "pmap"] = setting(
-        "shard_map", "how the step is mapped over devices", affects_result=False
-    )
+    affects_result = False
+
+    mapping: Literal["shard_map", "pmap"] = setting("shard_map", "how the step is mapped over devices")
     fsdp: bool = setting(
-        False,
-        "cut parameters, moments and gradients over the devices, for models that one does not hold",
-        affects_result=False,
+        False, "cut parameters, moments and gradients over the devices, for models that one does not hold"
     )
     teacher: Literal["replicated", "fsdp"] = setting(
-        "replicated", "the teacher of distill: whole on every device, or cut over them", affects_result=False
+        "replicated", "the teacher of distill: whole on every device, or cut over them"
     )
-    devices: int = setting(0, "devices used, over all processes; 0: all", between(0, 1 << 20), affects_result=False)
-    coordinator: str = setting(
-        "", "host:port of process 0; empty: found out from the cluster", HOST_AND_PORT, affects_result=False
-    )
-    num_processes: int = setting(
-        0, "processes of the run; 0: found out from the cluster", between(0, 1 << 20), affects_result=False
-    )
-    process_id: int = setting(-1, "number of this process, from 0; -1: found out", at_least(-1), affects_result=False)
+    devices: int = setting(0, "devices used, over all processes; 0: all", between(0, 1 << 20))
+    coordinator: str = setting("", "host:port of process 0; empty: found out from the cluster", HOST_AND_PORT)
+    num_processes: int = setting(0, "processes of the run; 0: found out from the cluster", between(0, 1 << 20))
+    process_id: int = setting(-1, "number of this process, from 0; -1: found out", at_least(-1))
     stall_minutes: float = setting(
         30.0,
         "minutes without a finished step or evaluation batch after which a run ends as stuck; more than compiling and "
         "saving take; 0: never",
         at_least(0),
-        affects_result=False,
     )
 
     def validate(self) -> None:
@@ -335,10 +328,12 @@ class Parallel(Section):
 class Checkpoint(Section):
     """When the state is saved, besides at the end."""
 
-    every_steps: int = setting(1000, "optimiser steps between checkpoints; 0: none", at_least(0), affects_result=False)
-    every_minutes: float = setting(10.0, "minutes between checkpoints; 0: none", between(0, 1e6), affects_result=False)
-    keep: int = setting(2, "newest checkpoints kept", between(1, 1_000_000), affects_result=False)
-    migrate: bool = setting(False, "go on from checkpoints of older formats or other float types", affects_result=False)
+    affects_result = False
+
+    every_steps: int = setting(1000, "optimiser steps between checkpoints; 0: none", at_least(0))
+    every_minutes: float = setting(10.0, "minutes between checkpoints; 0: none", between(0, 1e6))
+    keep: int = setting(2, "newest checkpoints kept", between(1, 1_000_000))
+    migrate: bool = setting(False, "go on from checkpoints of older formats or other float types")
 
 
 @dataclass(frozen=True)
@@ -357,11 +352,13 @@ class Evaluation(Section):
 class Logging(Section):
     """What is written down and shown while training."""
 
-    every_steps: int = setting(50, "optimiser steps between rows of metrics", at_least(1), affects_result=False)
-    tensorboard: bool = setting(True, "write TensorBoard event files besides metrics.jsonl", affects_result=False)
-    wandb: bool = setting(False, "log to Weights & Biases, too; WANDB_MODE=offline stays here", affects_result=False)
+    affects_result = False
+
+    every_steps: int = setting(50, "optimiser steps between rows of metrics", at_least(1))
+    tensorboard: bool = setting(True, "write TensorBoard event files besides metrics.jsonl")
+    wandb: bool = setting(False, "log to Weights & Biases, too; WANDB_MODE=offline stays here")
     progress: Literal["auto", "bar", "plain", "none"] = setting(
-        "auto", "progress display; auto: a bar on a terminal, else plain lines", affects_result=False
+        "auto", "progress display; auto: a bar on a terminal, else plain lines"
     )
 
 

@@ -1,4 +1,4 @@
-"""The first page of a command's help, and messages on settings in the words of who typed flags."""
+"""The help of commands: the first page, the page of all settings; and messages in the words of who typed flags."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import inspect
 import re
 import textwrap
 from collections.abc import Sequence
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from distil_jax.config.commands import Arguments
 from distil_jax.config.fields import Field, fields_of
 from distil_jax.config.files import find_field, setting_names, to_tables
-from distil_jax.config.schema import Config
+from distil_jax.config.schema import SECTIONS, Config
 
 WIDTH = 80
 _INDENT = 30
+_USAGE = "[--config FILE] [--section.key VALUE ...]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,65 +35,68 @@ class ShortHelp:
 
 
 def short_help(page: ShortHelp, config: Config, prog: str, description: str, count: int) -> str:
-    """The page, of at most `WIDTH` columns; `count` settings are on the other one."""
-    usage = f"usage: {prog} [--config FILE] [--section.key VALUE ...]"
-    lines = [*textwrap.wrap(usage, WIDTH), "", *textwrap.wrap(description, WIDTH)]
+    """The first page, of at most `WIDTH` columns; `count` settings are on the other one."""
+    lines = _head(f"{prog} {_USAGE}", description)
     for title, names in (("needed", page.needed), ("often changed", page.common)):
-        if not names:
-            continue
-        lines += ["", f"{title}:"]
-        for name in names:
-            lines += _entry(name, config)
+        if names:
+            lines += ["", f"{title}:", *(line for name in names for line in _setting(name, config))]
     lines += ["", "example:", *_wrapped_command(page.example)]
     rest = f"`{prog} --help-all` shows all {count} settings. --config FILE reads them from TOML, where "
     return "\n".join([*lines, "", *textwrap.wrap(f"{rest}--training.steps 10 is steps = 10 below [training].", WIDTH)])
 
 
+def full_help(page: ShortHelp | None, config: Config, prog: str, description: str, names: Sequence[str]) -> str:
+    """The page of all these settings, by section; those that the first page needs are marked."""
+    needed = () if page is None else page.needed
+    lines = [
+        *_head(f"{prog} {_USAGE}", description),
+        *("", "  --config FILE"),
+        *_described("TOML file, or name of a shipped configuration; its values are the defaults below"),
+    ]
+    for section in dict.fromkeys(name.partition(".")[0] for name in names):
+        lines += ["", *textwrap.wrap(f"[{section}] {inspect.getdoc(SECTIONS[section])}", WIDTH)]
+        for name in names:
+            if name.startswith(f"{section}."):
+                lines += _setting(name, config, "needed: " if name in needed else "")
+    return "\n".join(lines)
+
+
 def command_help(kind: type[Arguments], prog: str) -> str:
     """The help of a command that takes no configuration: all its arguments, in at most `WIDTH` columns."""
-    positional, fields = kind.positional.split(), fields_of(kind)
-    usage = f"usage: {prog} {' '.join(name.upper() for name in positional)}"
-    lines = [*textwrap.wrap(f"{usage.rstrip()} [--option VALUE ...]", WIDTH), ""]
-    for part in inspect.cleandoc(kind.__doc__ or "").split("\n\n"):
-        lines += [*textwrap.wrap(part, WIDTH, break_on_hyphens=False), ""]
-    needed = {key: field for key, field in fields.items() if field.default is dataclasses.MISSING}
-    for title, shown in (("needed", needed), ("options", {key: fields[key] for key in fields if key not in needed})):
-        if shown:
-            lines.append(f"{title}:")
-        for key, field in shown.items():
-            name = key.upper() if key in positional else kind.full_name(key)
-            lines += _described(name, field, field.default, plain=key in positional)
-        lines += [""] * bool(shown)
-    example = ["example:", *_wrapped_command(kind.example)] if kind.example else []
-    return "\n".join([*lines, *example]).rstrip()
+    positional = " ".join(kind.label(name) for name in kind.positional.split())
+    lines = _head(" ".join(filter(None, (prog, positional, "[--option VALUE ...]"))), inspect.getdoc(kind) or "")
+    fields = fields_of(kind).items()
+    needed = [key for key, field in fields if field.default is dataclasses.MISSING]
+    for title, shown in (("needed", needed), ("options", [key for key, _ in fields if key not in needed])):
+        entries = (entry(kind.label(key), field, field.default) for key, field in fields if key in shown)
+        lines += ["", f"{title}:", *(line for one in entries for line in one)] if shown else []
+    return "\n".join([*lines, *(["", "example:", *_wrapped_command(kind.example)] if kind.example else [])])
 
 
-def _entry(name: str, config: Config) -> list[str]:
+def _head(usage: str, description: str) -> list[str]:
+    paragraphs = (textwrap.wrap(paragraph, WIDTH, break_on_hyphens=False) for paragraph in description.split("\n\n"))
+    return [*textwrap.wrap(f"usage: {usage}", WIDTH), *(line for lines in paragraphs for line in ("", *lines))]
+
+
+def _setting(name: str, config: Config, mark: str = "") -> list[str]:
     section, key, field = find_field(name)
-    return _described(flag_of(name), field, to_tables(config)[section][key])
+    return entry(flag_of(name), field, to_tables(config)[section][key], mark)
 
 
-def _described(name: str, field: Field, value: Any, *, plain: bool = False) -> list[str]:
-    """A setting, what it takes, what it means, and its value; one that is `plain` is given without a flag."""
-    known = "" if value in ("", (), None, dataclasses.MISSING) else f" [{_shown(value)}]"
-    name = name.replace("--", "--[no-]") if value is True and "." not in name else name
-    flag = f"  {name} {'' if plain else _metavar(field)}".rstrip()
-    text = textwrap.wrap(f"{field.help}{known}", WIDTH - _INDENT) or [""]
-    if len(flag) < _INDENT - 1:
-        return [f"{flag:<{_INDENT}}{text[0]}", *(" " * _INDENT + line for line in text[1:])]
-    return [flag, *(" " * _INDENT + line for line in text)]
+def entry(label: str, field: Field, value: Any = dataclasses.MISSING, mark: str = "") -> list[str]:
+    """The lines on one argument: its flag or name, what it takes, what it means, and its value where it has one."""
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    known = "" if value in (dataclasses.MISSING, None) or not shown else f" [{shown}]"
+    if label.startswith("--"):
+        label = f"{label}, {no_flag_of(label)}" if field.is_switch else f"{label} {field.takes}"
+    text = _described(f"{mark}{field.help}{known}")
+    if len(label) < _INDENT - 3:
+        return [f"{f'  {label}':<{_INDENT}}{text[0].lstrip()}", *text[1:]]
+    return [f"  {label}", *text]
 
 
-def _metavar(field: Field) -> str:
-    kind = next((one for one in get_args(field.annotation) if one is not NoneType), field.annotation)
-    kind = kind if isinstance(field.annotation, UnionType) else field.annotation
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    return {bool: "" if kind is field.annotation else "True|False", int: "N", float: "X", str: "TEXT"}.get(kind, "...")
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _described(text: str) -> list[str]:
+    return [" " * _INDENT + line for line in textwrap.wrap(text, WIDTH - _INDENT)]
 
 
 def _wrapped_command(text: str) -> list[str]:
@@ -111,6 +114,12 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def no_flag_of(flag: str) -> str:
+    """The flag that says no to a yes/no setting: "--corpus.no-pack" of "--corpus.pack"."""
+    section, dot, key = flag.removeprefix("--").rpartition(".")
+    return f"--{section}{dot}no-{key}"
+
+
 def in_flags(message: str, arguments: Sequence[str]) -> str:
     """A message with settings as flags, for a command whose settings were typed as flags alone.
 
@@ -124,8 +133,7 @@ def in_flags(message: str, arguments: Sequence[str]) -> str:
         if name not in _NAMES or (from_file and flag_of(name) not in typed):
             return found[0]
         if value in ("true", "false"):
-            section, _, key = name.partition(".")
-            return flag_of(name if value == "true" else f"{section}.no_{key}")
+            return flag_of(name) if value == "true" else no_flag_of(flag_of(name))
         bare = (value or "").strip("'\"")
         return flag_of(name) + (f" {bare}" if bare else found["equals"] or "")
 

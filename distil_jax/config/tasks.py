@@ -210,61 +210,42 @@ class Study(Section):
     Everything here says which runs are made, and nothing what one of them computes.
     """
 
-    tasks: tuple[str, ...] = setting(
-        (), "names of tasks; all: the nine of GLUE; empty: task.name alone", NO_EMPTY_ITEM, affects_result=False
-    )
-    seeds: int = setting(1, "runs of each task, with seeds from run.seed on", between(1, 10_000), affects_result=False)
+    affects_result = False
+
+    tasks: tuple[str, ...] = setting((), "names of tasks; all: the nine of GLUE; empty: task.name alone", NO_EMPTY_ITEM)
+    seeds: int = setting(1, "runs of each task, with seeds from run.seed on", between(1, 10_000))
     learning_rates: tuple[float, ...] = setting(
-        (),
-        "peak learning rates to choose from; empty: optimizer.learning_rate",
-        each(between(1e-15, 1000)),
-        affects_result=False,
+        (), "peak learning rates to choose from; empty: optimizer.learning_rate", each(between(1e-15, 1000))
     )
     epochs: tuple[int, ...] = setting(
-        (),
-        "numbers of epochs to choose from; empty: training.epochs",
-        each(between(1, 1_000_000)),
-        affects_result=False,
+        (), "numbers of epochs to choose from; empty: training.epochs", each(between(1, 1_000_000))
     )
-    export: bool = setting(
-        False, "write the best run's model of every task to <run.output>/<task>/model", affects_result=False
-    )
+    export: bool = setting(False, "write the best run's model of every task to <run.output>/<task>/model")
     checkpoints: Literal["best", "all"] = setting(
-        "best",
-        "checkpoints kept when a task is done: the best run's (at every point of the sweep), or all",
-        affects_result=False,
+        "best", "checkpoints kept when a task is done: the best run's (at every point of the sweep), or all"
     )
     objectives: tuple[str, ...] = setting(
         (),
         'students that differ in their objective, "NAME: section.key=value+section.key=value" each, against this '
         "configuration",
         NAMED_SETTINGS,
-        affects_result=False,
     )
     starts: tuple[str, ...] = setting(
-        (), "students that differ in their start, written like objectives", NAMED_SETTINGS, affects_result=False
+        (), "students that differ in their start, written like objectives", NAMED_SETTINGS
     )
     tokens: tuple[float, ...] = setting(
-        (), "millions of tokens that further students learn from; 0: none", each(between(0, 1e6)), affects_result=False
+        (), "millions of tokens that further students learn from; 0: none", each(between(0, 1e6))
     )
-    base_tokens: float = setting(
-        4.0, "millions of tokens that the other students learn from", between(1e-6, 1e6), affects_result=False
-    )
+    base_tokens: float = setting(4.0, "millions of tokens that the other students learn from", between(1e-6, 1e6))
     distillations: int = setting(
         1,
         "students that are made like the base, with seeds from run.seed on: what chance alone changes",
         between(1, 1000),
-        affects_result=False,
     )
-    hours: float = setting(
-        0.0, "hours after which no further student is begun; 0: no limit", between(0, 1e6), affects_result=False
-    )
-    finetune: str = setting(
-        "finetune", "configuration of fine-tuning: a TOML file or a shipped name", affects_result=False
-    )
+    hours: float = setting(0.0, "hours after which no further student is begun; 0: no limit", between(0, 1e6))
+    finetune: str = setting("finetune", "configuration of fine-tuning: a TOML file or a shipped name")
     pretrain: str = setting(
         "",
         "configuration of a pre-training that gives the teacher a masked-LM head, for objectives over the vocabulary; "
         "empty: the teacher has one",
-        affects_result=False,
     )

@@ -149,7 +149,7 @@ def test_arguments_of_a_command_without_configuration() -> None:
     ("arguments", "words"),
     [
         ([], ["RUN folder of the run", "--output"]),
-        (["a"], ["not given: --output STR folder to write"]),
+        (["a"], ["not given: --output TEXT folder to write"]),
         (["a", "--outptu", "b"], ["no flag --outptu", "did you mean --output?"]),
         (["a", "--output", "b", "--step", "x"], ["--step x: must be a whole number"]),
         (["a", "--output", "b", "--step", "-2"], ["--step", "-2", "must be a whole number at least -1"]),
