@@ -17,7 +17,6 @@ TESTED_BY = {
     "cli/benchmark": "benchmark/test_run",
     "cli/command": "test_cli",
     "cli/crash": "test_crashes",
-    "cli/event_loop": "test_disk_faults",
     "cli/models": "test_cli",
     "cli/runs": "test_resume",
     "cli/training": "test_cli",

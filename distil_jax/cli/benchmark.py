@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distil_jax.cli.command import print_tables, start
+from distil_jax.cli.command import print_tables, say, start
 from distil_jax.config import (
     CONFIG_FLAG,
     Arguments,
@@ -30,14 +30,11 @@ def run_benchmark(arguments: list[str]) -> int:
     from distil_jax.benchmark import benchmark_markdown, benchmark_paths, run_benchmark, stage_of, write_benchmark
     from distil_jax.runs import require_writable
 
-    def say(line: str) -> None:
-        print(f"measuring: {line}", file=sys.stderr, flush=True)
-
     stage = stage_of(config, given.stage, _names_a_file(settings))
     paths = benchmark_paths(given.output) if given.output else ()
     require_writable("--output", *paths)
     command = f"distil-jax benchmark {shlex.join(arguments)}"
-    report = run_benchmark(config, stage, given, command=command, say=say)
+    report = run_benchmark(config, stage, given, command=command, say=lambda line: say(f"measuring: {line}"))
     print_tables(benchmark_markdown(report))
     if given.output:
         write_benchmark(given.output, report)
@@ -53,7 +50,7 @@ def run_latency(given: LatencyArguments) -> None:
 
     if given.json:
         require_writable("--json", Path(given.json))
-    report = measure_latency(given, lambda line: print(line, file=sys.stderr, flush=True))
+    report = measure_latency(given, say)
     print_tables(latency_markdown(report), keys=2)
     if given.json:
         write_latency(Path(given.json), report)
@@ -69,7 +66,7 @@ def run_plan(arguments: list[str]) -> None:
     stage = stage_of(config, given.command, _names_a_file(settings))
     target = find_target(given.on, config.training.compute_dtype)
     request = PlanRequest(config, stage, given.vocabulary, given.price, given.search)
-    plan = make_plan(request, target, lambda line: print(f"planning: {line}", file=sys.stderr, flush=True))
+    plan = make_plan(request, target, lambda line: say(f"planning: {line}"))
     if given.json:
         print(json.dumps(plan, indent=1))
     else:

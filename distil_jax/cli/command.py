@@ -48,13 +48,14 @@ def print_tables(text: str, keys: int = 1) -> None:
     print(text)
 
 
+def say(line: str) -> None:
+    """Print a line for people beside the results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def start(config: Config) -> None:
     """Start-up of a process that computes: environment, cluster, platform, compilation cache."""
-    from distil_jax.runs import startup
+    from distil_jax.runs import quiet_event_loops, startup
 
     startup.start(config)
-    import asyncio
-
-    from distil_jax.cli.event_loop import LoopPolicy
-
-    asyncio.set_event_loop_policy(LoopPolicy())
+    quiet_event_loops()

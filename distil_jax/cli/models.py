@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distil_jax.cli.command import print_tables, start, with_long_flags
+from distil_jax.cli.command import print_tables, say, start, with_long_flags
 from distil_jax.config import (
     CONFIG_FLAG,
     CheckArguments,
@@ -78,7 +78,7 @@ def run_export(given: ExportArguments) -> None:
         overwrite=given.overwrite,
         options=WriteOptions(dtype=given.dtype),
         checks=ExportChecks(given.check, task, given.check_rows, given.max_drop, given.force, given.calibrate),
-        show=lambda line: print(line, file=sys.stderr, flush=True),
+        show=say,
     )
     step = exported.source.step
     print(f"{given.output}: model of {given.model if step is None else f'step {step}'}")
@@ -115,7 +115,7 @@ def run_serve(given: ServeArguments) -> None:
     start(Config())
     from distil_jax.serving import serve_model
 
-    serve_model(given, lambda text: print(text, file=sys.stderr, flush=True))
+    serve_model(given, say)
 
 
 def run_trim(given: TrimArguments) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distil_jax.cli.command import print_tables, start, with_long_flags
+from distil_jax.cli.command import print_tables, say, start, with_long_flags
 from distil_jax.cli.crash import working_on
 from distil_jax.config import Config, ShortHelp, parse_arguments, require
 from distil_jax.errors import UserError
@@ -131,21 +131,20 @@ def run_cache_teacher(arguments: list[str]) -> None:
 
 def train_command(stage: str) -> Callable[[list[str]], None]:
     """`distil-jax pretrain` or `distil-jax distill`, as `stage` says."""
-    sections = {
-        "pretrain": ("model", _LOSS_FORM),
-        "distill": ("teacher", "student", "objective"),
+    text, sections = {
+        "pretrain": (
+            "Train a masked language model, from scratch or from Hugging Face weights.",
+            ("model", _LOSS_FORM),
+        ),
+        "distill": ("Distil a teacher into a smaller student.", ("teacher", "student", "objective")),
     }[stage]
-    texts = {
-        "pretrain": "Train a masked language model, from scratch or from Hugging Face weights.",
-        "distill": "Distil a teacher into a smaller student.",
-    }
     program = f"distil-jax {stage}"
 
     def run(arguments: list[str]) -> None:
         config = parse_arguments(
             arguments,
             prog=program,
-            description=texts[stage],
+            description=text,
             sections=(*_ON_TEXT, *_PRUNING, *sections),
             page=_PAGES[stage],
         )
@@ -167,7 +166,7 @@ def train(stage: str, config: Config) -> None:
     with working_on(config.run.output):
         result = {"pretrain": pretrain, "distill": distill}[stage](config)
     if result.is_main:
-        print(_summary(config, result) + _report(config))
+        print(_summary(config, result, result.evaluations) + _report(config))
 
 
 def run_finetune(arguments: list[str]) -> int:
@@ -206,7 +205,8 @@ def finetune(config: Config) -> None:
     if found.result.is_main:
         for note in found.late_notes:
             print(f"note: {note}")
-        print(_finetuned(config, found) + _report(config))
+        ends = {**found.result.evaluations, found.result.best_step: found.measures}
+        print(_summary(config, found.result, ends, f"{found.data.spec.title} ") + _report(config))
 
 
 def study(config: Config, command: str) -> int:
@@ -215,7 +215,7 @@ def study(config: Config, command: str) -> int:
     from distil_jax.evaluation import run_study
 
     with working_on(config.run.output):
-        found = run_study(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))
+        found = run_study(config, command=command, say=say)
     if found.is_main:
         print_tables(f"{found.text}\n\n{config.run.output}/report.md and report.json")
     for failure in found.failures:
@@ -247,25 +247,12 @@ def ablation(config: Config, command: str) -> int:
     from distil_jax.evaluation import run_ablation
 
     with working_on(config.run.output):
-        found = run_ablation(config, command=command, say=lambda line: print(line, file=sys.stderr, flush=True))
+        found = run_ablation(config, command=command, say=say)
     failed = [row["name"] for row in found["students"] if row["state"] == "failed"]
     print(f"{config.run.output}/report.html")
     for name in failed:
         print(f"distil-jax: failed: {name}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _finetuned(config: Config, found: Any) -> str:
-    result = found.result
-    state = "was finished already" if result.resumed_from == result.step else "finished"
-    from distil_jax.training.opening import ends_text
-
-    measures = ends_text({**result.evaluations, result.best_step: found.measures}, result.best_step)
-    return (
-        f"{config.run.output}: {found.data.spec.title} {state}, result of step {result.best_step} of "
-        f"{result.step}{_skipped(result)}{'; ' if measures else ''}{measures}\n"
-        f"next: distil-jax export {config.run.output} --output FOLDER"
-    )
 
 
 def _report(config: Config) -> str:
@@ -276,16 +263,14 @@ def _report(config: Config) -> str:
     return (f"\nreport: {path}" if path else "") + curves
 
 
-def _skipped(result: Any) -> str:
-    return f" ({result.skipped_steps} skipped: not finite)" if result.skipped_steps else ""
-
-
-def _summary(config: Config, result: Any) -> str:
-    state = "was finished already" if result.resumed_from == result.step else "finished"
+def _summary(config: Config, result: Any, evaluations: Mapping[int, Mapping[str, float]], task: str = "") -> str:
     from distil_jax.training.opening import ends_text
 
-    ends = ends_text(result.evaluations, result.step)
+    state = "was finished already" if result.resumed_from == result.step else "finished"
+    steps = f"result of step {result.best_step} of {result.step}" if task else f"step {result.step}"
+    skipped = f" ({result.skipped_steps} skipped: not finite)" if result.skipped_steps else ""
+    ends = ends_text(evaluations, result.best_step)
     return (
-        f"{config.run.output}: {state}, step {result.step}{_skipped(result)}{'; ' if ends else ''}{ends}\n"
+        f"{config.run.output}: {task}{state}, {steps}{skipped}{'; ' if ends else ''}{ends}\n"
         f"next: distil-jax export {config.run.output} --output FOLDER"
     )

@@ -203,7 +203,8 @@ def _row(
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         say(f"{where}: {student.name}: failed: {reason}")
-        return {**row, "state": "failed", "reason": " ".join(reason.split())[:500]}
+        seconds = time.monotonic() - started  # which count for study.hours, too
+        return {**row, "state": "failed", "reason": " ".join(reason.split())[:500], "seconds": seconds}
     seconds = time.monotonic() - started + kept.get("seconds", 0.0)
     row |= {**numbers, "state": "finished", "seconds": seconds, "distillation_seconds": distilled}
     write_atomically(path, json.dumps(row, indent=2) + "\n")

@@ -22,6 +22,7 @@ class Compared(NamedTuple):
         mask: [M, L] int32 as in `EncoderInputs`: 0 is padding, equal numbers are one sequence.
         weights: [M, L] float32, how much each position counts: 0 at padding.
         sequence_weights: [M] float32, how much each sequence of a row counts.
+        sequences: how many of a row's sequences count; 0: all that are packed into it (`most_sequences`).
         projection: [width of the student, width of the teacher] float32 of a term that `projects`; None where the
             widths are equal.
     """
@@ -31,6 +32,7 @@ class Compared(NamedTuple):
     mask: Array
     weights: Array
     sequence_weights: Array
+    sequences: int = 0
     projection: Array | None = None
 
 
@@ -77,7 +79,7 @@ def most_sequences(length: int) -> int:
 
 def sentences(compared: Compared, settings: ActivationTerms) -> tuple[Array, Array, Array]:
     """Sentence embeddings of student and teacher [M * S, width] float32, and weights [M * S], 0 where there is none."""
-    mask, count = compared.mask, most_sequences(compared.mask.shape[1])
+    mask, count = compared.mask, compared.sequences or most_sequences(compared.mask.shape[1])
     numbers = jnp.arange(1, count + 1)[None, :, None]
     members = (mask[:, None] == numbers).astype(jnp.float32)  # [M, S, L]
     present = jnp.max(members, axis=-1)

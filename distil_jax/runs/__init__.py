@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         read_inputs,
     )
     from distil_jax.runs.lock import check_owner, lock_folder
-    from distil_jax.runs.log_filters import filter_storage_logs
+    from distil_jax.runs.log_filters import filter_storage_logs, quiet_event_loops
     from distil_jax.runs.manifest import (
         MANIFEST_FILE,
         OPENING_FILE,

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ STALLED = "news/stalled"  # that a process hangs
 STOPPED = "news/stopped"  # the number of the signal that asked a process to end
 DELIVERY_SECONDS = 2.0  # after which all processes have read what was published
 _ROOT = "distil_jax/"
+T = TypeVar("T")
 
 
 def is_distributed() -> bool:
@@ -90,18 +91,19 @@ def all_agree(good: bool) -> bool:
 
 
 @contextlib.contextmanager
-def first_process_in(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+def first_process_in(context: Callable[[], AbstractContextManager[T]]) -> Iterator[T | None]:
     """The first process enters `context()` for the length of the block; its UserError or FaultError is raised in all.
 
-    The other processes run the block without it.
+    The other processes run the block without it, with None in the place of what it gives.
     """
     # Entering may take minutes, and the first computation of all fails if a process is half a minute late for it.
     broadcast("")
     with contextlib.ExitStack() as stack:
         error: UserError | FaultError | None = None
+        entered: T | None = None
         if jax.process_index() == 0:
             try:
-                stack.enter_context(context())
+                entered = stack.enter_context(context())
             except (UserError, FaultError) as raised:
                 error = raised
         kind = "" if error is None else "fault" if isinstance(error, FaultError) else "mistake"
@@ -110,4 +112,4 @@ def first_process_in(context: Callable[[], AbstractContextManager[Any]]) -> Iter
             raise error
         if kind:
             raise (FaultError if kind == "fault" else UserError)(message)
-        yield
+        yield entered

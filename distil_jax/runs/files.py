@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def unfinished(path: Path) -> Path:
     """The temporary file of `write_atomically` for `path`; a kill may leave it there."""
-    return path.with_suffix(".unfinished")
+    return path.with_name(f"{path.name}.unfinished")
 
 
 def require_writable(flag: str, *paths: Path) -> None:

@@ -23,7 +23,7 @@ INPUTS_FILE = "inputs.json"
 INPUTS_FOLDER = "inputs"  # what a caller had in memory
 STUDY_FILE = "study.toml"  # in a folder of several runs: the configuration that made them
 # What a run that was killed at its very start may have left: CONFIG_FILE comes last.
-_BEFORE_CONFIG = {LOCK_FILE, INPUTS_FOLDER, INPUTS_FILE, "inputs.unfinished", "config.unfinished"}
+_BEFORE_CONFIG = {LOCK_FILE, INPUTS_FOLDER, INPUTS_FILE, f"{INPUTS_FILE}.unfinished", f"{CONFIG_FILE}.unfinished"}
 _LENGTH = ("training.steps", "training.epochs")
 _BESIDE_CONFIG = (LOCK_FILE, INPUTS_FILE, "checkpoints")
 

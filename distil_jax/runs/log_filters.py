@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,30 @@ def _is_dropped_read(unraisable: Any) -> bool:
     code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
     dropped = code is not None and "orbax" in Path(code.co_filename).parts
     return dropped or (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == _CLOSED)
+
+
+def quiet_event_loops() -> None:
+    """Let event loops print nothing after a failed save."""
+    asyncio.set_event_loop_policy(_LoopPolicy())
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that ignores callbacks once it is closed.
+
+    A save that fails, for example on a full disk, closes its loop while other writes are under way. Each of them would
+    print a traceback at its end and hide the one line that says what happened.
+    """
+
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)  # never run
+
+
+class _LoopPolicy(asyncio.DefaultEventLoopPolicy):
+    """Makes such loops."""
+
+    _loop_factory = _Loop

@@ -52,10 +52,8 @@ def cache_teacher(config: Config) -> TeacherCache | None:
         devices = devices_of(config.parallel)
         check_batch(config.training.batch_size, devices.count)
         models = text_models(config, training, corpus)
-        writers: list[CacheWriter] = []
         dtype = _record(config, models, corpus.sequence_length)
-        with first_process_in(partial(_opened, writers, Path(config.teacher.cache), made_of, config, dtype)):
-            writer = writers[0] if writers else None
+        with first_process_in(partial(_opened, config, made_of, dtype)) as writer:
             start = int(broadcast("" if writer is None else str(writer.cache.steps)))
             if start < steps:
                 frozen = frozen_inputs(config, training, corpus)
@@ -64,17 +62,15 @@ def cache_teacher(config: Config) -> TeacherCache | None:
 
 
 @contextlib.contextmanager
-def _opened(
-    writers: list[CacheWriter], folder: Path, made_of: Mapping[str, Any], config: Config, dtype: np.dtype
-) -> Iterator[None]:
-    """Adds the writer of the cache in `folder` to `writers`; this process owns the folder during the block."""
+def _opened(config: Config, made_of: Mapping[str, Any], dtype: np.dtype) -> Iterator[CacheWriter]:
+    """The writer of the cache in `teacher.cache`; this process owns the folder during the block."""
+    folder = Path(config.teacher.cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"teacher.cache = {folder}: cannot be made ({error.strerror}); choose another folder") from None
     with lock_folder(folder, "teacher.cache"):
-        writers.append(CacheWriter(folder, made_of, config.training.batch_size, dtype))
-        yield
+        yield CacheWriter(folder, made_of, config.training.batch_size, dtype)
 
 
 def _record(config: Config, models: TextModels, length: int) -> np.dtype:

@@ -20,8 +20,7 @@ from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, Preservat
 
 from distil_jax.errors import FaultError, UserError, naming, one_line, storage_reason
 from distil_jax.runs import all_agree, filter_storage_logs, json_sha256
-from distil_jax.training.diagnosis import unreadable_part
-from distil_jax.training.integrity import DamagedError, as_stored, fitted, leaf_hashes, refuse_damage
+from distil_jax.training.integrity import DamagedError, as_stored, fitted, leaf_hashes, refuse_damage, unreadable_part
 from distil_jax.training.step import TrainState
 
 filter_storage_logs()

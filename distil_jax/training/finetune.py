@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -94,12 +95,16 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
         facts = task_model_facts(config, data, training)
         model_file = keep_model_file(folder, facts, training.tokenizer, training.encoder.family)
         started = time.monotonic()
-        result = run_training(task_run_spec(config, data, training, train, held_out, model_file), devices, watchdog)
+        details: dict[str, Any] = {}  # of the newest evaluation
+        spec = task_run_spec(config, data, training, train, held_out, model_file, details)
+        result = run_training(spec, devices, watchdog)
+        if result.best_step != max(result.evaluations, default=0):
+            details = {}
         measures = result.evaluations.get(result.best_step, {})
         finished_before = result.resumed_from == result.step and (folder / RESULT_FILE).is_file()
         if main and (not finished_before or wants_tests(folder)):
             seconds = None if finished_before else time.monotonic() - started
-            tested = _tested(config, data, training, held_out, result, devices, watchdog)
+            tested = _tested(config, data, training, held_out, result, details, devices, watchdog)
             measures, late_notes = {**measures, **tested.measures}, tested.notes
             write_result(config, data, result, measures, seconds, (*notes, *late_notes), tested)
     return FineTuned(result, data, measures, (*notes, *late_notes), late_notes)
@@ -150,15 +155,21 @@ def _tested(
     training: TaskTraining,
     held_out: Mapping[str, Encoded],
     result: TrainResult,
+    details: dict[str, Any],
     devices: Devices,
     watchdog: Watchdog,
 ) -> Tested:
-    """Measures on labelled test sets, and details; by one process alone, as a checkpoint is read for them."""
+    """Measures on labelled test sets, and details; by one process alone, as a checkpoint is read for them.
+
+    `details` are those of the chosen step where it was measured last, else empty.
+    """
     tests = labelled_tests(data)
-    if not tests and (data.spec.kind.details is None or not held_out):
-        return Tested()
     if jax.process_count() > 1:
         return untested(tests) if tests else Tested()
+    unknown = held_out if data.spec.kind.details is not None and not details else {}
+    if not tests and not unknown:
+        return Tested(details=details)
     model = trained_network(config, training)
     with watchdog.preemption.interruptible():
-        return measured_tests(config, data, held_out, tests, model, training.tokenizer, result, devices, watchdog.go)
+        found = measured_tests(config, data, unknown, tests, model, training.tokenizer, result, devices, watchdog.go)
+    return dataclasses.replace(found, details={**details, **found.details})

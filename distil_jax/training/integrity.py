@@ -1,4 +1,4 @@
-"""Hashes of the leaves of a tree of arrays, since storage may return other bytes than were written.
+"""Whether a checkpoint is what was saved: hashes of its leaves, since storage may return other bytes than were written.
 
 Leaves are named by dotted paths, "encoder.layer_0.attention.query.kernel", in trees of classes and of dicts alike.
 """
@@ -6,8 +6,10 @@ Leaves are named by dotted paths, "encoder.layer_0.attention.query.kernel", in t
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distil_jax.errors import UserError
+
+_TEXTS = ("hashes", "metadata")
+_SIDE_FILES = ("_METADATA", "_sharding", "array_metadatas/process_0")
 
 
 class DamagedError(Exception):
@@ -124,3 +129,33 @@ def fitted(step: int, found: Any, like: Any, *, cast: bool, fill: bool) -> Any:
 
 def _kind(leaf: Any) -> str:
     return f"{leaf.dtype} [{','.join(map(str, leaf.shape))}]"
+
+
+def unreadable_part(folder: Path) -> tuple[str, Exception] | None:
+    """The first file or leaf of the checkpoint in `folder` that cannot be read, with the reason; None: all can."""
+    texts: dict[str, Any] = {}
+    for name in _TEXTS:
+        try:
+            texts[name] = json.loads((folder / name / "metadata").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            return name, error
+    hashes = texts["hashes"] if isinstance(texts["hashes"], dict) else {}
+    for item in (name for name in hashes if name not in _TEXTS and isinstance(hashes[name], dict)):
+        for file in _SIDE_FILES:
+            try:
+                json.loads((folder / item / file).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                return f"{item}/{file}", error
+        for leaf in hashes[item]:
+            try:
+                _read_leaf(folder / item, dotted(leaf))
+            except (OSError, ValueError) as error:
+                return dotted(leaf), error
+    return None
+
+
+def _read_leaf(folder: Path, name: str) -> None:
+    import tensorstore
+
+    store = {"driver": "ocdbt", "base": f"file://{folder.absolute()}/", "path": f"{name}/"}
+    tensorstore.open({"driver": "zarr", "kvstore": store}).result().read().result()

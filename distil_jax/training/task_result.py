@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def write_result(
     if seconds is None:
         before = json.loads(path.read_text(encoding="utf-8"))
         fields |= {name: before[name] for name in ("seconds", "resumed_from", "skipped_steps") if name in before}
-    if tested.details:
-        fields["details"] = dict(tested.details)
+    if details := {name: values for name, values in tested.details.items() if values}:
+        fields["details"] = details
     if tested.untested:
         fields[_UNTESTED] = list(tested.untested)
     write_atomically(path, json.dumps(fields, indent=2) + "\n")
@@ -124,7 +124,7 @@ def measured_tests(
     Args:
         config: of the run.
         data: the task.
-        held_out: validation sets by name.
+        held_out: validation sets by name, those whose details are wanted.
         tests: labelled sets by name.
         model: the network.
         tokenizer: of the model.
@@ -142,8 +142,7 @@ def measured_tests(
         return logits_of(params, encoded, before_batch)
 
     details: dict[str, Any] = {}
-    if data.spec.kind.details is not None:
-        validation_measures(data, config.task, held_out, predict, details)
+    validation_measures(data, config.task, held_out, predict, details)
     tested = measures_on(data, config.task, tests, tokenizer, predict)
     return dataclasses.replace(tested, details={**details, **tested.details})
 
@@ -170,13 +169,18 @@ def measures_on(
     for name, examples in tests.items():
         encoded = data.spec.kind.encode(tokenizer, examples, settings)
         logits = predict(encoded)
+        label = test_label(name, tests)
+        details[label] = details_of(data, settings, examples, encoded, logits)
         measures = measures_of(data, settings, examples, encoded, logits)
-        details["test" if len(tests) == 1 else f"test_{name}"] = details_of(data, settings, examples, encoded, logits)
-        prefix = "test" if len(tests) == 1 else f"test_{name}"
-        found |= {f"{prefix}_{key}": value for key, value in measures.items()}
+        found |= {f"{label}_{key}": value for key, value in measures.items()}
         title = "test" if name == "test" else f"test ({name})"
         notes += [f"{title}: {note}" for note in encoded.notes]
-    return Tested(found, tuple(notes), details={name: value for name, value in details.items() if value})
+    return Tested(found, tuple(notes), details=details)
+
+
+def test_label(name: str, tests: Collection[str]) -> str:
+    """What measures call a test set: "test" where there is one alone."""
+    return "test" if len(tests) == 1 else f"test_{name}"
 
 
 def untested(tests: Mapping[str, Sequence[Example]]) -> Tested:

@@ -53,6 +53,7 @@ def task_run_spec(
     train: Encoded,
     held_out: Mapping[str, Encoded],
     model_file: Mapping[str, Any],
+    details: dict[str, Any] | None = None,
 ) -> RunSpec:
     """The run that fine-tunes on `train` and is measured on `held_out`.
 
@@ -63,6 +64,7 @@ def task_run_spec(
         train: encoded examples.
         held_out: encoded examples by the name of their set; empty: nothing is measured.
         model_file: the contents of the run's model.json.
+        details: is given those of the newest evaluation, by the name of the set.
 
     Raises:
         UserError: finetune.metric is not measured here.
@@ -93,7 +95,7 @@ def task_run_spec(
         step=task_step_config(models, config.training.micro_batch_size, trainable, steps),
         make_batches=partial(_batches, config, data, training, train, plan),
         batch_rows=lambda step: plan(step).rows,
-        make_evaluator=partial(_evaluator, config, data, model, held_out),
+        make_evaluator=partial(_evaluator, config, data, model, held_out, details),
         model_file=model_file,
         flops_per_token=_flops_per_token(training, float(train.lengths.mean()), config.model.freeze_encoder),
         evaluate_every=_evaluate_every(config, per_epoch, steps),
@@ -236,7 +238,12 @@ def _batches(
 
 
 def _evaluator(
-    config: Config, data: TaskData, model: TaskModel, held_out: Mapping[str, Encoded], devices: Devices
+    config: Config,
+    data: TaskData,
+    model: TaskModel,
+    held_out: Mapping[str, Encoded],
+    details: dict[str, Any] | None,
+    devices: Devices,
 ) -> Evaluator | None:
     if not held_out:
         return None
@@ -246,6 +253,7 @@ def _evaluator(
         params: Params, frozen: FrozenInputs, before_batch: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
         del frozen
-        return validation_measures(data, config.task, held_out, lambda encoded: predict(params, encoded, before_batch))
+        logits_of = lambda encoded: predict(params, encoded, before_batch)  # noqa: E731
+        return validation_measures(data, config.task, held_out, logits_of, details)
 
     return evaluate

@@ -130,6 +130,7 @@ def _compared(student: Activations, teacher: Activations, batch: TaskBatch) -> C
         mask,
         weights=mask * jnp.reshape(batch.token_share, (-1, 1)),
         sequence_weights=jnp.reshape(examples[:, None] * real / jnp.maximum(jnp.sum(real, 1, keepdims=True), 1), -1),
+        sequences=1,
     )
 
 

@@ -128,6 +128,20 @@ def test_what_is_not_afforded_is_listed(config: Config, tmp_path: Path, monkeypa
     assert "1 M tokens" in (tmp_path / "study" / "report.html").read_text().partition("Not made")[2]
 
 
+def test_hours_of_students_that_fail_count_too(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {"scores": {"cola": {"0": 0.5, "1": 0.25}, "stsb_embedding": {"0": 0.5}}}
+    monkeypatch.setattr(ablation, "_measured", lambda *_: {**numbers, "parameters": 9, "milliseconds": 1.0})
+    monkeypatch.setattr(ablation, "_distilled", _raise)
+    clock = itertools.count(0, 3600)
+    monkeypatch.setattr(ablation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    report = run_ablation(with_overrides(config, {"run.output": str(tmp_path / "study"), "study.hours": 0.5}))
+    assert [row["state"] for row in report["students"]] == ["failed", "not afforded"]
+
+
+def _raise(*_: Any) -> Any:
+    raise UserError("no")
+
+
 def test_a_student_of_other_settings_is_not_taken_for_one_of_these(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

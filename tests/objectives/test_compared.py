@@ -16,6 +16,7 @@ from distil_jax.config import FineTune, Objective
 from distil_jax.errors import UserError
 from distil_jax.models import Activations, EncoderConfig, EncoderInputs, MaskedLM
 from distil_jax.objectives import TERMS, Compared, SumCount, active_activation_terms, capture_of, check_terms
+from distil_jax.objectives.compared import sentences
 
 MASK = np.array([[1, 1, 1, 2, 2, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 2, 3, 3, 3, 0]], np.int32)
 SENTENCES = [(row, MASK[row] == number) for row in range(3) for number in range(1, 4) if (MASK[row] == number).any()]
@@ -67,7 +68,7 @@ def both() -> tuple[Activations, Activations]:
 
 def compared(student: Any, teacher: Any, projection: Any = None) -> Compared:
     real = jnp.asarray(MASK > 0, jnp.float32)
-    return Compared(student, teacher, jnp.asarray(MASK), real, jnp.ones(len(MASK)), projection)
+    return Compared(student, teacher, jnp.asarray(MASK), real, jnp.ones(len(MASK)), projection=projection)
 
 
 def kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
@@ -183,6 +184,16 @@ def test_a_sentence_without_others_has_no_similarity() -> None:
 
     found, gradient = jax.value_and_grad(value)(hidden)
     assert float(found) == 0 and not np.any(gradient)
+
+
+def test_rows_of_one_sequence_are_compared_as_rows(both: Any) -> None:
+    """Fine-tuning packs nothing: its sentences are its rows, and the terms on them have the same values."""
+    packed = compared(*both)._replace(mask=jnp.asarray(MASK > 0, jnp.int32))
+    alone, settings = packed._replace(sequences=1), settings_of("similarity")
+    assert [len(x) for x in sentences(alone, settings)] == [len(MASK)] * 3
+    for name in ("pooled", "pooled_cosine", "similarity"):
+        values = [TERMS[name].compute(one, settings_of(name)).sum for one in (alone, packed)]  # type: ignore[misc]
+        np.testing.assert_allclose(*values, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

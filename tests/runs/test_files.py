@@ -38,6 +38,10 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "one\n"
 
 
+def test_files_of_one_name_and_two_kinds_do_not_meet(tmp_path: Path) -> None:
+    assert unfinished(tmp_path / "v.npy") != unfinished(tmp_path / "v.parquet")
+
+
 def test_folders_are_made_and_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     require_writable("--output", tmp_path / "new" / "file.csv")
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == []

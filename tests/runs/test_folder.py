@@ -130,7 +130,9 @@ def test_a_folder_in_use_by_another_process(folder: Path) -> None:
         process.communicate()
 
 
-@pytest.mark.parametrize("left", [[LOCK_FILE], [LOCK_FILE, INPUTS_FILE], [LOCK_FILE, INPUTS_FILE, "config.unfinished"]])
+@pytest.mark.parametrize(
+    "left", [[LOCK_FILE], [LOCK_FILE, INPUTS_FILE], [LOCK_FILE, INPUTS_FILE, "config.toml.unfinished"]]
+)
 def test_a_run_killed_at_its_very_start_can_be_started_again(tmp_path: Path, left: list[str]) -> None:
     for name in left:
         (tmp_path / name).write_text('{"corpus.train": "')

@@ -14,7 +14,7 @@ import pytest
 from distil_jax.config import Optimizer
 from distil_jax.errors import FaultError
 from distil_jax.training.checkpoint import CORRUPT, FORMAT, Checkpoints
-from distil_jax.training.integrity import DamagedError, leaf_hashes, refuse_damage
+from distil_jax.training.integrity import DamagedError, leaf_hashes, refuse_damage, unreadable_part
 from distil_jax.training.optimizer import make_optimizer
 from distil_jax.training.parallel import make_devices
 from distil_jax.training.step import TrainState, init_state
@@ -117,3 +117,42 @@ def test_hashes_tell_every_change(change: str) -> None:
         other["c"] = np.zeros(1)
     with pytest.raises(DamagedError, match="step 5: [abc] is not"):
         refuse_damage(5, hashes, leaf_hashes(other))
+
+
+@pytest.fixture
+def step(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of a checkpoint."""
+    return shutil.copytree(tiny_run / "checkpoints" / "2", tmp_path / "2")
+
+
+def test_a_whole_one(step: Path) -> None:
+    assert unreadable_part(step) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("hashes/metadata", "hashes"),
+        ("metadata/metadata", "metadata"),
+        ("params/_METADATA", "params/_METADATA"),
+        ("optimizer/_sharding", "optimizer/_sharding"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "torn"])
+def test_a_file_is_named(file: str, part: str, damage: str, step: Path) -> None:
+    if damage == "missing":
+        (step / file).unlink()
+    else:
+        (step / file).write_text("{")
+    found = unreadable_part(step)
+    assert found is not None
+    assert found[0] == part
+
+
+def test_a_leaf_is_named(step: Path) -> None:
+    """All data of the parameters are gone."""
+    for path in (step / "params").rglob("d"):
+        shutil.rmtree(path)
+    found = unreadable_part(step)
+    assert found is not None
+    assert found[0].startswith(("encoder.", "mlm_head."))
