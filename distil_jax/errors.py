@@ -113,6 +113,15 @@ def storage_reason(error: BaseException, *, own: bool = False) -> str | None:
 
 
 @contextlib.contextmanager
+def writing(what: object, remedy: str = "choose another folder") -> Iterator[None]:
+    """Raises an OSError of the block as the UserError that `what`, a file or "setting = folder", cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written ({error.strerror or error}); {remedy}") from None
+
+
+@contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Lets an OSError of the block that does not name its file, as those of writing do not, name this one."""
     try:

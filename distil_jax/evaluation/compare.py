@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, writing
 from distil_jax.evaluation.report import folder_labels
 from distil_jax.evaluation.study_report import ABSENT, StudyReport, percent, read_report
 from distil_jax.tables import markdown
@@ -90,9 +90,7 @@ def write_comparison(path: Path, found: Mapping[str, Any]) -> list[Path]:
     if len(contents) < 2:
         raise UserError(f"--output {path}: is where the table goes (FILE.md); the numbers go to FILE.json beside it")
     for place, text in contents.items():
-        try:
+        with writing(f"--output {place}", "choose another place"):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--output {place}: cannot be written ({error.strerror}); choose another place") from None
     return list(contents)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.data.corpus import open_corpus, prepare_splits, train_wordpiece
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, writing
 from distil_jax.evaluation.heldout import LanguageModel, evaluate_model, fill_mask, load_language_model
 from distil_jax.evaluation.python_text import write_python_text
 from distil_jax.evaluation.report import measures_table
@@ -81,12 +81,10 @@ def _say(text: str) -> None:
 
 def _check_folder(folder: Path) -> None:
     marker = folder / "text"
-    try:
+    with writing(folder, "choose another with --output"):
         if folder.is_dir() and any(folder.iterdir()) and not marker.is_dir():
             raise UserError(f"{folder}: not empty and not a quickstart; choose another with --output")
         marker.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another with --output") from None
 
 
 def _prepare(folder: Path) -> Tokenizer:

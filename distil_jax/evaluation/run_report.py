@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.charts import curves
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, writing
 from distil_jax.evaluation.html import legend, page, table
 from distil_jax.evaluation.report import COLUMNS, folder_labels
 from distil_jax.runs import CONFIG_FILE, EVALUATION, OPENING_FILE, read_metrics, read_starts, write_atomically
@@ -55,10 +55,8 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         *_commands(labels, runs),
     ]
     target = output or folders[0] / REPORT_FILE
-    try:
+    with writing(target, "choose another --output"):
         write_atomically(target, page(title, parts))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --output") from None
     return target
 
 

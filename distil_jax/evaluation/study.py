@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from distil_jax.config import Config, config_to_toml
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, writing
 from distil_jax.evaluation.server_files import FOLDER, wants_server_files, write_server_files
 from distil_jax.evaluation.study_inputs import CurrentInputs
 from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan, for_task, plan_study, plan_task
@@ -179,10 +179,8 @@ def _open_report(folder: Path) -> StudyReport:
         raise UserError(f"run.output = {folder}: holds a single run; choose another folder for a study")
     if (folder / REPORT_FILE).is_file():
         return _read_whole_report(folder)
-    try:
+    with writing(f"run.output = {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
     return {"tasks": {}}
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from distil_jax.config import Config, TaskSettings, require
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, one_line, writing
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
 from distil_jax.export import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
@@ -172,7 +172,7 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
     """Make the folder `output`, if one is wanted, unless it holds anything but a result of the same origin."""
     if output:
         folder = Path(output)
-        try:
+        with writing(f"run.output = {folder}"):
             names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
             if names - {RESULT_FILE, unfinished(Path(RESULT_FILE)).name}:
                 raise UserError(f"run.output = {folder}: holds other files than a result; choose another folder")
@@ -183,10 +183,6 @@ def _output(output: str, origin: Mapping[str, Any]) -> Iterator[None]:
                     "choose another folder or delete this one"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"run.output = {folder}: cannot be used ({error.strerror}); choose another folder"
-            ) from None
     yield
 
 

@@ -64,9 +64,8 @@ _KINDS = (
     # where an answer starts and ends
     HeadKind("question", num_outputs=2, chooses_token=True, output_names=("start_logits", "end_logits")),
     HeadKind("choice", reads_token_0=True, num_outputs=1, joins_rows=True),  # how well an ending fits
-    HeadKind(
-        "replaced", num_outputs=1, decides_by_sign=True
-    ),  # whether a generator made the token (ELECTRA, section 2)
+    # whether a generator made the token (ELECTRA, section 2)
+    HeadKind("replaced", num_outputs=1, decides_by_sign=True),
 )
 HEADS: Mapping[HeadName, HeadKind] = {kind.name: kind for kind in _KINDS}
 

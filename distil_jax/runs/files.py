@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distil_jax.errors import UserError, naming
+from distil_jax.errors import naming, writing
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -39,10 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     target = path.resolve()  # what a link leads to is replaced, not the link
     temporary = unfinished(target)
-    try:
+    with writing(path, "choose another file"):
         temporary.touch()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
     try:
         yield temporary
         with naming(target):
@@ -63,14 +61,12 @@ def require_writable(flag: str, *paths: Path) -> None:
         UserError: one of the files cannot be written; the message names it and `flag`.
     """
     for path in paths:
-        try:
+        with writing(f"{flag} {path}", "choose another file"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        except OSError as error:
-            raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another file") from None
 
 
 def file_sha256(path: Path) -> str:

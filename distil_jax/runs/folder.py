@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.config import Config, config_from_toml, config_to_toml, differences, run_identity
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, one_line, writing
 from distil_jax.runs.files import write_atomically
 from distil_jax.runs.lock import LOCK_FILE, lock_folder
 from distil_jax.runs.manifest import record_start
@@ -65,12 +65,12 @@ def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str], sta
         UserError: the folder holds another run or something else, is in use, or cannot be written.
     """
     check_run_folder(folder, config, inputs)
-    with _writable(folder):
+    with writing(f"run.output = {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         check_run_folder(folder, config, inputs)  # another run may have been here since
         _announce_extension(folder, config)
-        with _writable(folder):
+        with writing(f"run.output = {folder}"):
             write_atomically(folder / INPUTS_FILE, json.dumps(dict(inputs), indent=2, sort_keys=True) + "\n")
             write_atomically(folder / CONFIG_FILE, config_to_toml(config))
         record_start(folder, config, inputs, stage)
@@ -83,14 +83,6 @@ def _announce_extension(folder: Path, config: Config) -> None:
     changed = differences(run_identity(read_config(folder)), run_identity(config))
     if changed:
         _LOG.warning("%s: extended (%s); the learning rate follows the longer schedule from here", folder, changed[0])
-
-
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"run.output = {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def check_run_folder(folder: Path, config: Config, inputs: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from distil_jax.errors import FaultError, UserError, one_line
+from distil_jax.errors import FaultError, UserError, one_line, writing
 
 LOCK_FILE = "run.lock"
 HEARTBEAT_SECONDS = 20.0
@@ -74,20 +74,14 @@ def lock_folder(folder: Path, name: str = "run.output") -> Iterator[None]:
     Raises:
         UserError: another process owns it, or it cannot be written.
     """
-    try:
+    with writing(f"{name} = {folder}"):
         lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{name} = {folder}: cannot be written ({error.strerror}); choose another folder") from None
     with lock:
         if owner := _other_owner(lock, folder):
             raise UserError(f"{name} = {folder}: in use by {owner}; wait for it or choose another folder")
         stop = threading.Event()
-        try:
+        with writing(f"{name} = {folder}", "free some space or choose another folder"):
             _write(lock, json.dumps(dataclasses.asdict(_this_process())))
-        except OSError as error:
-            raise UserError(
-                f"{name} = {folder}: cannot be written ({error.strerror}); free some space or choose another folder"
-            ) from None
         heartbeat = threading.Thread(target=_touch_regularly, args=(lock.fileno(), stop), name="run.lock", daemon=True)
         heartbeat.start()
         _held[folder] = lock

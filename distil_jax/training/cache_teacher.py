@@ -12,7 +12,7 @@ import numpy as np
 
 from distil_jax.config import Config
 from distil_jax.data.corpus import CacheWriter, Corpus, TeacherCache
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, writing
 from distil_jax.objectives import cached_parts, needs_all_logits
 from distil_jax.runs import Progress, SaveClock, Watchdog, broadcast, fingerprint, first_process_in, lock_folder
 from distil_jax.training.distill import cache_facts, distillation
@@ -65,10 +65,8 @@ def cache_teacher(config: Config) -> TeacherCache | None:
 def _opened(config: Config, made_of: Mapping[str, Any], dtype: np.dtype) -> Iterator[CacheWriter]:
     """The writer of the cache in `teacher.cache`; this process owns the folder during the block."""
     folder = Path(config.teacher.cache)
-    try:
+    with writing(f"teacher.cache = {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"teacher.cache = {folder}: cannot be made ({error.strerror}); choose another folder") from None
     with lock_folder(folder, "teacher.cache"):
         yield CacheWriter(folder, made_of, config.training.batch_size, dtype)
 

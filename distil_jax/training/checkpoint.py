@@ -18,7 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
-from distil_jax.errors import FaultError, UserError, naming, one_line, storage_reason
+from distil_jax.errors import FaultError, UserError, naming, one_line, storage_reason, writing
 from distil_jax.runs import all_agree, filter_storage_logs, json_sha256
 from distil_jax.training.integrity import DamagedError, as_stored, fitted, leaf_hashes, refuse_damage, unreadable_part
 from distil_jax.training.step import TrainState
@@ -82,10 +82,8 @@ class Checkpoints:
         self._saved: int | None = None  # by this process
         self._trash = None if read_only or jax.process_index() else folder / TRASH
         self._empty_trash()
-        try:
+        with writing(folder):
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
 
     def all_steps(self) -> list[int]:
         """Numbers of all finished checkpoints, ascending."""

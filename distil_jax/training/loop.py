@@ -48,7 +48,7 @@ from distil_jax.training.opening import About, measures_text, opening_lines
 from distil_jax.training.optimizer import Phases, learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices
 from distil_jax.training.pruning import magnitude_constraint
-from distil_jax.training.selection import Selection
+from distil_jax.training.selection import NO_CHOICE, Selection
 from distil_jax.training.step import (
     Evaluator,
     FrozenInputs,
@@ -84,7 +84,7 @@ class RunSpec:
         flops_per_token: of one step, for the utilisation.
         evaluate_every: steps between evaluations; 0: at the end only.
         evaluate_start: also before the first step.
-        selection: which evaluation is the best, whose checkpoint is kept, and when to stop early; None: the last one.
+        selection: which evaluation is the best, whose checkpoint is kept, and when to stop early.
         earlier_phases: steps and peak learning rate of each phase before the last; they are a part of `steps`.
         about: what the opening table says of models and data.
     """
@@ -102,7 +102,7 @@ class RunSpec:
     flops_per_token: float
     evaluate_every: int
     evaluate_start: bool = True
-    selection: Selection | None = None
+    selection: Selection = NO_CHOICE
     earlier_phases: Phases = ()
     about: About = ()
 
@@ -150,67 +150,75 @@ def run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResul
 
 
 def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResult:
-    config = spec.config
+    config, main = spec.config, jax.process_index() == 0
     optimizer = make_optimizer(config.optimizer, spec.steps, spec.earlier_phases)
     schedule = learning_rate_schedule(config.optimizer, spec.steps, spec.earlier_phases)
     step = dataclasses.replace(spec.step, constrain=magnitude_constraint(config, spec.steps))
     saving = config.checkpoint
     checkpoints = Checkpoints(spec.folder / "checkpoints", keep=saving.keep, migrate=saving.migrate)
-    initial = init_state(spec.params, optimizer, spec.step.trainable)
-    state, frozen, cut = devices.place(initial, spec.frozen)
-    start, skips = None, Skips()
-    if (resumed := checkpoints.resume(state)) is not None:
-        state, start = resumed[0], int(resumed[0].step)
-        skips = Skips(**resumed[1].get("skipped_steps", {}))
-        if start > spec.steps:
-            raise UserError(f"{spec.folder}: is at step {start}, beyond the {spec.steps} of this command; give more")
-    elif jax.process_index() == 0 and (rows := read_metrics(spec.folder, "train")):
-        # Expected after a kill before the first save; otherwise the checkpoints were deleted.
-        _LOG.warning(
-            "%s: no checkpoint, though metrics go to step %d; training starts again", spec.folder, rows[-1]["step"]
-        )
+    state, frozen, cut = devices.place(init_state(spec.params, optimizer, spec.step.trainable), spec.frozen)
+    state, start, skips = _resumed(spec, checkpoints, state)
     evaluator = spec.make_evaluator(devices)
     evaluations = _logged_evaluations(spec.folder, start)
-    # A run that was stopped during an evaluation has saved the state before.
-    due = spec.evaluate_start if start is None else _evaluation_due(spec, start) and start not in evaluations
-    main = jax.process_index() == 0
-    named, dropped = config.training.attention, spec.model_file["model"]["attention_dropout"]
-    if main and named not in ("auto", "xla") and dropped > 0:
-        _LOG.warning(
-            "training.attention = '%s': the model that learns takes 'xla' in its steps, as it drops out a share %g of "
-            "its attention; evaluations, and a teacher if there is one, take '%s'",
-            named,
-            dropped,
-            named,
-        )
-    opening = opening_lines(config, spec.about, spec.steps, devices, start)
-    if config.logging.progress != "none":
-        announce(opening)
-    if main:
-        write_atomically(spec.folder / OPENING_FILE, "\n".join(opening) + "\n")
+    _announce(spec, devices, start)
+    shown = config.logging.progress if main else "none"
+    logs = config.logging
     with (
         _finished_saves(checkpoints),
         MetricsWriter(
-            spec.folder,
-            restored_step=start,
-            tensorboard=config.logging.tensorboard,
-            wandb=config.logging.wandb,
-            enabled=main,
+            spec.folder, restored_step=start, tensorboard=logs.tensorboard, wandb=logs.wandb, enabled=main
         ) as writer,
-        Progress(
-            spec.folder.name, spec.steps, start=start or 0, mode=config.logging.progress if main else "none"
-        ) as progress,
+        Progress(spec.folder.name, spec.steps, start=start or 0, mode=shown) as progress,
     ):
         run = _Run(spec, devices, watch, checkpoints, writer, progress, evaluator, frozen, evaluations)
-        if due:
+        # A run that was stopped during an evaluation has saved the state before.
+        if spec.evaluate_start if start is None else _evaluation_due(spec, start) and start not in evaluations:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if start != spec.steps and not run.exhausted():
             compiled = CompiledStep(devices, make_train_step(step, optimizer, schedule, cut), cut)
-            step_logger = StepLogger(run, compiled, progress, skips)
+            step_logger = StepLogger(run, compiled, skips)
             state, skips = _train(run, state, start or 0, step_logger), step_logger.skips
     checkpoints.close()
     last, best = int(state.step), run.best_step()
     return TrainResult(state, last, last if best is None else best, evaluations, start or 0, main, skips.total)
+
+
+def _resumed(spec: RunSpec, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, int | None, Skips]:
+    """The state of the newest checkpoint, its step, and the steps skipped before; without one `state`, None and none.
+
+    Raises:
+        UserError: it is of a later step than the run has.
+    """
+    found = checkpoints.resume(state)
+    if found is None:
+        if jax.process_index() == 0 and (rows := read_metrics(spec.folder, "train")):
+            # Expected after a kill before the first save; otherwise the checkpoints were deleted.
+            _LOG.warning(
+                "%s: no checkpoint, though metrics go to step %d; training starts again", spec.folder, rows[-1]["step"]
+            )
+        return state, None, Skips()
+    state, metadata = found
+    start = int(state.step)
+    if start > spec.steps:
+        raise UserError(f"{spec.folder}: is at step {start}, beyond the {spec.steps} of this command; give more")
+    return state, start, Skips(**metadata.get("skipped_steps", {}))
+
+
+def _announce(spec: RunSpec, devices: Devices, start: int | None) -> None:
+    """Show the table that a run opens with, write it into the run's folder, and warn of attention that is not used."""
+    config = spec.config
+    opening = opening_lines(config, spec.about, spec.steps, devices, start)
+    named, dropped = config.training.attention, spec.model_file["model"]["attention_dropout"]
+    if jax.process_index() == 0 and named not in ("auto", "xla") and dropped > 0:
+        _LOG.warning(
+            "training.attention = '%s': the model that learns takes 'xla' in its steps, as it drops out a share %g of "
+            "its attention; evaluations, and a teacher if there is one, take '%s'",
+            *(named, dropped, named),
+        )
+    if config.logging.progress != "none":
+        announce(opening)
+    if jax.process_index() == 0:
+        write_atomically(spec.folder / OPENING_FILE, "\n".join(opening) + "\n")
 
 
 def _logged_evaluations(folder: Path, start: int | None) -> Evaluations:
@@ -277,18 +285,16 @@ class _Run:
         self.watch.stall.progressed(f"the save of step {int(state.step)}")
 
     def best_step(self) -> int | None:
-        """The best step by the spec's selection, if it has one and something was measured."""
-        return None if self.spec.selection is None else self.spec.selection.best_step(self.evaluations)
+        """The best step by the spec's selection, if it has a measure and something was measured."""
+        return self.spec.selection.best_step(self.evaluations)
 
     def _best_text(self) -> str:
-        selection, best = self.spec.selection, self.best_step()
-        if selection is None or best is None:
-            return ""
-        return f"; best {selection.measure} {self.evaluations[best][selection.measure]:.4g} of step {best}"
+        measure, best = self.spec.selection.measure, self.best_step()
+        return "" if best is None else f"; best {measure} {self.evaluations[best][measure]:.4g} of step {best}"
 
     def exhausted(self) -> bool:
         """Whether to stop early."""
-        return self.spec.selection is not None and self.spec.selection.exhausted(self.evaluations)
+        return self.spec.selection.exhausted(self.evaluations)
 
 
 def _train(run: _Run, state: TrainState, start: int, step_logger: StepLogger) -> TrainState:
@@ -313,7 +319,7 @@ def _train(run: _Run, state: TrainState, start: int, step_logger: StepLogger) ->
         state, metrics = step_logger.compiled_step(state, run.frozen, rows)
         evaluate = _evaluation_due(spec, number)
         # What may turn out to be the best has to be kept.
-        save = number == steps or saves.due(number) or (evaluate and spec.selection is not None)
+        save = number == steps or saves.due(number) or (evaluate and bool(spec.selection.measure))
         step_logger.take(number, metrics, batch)
         step_logger.wait(0 if evaluate or save else run.devices.steps_ahead, state)
         if evaluate:
@@ -331,9 +337,9 @@ def _train(run: _Run, state: TrainState, start: int, step_logger: StepLogger) ->
 class StepLogger:
     """Turns the metrics of finished steps into rows and progress, with the speed since the row before."""
 
-    def __init__(self, run: _Run, compiled_step: CompiledStep, progress: Progress, skips: Skips) -> None:
+    def __init__(self, run: _Run, compiled_step: CompiledStep, skips: Skips) -> None:
         """Begin after `skips`."""
-        self.run, self.compiled_step, self.progress, self.skips = run, compiled_step, progress, skips
+        self.run, self.compiled_step, self.skips = run, compiled_step, skips
         self._in_flight: collections.deque[tuple[int, Metrics, Batch]] = collections.deque()
         self._began, self._first_step_seconds = time.monotonic(), 0.0
         self.restart_clock()
@@ -342,7 +348,7 @@ class StepLogger:
         """Have the program for such rows compiled, which is no time of the steps."""
         before = self.compiled_step.compile_seconds
         if not self.compiled_step.is_ready(rows):
-            self.progress.busy("compiling")
+            self.run.progress.busy("compiling")
         self.compiled_step.prepare(state, self.run.frozen, rows)
         self._last_time += self.compiled_step.compile_seconds - before
 
@@ -375,7 +381,7 @@ class StepLogger:
         if not self._first_step_seconds:
             self._first_step_seconds = time.monotonic() - self._began
             text += f"  first step after {self._first_step_seconds:.0f} s"
-        self.progress.update(number, amount=tokens, text=text)
+        self.run.progress.update(number, amount=tokens, text=text)
         # An evaluation may end the run early, and the last step has a row.
         if number % settings.every_steps and not _evaluation_due(self.run.spec, number):
             return
@@ -386,7 +392,10 @@ class StepLogger:
             "first_step_seconds": self._first_step_seconds,  # from the start of training, with its compilation
             "compile_seconds": self.compiled_step.compile_seconds,  # so far
         }
-        use = self._utilisation(self._tokens / seconds)
+        config, devices = self.run.spec.config, self.run.devices
+        kind, dtype = devices.local[0].device_kind, config.training.compute_dtype
+        flops = self.run.spec.flops_per_token
+        use = utilisation(timing["tokens_per_second"], flops, devices.count, kind, dtype)
         shown: dict[str, Any] = {"skipped_steps": total, **metrics}
         del shown["skipped"], shown["gradient_norms"]
         self.run.writer.write(number, shown, timing=timing if use is None else {**timing, "mfu": use})
@@ -405,11 +414,6 @@ class StepLogger:
             f"step {number}: loss or gradients of {in_row} steps in a row are not finite; nothing of them is saved, "
             f"{folder} says what went in"
         )
-
-    def _utilisation(self, tokens_per_second: float) -> float | None:
-        spec, devices = self.run.spec, self.run.devices
-        kind, dtype = devices.local[0].device_kind, spec.config.training.compute_dtype
-        return utilisation(tokens_per_second, spec.flops_per_token, devices.count, kind, dtype)
 
     def restart_clock(self) -> None:
         """Count training time from now on: not that of an evaluation or a save."""

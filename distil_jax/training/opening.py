@@ -61,22 +61,19 @@ def loss_text(weights: Mapping[str, float]) -> str:
     return " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
 
 
-def measures_text(measures: Mapping[str, float]) -> str:
-    """Held-out measures in a line: "held-out loss 3.210, perplexity 24.8, accuracy 41.2%"."""
-    shown = {name: value for name, value in measures.items() if name not in _UNSHOWN}
-    return ", ".join(_MEASURES.get(name, f"{name} {{:.4g}}").format(value) for name, value in shown.items())
+def measures_text(measures: Mapping[str, float], before: Mapping[str, float] | None = None) -> str:
+    """Held-out measures in a line: "held-out loss 3.210, perplexity 24.8"; with those `before`, "loss 9.2 -> 3.2"."""
+    parts = []
+    for name in (name for name in measures if name not in _UNSHOWN):
+        words, _, form = _MEASURES.get(name, f"{name} {{:.4g}}").rpartition(" ")
+        values = [of[name] for of in (before or {}, measures) if name in of]
+        parts.append(f"{words} {' -> '.join(map(form.format, values))}")
+    return ", ".join(parts)
 
 
 def ends_text(evaluations: Mapping[int, Mapping[str, float]], step: int) -> str:
     """The first and the chosen evaluation of a run: "held-out loss 9.212 -> 3.210, ..."; "" where there is none."""
-    if not evaluations or step not in evaluations:
+    if step not in evaluations:
         return ""
-    first, last = evaluations[min(evaluations)], evaluations[step]
-    parts = []
-    for name, value in last.items():
-        if name in _UNSHOWN:
-            continue
-        form = _MEASURES.get(name, f"{name} {{:.4g}}")
-        before = form.rpartition(" ")[2].format(first[name]) if name in first and min(evaluations) != step else ""
-        parts.append(form.replace("{", f"{before} -> {{" if before else "{", 1).format(value))
-    return ", ".join(parts)
+    first = min(evaluations)
+    return measures_text(evaluations[step], evaluations[first] if first != step else None)

@@ -13,16 +13,19 @@ Evaluations = Mapping[int, Mapping[str, float]]  # held-out measures by step
 class Selection:
     """Choose by `measure` (more is better); stop after `patience` evaluations without a better one (0: never).
 
-    Evaluations up to step `after` do not count.
+    Evaluations up to step `after` do not count. Without a measure none is the best.
     """
 
-    measure: str
+    measure: str = ""
     patience: int = 0
     after: int = 0
 
     def best_step(self, evaluations: Evaluations) -> int | None:
         """The step of the best evaluation, the first of equals; None without any."""
-        scores = self._scores(evaluations)
+        if not self.measure:
+            return None
+        values = {step: measures[self.measure] for step, measures in evaluations.items() if step > self.after}
+        scores = {step: value if math.isfinite(value) else -math.inf for step, value in values.items()}
         return max(scores, key=lambda step: (scores[step], -step)) if scores else None
 
     def exhausted(self, evaluations: Evaluations) -> bool:
@@ -32,6 +35,5 @@ class Selection:
             return False
         return sum(step > best for step in evaluations) >= self.patience
 
-    def _scores(self, evaluations: Evaluations) -> dict[int, float]:
-        values = {step: measures[self.measure] for step, measures in evaluations.items() if step > self.after}
-        return {step: value if math.isfinite(value) else -math.inf for step, value in values.items()}
+
+NO_CHOICE = Selection()  # the last step is the result

@@ -36,7 +36,7 @@ from distil_jax.training.loop import RunSpec
 from distil_jax.training.opening import About, loss_text, model_text
 from distil_jax.training.parallel import Devices
 from distil_jax.training.pruning import steps_before_pruned
-from distil_jax.training.selection import Selection
+from distil_jax.training.selection import NO_CHOICE, Selection
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
 from distil_jax.training.task_models import TaskTraining
 from distil_jax.training.task_phases import Phase, PlannedPhase, plan_phases
@@ -100,7 +100,7 @@ def task_run_spec(
         flops_per_token=_flops_per_token(training, float(train.lengths.mean()), config.model.freeze_encoder),
         evaluate_every=_evaluate_every(config, per_epoch, steps),
         evaluate_start=False,
-        selection=selection if held_out and config.finetune.keep == "best" else None,
+        selection=selection if held_out and config.finetune.keep == "best" else NO_CHOICE,
         earlier_phases=tuple((phase.steps, phase.learning_rate) for phase in phases[:-1]),
         about=_about(config, data, training, train, held_out),
     )
