@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from distil_jax.config import config_from_toml
 from distil_jax.data.corpus import CACHE_INDEX, INDEX, open_corpus, open_teacher_cache
@@ -70,15 +71,15 @@ def _items(folder: Path, top: Path, depth: int) -> Iterator[Item]:
     if (folder / CONFIG_FILE).is_file() or (folder / CHECKPOINTS).is_dir():
         yield from _run(folder, top)
     elif (folder / INDEX).is_file():
-        yield _outcome(_name(folder, top), lambda: _corpus(folder))
+        yield _outcome(_name(folder, top), _corpus, folder)
     elif (folder / CACHE_INDEX).is_file():
-        yield _outcome(_name(folder, top), lambda: _cache(folder))
+        yield _outcome(_name(folder, top), _cache, folder)
     elif (folder / CHECKSUMS_FILE).is_file():
         yield from _model(folder, top)
     elif depth:
         for name, look in ((STUDY_FILE, _study), (REPORT_FILE, _report), (MANIFEST_FILE, _manifest)):
             if (folder / name).is_file():
-                yield _outcome(_name(folder / name, top), lambda look=look: look(folder))
+                yield _outcome(_name(folder / name, top), look, folder)
         for below in sorted(folder.iterdir()):
             if below.is_dir() and not below.is_symlink():
                 yield from _items(below, top, depth - 1)
@@ -88,10 +89,10 @@ def _name(path: Path, top: Path) -> str:
     return one_line(path.relative_to(top)) if path != top else "."
 
 
-def _outcome(name: str, look: Callable[[], str]) -> Item:
-    """What `look` says, or the mistake it met."""
+def _outcome(name: str, look: Callable[..., str], *arguments: Any) -> Item:
+    """What `look` says of its arguments, or the mistake it met."""
     try:
-        return Item(name, look())
+        return Item(name, look(*arguments))
     except (UserError, DamagedError) as damage:
         return Item(name, f"damaged: {damage}", damaged=True)
     except OSError as error:
@@ -106,6 +107,11 @@ def _study(folder: Path) -> str:
 
 def _report(folder: Path) -> str:
     read_json(folder / REPORT_FILE)
+    return "readable"
+
+
+def _result(folder: Path) -> str:
+    read_json(folder / RESULT_FILE)
     return "readable"
 
 
@@ -126,8 +132,13 @@ def _model(folder: Path, top: Path) -> Iterator[Item]:
         found = check_files(folder)
     except UserError as mistake:
         yield Item(_name(folder / CHECKSUMS_FILE, top), f"damaged: {mistake}", damaged=True)
-        return
-    for name, flaw in found.items():
+    else:
+        yield from _of_flaws(found, folder, top)
+
+
+def _of_flaws(flaws: Mapping[str, str], folder: Path, top: Path) -> Iterator[Item]:
+    """Files of a folder by their flaw, "" for none."""
+    for name, flaw in flaws.items():
         yield Item(_name(folder / name, top), f"damaged: {flaw}" if flaw else "whole", damaged=bool(flaw))
 
 
@@ -137,10 +148,10 @@ def _run(folder: Path, top: Path) -> Iterator[Item]:
         (INPUTS_FILE, _inputs),
         (MANIFEST_FILE, _manifest),
         (METRICS_FILE, _metrics),
-        (RESULT_FILE, lambda folder: str(read_json(folder / RESULT_FILE) and "readable")),
+        (RESULT_FILE, _result),
     ):
         if (folder / name).is_file() or name in (CONFIG_FILE, INPUTS_FILE):
-            yield _outcome(_name(folder / name, top), lambda look=look: look(folder))
+            yield _outcome(_name(folder / name, top), look, folder)
     yield from _checkpoints(folder, top)
 
 
@@ -169,9 +180,7 @@ def _model_file(folder: Path, named: set[str | None]) -> str:
 
 def _tokenizer(folder: Path, top: Path) -> Iterator[Item]:
     with contextlib.suppress(UserError):  # said of model.json itself
-        for name, flaw in tokenizer_flaws(folder, read_model_file(folder)).items():
-            path = _name(folder / TOKENIZER_FOLDER / name, top)
-            yield Item(path, f"damaged: {flaw}" if flaw else "whole", damaged=bool(flaw))
+        yield from _of_flaws(tokenizer_flaws(folder, read_model_file(folder)), folder / TOKENIZER_FOLDER, top)
 
 
 def _manifest(folder: Path) -> str:
@@ -204,14 +213,14 @@ def _checkpoints(folder: Path, top: Path) -> Iterator[Item]:
     named: set[str | None] = set()  # SHA-256 of model.json, as checkpoints have it; None in older formats
     for step in steps:
         assert checkpoints is not None
-        item = _outcome(_name(place / str(step), top), lambda step=step: _verified(checkpoints, step))
+        item = _outcome(_name(place / str(step), top), _verified, checkpoints, step)
         if item.damaged and not (place / str(step)).is_dir():
             continue  # a run that is under way has dropped it meanwhile
         yield item
         if not item.damaged:
             named.add(checkpoints.metadata(step).get("model_file"))
     if named - {None} or (folder / MODEL_FILE).is_file():
-        yield _outcome(_name(folder / MODEL_FILE, top), lambda: _model_file(folder, named - {None}))
+        yield _outcome(_name(folder / MODEL_FILE, top), _model_file, folder, named - {None})
         yield from _tokenizer(folder, top)
     for aside in sorted(place.glob(f"{CORRUPT}/*")):
         yield Item(_name(aside, top), "was found damaged and put aside earlier")

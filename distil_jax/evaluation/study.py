@@ -20,7 +20,7 @@ import jax
 from distil_jax.config import Config, config_to_toml
 from distil_jax.errors import UserError, writing
 from distil_jax.evaluation.server_files import FOLDER, wants_server_files, write_server_files
-from distil_jax.evaluation.study_inputs import CurrentInputs
+from distil_jax.evaluation.study_inputs import TaskInputs
 from distil_jax.evaluation.study_plan import PlannedRun, TaskPlan, for_task, plan_study, plan_task
 from distil_jax.evaluation.study_report import (
     REPORT_FILE,
@@ -41,7 +41,6 @@ from distil_jax.export import export
 from distil_jax.runs import (
     CONFIG_FILE,
     STUDY_FILE,
-    announce,
     check_run_folder,
     first_process_in,
     lock_folder,
@@ -53,7 +52,6 @@ from distil_jax.runs import (
 )
 from distil_jax.tasks import TaskData, load_task, task_spec
 from distil_jax.training.finetune import RESULT_FILE, finetune, wants_tests
-from distil_jax.training.task_models import known_labels
 
 MODEL = "model"
 WRITTEN_FILE = "written.json"
@@ -204,8 +202,7 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
     results: dict[Path, RunResult] = {}
     failures: dict[Path, str] = {}
     trained = False
-    data = TaskDataBySeed(plan.runs[0].config)
-    inputs = CurrentInputs(data.of, say)
+    inputs = TaskInputs(plan.runs[0].config, say)
     for number, run in enumerate(plan.runs, 1):
         where = f"{plan.spec.title}, run {number} of {len(plan.runs)}"
         try:
@@ -213,7 +210,7 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
             # A run without its checkpoint is not trained again for its test sets.
             if found is None or (wants_tests(run.folder) and (run.folder / CHECKPOINTS).is_dir()):
                 say(f"{where}: {run.folder}")
-                for note in finetune(run.config, data.of(run.seed)).notes:
+                for note in finetune(run.config, inputs.data(run.seed)).notes:
                     say(f"note: {note}")
                 trained = True
                 found = finished(run)
@@ -229,13 +226,13 @@ def _run_task(config: Config, plan: TaskPlan, errors: list[Exception], say: Say)
         return {}, trained
     row = task_row(plan, results, failures)
     if "best_run" in row and jax.process_count() == 1:  # a checkpoint is read by one process
-        _write_best(config, plan, row, data, say)
+        _write_best(config, plan, row, inputs, say)
         if not failures and config.study.checkpoints == "best":
             _drop_checkpoints(plan, results)
     return row, trained
 
 
-def finished(run: PlannedRun, inputs: CurrentInputs | None = None) -> RunResult | None:
+def finished(run: PlannedRun, inputs: TaskInputs | None = None) -> RunResult | None:
     """The result of a finished run; None where it has to be made or continued.
 
     Args:
@@ -249,37 +246,8 @@ def finished(run: PlannedRun, inputs: CurrentInputs | None = None) -> RunResult 
     if not (run.folder / RESULT_FILE).is_file():
         return None
     if inputs is not None:
-        check_run_folder(run.folder, run.config, inputs.of(run))
+        check_run_folder(run.folder, run.config, inputs.hashes(run))
     return read_result(run.folder)
-
-
-class TaskDataBySeed:
-    """A task's data, read when first needed, and again for another seed only where the data depend on it.
-
-    Reading for a second seed shows whether they do. A failed reading is not repeated.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._found: dict[int, TaskData] = {}
-        self._same = False
-        self._error: UserError | None = None
-
-    def of(self, seed: int) -> TaskData:
-        """The data of a run with that seed. Raises UserError as `load_task`."""
-        if self._error is not None:
-            raise self._error
-        if seed in self._found or self._same:
-            return self._found.get(seed) or next(iter(self._found.values()))
-        try:
-            data = load_task(self._config.task, seed, known_labels(self._config))
-            announce([] if self._found else data.report.lines())
-        except UserError as error:
-            self._error = error
-            raise
-        self._same = any(other.sha256 == data.sha256 for other in self._found.values())
-        self._found = {seed: data}
-        return data
 
 
 def _reason(error: Exception) -> str:
@@ -288,7 +256,7 @@ def _reason(error: Exception) -> str:
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
-def _write_best(config: Config, plan: TaskPlan, row: TaskRow, data: TaskDataBySeed, say: Say) -> None:
+def _write_best(config: Config, plan: TaskPlan, row: TaskRow, inputs: TaskInputs, say: Say) -> None:
     """Write the model and the server's files of the best run unless they exist; failures are noted in `row`."""
     run = next(run for run in plan.runs if str(run.folder) == row["best_run"])
     origin = {"run": str(run.folder.relative_to(plan.folder)), "step": row["best_step"]}
@@ -300,7 +268,7 @@ def _write_best(config: Config, plan: TaskPlan, row: TaskRow, data: TaskDataBySe
         """Of the run's checkpoint. It may be gone: dropped when another run, now damaged, was the best."""
         if not (run.folder / CHECKPOINTS / str(origin["step"])).is_dir():
             say(f"{plan.spec.title}: {run.folder} is trained again, as its checkpoints were dropped")
-            finetune(run.config, data.of(run.seed))
+            finetune(run.config, inputs.data(run.seed))
         return read_result(run.folder)["step"]
 
     def write_model() -> None:
@@ -311,7 +279,7 @@ def _write_best(config: Config, plan: TaskPlan, row: TaskRow, data: TaskDataBySe
 
     def write_predictions() -> None:
         if FOLDER not in done or not all((server / name).is_file() for name in done[FOLDER]):
-            sets = _server_sets(config, run, data, say)
+            sets = _server_sets(config, run, inputs, say)
             files, notes = write_server_files(run.folder, step(), run.config, sets, server) if sets else ([], [])
             for line in notes:
                 say(f"note: {line}")
@@ -337,11 +305,11 @@ def _written(note: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
     return dict(origin)
 
 
-def _server_sets(config: Config, run: PlannedRun, data: TaskDataBySeed, say: Say) -> list[TaskData]:
+def _server_sets(config: Config, run: PlannedRun, inputs: TaskInputs, say: Say) -> list[TaskData]:
     """The test sets that the GLUE server takes from this run: its own, and for MNLI the diagnostic set too."""
     if not task_spec(run.config.task.name).server_file:
         return []
-    own = data.of(run.seed)
+    own = inputs.data(run.seed)
     if not wants_server_files(own):
         return []
     if own.spec.name != "mnli":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.util
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -144,39 +145,26 @@ class Progress:
         print(f"{self._title}:", text, file=self._stream, flush=True)
 
 
-class PrepareDisplay:
+class PrepareDisplay(contextlib.ExitStack):
     """Progress of `prepare`, a display for each split; use it as a context manager."""
 
     def __init__(self, mode: ProgressMode = "auto", *, stream: TextIO | None = None) -> None:
         """Take `mode` from the setting logging.progress; `stream` is stderr by default."""
+        super().__init__()
         self._mode: ProgressMode = mode
         self._stream = stream
         self._progress: Progress | None = None
         self._split, self._bytes = "", 0
 
-    def __enter__(self) -> PrepareDisplay:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
     def update(self, split: str, state: PrepareProgress) -> None:
         """Take the state of `split` after a block of it."""
         if split != self._split or self._progress is None:
-            self._close()
+            self.close()  # that of the split before
             self._split, self._bytes = split, 0
-            title = f"prepare {split}"
-            self._progress = Progress(
-                title, state.bytes_total, mode=self._mode, unit="bytes", stream=self._stream, counted=False
-            )
-            self._progress.__enter__()
+            shown: Any = {"mode": self._mode, "unit": "bytes", "stream": self._stream, "counted": False}
+            self._progress = self.enter_context(Progress(f"prepare {split}", state.bytes_total, **shown))
         amount, self._bytes = state.text_bytes - self._bytes, state.text_bytes
         self._progress.update(state.bytes_read, amount=amount, text=f"{state.tokens:,} tokens")
-
-    def _close(self) -> None:
-        if self._progress is not None:
-            self._progress.__exit__()
-        self._progress = None
 
 
 def _is_notebook() -> bool:

@@ -16,6 +16,7 @@ import optax
 from jax import Array
 
 from distil_jax.errors import FaultError
+from distil_jax.training.integrity import leaves_by_name
 from distil_jax.training.step import parts
 
 FOLDER = "nonfinite"  # in a run's folder
@@ -83,14 +84,13 @@ def write_report(
     """
     folder = run_folder / FOLDER / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    arrays: Any = {jax.tree_util.keystr(path, simple=True, separator=".") or "ids": leaf for path, leaf in leaves}
+    arrays: Any = {name or "ids": leaf for name, leaf in leaves_by_name(batch).items()}
     np.savez(folder / f"batch_{jax.process_index()}.npz", **arrays)
     if jax.process_index():
         return folder
-    paths = jax.tree_util.tree_leaves_with_path(parts(dict(params), trained))
-    gradients = dict(zip(map(_name, paths), np.asarray(metrics["gradient_norms"], np.float64), strict=True))
-    norms = {_name(item): float(optax.tree.norm(item[1])) for item in jax.tree_util.tree_leaves_with_path(params)}
+    names = leaves_by_name(parts(dict(params), trained))
+    gradients = dict(zip(names, np.asarray(metrics["gradient_norms"], np.float64), strict=True))
+    norms = {name: float(optax.tree.norm(leaf)) for name, leaf in leaves_by_name(params).items()}
     report = {
         "step": step,
         "skipped_in_a_row": skips.in_row,
@@ -102,10 +102,6 @@ def write_report(
     }
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return folder
-
-
-def _name(item: tuple[Any, Any]) -> str:
-    return ".".join(str(key.key) for key in item[0])
 
 
 def _with_groups(norms: Mapping[str, float]) -> dict[str, Any]:

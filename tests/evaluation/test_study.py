@@ -15,7 +15,9 @@ import pytest
 from distil_jax.config import Config, TaskSettings, load_config, with_overrides
 from distil_jax.errors import UserError
 from distil_jax.evaluation import study as study_module
-from distil_jax.evaluation.study import TaskDataBySeed, run_study
+from distil_jax.evaluation import study_inputs
+from distil_jax.evaluation.study import run_study
+from distil_jax.evaluation.study_inputs import TaskInputs
 from distil_jax.runs import open_run_folder
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.registry import task_spec
@@ -32,6 +34,11 @@ class Trained(NamedTuple):
 
     runs: list[str]
     read: list[int]
+
+
+def patch_load(monkeypatch: pytest.MonkeyPatch, load_task: Any) -> None:
+    for module in (study_module, study_inputs):
+        monkeypatch.setattr(module, "load_task", load_task)
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, float | E
             return data_of(settings.name)
 
         monkeypatch.setattr(study_module, "finetune", finetune)
-        monkeypatch.setattr(study_module, "load_task", load_task)
+        patch_load(monkeypatch, load_task)
         return trained
 
     return use
@@ -152,16 +159,16 @@ def test_data_are_read_once_unless_the_seed_decides_what_is_in_them(monkeypatch:
             read.append(seed)
             return data_of("imdb", str(seed) if splits else "same")
 
-        monkeypatch.setattr(study_module, "load_task", load_task)
+        patch_load(monkeypatch, load_task)
 
     config = load_config("finetune", {"task.name": "imdb"})
     load(False)
-    data = TaskDataBySeed(config)
-    assert {data.of(seed).sha256 for seed in (0, 0, 1, 2, 3, 4)} == {"same"}
+    inputs = TaskInputs(config, print)
+    assert {inputs.data(seed).sha256 for seed in (0, 0, 1, 2, 3, 4)} == {"same"}
     assert read == [0, 1]  # the second shows that they are the same
     load(True)
-    data = TaskDataBySeed(config)
-    assert [data.of(seed).sha256 for seed in (0, 0, 1, 2, 2)] == ["0", "0", "1", "2", "2"]
+    inputs = TaskInputs(config, print)
+    assert [inputs.data(seed).sha256 for seed in (0, 0, 1, 2, 2)] == ["0", "0", "1", "2", "2"]
     assert read == [0, 1, 2]
 
 
@@ -268,7 +275,7 @@ def test_mnli_predicts_the_diagnostic_set_too(pretend: Any, tmp_path: Path, monk
         asked.append([(task.spec.name, tuple(task.test)) for task in data])
         return [], ["AX.tsv: 3 examples cut to 128 tokens"]
 
-    monkeypatch.setattr(study_module, "load_task", load_task)
+    patch_load(monkeypatch, load_task)
     monkeypatch.setattr(study_module, "write_server_files", write)
     config = with_overrides(config_of(tmp_path, "mnli"), {"task.source": "data/{task}"})
     run_study(config)
@@ -361,7 +368,7 @@ def test_finished_runs_of_other_data_are_refused(pretend: Any, tmp_path: Path, m
     config = config_of(tmp_path, "imdb", seeds=2, export=False)
     run_study(config)
     trained = pretend({})
-    monkeypatch.setattr(study_module, "load_task", lambda settings, *_: data_of(settings.name, "changed"))
+    patch_load(monkeypatch, lambda settings, *_: data_of(settings.name, "changed"))
     found = run_study(config)
     assert trained.runs == []
     assert all("holds another run (the contents of task changed)" in failure for failure in found.failures)
@@ -378,7 +385,7 @@ def test_finished_runs_stay_where_their_data_are_gone(
     def load_task(*_: Any) -> TaskData:
         raise UserError("imdb: no data here")
 
-    monkeypatch.setattr(study_module, "load_task", load_task)
+    patch_load(monkeypatch, load_task)
     said: list[str] = []
     assert run_study(config, say=said.append).report == before
     assert [line for line in said if line.startswith("note: ")] == [
