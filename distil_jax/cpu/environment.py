@@ -67,13 +67,9 @@ def _computes_on_cpu(environment: Mapping[str, str], wanted: str) -> bool:
     """Whether the run will be on CPU, found out without importing JAX."""
     platforms = environment.get("JAX_PLATFORMS", "")
     if wanted == "any" and not platforms:
-        return not _accelerator_files()
+        drivers = ("/dev/nvidia[0-9]*", "/dev/kfd")  # of NVIDIA and AMD
+        return not (any(glob.glob(pattern) for pattern in drivers) or tpu_files())
     return "cpu" in (wanted, platforms)
-
-
-def _accelerator_files() -> list[str]:
-    """Device files of NVIDIA, AMD and TPU drivers."""
-    return [path for pattern in ("/dev/nvidia[0-9]*", "/dev/kfd") for path in glob.glob(pattern)] + tpu_files()
 
 
 def tpu_files() -> list[str]:

@@ -194,7 +194,7 @@ def _paper(rows: Sequence[Row], seeds: int) -> str:
     same = [dot for row in rows if row["axis"] in ("base", "seed") and (dot := _mean(row, factors))]
     cells = []
     for row in rows:
-        known = [PAPER.get((name, _plain(value))) for name, value in row["changes"].items()]
+        known = [PAPER.get((name, value.removesuffix(".0"))) for name, value in row["changes"].items()]
         dot = _mean(row, factors)
         if len(known) == 1 and known[0] is not None and dot and same:
             whole = same[0]._replace(low=min(one.low for one in same), high=max(one.high for one in same))
@@ -208,10 +208,6 @@ def _paper(rows: Sequence[Row], seeds: int) -> str:
         "paper's are of BERT base on GLUE (Sanh et al. 2019, table 4), so that sizes differ; the order is what can "
         "be compared.</p>" + table(["left out", "here", "paper", "which is"], cells)
     )
-
-
-def _plain(value: str) -> str:
-    return value.removesuffix(".0")
 
 
 def _missing(rows: Sequence[Row]) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,8 @@ def _study(folder: Path) -> str:
     return "readable"
 
 
-def _report(folder: Path) -> str:
-    read_json(folder / REPORT_FILE)
-    return "readable"
-
-
-def _result(folder: Path) -> str:
-    read_json(folder / RESULT_FILE)
+def _report(folder: Path, name: str = REPORT_FILE) -> str:
+    read_json(folder / name)
     return "readable"
 
 
@@ -148,7 +144,7 @@ def _run(folder: Path, top: Path) -> Iterator[Item]:
         (INPUTS_FILE, _inputs),
         (MANIFEST_FILE, _manifest),
         (METRICS_FILE, _metrics),
-        (RESULT_FILE, _result),
+        (RESULT_FILE, partial(_report, name=RESULT_FILE)),
     ):
         if (folder / name).is_file() or name in (CONFIG_FILE, INPUTS_FILE):
             yield _outcome(_name(folder / name, top), look, folder)

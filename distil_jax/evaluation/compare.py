@@ -10,7 +10,7 @@ from typing import Any
 
 from distil_jax.errors import UserError, writing
 from distil_jax.evaluation.report import folder_labels
-from distil_jax.evaluation.study_report import ABSENT, StudyReport, percent, read_report
+from distil_jax.evaluation.study_report import ABSENT, percent, read_report
 from distil_jax.tables import markdown
 
 
@@ -39,7 +39,7 @@ def compare_studies(folders: Sequence[Path]) -> dict[str, Any]:
     order = dict.fromkeys(task for report in reports.values() for task in report["tasks"])
     tasks = {}
     for task in order:
-        medians = {label: _median(report, task) for label, report in reports.items()}
+        medians = {label: report["tasks"].get(task, {}).get("median") for label, report in reports.items()}
         measure = titles[task]["measure"]
         tasks[task] = {"title": titles[task]["title"], "measure": measure, **_with_retention(medians)}
     shared = [task for task in tasks if None not in tasks[task]["medians"].values()]
@@ -48,10 +48,6 @@ def compare_studies(folders: Sequence[Path]) -> dict[str, Any]:
         for label in labels
     }
     return {"studies": labels, "tasks": tasks, "macro": {"tasks": shared, **_with_retention(means)}}
-
-
-def _median(report: StudyReport, task: str) -> float | None:
-    return report["tasks"].get(task, {}).get("median")
 
 
 def _with_retention(medians: Mapping[str, float | None]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from distil_jax.errors import UserError
 from distil_jax.export import read_run
 from distil_jax.models import TaskModel
 from distil_jax.runs import write_atomically
-from distil_jax.tasks import Example, TaskData, TaskSpec
+from distil_jax.tasks import TaskData, TaskSpec
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.parallel import make_devices
 
@@ -56,7 +56,7 @@ def write_server_files(
             if name in task.test:
                 encoded = task.spec.kind.encode(trained.tokenizer, task.test[name], config.task)
                 logits = np.stack(predict(params, encoded))
-                numbers = _numbers(task.test[name])
+                numbers = [example.id for example in task.test[name]]  # as published: skipped rows leave a gap
                 rows = zip(numbers, spelled(task.spec, logits), strict=True)
                 written.append(_write(folder / file, rows))
                 notes += [f"{file}: {note}" for note in (*encoded.notes, *_gaps(numbers))]
@@ -72,11 +72,6 @@ def spelled(spec: TaskSpec, logits: np.ndarray) -> list[str]:
         return [f"{score:.3f}" for score in np.clip(logits.reshape(len(logits)), _LOWEST, _HIGHEST)]
     names = spec.server_labels or spec.labels
     return [names[number] for number in logits.argmax(axis=-1)]
-
-
-def _numbers(examples: Sequence[Example]) -> list[str]:
-    """The published number of every example: rows that were skipped leave a gap."""
-    return [example.id for example in examples]
 
 
 def _gaps(numbers: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: StudyReport, comma
     command = _reproducing(folder, command)
     made: dict[str, TaskRow] = {}
     errors: list[Exception] = []
-    text, notes = "", _notes(config, plans)
+    wanted = config.study.export or any(plan.spec.server_file for plan in plans)
+    text, notes = "", {"note": _UNWRITTEN} if wanted and jax.process_count() > 1 else {}
     if main and notes:
         say(f"note: {notes['note']}")
     for number, asked in enumerate(plans, 1):
@@ -129,12 +130,6 @@ def _run_plans(config: Config, plans: list[TaskPlan], report: StudyReport, comma
     nothing = not any("best_run" in row for row in made.values())
     user_error = nothing and bool(errors) and all(isinstance(error, UserError) for error in errors)
     return StudyOutcome(report, text, tuple(failure_lines(made)), main, user_error)
-
-
-def _notes(config: Config, plans: Sequence[TaskPlan]) -> dict[str, str]:
-    """For the rows of the report: files that several processes do not write."""
-    wanted = config.study.export or any(plan.spec.server_file for plan in plans)
-    return {"note": _UNWRITTEN} if wanted and jax.process_count() > 1 else {}
 
 
 def _with_finished(config: Config, plan: TaskPlan) -> TaskPlan:

@@ -210,8 +210,9 @@ def report_markdown(report: StudyReport) -> str:
     if len(rows) > 1:
         share = f"macro-average of {len(macro['tasks'])}" + (f" of {len(rows)}" if macro["missing"] else " tasks")
         table.append([share, "", percent(macro["median"]), *[""] * (len(header) - 3)])
-    parts = [markdown(header, table), *_sweep_tables(rows), *_failure_lines(rows), _footer(report)]
-    return "\n\n".join(parts)
+    failed = "\n".join(f"- {line}" for line in failure_lines(rows))
+    parts = [markdown(header, table), *_sweep_tables(rows), *([f"Failed:\n\n{failed}"] if failed else [])]
+    return "\n\n".join([*parts, _footer(report)])
 
 
 def percent(value: float | None) -> str:
@@ -258,11 +259,6 @@ def _sweep_tables(rows: Mapping[str, TaskRow]) -> list[str]:
         found = {(point["learning_rate"], point["epochs"]): point["median"] for point in row["sweep"]}
         table.append([row["title"], *(percent(found.get(point)) for point in points)])
     return ["Medians of the sweep:\n\n" + markdown(["task", *(f"{r:g}, {e} epochs" for r, e in points)], table)]
-
-
-def _failure_lines(rows: Mapping[str, TaskRow]) -> list[str]:
-    lines = failure_lines(rows)
-    return ["Failed:\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def failure_lines(rows: Mapping[str, TaskRow]) -> list[str]:

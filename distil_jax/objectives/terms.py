@@ -153,7 +153,8 @@ def relations(compared: Compared, settings: Any) -> SumCount:
         return SumCount(sum(sums, jnp.zeros(())), jnp.sum(compared.weights))
 
     layers = len(compared.student.queries), len(compared.teacher.queries)
-    return mean_of([of_pair(*pair) for pair in layer_pairs(settings.relation_layers or _last(*layers), *layers)])
+    given = settings.relation_layers or (f"{layers[0]}:{layers[1]}",)  # the last with the last
+    return mean_of([of_pair(*pair) for pair in layer_pairs(given, *layers)])
 
 
 def _relation_scores(vectors: Array, heads: int) -> Array:
@@ -161,10 +162,6 @@ def _relation_scores(vectors: Array, heads: int) -> Array:
     parts = vectors.reshape(*vectors.shape[:2], heads, -1)
     products = jnp.einsum("bqnd,bknd->bnqk", parts, parts, preferred_element_type=jnp.float32)
     return products * parts.shape[-1] ** -0.5
-
-
-def _last(student_layers: int, teacher_layers: int) -> tuple[str]:
-    return (f"{student_layers}:{teacher_layers}",)
 
 
 def _over_attention_layers(

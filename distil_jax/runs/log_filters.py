@@ -21,7 +21,7 @@ def filter_storage_logs() -> None:
     """
     # absl: warnings about options that are right, and a traceback of every error that is raised.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(_is_wanted)
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -30,10 +30,6 @@ def filter_storage_logs() -> None:
 
     if getattr(before, "__module__", None) != __name__:
         sys.unraisablehook = hook
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()
 
 
 def _is_dropped_read(unraisable: Any) -> bool:

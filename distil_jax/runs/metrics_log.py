@@ -76,7 +76,9 @@ class MetricsWriter:
         path = folder / METRICS_FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _drop_rows_after(path, -1 if restored_step is None else restored_step)
+            if path.is_file():
+                last = -1 if restored_step is None else restored_step
+                write_atomically(path, "".join(f"{line}\n" for line, row in _rows(path) if row["step"] <= last))
             self._file = path.open("a", encoding="utf-8")
             if tensorboard:
                 first = 0 if restored_step is None else restored_step + 1
@@ -261,11 +263,6 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue  # the process was killed while it wrote this line
         if isinstance(row, dict) and {"step", "kind", "metrics"} <= row.keys() and type(row["step"]) is int:
             yield line, row
-
-
-def _drop_rows_after(path: Path, step: int) -> None:
-    if path.is_file():
-        write_atomically(path, "".join(f"{line}\n" for line, row in _rows(path) if row["step"] <= step))
 
 
 def _number(value: Any) -> int | float | None:
