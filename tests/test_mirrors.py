@@ -60,6 +60,7 @@ TESTED_BY = {
     "tasks/measures": "training/test_task_result",
     "training/pretrain": "training/test_text_run",
     "training/task_run": "training/test_finetune",
+    "training/teacher_cache": "training/test_cache_teacher",
     "training/text_step": "training/test_step_reference",
 }
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from distil_jax.config import Config
 from distil_jax.data.corpus import CacheWriter, Corpus, TeacherCache
-from distil_jax.errors import UserError, writing
-from distil_jax.objectives import cached_parts, needs_all_logits
+from distil_jax.errors import writing
 from distil_jax.runs import Progress, SaveClock, Watchdog, broadcast, fingerprint, first_process_in, lock_folder
-from distil_jax.training.distill import cache_facts, distillation
+from distil_jax.training.distill import distillation
 from distil_jax.training.parallel import Devices, check_batch, devices_of
 from distil_jax.training.step import FrozenInputs
+from distil_jax.training.teacher_cache import cache_facts, record_dtype, records_of
 from distil_jax.training.text_run import (
     check_text,
     check_vocabulary,
@@ -29,7 +29,7 @@ from distil_jax.training.text_run import (
     text_batches,
     text_models,
 )
-from distil_jax.training.text_step import TextModels, make_teacher_step, records_of
+from distil_jax.training.text_step import TextModels, make_teacher_step
 
 
 def cache_teacher(config: Config) -> TeacherCache | None:
@@ -52,7 +52,7 @@ def cache_teacher(config: Config) -> TeacherCache | None:
         devices = devices_of(config.parallel)
         check_batch(config.training.batch_size, devices.count)
         models = text_models(config, training, corpus)
-        dtype = _record(config, models, corpus.sequence_length)
+        dtype = record_dtype(config, models, corpus.sequence_length)
         with first_process_in(partial(_opened, config, made_of, dtype)) as writer:
             start = int(broadcast("" if writer is None else str(writer.cache.steps)))
             if start < steps:
@@ -69,20 +69,6 @@ def _opened(config: Config, made_of: Mapping[str, Any], dtype: np.dtype) -> Iter
         folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, "teacher.cache"):
         yield CacheWriter(folder, made_of, config.training.batch_size, dtype)
-
-
-def _record(config: Config, models: TextModels, length: int) -> np.dtype:
-    """One row's record: the names and types of `records_of`."""
-    assert models.teacher is not None
-    encoder, objective, count = models.teacher.config, models.objective, config.teacher.top_k
-    places = length if needs_all_logits(objective) else models.rule.max_predictions(length)
-    ids = "<u2" if encoder.vocab_size <= 1 << 16 else "<u4"
-    top = [("ids", ids, (places, count)), ("ratios", "<f2", (places, count)), ("tail", "<f4", (places,))]
-    hidden = [("hidden", "<f2", (length, encoder.hidden_size))]
-    parts = cached_parts(objective)
-    if not parts:
-        raise UserError("objective: no term reads a teacher; set objective.kl or objective.cosine above 0")
-    return np.dtype((top if "top" in parts else []) + (hidden if "hidden" in parts else []))
 
 
 def _write(

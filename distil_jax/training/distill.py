@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from distil_jax.config import Config, require
-from distil_jax.data.corpus import Corpus, TeacherCache, open_teacher_cache
 from distil_jax.errors import UserError
 from distil_jax.hf import student_encoder_config
 from distil_jax.models import EncoderConfig
 from distil_jax.objectives import (
     PROJECTIONS,
-    active_terms,
     check_terms,
     initial_projections,
     principal_directions,
@@ -26,6 +23,7 @@ from distil_jax.objectives import (
 from distil_jax.runs import Watchdog, fingerprint, json_sha256
 from distil_jax.training.loop import TrainResult
 from distil_jax.training.step import Params
+from distil_jax.training.teacher_cache import cache_facts, open_cache
 from distil_jax.training.text_run import (
     TextTraining,
     check_vocabulary,
@@ -99,53 +97,6 @@ def _trained_parts(config: Config, encoder: EncoderConfig) -> tuple[str, ...]:
     if not config.student.freeze_embeddings:
         return ("encoder",)
     return tuple(f"encoder/{name}" for name in parameter_shapes(encoder)["encoder"] if name != "embeddings")
-
-
-def cache_facts(config: Config, teacher: EncoderConfig, fingerprint: str, corpus: Corpus) -> dict[str, Any]:
-    """Everything that a cache of this teacher for this run depends on, by name, as JSON has it.
-
-    Raises:
-        UserError: a term of the objective reads what no cache has.
-    """
-    objective = config.objective
-    if "temperature" in config.objective.scheduled:
-        raise UserError("teacher.cache: is of one temperature; leave it out of objective.schedules, or the cache")
-    missing = [name for name, term in active_terms(objective).items() if term.reads_teacher and not term.cached]
-    if missing:
-        raise UserError(
-            f"teacher.cache: has no {' or '.join(missing)}; objective.{missing[0]} needs the teacher itself: set it to "
-            "0, or leave out teacher.cache"
-        )
-    if config.teacher.top_k >= teacher.vocab_size:
-        raise UserError(
-            f"teacher.top_k = {config.teacher.top_k}: the teacher has {teacher.vocab_size} tokens; give less"
-        )
-    return {
-        "teacher.path": fingerprint,
-        **{f"teacher's {name}": value for name, value in dataclasses.asdict(teacher).items()},
-        "teacher.dtype": config.teacher.dtype,
-        "teacher.top_k": config.teacher.top_k,
-        "corpus.train": corpus.sha256,
-        "run.seed": config.run.seed,
-        **{f"masking.{name}": value for name, value in dataclasses.asdict(config.masking).items()},
-        "objective.temperature": objective.temperature,
-        "objective.restrict_kl_to_mask": objective.restrict_kl_to_mask,
-        "training.batch_size": config.training.batch_size,
-        "training.compute_dtype": config.training.compute_dtype,
-    }
-
-
-def open_cache(config: Config, made_of: dict[str, Any]) -> TeacherCache:
-    """The cache of `teacher.cache`. Raises UserError where it is another one, or lacks what a term reads."""
-    cache = open_teacher_cache(Path(config.teacher.cache))
-    cache.refuse_other(made_of)
-    for name, term in active_terms(config.objective).items():
-        if term.cached and {"top": "ids"}.get(term.cached, term.cached) not in (cache.dtype.names or ()):
-            raise UserError(
-                f"teacher.cache = {cache.folder}: was made with objective.{name} = 0 and lacks what it reads; make "
-                "another with distil-jax cache-teacher, or set it to 0"
-            )
-    return cache
 
 
 def initial_student(config: Config) -> tuple[EncoderConfig, Params]:

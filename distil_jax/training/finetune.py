@@ -11,14 +11,21 @@ from typing import Any
 
 import jax
 
-from distil_jax.config import Config, Evaluation, require
+from distil_jax.config import Config, require
 from distil_jax.errors import UserError
 from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, keep_model_file, open_run_folder
-from distil_jax.tasks import Encoded, TaskData, chosen_weights, encoded_lines, load_task, with_unlabelled
+from distil_jax.tasks import Encoded, TaskData, encoded_lines, load_task, with_unlabelled
 from distil_jax.training.augmentation import make_copies
 from distil_jax.training.loop import TrainResult, run_training
 from distil_jax.training.parallel import Devices, check_batch, devices_of
-from distil_jax.training.task_models import TaskTraining, known_labels, read_task_training, teacher_paths
+from distil_jax.training.task_models import (
+    TaskTraining,
+    check_data,
+    check_evaluation,
+    known_labels,
+    read_task_training,
+    teacher_paths,
+)
 from distil_jax.training.task_phases import phase_lines, plan_phases
 from distil_jax.training.task_result import (
     RESULT_FILE,
@@ -62,12 +69,12 @@ def finetune(config: Config, data: TaskData | None = None) -> FineTuned:
         UserError: settings, data, models or the run's folder do not fit each other; before anything is compiled.
     """
     require(config, "run.output", "model.initial", "task.name")
-    _check_evaluation(config.evaluation)
+    check_evaluation(config.evaluation)
     with Watchdog(config) as watchdog:
         if data is None:
             data = load_task(config.task, config.run.seed, known_labels(config))
             announce(data.report.lines())
-        _check_data(config, data)
+        check_data(config, data)
         return _finetune(config, data, read_task_training(config, data), watchdog)
 
 
@@ -118,35 +125,9 @@ def _encoded(config: Config, data: TaskData, training: TaskTraining) -> tuple[En
         raise UserError(f"task {data.spec.name}: no training example has an answer that tokens cover; check task.train")
     if data.unlabelled:
         train = with_unlabelled(train, encode(training.tokenizer, data.unlabelled, config.task))
-    assert train is not None  # `_check_data` has seen to it
+    assert train is not None  # `check_data` has seen to it
     held_out = data.validation.items()
     return train, {name: encode(training.tokenizer, examples, config.task) for name, examples in held_out}
-
-
-def _check_evaluation(settings: Evaluation) -> None:
-    """A score of some rows would look like one of all, and nothing is masked here."""
-    given = [f"evaluation.{name}" for name in ("rows", "seed") if getattr(settings, name)]
-    if given:
-        raise UserError(f"{' and '.join(given)}: finetune measures whole validation sets, without masks; leave it at 0")
-
-
-def _check_data(config: Config, data: TaskData) -> None:
-    settings = config.task
-    if not data.train and not data.unlabelled:
-        where = settings.source or "its dataset"
-        raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
-    if data.unlabelled and not (config.teacher.path and "kl" in config.finetune.weights):
-        raise UserError(
-            f"task.unlabelled = {settings.unlabelled}: such rows are learned from a teacher; give teacher.path, a "
-            "model of this task, and a finetune.kl above 0"
-        )
-    if not data.train and settings.class_weights != "none":
-        raise UserError(f"task.class_weights = {settings.class_weights}: no row has a label; leave it at none")
-    chosen_weights(settings, data)
-    if (settings.word_masking or settings.word_shuffling) and not data.spec.kind.texts_only:
-        raise UserError(
-            f"task.word_masking and task.word_shuffling: only for whole texts, not for {data.spec.name}; set both to 0"
-        )
 
 
 def _tested(

@@ -124,6 +124,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, frozen: FrozenInputs, batch: Any) -> tuple[TrainState, Metrics]:
+        # All that is random comes from (seed, step), and inside `prepare` from the row's number.
         key = jax.random.fold_in(jax.random.key(frozen.seed), state.step)
         rows, totals = config.prepare(frozen, key, row_numbers(batch), batch)
         trained = parts(state.params, config.trainable)
@@ -140,18 +141,17 @@ def make_train_step(
 
         if cut is not None:
             loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_anything_except_these_names(_GATHERED))
+        # Gradients and sums of the micro-batches are added up here, and over the devices once.
         gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
         (value, sums), gradients = sum_over(gradients_of, micro_batches(rows, config.micro_batch_size))
         axes = None if cut is None else parts(cut.state.params, config.trainable)
         value, sums, gradients = _summed(value, sums, gradients, axes)
-        before = state
         with jax.named_scope("optimizer"):
-            state, metrics = apply_gradients(state, gradients, value, optimizer, schedule, axes)
+            after, metrics = apply_gradients(state, gradients, value, optimizer, schedule, axes)
             if config.constrain is not None:
-                kept = config.constrain(before.step, before.params, state.params)
-                state = TrainState(state.step, kept, state.opt_state)
+                after = after.replace(params=config.constrain(state.step, state.params, after.params))
         means = {f"loss_{name}": term.mean for name, term in sums.terms.items()}
-        return state, {"loss": value, **means, **metrics, "tokens": sums.tokens}
+        return after, {"loss": value, **means, **metrics, "tokens": sums.tokens}
 
     return train_step
 

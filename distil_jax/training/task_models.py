@@ -1,11 +1,11 @@
-"""The models of a fine-tuning: the one that learns, with a head for the task, and the one it learns from."""
+"""The models of a fine-tuning, the one that learns and those it learns from; what they and the data have to be."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import NamedTuple
 
-from distil_jax.config import Config
+from distil_jax.config import Config, Evaluation
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
 from distil_jax.hf import (
@@ -20,7 +20,7 @@ from distil_jax.hf import (
 )
 from distil_jax.models import EncoderConfig, TaskHead
 from distil_jax.objectives import check_terms, initial_projections
-from distil_jax.tasks import TaskData, task_spec
+from distil_jax.tasks import TaskData, chosen_weights, task_spec
 from distil_jax.training.step import Params
 
 
@@ -114,6 +114,36 @@ def known_labels(config: Config) -> tuple[str, ...]:
     folder = locate(config.teacher.path)
     where = folder / "config.json"
     return task_head_from_hf(read_encoder_config(folder), read_json(where), kind.head, str(where)).labels
+
+
+def check_evaluation(settings: Evaluation) -> None:
+    """Raises UserError for settings of evaluation that have no effect on tasks.
+
+    A score of some rows would look like one of all, and nothing is masked here.
+    """
+    given = [f"evaluation.{name}" for name in ("rows", "seed") if getattr(settings, name)]
+    if given:
+        raise UserError(f"{' and '.join(given)}: finetune measures whole validation sets, without masks; leave it at 0")
+
+
+def check_data(config: Config, data: TaskData) -> None:
+    """Raises UserError where there is nothing to train on, or the data do not suit the settings."""
+    settings = config.task
+    if not data.train and not data.unlabelled:
+        where = settings.source or "its dataset"
+        raise UserError(f"task {data.spec.name}: no training data in {where}; give task.train or another task.source")
+    if data.unlabelled and not (config.teacher.path and "kl" in config.finetune.weights):
+        raise UserError(
+            f"task.unlabelled = {settings.unlabelled}: such rows are learned from a teacher; give teacher.path, a "
+            "model of this task, and a finetune.kl above 0"
+        )
+    if not data.train and settings.class_weights != "none":
+        raise UserError(f"task.class_weights = {settings.class_weights}: no row has a label; leave it at none")
+    chosen_weights(settings, data)
+    if (settings.word_masking or settings.word_shuffling) and not data.spec.kind.texts_only:
+        raise UserError(
+            f"task.word_masking and task.word_shuffling: only for whole texts, not for {data.spec.name}; set both to 0"
+        )
 
 
 def check_vocabulary(source: str, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:

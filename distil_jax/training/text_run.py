@@ -35,7 +35,8 @@ from distil_jax.training.loop import RunSpec, TrainResult, run_training
 from distil_jax.training.opening import About, corpus_text, loss_text, model_text
 from distil_jax.training.parallel import Devices, check_batch, devices_of
 from distil_jax.training.step import Evaluator, FrozenInputs, Params
-from distil_jax.training.text_step import CachedRows, TextModels, outputs_of, text_step_config
+from distil_jax.training.teacher_cache import outputs_of
+from distil_jax.training.text_step import CachedRows, TextModels, text_step_config
 
 
 @dataclasses.dataclass(frozen=True)

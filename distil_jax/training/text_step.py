@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from distil_jax.config import Objective
@@ -19,7 +18,6 @@ from distil_jax.objectives import (
     MicroBatch,
     SumCount,
     TeacherOutputs,
-    TopTokens,
     Totals,
     evaluation_sums,
     most_sequences,
@@ -56,19 +54,6 @@ class CachedRows(NamedTuple):
 
     ids: Any
     cached: TeacherOutputs
-
-
-def records_of(outputs: TeacherOutputs) -> dict[str, Any]:
-    """The arrays of a teacher's outputs by their name in a record of its cache."""
-    top = {} if outputs.top is None else outputs.top._asdict()
-    return top if outputs.hidden is None else {**top, "hidden": outputs.hidden}
-
-
-def outputs_of(records: np.ndarray) -> TeacherOutputs:
-    """The teacher's outputs in records [b] of its cache, on the host."""
-    found: dict[str, Any] = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
-    hidden = found.pop("hidden", None)
-    return TeacherOutputs(TopTokens(**found) if found else None, hidden)
 
 
 def text_step_config(
