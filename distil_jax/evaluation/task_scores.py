@@ -36,7 +36,7 @@ from distil_jax.tasks import (
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.parallel import Devices, make_devices
 from distil_jax.training.task_models import check_lengths, check_vocabulary
-from distil_jax.training.task_result import RESULT_FILE, labelled_tests, measured, measures_on, test_label
+from distil_jax.training.task_result import RESULT_FILE, label_of_test, labelled_tests, measured, measures_on
 
 _MOST_ROWS, _MOST_COLUMNS = 30, 8  # classes in a table on a terminal
 
@@ -227,7 +227,7 @@ def _result(config: Config, data: TaskData, found: TaskScores, seconds: float) -
 def _rows(data: TaskData) -> dict[str, int]:
     """The rows of the sets that are measured, by set."""
     tests = labelled_tests(data)
-    named = {test_label(name, tests): examples for name, examples in tests.items()}
+    named = {label_of_test(name, tests): examples for name, examples in tests.items()}
     return {name: len(examples) for name, examples in {**data.validation, **named}.items()}
 
 

@@ -169,7 +169,7 @@ def measures_on(
     for name, examples in tests.items():
         encoded = data.spec.kind.encode(tokenizer, examples, settings)
         logits = predict(encoded)
-        label = test_label(name, tests)
+        label = label_of_test(name, tests)
         details[label] = details_of(data, settings, examples, encoded, logits)
         measures = measures_of(data, settings, examples, encoded, logits)
         found |= {f"{label}_{key}": value for key, value in measures.items()}
@@ -178,7 +178,7 @@ def measures_on(
     return Tested(found, tuple(notes), details=details)
 
 
-def test_label(name: str, tests: Collection[str]) -> str:
+def label_of_test(name: str, tests: Collection[str]) -> str:
     """What measures call a test set: "test" where there is one alone."""
     return "test" if len(tests) == 1 else f"test_{name}"
 
