@@ -149,7 +149,8 @@ def make_train_step(
         with jax.named_scope("optimizer"):
             after, metrics = apply_gradients(state, gradients, value, optimizer, schedule, axes)
             if config.constrain is not None:
-                after = after.replace(params=config.constrain(state.step, state.params, after.params))
+                constrained = config.constrain(state.step, state.params, after.params)
+                after = TrainState(after.step, constrained, after.opt_state)
         means = {f"loss_{name}": term.mean for name, term in sums.terms.items()}
         return after, {"loss": value, **means, **metrics, "tokens": sums.tokens}
 
