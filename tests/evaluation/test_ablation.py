@@ -135,7 +135,8 @@ def test_hours_of_students_that_fail_count_too(config: Config, tmp_path: Path, m
     clock = itertools.count(0, 3600)
     monkeypatch.setattr(ablation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     report = run_ablation(with_overrides(config, {"run.output": str(tmp_path / "study"), "study.hours": 0.5}))
-    assert [row["state"] for row in report["students"]] == ["failed", "not afforded"]
+    first, *others = (row["state"] for row in report["students"])
+    assert first == "failed" and {*others} == {"not afforded"}
 
 
 def _raise(*_: Any) -> Any:
