@@ -104,7 +104,7 @@ def test_packages_are_imported_by_their_faces(package: str) -> None:
 
 
 # What a distribution is imported as, where that is not its name.
-IMPORT_NAMES = {"orbax-checkpoint": "orbax", "tensorflow-datasets": "tensorflow_datasets", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn"}
 # Declared for another reason than an import.
 NOT_IMPORTED = {
     "importlib_resources": "tensorflow-datasets imports it without declaring it",
@@ -116,7 +116,7 @@ def declared(*groups: str) -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *(line for group in groups for line in project["optional-dependencies"][group])]
     names = [re.match(r"[\w-]+", line)[0] for line in lines]  # type: ignore[index]
-    return {IMPORT_NAMES.get(name, name) for name in names} - set(NOT_IMPORTED)
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names} - set(NOT_IMPORTED)
 
 
 def imported() -> set[str]:
@@ -132,7 +132,7 @@ def imported() -> set[str]:
 
 
 def test_dependencies_are_declared_and_imported() -> None:
-    optional = declared("tfds", "plot", "onnx", "coreml", "serve", "wandb")
+    optional = declared("tfds", "plot", "onnx", "coreml", "litert", "serve", "wandb")
     assert imported() - optional == set(), "imported, but not declared"
     assert declared() - imported() == set(), "declared, but not imported"
 

@@ -31,9 +31,10 @@ TESTED_BY = {
         ("export/agreement", "export/check_rows", "export/jax_network", "export/source"), "export/test_write"
     ),
     **dict.fromkeys(
-        (f"export/formats/{name}" for name in ("format", "huggingface", "onnx", "stablehlo")),
+        (f"export/formats/{name}" for name in ("format", "huggingface", "litert", "onnx", "stablehlo")),
         "export/test_formats",
     ),
+    "export/litert_session": "export/test_litert_model",
     "export/formats/coreml": "export/test_mil_program",
     **dict.fromkeys(("export/onnx_graph", "export/onnx_session"), "export/test_onnx_model"),
     "export/row_network": "export/test_predictor",

@@ -20,7 +20,7 @@ from distil_jax.benchmark.process import Worker
 from distil_jax.benchmark.timing import WIDEST_SPREAD, summarise
 from distil_jax.config import LatencyArguments
 from distil_jax.errors import UserError
-from distil_jax.export import FORMATS, read_source, write_model
+from distil_jax.export import FORMATS, WriteOptions, read_source, write_model
 from distil_jax.tables import markdown
 
 # Runtime -> (module that it needs, file that it reads).
@@ -29,6 +29,8 @@ RUNTIMES: dict[str, tuple[str, str]] = {
     "pytorch": ("torch", FORMATS["hf"].file),
     "onnx": ("onnxruntime", FORMATS["onnx"].file),
     "onnx-int8": ("onnxruntime", FORMATS["onnx-int8"].file),
+    "litert": ("ai_edge_litert", FORMATS["litert"].file),
+    "litert-int8": ("ai_edge_litert", FORMATS["litert-int8"].file),
 }
 _ALL, _ONE = "all threads", "one thread"
 
@@ -56,7 +58,7 @@ def measure_latency(given: LatencyArguments, show: Callable[[str], None] = lambd
         for number, model in enumerate(given.models):
             folder = Path(temporary) / str(number)
             show(f"{model}: writing its files")
-            _write(model, folder, runtimes, max(given.lengths))
+            _write(model, folder, runtimes, given.lengths)
             for runtime in runtimes:
                 size = (folder / RUNTIMES[runtime][1]).stat().st_size
                 about = {"model": model, "runtime": runtime, "folder": str(folder), "megabytes": size / 1e6}
@@ -69,14 +71,14 @@ def measure_latency(given: LatencyArguments, show: Callable[[str], None] = lambd
     return {"rows": [*rows.values()], "left_out": left_out, "cores": len(cores)}
 
 
-def _write(model: str, folder: Path, runtimes: list[str], longest: int) -> None:
+def _write(model: str, folder: Path, runtimes: list[str], lengths: tuple[int, ...]) -> None:
     source = dataclasses.replace(read_source(model), task=None)  # files are checked on built-in sentences
-    if longest > source.encoder.max_length:
-        raise UserError(f"--lengths {longest}: {model} takes {source.encoder.max_length} tokens; lower it")
+    if max(lengths) > source.encoder.max_length:
+        raise UserError(f"--lengths {max(lengths)}: {model} takes {source.encoder.max_length} tokens; lower it")
     chosen = ["hf", *(one for one in runtimes if one in FORMATS)]
     for one in chosen:
         FORMATS[one].require_installed()
-    write_model(source, folder, [FORMATS[one] for one in chosen])
+    write_model(source, folder, [FORMATS[one] for one in chosen], options=WriteOptions(lengths=lengths))
 
 
 def _time(

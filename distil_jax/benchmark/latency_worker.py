@@ -80,12 +80,14 @@ def _pytorch(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
     return compute
 
 
-def _onnx(file: str) -> Callable[[Path, int], Callable[[np.ndarray], Any]]:
+def _file(opener: str, file: str) -> Callable[[Path, int], Callable[[np.ndarray], Any]]:
+    """How a file is loaded by a function of `distil_jax.export`."""
+
     def load(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
-        from distil_jax.export import open_onnx
+        import distil_jax.export
         from distil_jax.models import EncoderInputs
 
-        network = open_onnx(folder / file, threads)
+        network = getattr(distil_jax.export, opener)(folder / file, threads)
         choice = "MultipleChoice" in (folder / "config.json").read_text(encoding="utf-8")
         return lambda ids: network(EncoderInputs(ids[:, None] if choice else ids))  # type: ignore[arg-type]
 
@@ -95,8 +97,10 @@ def _onnx(file: str) -> Callable[[Path, int], Callable[[np.ndarray], Any]]:
 _COMPUTES: dict[str, Callable[[Path, int], Callable[[np.ndarray], Any]]] = {
     "jax": _jax,
     "pytorch": _pytorch,
-    "onnx": _onnx("onnx/model.onnx"),
-    "onnx-int8": _onnx("onnx/model_quantized.onnx"),
+    "onnx": _file("open_onnx", "onnx/model.onnx"),
+    "onnx-int8": _file("open_onnx", "onnx/model_quantized.onnx"),
+    "litert": _file("open_litert", "litert/model.tflite"),
+    "litert-int8": _file("open_litert", "litert/model_int8.tflite"),
 }
 
 if __name__ == "__main__":

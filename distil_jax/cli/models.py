@@ -76,7 +76,7 @@ def run_export(given: ExportArguments) -> None:
         pooling=given.pooling,
         normalize=given.normalize,
         overwrite=given.overwrite,
-        options=WriteOptions(dtype=given.dtype),
+        options=WriteOptions(dtype=given.dtype, lengths=given.lengths),
         checks=ExportChecks(given.check, task, given.check_rows, given.max_drop, given.force, given.calibrate),
         show=say,
     )

@@ -22,7 +22,7 @@ from distil_jax.config.fields import (
 from distil_jax.config.schema import Masking
 from distil_jax.errors import UserError
 
-_RUNTIMES = ("jax", "pytorch", "onnx", "onnx-int8")  # of `latency`
+_RUNTIMES = ("jax", "pytorch", "onnx", "onnx-int8", "litert", "litert-int8")
 REQUIRED: Any = dataclasses.MISSING
 
 
@@ -58,8 +58,9 @@ class ExportArguments(Arguments):
     format: tuple[str, ...] = setting(
         ("hf",),
         "what is written; hf: a Hugging Face folder; onnx: ONNX in float32; onnx-int8: int8 weights and activations; "
-        "onnx-q8, onnx-q4: weights of 8 or 4 bits in blocks; coreml, coreml-int8: for Apple's systems, in float16 or "
-        "with weights of 8 bits, not run here; stablehlo: for jax.export on CPU, CUDA and TPU",
+        "onnx-q8, onnx-q4: weights of 8 or 4 bits in blocks; litert, litert-int8: LiteRT (.tflite) for phones; coreml, "
+        "coreml-int8: for Apple's systems, in float16 or with weights of 8 bits, not run here; stablehlo: for "
+        "jax.export on CPU, CUDA and TPU",
         NO_EMPTY_ITEM,
     )
     step: int = setting(-1, "which checkpoint of a run; -1: its result (finetune.keep: best or last)", at_least(-1))
@@ -69,6 +70,9 @@ class ExportArguments(Arguments):
     )
     normalize: bool | None = setting(None, "vectors of length 1; None: as the model it was made of")
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "type of the weights of format hf")
+    lengths: tuple[int, ...] = setting(
+        (), "tokens of the rows that LiteRT files take; empty: 32, 128, 384 up to the longest row", each(at_least(1))
+    )
     check: str = setting(
         "", "rows to check files on, as `predict --input` takes them; of a model without a task, texts"
     )
@@ -96,6 +100,8 @@ class ExportArguments(Arguments):
             raise UserError("--task-source: has no effect without --task; give that too")
         if self.dtype != "float32" and "hf" not in self.format:
             raise UserError(f"--dtype {self.dtype}: is of format hf alone; add it to --format, or leave --dtype out")
+        if self.lengths and not any(one.startswith("litert") for one in self.format):
+            raise UserError("--lengths: is of the formats litert and litert-int8; add one to --format, or leave it out")
 
 
 @dataclass(frozen=True)

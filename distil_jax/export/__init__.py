@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distil_jax.export.formats import FORMATS, ExportFormat, WriteOptions
     from distil_jax.export.jax_network import make_module, network_of
     from distil_jax.export.latency import encoder_latency
+    from distil_jax.export.litert_session import open_litert
     from distil_jax.export.onnx_session import open_onnx
     from distil_jax.export.predictions import predict_rows
     from distil_jax.export.predictor import Predictor

@@ -47,7 +47,7 @@ def loaded(path: Path) -> tuple[Any, Any]:
     import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load
 
-    model = coremltools.models.MLModel(str(path), skip_model_load=True)
+    model: Any = coremltools.models.MLModel(str(path), skip_model_load=True)
     spec = model.get_spec()
     return spec.description, load(spec, spec.specificationVersion, model.weights_dir).functions["main"]
 

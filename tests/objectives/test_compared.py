@@ -175,8 +175,8 @@ def test_a_model_compared_with_itself_has_no_loss(both: Any) -> None:
 
 def test_a_sentence_without_others_has_no_similarity() -> None:
     hidden = jnp.ones((1, 4, 3))
-    alone = Compared(Activations(hidden), Activations(hidden * 2), jnp.ones((1, 4), jnp.int32), *[jnp.ones((1, 4))] * 2)
-    alone = alone._replace(sequence_weights=jnp.ones(1))
+    mask = jnp.ones((1, 4), jnp.int32)
+    alone = Compared(Activations(hidden), Activations(hidden * 2), mask, jnp.ones((1, 4)), jnp.ones(1))
 
     def value(hidden: Any) -> Any:
         compute: Any = TERMS["similarity"].compute
@@ -192,7 +192,8 @@ def test_rows_of_one_sequence_are_compared_as_rows(both: Any) -> None:
     alone, settings = packed._replace(sequences=1), settings_of("similarity")
     assert [len(x) for x in sentences(alone, settings)] == [len(MASK)] * 3
     for name in ("pooled", "pooled_cosine", "similarity"):
-        values = [TERMS[name].compute(one, settings_of(name)).sum for one in (alone, packed)]  # type: ignore[misc]
+        compute: Any = TERMS[name].compute
+        values = [compute(one, settings_of(name)).sum for one in (alone, packed)]
         np.testing.assert_allclose(*values, rtol=1e-5)
 
 

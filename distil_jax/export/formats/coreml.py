@@ -55,7 +55,7 @@ def _quantized(model: Any) -> Any:
 
     settings = coreml.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=_SMALLEST)
     large = coreml.get_weights_metadata(model, weight_threshold=_SMALLEST)
-    biases = {name: None for name, weight in large.items() if weight.val.ndim < 2}  # would have one scale for all
+    biases: Any = {name: None for name, weight in large.items() if weight.val.ndim < 2}  # would have one scale for all
     return coreml.linear_quantize_weights(model, coreml.OptimizationConfig(settings, op_name_configs=biases))
 
 

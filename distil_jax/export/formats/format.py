@@ -24,10 +24,12 @@ class WriteOptions:
     Attributes:
         dtype: of a Hugging Face folder's weights.
         keep_float: names of dense layers and tables that a quantised format leaves in float32.
+        lengths: tokens of the rows that a format of fixed lengths takes; (): chosen by it.
     """
 
     dtype: str = "float32"
     keep_float: frozenset[str] = frozenset()
+    lengths: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
