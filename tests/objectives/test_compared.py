@@ -188,7 +188,8 @@ def test_a_sentence_without_others_has_no_similarity() -> None:
 
 def test_rows_of_one_sequence_are_compared_as_rows(both: Any) -> None:
     """Fine-tuning packs nothing: its sentences are its rows, and the terms on them have the same values."""
-    packed = compared(*both, PROJECTION)._replace(mask=jnp.asarray(MASK > 0, jnp.int32))
+    student, teacher = both
+    packed = compared(student, teacher, PROJECTION)._replace(mask=jnp.asarray(MASK > 0, jnp.int32))
     alone, settings = packed._replace(sequences=1), settings_of("similarity")
     assert [len(x) for x in sentences(alone, settings)] == [len(MASK)] * 3
     for name in ("pooled", "pooled_cosine", "similarity"):
