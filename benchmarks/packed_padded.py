@@ -28,7 +28,7 @@ FORMS = {"packed": True, "padded": False}
 
 def prepare_both(config: Config, tokenizer: Any, folder: Path) -> dict[str, dict[str, Any]]:
     """Prepare the text in both forms below `folder`; what each has become."""
-    from distil_jax.data.corpus.splits import prepare_splits
+    from distil_jax.data.corpus import prepare_splits
 
     found = {}
     for form, pack in FORMS.items():

@@ -121,7 +121,8 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
 
     from distil_jax.hf import load_tokenizer
     from distil_jax.tasks.batches import choose_buckets, steps_per_epoch, training_plan
-    from distil_jax.tasks.measures import measures_of, score
+    from distil_jax.tasks.kinds import Predicted
+    from distil_jax.tasks.measures import score
 
     config, data, train = load(arguments)
     began = time.monotonic()
@@ -150,7 +151,8 @@ def run_torch(arguments: argparse.Namespace) -> dict[str, float]:
     trainer.train()
     logits: Any = trainer.predict(trainer_items(validation, range(len(validation)))).predictions  # type: ignore[arg-type]
     seconds = time.monotonic() - began
-    measures = measures_of(data, config.task, examples, validation, list(np.asarray(logits, np.float32)))
+    predicted = Predicted(list(np.asarray(logits, np.float32)), validation, examples, config.task)
+    measures = data.spec.kind.measure(data, predicted)
     return {"score": score(data.spec.headline, data.spec.metrics, measures), "seconds": seconds}
 
 

@@ -80,6 +80,11 @@ def one_line(text: object, limit: int = 200) -> str:
     return part if len(part) <= limit else part[: limit - 3] + "..."
 
 
+def first_line(error: BaseException | None) -> str:
+    """What a library says of an error, as part of a message: its first line, else its name."""
+    return one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
+
+
 def shown(value: Any) -> str:
     """A value as it would stand in a file, on one line and shortened to fit a message."""
     if isinstance(value, str):

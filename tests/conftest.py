@@ -159,7 +159,7 @@ def tiny_world(tiny_inputs: Path) -> Path:
     import numpy as np
 
     from distil_jax.config import load_config
-    from distil_jax.data.corpus.splits import prepare_splits
+    from distil_jax.data.corpus import prepare_splits
     from distil_jax.hf import load_tokenizer, save_pretrained
     from distil_jax.models import EncoderConfig, MaskedLM
 

@@ -54,7 +54,6 @@ TESTED_BY = {
     "serving/metrics": "serving/test_app",
     "target": "models/test_flash_attention",
     "tasks/data/columns": "tasks/data/test_gather",
-    "tasks/data/published": "tasks/data/test_load",
     "tasks/encoded": "tasks/kinds/test_losses",
     "tasks/examples": "tasks/data/test_load",
     "tasks/kinds/kind": "tasks/kinds/test_losses",

@@ -49,13 +49,9 @@ def encoder_config_from_hf(raw: Mapping[str, Any], where: str) -> EncoderConfig:
     if config.max_length < 1:
         raise UserError(f"{where}: max_position_embeddings = {values['max_position_embeddings']} leaves no position")
     if config.hidden_size % config.num_heads:
-        raise UserError(
-            f"{where}: hidden size {config.hidden_size} is not a multiple of the {config.num_heads} attention heads"
-        )
+        raise UserError(f"{where}: hidden size {config.hidden_size} is not a multiple of the {config.num_heads} heads")
     if config.pad_token_id >= config.vocab_size:
-        raise UserError(
-            f"{where}: pad_token_id = {config.pad_token_id}, expected an id below vocab_size {config.vocab_size}"
-        )
+        raise UserError(f"{where}: pad_token_id = {config.pad_token_id}, not below vocab_size {config.vocab_size}")
     return config
 
 

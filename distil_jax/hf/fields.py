@@ -13,16 +13,10 @@ from distil_jax.hf.families import ConfigField
 
 # transformers' names of the same function -> names here. The tanh forms differ in rounding only.
 ACTIVATION_NAMES = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_new",
-    "gelu_fast": "gelu_new",
-    "gelu_accurate": "gelu_new",
-    "gelu_pytorch_tanh": "gelu_new",
-    "gelu_python_tanh": "gelu_new",
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"), "gelu_new"),
     "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
+    **dict.fromkeys(("silu", "swish"), "silu"),
 }
 # Far beyond any BERT; a larger number is a typing mistake or a hostile file, and would only run out of memory later.
 _LARGEST = {
@@ -51,9 +45,7 @@ def read_json_list(path: Path) -> list[Any]:
 
 def _read(path: Path, limit: int, kind: type[Any], expected: str) -> Any:
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; a model folder holds config.json, the weights and the tokenizer's files"
-        )
+        raise UserError(f"{path}: no such file; a model folder holds config.json, weights and tokenizer files")
     if path.stat().st_size > limit:
         raise UserError(f"{path}: {path.stat().st_size} bytes, more than the {limit} a file of this kind may have")
     try:

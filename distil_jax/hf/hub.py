@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import socket
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, first_line, one_line
+from distil_jax.hf.fields import read_json
+from distil_jax.hf.lazy_tensor import check_names
 from distil_jax.hf.sentence_files import SENTENCE_FILES
 from distil_jax.hf.tokenizer_files import SETTINGS, VOCABULARIES
 
@@ -28,8 +29,9 @@ WEIGHT_FILES = (
     "flax_model.msgpack.index.json",
 )
 _LONGEST_PATH = 4096  # as Linux has it
-_LARGEST_INDEX = 2 << 20  # bytes
+_LARGEST_INDEX = 2 << 20  # bytes of an index file; about 100 a tensor
 _MOST_SHARDS = 1000
+_SHARD = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}", re.ASCII)
 _PROBE_SECONDS = 1.0  # a hub that does not answer the connection by then counts as offline
 
 
@@ -138,14 +140,11 @@ class _Hub:
         except LocalEntryNotFoundError as error:
             if self.offline:
                 return None
-            raise UserError(
-                f"{self.repo}: no such folder, not in the hub cache, and the hub does not answer"
-            ) from error
+            raise UserError(f"{self.repo}: no such folder, not in the cache, and the hub does not answer") from error
         except EntryNotFoundError:
             return None
         except Exception as error:  # refused, gone, unreadable: which HTTP library raises depends on the hub's version
-            reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
-            raise UserError(f"{self.repo}: no such folder, and the hub refused {name}: {reason}") from error
+            raise UserError(f"{self.repo}: no such folder, and the hub refused {name}: {first_line(error)}") from error
         # Later files are asked for at the first one's commit, so that an upload in between cannot mix two versions.
         if self.folder is None:  # the first file is none of a folder below
             self.folder = Path(path).parent
@@ -170,22 +169,26 @@ class _Hub:
             path = self.get(name)
             if path is None:
                 continue
-            for shard in _shards(path) if name.endswith(".index.json") else ():
+            for shard in sorted({*shard_names(path).values()}) if name.endswith(".index.json") else ():
                 self.need(shard)
             return
         raise UserError(f"{self.repo}: none of the weight files {', '.join(WEIGHT_FILES)} found")
 
 
-def _shards(index: Path) -> list[str]:
-    """Plain names of weight files only: what is wrong with an index is said by the reader, which has the folder."""
-    names: set[str] = set()
+def shard_names(index: Path) -> dict[str, str]:
+    """The shard file of every tensor of an index, by its name; each a plain file name inside the folder."""
+    weight_map = read_json(index, _LARGEST_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index}: has no weight_map from tensor names to shard files")
     suffix = Path(index.name.removesuffix(".index.json")).suffix
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        with index.open("rb") as file:
-            data = file.read(_LARGEST_INDEX + 1)
-        if len(data) <= _LARGEST_INDEX:
-            names = {name for name in json.loads(data)["weight_map"].values() if isinstance(name, str)}
-    return sorted(name for name in names if re.fullmatch(r"\w[\w.-]*", name) and name.endswith(suffix))[:_MOST_SHARDS]
+    for shard in weight_map.values():
+        # A name with a folder in it could point at any file of the machine.
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or not shard.endswith(suffix):
+            raise UserError(f"{index}: shard {one_line(shard, 60)!r} is not the name of a {suffix} file in this folder")
+    check_names(weight_map, index)
+    if len(set(weight_map.values())) > _MOST_SHARDS:
+        raise UserError(f"{index}: names {len(set(weight_map.values()))} shards, at most {_MOST_SHARDS} are taken")
+    return weight_map
 
 
 def _reachable(endpoint: str) -> bool:

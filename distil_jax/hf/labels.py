@@ -82,13 +82,11 @@ def _number(key: Any, field: str, where: str) -> int:
 
 def _distinct(values: Sequence[Any], where: str) -> tuple[str, ...]:
     _refuse_too_many(values, where)
-    texts = [value if isinstance(value, str) else str(value) for value in values if not isinstance(value, (dict, list))]
-    if len(texts) != len(values):
-        number = next(i for i, value in enumerate(values) if isinstance(value, (dict, list)))
-        raise UserError(f"{where}: label {number} is {shown(values[number])}, expected a name")
     names: dict[str, None] = {}  # in order, and quick to look up
-    for number, text in enumerate(texts):
-        name = text if text.strip() else f"LABEL_{number}"
+    for number, value in enumerate(values):
+        if isinstance(value, dict | list):
+            raise UserError(f"{where}: label {number} is {shown(value)}, expected a name")
+        name = str(value) if str(value).strip() else f"LABEL_{number}"
         while name in names:
             name = f"{name} ({number})"
         names[name] = None

@@ -12,19 +12,23 @@ import numpy as np
 
 from distil_jax.errors import UserError, one_line
 
-# dtype names as in NumPy; files are little-endian. NumPy has no bfloat16: its 16 bits are the upper half of a float32.
-RAW_TYPES = {
-    "float64": "<f8",
-    "float32": "<f4",
-    "float16": "<f2",
-    "bfloat16": "<u2",
-    "int64": "<i8",
-    "int32": "<i4",
-    "int16": "<i2",
-    "int8": "|i1",
-    "uint8": "|u1",
-    "bool": "|b1",
-}
+# NumPy's name, what is read (files are little-endian; NumPy has no bfloat16: its 16 bits are the upper half of a
+# float32), the name in safetensors and in PyTorch.
+_TYPES = (
+    ("float64", "<f8", "F64", "Double"),
+    ("float32", "<f4", "F32", "Float"),
+    ("float16", "<f2", "F16", "Half"),
+    ("bfloat16", "<u2", "BF16", "BFloat16"),
+    ("int64", "<i8", "I64", "Long"),
+    ("int32", "<i4", "I32", "Int"),
+    ("int16", "<i2", "I16", "Short"),
+    ("int8", "|i1", "I8", "Char"),
+    ("uint8", "|u1", "U8", "Byte"),
+    ("bool", "|b1", "BOOL", "Bool"),
+)
+RAW_TYPES = {name: raw for name, raw, _, _ in _TYPES}
+SAFETENSORS_TYPES = {stored: name for name, _, stored, _ in _TYPES}
+STORAGES = {f"{kind}Storage": name for name, _, _, kind in _TYPES}  # PyTorch's class of a run of numbers
 MOST_TENSORS = 1 << 14  # of one file; a layer of BERT has 16, so this is far beyond any
 LONGEST_NAME = 256
 _NAME = re.compile(r"[A-Za-z0-9_][\w.:/-]*", re.ASCII)
@@ -56,9 +60,7 @@ class StoredTensor:
         bfloat16 become the float32 of the same value, float64 is rounded.
         """
         if self.data is None:
-            raise UserError(
-                f"tensors of type {self.dtype} cannot be read; save the model in float32, float16 or bfloat16"
-            )
+            raise UserError(f"tensors of type {self.dtype} cannot be read; save it in float32, float16 or bfloat16")
         if self.verify is not None:
             self.verify()
         if self.dtype == "bfloat16":

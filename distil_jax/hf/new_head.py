@@ -40,7 +40,7 @@ def add_task_head(
     if not keeps_pooler:
         complete["encoder"].pop("pooler", None)
     new = ("task_head",) if keeps_pooler else ("task_head", "pooler")
-    _fill(complete, _of_parts(leaves(config, task_head=head), new), config.initializer_range, seed)
+    _fill(complete, leaves(config, task_head=head), new, config.initializer_range, seed)
     return config, complete
 
 
@@ -48,19 +48,17 @@ def add_mlm_head(config: EncoderConfig, params: Mapping[str, Any], *, seed: int 
     """The same for a masked-language-model head, whose output layer is the word embeddings."""
     config = dataclasses.replace(config, pooler=False)
     complete: Params = {"encoder": {name: value for name, value in params["encoder"].items() if name != "pooler"}}
-    _fill(complete, _of_parts(leaves(config, mlm_head=True), ("mlm_head",)), config.initializer_range, seed)
+    _fill(complete, leaves(config, mlm_head=True), ("mlm_head",), config.initializer_range, seed)
     return config, complete
 
 
-def _of_parts(found: Iterable[Leaf], parts: tuple[str, ...]) -> list[Leaf]:
-    return [leaf for leaf in found if leaf.path[0] in parts or (leaf.path[0] == "encoder" and leaf.path[1] in parts)]
-
-
-def _fill(params: Params, new: Iterable[Leaf], spread: float, seed: int) -> None:
-    """Puts random values for the leaves `new` into `params`, in place: NumPy float32."""
+def _fill(params: Params, found: Iterable[Leaf], parts: tuple[str, ...], spread: float, seed: int) -> None:
+    """Puts random values for the leaves of these parts into `params`, in place: NumPy float32."""
     if seed < 0 or not math.isfinite(spread):
         raise UserError(f"seed = {seed} and initializer_range = {spread} give no random weights; use 0 or more")
-    for leaf in new:
+    for leaf in found:
+        if {*leaf.path[:2]}.isdisjoint(parts):
+            continue
         if leaf.path[-1] == "kernel":
             random = np.random.default_rng([seed, zlib.crc32("/".join(leaf.path).encode())])
             values = (spread * random.standard_normal(leaf.own_shape)).astype(np.float32)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     AnyHead = HeadName | Literal["auto", "mlm", "none"]
 
 HeadChoice = Literal["auto", "mlm", "none"]
+_ALONE = "; head 'none' reads the encoder alone"
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -54,19 +55,20 @@ def read_pretrained(path_or_id: str | Path, head: HeadChoice = "auto", *, seed: 
         raise UserError(f"head = {head!r}; known: auto, mlm, none")
     raw, config, checkpoint = open_model(locate(path_or_id))
     if head == "none" or not checkpoint.has_mlm_head:
-        config, params, notes = _read_encoder(config, checkpoint)
+        model = _read_encoder(config, checkpoint)
         if head == "mlm":
-            return PretrainedModel(*add_mlm_head(config, params, seed=seed), is_new_head=True, notes=notes)
+            return PretrainedModel(
+                *add_mlm_head(model.config, model.params, seed=seed), is_new_head=True, notes=model.notes
+            )
         if head == "auto" and "mlm" in named_heads(raw):
             named = one_line(", ".join(architectures(raw)))
-            notes += (f"{checkpoint.where}: has no head, though config.json names {named}; read as an encoder alone",)
-        return PretrainedModel(config, params, notes=notes)
+            note = f"{checkpoint.where}: has no head, though config.json names {named}; read as an encoder alone"
+            return model._replace(notes=(*model.notes, note))
+        return model
     _refuse_other_activation(config, checkpoint.where)
-    wanted = list(leaves(config, mlm_head=True))
-    hint = "; head 'none' reads the encoder alone" if head == "auto" else ""
-    check_fit(wanted, checkpoint, mlm_head=True, hint=hint)
+    model = _read(config, checkpoint, mlm_head=True, hint=_ALONE if head == "auto" else "")
     refuse_untied(checkpoint)
-    return PretrainedModel(config, collected(wanted, checkpoint), notes=checkpoint.extra_notes(wanted))
+    return model
 
 
 def _refuse_other_activation(config: EncoderConfig, where: str) -> None:
@@ -74,16 +76,26 @@ def _refuse_other_activation(config: EncoderConfig, where: str) -> None:
     if fixed and config.activation != fixed:
         raise UserError(
             f"{where}: an encoder with {config.activation} and a head with {fixed}, as {config.family} has it, is not "
-            "supported; head 'none' reads the encoder alone"
+            f"supported{_ALONE}"
         )
 
 
-def _read_encoder(config: EncoderConfig, checkpoint: Checkpoint) -> tuple[EncoderConfig, Params, tuple[str, ...]]:
+def _read_encoder(config: EncoderConfig, checkpoint: Checkpoint) -> PretrainedModel:
     """The encoder, with its pooler if it has one."""
-    config = dataclasses.replace(config, pooler=checkpoint.has_pooler)
-    wanted = list(leaves(config))
-    check_fit(wanted, checkpoint, mlm_head=False)
-    return config, collected(wanted, checkpoint), checkpoint.extra_notes(wanted)
+    return _read(dataclasses.replace(config, pooler=checkpoint.has_pooler), checkpoint)
+
+
+def _read(
+    config: EncoderConfig,
+    checkpoint: Checkpoint,
+    head: TaskHead | None = None,
+    *,
+    mlm_head: bool = False,
+    hint: str = "",
+) -> PretrainedModel:
+    wanted = list(leaves(config, mlm_head=mlm_head, task_head=head))
+    check_fit(wanted, checkpoint, mlm_head=mlm_head, hint=hint)
+    return PretrainedModel(config, collected(wanted, checkpoint), head, notes=checkpoint.extra_notes(wanted))
 
 
 def read_task_model(
@@ -127,9 +139,10 @@ def read_task_model(
     head = task_head(config, raw, kind, labels or (), problem, num_outputs=num_outputs, where=where)
     matched = None if own is None else match_outputs(own, head)
     if own is None or matched is None:
-        config, params, notes = _read_encoder(config, checkpoint)
-        is_new_pooler = head.needs_pooler and not config.pooler
-        return PretrainedModel(*add_task_head(config, params, head, seed=seed), head, True, is_new_pooler, notes)
+        model = _read_encoder(config, checkpoint)
+        is_new_pooler = head.needs_pooler and not model.config.pooler
+        complete = add_task_head(model.config, model.params, head, seed=seed)
+        return PretrainedModel(*complete, head, True, is_new_pooler, model.notes)
     head, order = matched
     model = _read_task_model(config, checkpoint, head)
     if len(head.labels) > 1 and has_names(head.labels) and not has_names(own.labels):
@@ -138,10 +151,7 @@ def read_task_model(
 
 
 def _read_task_model(config: EncoderConfig, checkpoint: Checkpoint, head: TaskHead) -> PretrainedModel:
-    config = dataclasses.replace(config, pooler=head.needs_pooler)
-    wanted = list(leaves(config, task_head=head))
-    check_fit(wanted, checkpoint, mlm_head=False, hint="; head 'none' reads the encoder alone")
-    return PretrainedModel(config, collected(wanted, checkpoint), head, notes=checkpoint.extra_notes(wanted))
+    return _read(dataclasses.replace(config, pooler=head.needs_pooler), checkpoint, head, hint=_ALONE)
 
 
 def order_note(name: str, labels: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from distil_jax.errors import FaultError, UserError, one_line
+from distil_jax.errors import FaultError, UserError, first_line
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -62,13 +62,7 @@ def push_folder(folder: Path, repository: str, *, private: bool = False, message
                 f"{repository}: the hub does not let you write there (status {status}); log in with `hf auth login` "
                 "or set HF_TOKEN to a token with write access"
             ) from error
-        raise FaultError(f"{repository}: the hub refused the upload: {_first_line(error)}") from error
+        raise FaultError(f"{repository}: the hub refused the upload: {first_line(error)}") from error
     except Exception as error:  # no connection, an unreadable file: which library raises depends on the hub's version
-        raise FaultError(
-            f"{repository}: the upload did not finish ({_first_line(error)}); the same command continues it"
-        ) from error
+        raise FaultError(f"{repository}: the upload broke off ({first_line(error)}); repeat the command") from error
     return str(address)
-
-
-def _first_line(error: Exception) -> str:
-    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])

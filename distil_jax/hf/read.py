@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,12 @@ from typing import Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.fields import read_json
 from distil_jax.hf.flax_msgpack import read_flax_file, torch_names
-from distil_jax.hf.hub import WEIGHT_FILES
-from distil_jax.hf.lazy_tensor import MOST_TENSORS, RAW_TYPES, StoredTensor, check_names
+from distil_jax.hf.hub import WEIGHT_FILES, shard_names
+from distil_jax.hf.lazy_tensor import MOST_TENSORS, RAW_TYPES, SAFETENSORS_TYPES, StoredTensor, check_names
 from distil_jax.hf.torch_pickle import read_torch_file
 
-_SAFETENSORS_TYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
 _LARGEST_HEADER = 4 << 20  # bytes of a safetensors header; about 100 a tensor
-_LARGEST_INDEX = 2 << 20  # bytes of an index file; about 100 a tensor
-_MOST_SHARDS = 1000
-_SHARD = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}", re.ASCII)
 
 
 def read_safetensors_file(path: Path) -> tuple[dict[str, StoredTensor], str]:
@@ -80,7 +63,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _mapped_tensor(mapped: mmap.mmap, entry: dict[str, Any], start: int) -> StoredTensor:
     shape = tuple(entry["shape"])
-    dtype = _SAFETENSORS_TYPES.get(entry["dtype"])
+    dtype = SAFETENSORS_TYPES.get(entry["dtype"])
     if dtype is None:
         return StoredTensor(shape, entry["dtype"], None)
     raw_type = np.dtype(RAW_TYPES[dtype])
@@ -102,14 +85,10 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _open_flax(path: Path) -> dict[str, StoredTensor]:
-    return torch_names(read_flax_file(path))
-
-
 _READERS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     ".safetensors": _open_safetensors,
     ".bin": read_torch_file,
-    ".msgpack": _open_flax,
+    ".msgpack": lambda path: torch_names(read_flax_file(path)),
 }
 
 
@@ -119,26 +98,8 @@ def _opened(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _shard_names(index: Path) -> dict[str, str]:
-    """Tensor name -> shard file of an index, every shard a plain file name inside the folder."""
-    weight_map = read_json(index, _LARGEST_INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{index}: has no weight_map from tensor names to shard files")
-    suffix = Path(index.name.removesuffix(".index.json")).suffix
-    for shard in weight_map.values():
-        # A name with a folder in it could point at any file of the machine.
-        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or not shard.endswith(suffix):
-            raise UserError(
-                f"{index}: shard {one_line(shard, 60)!r} is not the name of a {suffix} file in the same folder"
-            )
-    check_names(weight_map, index)
-    if len(set(weight_map.values())) > _MOST_SHARDS:
-        raise UserError(f"{index}: names {len(set(weight_map.values()))} shards, at most {_MOST_SHARDS} are taken")
-    return weight_map
-
-
 def _open_sharded(index: Path) -> dict[str, StoredTensor]:
-    weight_map = _shard_names(index)
+    weight_map = shard_names(index)
     shards = sorted(set(weight_map.values()))
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:

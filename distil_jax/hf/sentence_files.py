@@ -48,7 +48,7 @@ def read_pooling(folder: Path) -> Pooling | None:
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise UserError(
-            f"{where}: the modules {', '.join(kinds)} are not supported, only Transformer, Pooling and Normalize"
+            f"{where}: the modules {', '.join(kinds)} are not supported, only Transformer, Pooling, Normalize"
         )
     if modules[0][1]:
         raise UserError(f"{where}: the encoder is in {shown(modules[0][1])}; only one beside {MODULES} is read")

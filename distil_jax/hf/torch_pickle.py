@@ -24,26 +24,15 @@ from typing import Any
 import numpy as np
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.hf.lazy_tensor import LONGEST_NAME, RAW_TYPES, StoredTensor
+from distil_jax.hf.lazy_tensor import LONGEST_NAME, RAW_TYPES, STORAGES, StoredTensor
 from distil_jax.hf.torch_zip import Archive, RefusedError, check_sum
 
-_STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object of the stream that torch.save wrote before 1.6
 # A real program has about 40 instructions and 200 bytes a tensor: these are enough for 10,000 tensors.
 _MOST_INSTRUCTIONS = 400_000
 _LARGEST_PROGRAM = 2 << 20  # bytes
 _DEEPEST = 8  # axes of a tensor
+_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, struct.error)
 
 
 @dataclasses.dataclass
@@ -68,7 +57,10 @@ class _Tensor:
 
 
 class _State(dict[str, Any]):
-    """What an OrderedDict of the program becomes: a plain dictionary whose attributes are dropped."""
+    """What an OrderedDict of the program becomes: a plain dictionary, at first empty, whose attributes are dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
 
 def _counts(value: Any, what: str) -> tuple[int, ...]:
@@ -87,9 +79,7 @@ def _rebuild_tensor(*args: Any) -> _Tensor:
     size = math.prod(shape)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if size > storage.count or (size and last >= storage.count):
-        raise RefusedError(
-            f"a tensor of shape {list(shape)} that reaches beyond its storage of {storage.count} numbers"
-        )
+        raise RefusedError(f"a tensor of shape {list(shape)} beyond its storage of {storage.count} numbers")
     return _Tensor(storage, offset, shape, strides)
 
 
@@ -99,14 +89,8 @@ def _rebuild_parameter(*args: Any) -> _Tensor:
     return args[0]
 
 
-def _ordered_dict(*args: Any) -> _State:
-    if args:
-        raise RefusedError("an OrderedDict with arguments")
-    return _State()
-
-
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "collections OrderedDict": _ordered_dict,
+    "collections OrderedDict": _State,
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils _rebuild_parameter": _rebuild_parameter,
 }
@@ -183,8 +167,8 @@ class _Machine:
         module, _, attribute = name.partition(" ")
         if name in _FUNCTIONS:
             return _FUNCTIONS[name]
-        if module == "torch" and attribute in _STORAGES:
-            return _StorageType(_STORAGES[attribute])
+        if module == "torch" and attribute in STORAGES:
+            return _StorageType(STORAGES[attribute])
         raise RefusedError(f"a reference to {module}.{attribute}, which is not part of a plain state dict")
 
     def reduce(self) -> None:
@@ -194,16 +178,9 @@ class _Machine:
         self.stack.append(function(*arguments))
 
     def storage(self, pid: Any) -> _Storage:
-        good = (
-            isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], _StorageType)
-        )
-        if (
-            not good
-            or not isinstance(pid[2], str)
-            or len(pid[2]) > LONGEST_NAME
-            or type(pid[4]) is not int
-            or pid[4] < 0
-        ):
+        good = isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[2], str)
+        good = good and isinstance(pid[1], _StorageType) and type(pid[4]) is int and pid[4] >= 0
+        if not good or len(pid[2]) > LONGEST_NAME:
             raise RefusedError("a storage that is not described as torch.save does")
         if len(pid) == 6 and pid[5] is not None:
             raise RefusedError("a view of another storage, a form only very old PyTorch wrote")
@@ -259,9 +236,7 @@ def _fill_from_zip(archive: Archive, prefix: str, storages: dict[str, _Storage])
         data, checksum = archive.member(name)
         raw_type = np.dtype(RAW_TYPES[storage.dtype])
         if len(data) != storage.count * raw_type.itemsize:
-            raise RefusedError(
-                f"storage {storage.key} of {len(data)} bytes, expected {storage.count} x {storage.dtype}"
-            )
+            raise RefusedError(f"storage {storage.key} of {len(data)} bytes, not {storage.count} x {storage.dtype}")
         storage.data = np.frombuffer(data, raw_type)
         # Several tensors may share a storage: it is checked once.
         storage.verify = functools.cache(functools.partial(check_sum, data, checksum, f"{archive.path}: {name}"))
@@ -305,9 +280,8 @@ def _read_legacy(path: Path) -> Any:
     state = _run_legacy(stream, machine)
     keys = _run_legacy(stream, _Machine())
     # Looked at one by one: tuples in tuples may stand for more than can be compared or printed.
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise RefusedError("a list of storages that does not match its tensors")
-    if sorted(keys) != sorted(machine.storages):
+    named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not named or sorted(keys) != sorted(machine.storages):
         raise RefusedError("a list of storages that does not match its tensors")
     for key in keys:
         storage = machine.storages[key]
@@ -351,19 +325,8 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
             raise RefusedError(f"entries that are not tensors: {', '.join(map(one_line, strangers[:5]))}")
         return {name: _stored(tensor) for name, tensor in state.items()}
     except RefusedError as error:
-        raise UserError(
-            f"{path}: not a plain PyTorch state dict, it has {one_line(error)}; save it as safetensors"
-        ) from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        LookupError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        EOFError,
-        struct.error,
-    ) as error:
+        raise UserError(f"{path}: not a plain PyTorch state dict, it has {one_line(error)}; use safetensors") from error
+    except (*_DAMAGES, LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{path}: damaged or not a PyTorch file ({type(error).__name__}: {one_line(error)})") from error
     except (OSError, RuntimeError) as error:  # RuntimeError is zipfile's for encrypted members
         raise UserError(f"{path}: not readable ({one_line(error)})") from error

@@ -68,7 +68,8 @@ def save_pretrained(
         UserError: the folder is in use, or parameters, configuration or tokenizer do not fit each other.
     """
     target = require_free(folder, overwrite)
-    _check_vocabulary(folder, config, tokenizer)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
     tree = {"encoder": params} if "embeddings" in params else params
     settings = _settings(config, head, tree, extra or {})
     # Not tempfile: its folders are private to the user, and the rename would keep that.
@@ -125,13 +126,6 @@ def _settings(
     else:
         settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
     return dict(sorted((settings | dict(extra)).items()))
-
-
-def _check_vocabulary(folder: str | Path, config: EncoderConfig, tokenizer: Tokenizer | None) -> None:
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
-        )
 
 
 def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -200,9 +194,7 @@ def require_free(folder: str | Path, overwrite: bool = False) -> Path:
     if not any(target.iterdir()):
         return target
     if not overwrite:
-        raise UserError(
-            f"{target}: is not empty; choose another folder or allow overwriting (--overwrite, overwrite=True)"
-        )
+        raise UserError(f"{target}: is not empty; choose another folder or overwrite it (--overwrite, overwrite=True)")
     if not (target / "config.json").is_file():
         # Replacing removes everything in it: a mistyped path must not cost a home directory.
         raise UserError(f"{target}: has no config.json, so it is no model folder and will not be overwritten")

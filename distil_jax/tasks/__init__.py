@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from distil_jax.tasks.data.report import encoded_lines
     from distil_jax.tasks.encoded import Encoded, with_unlabelled
     from distil_jax.tasks.examples import Example, TaskData, TaskSpec
-    from distil_jax.tasks.files import rows_to_predict
     from distil_jax.tasks.kinds import KINDS, Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
-    from distil_jax.tasks.measures import SCORE, details_of, measures_of, validation_measures
+    from distil_jax.tasks.measures import SCORE, details_of, validation_measures
     from distil_jax.tasks.registry import glue_tasks, own_task, task_spec
     from distil_jax.tasks.requests import (
         Reading,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         read_requests,
         reading_of,
         request,
+        rows_to_predict,
         usual_reading,
         with_columns,
     )

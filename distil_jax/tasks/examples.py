@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distil_jax.tasks.data.published import Published
+from distil_jax.tasks.data.columns import Published
 from distil_jax.tasks.data.report import DataReport
 
 if TYPE_CHECKING:

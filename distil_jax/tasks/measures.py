@@ -9,25 +9,16 @@ import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.tasks.encoded import Encoded
-from distil_jax.tasks.examples import Example, TaskData
+from distil_jax.tasks.examples import TaskData
 from distil_jax.tasks.kinds import Logits, Predicted
 
 SCORE = "score"
 
 
-def measures_of(
-    data: TaskData, settings: TaskSettings, examples: Sequence[Example], encoded: Encoded, logits: Logits
-) -> dict[str, float]:
-    """The task's measures over one set, as shares (0 to 1)."""
-    return data.spec.kind.measure(data, Predicted(logits, encoded, examples, settings))
-
-
-def details_of(
-    data: TaskData, settings: TaskSettings, examples: Sequence[Example], encoded: Encoded, logits: Logits
-) -> dict[str, Any]:
+def details_of(data: TaskData, predicted: Predicted[Any]) -> dict[str, Any]:
     """What a result has of a set beside its measures: its classes one by one, and a confusion matrix."""
     details = data.spec.kind.details
-    return {} if details is None else details(data, Predicted(logits, encoded, examples, settings))
+    return {} if details is None else details(data, predicted)
 
 
 def validation_measures(
@@ -50,10 +41,10 @@ def validation_measures(
     """
     found: dict[str, float] = {}
     for number, (name, encoded) in enumerate(held_out.items()):
-        logits = predict(encoded)
-        measures = measures_of(data, settings, data.validation[name], encoded, logits)
+        predicted = Predicted(predict(encoded), encoded, data.validation[name], settings)
+        measures = data.spec.kind.measure(data, predicted)
         if details is not None:
-            details[name] = details_of(data, settings, data.validation[name], encoded, logits)
+            details[name] = details_of(data, predicted)
         if number == 0:
             found = {SCORE: score(data.spec.headline, data.spec.metrics, measures)}
         found |= {key if number == 0 else f"{name}_{key}": value for key, value in measures.items()}

@@ -10,8 +10,7 @@ from typing import Any
 
 from distil_jax.data.rows import HubId
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.columns import Columns
-from distil_jax.tasks.data.published import Published, SplitPlace, packed, split_places
+from distil_jax.tasks.data.columns import Columns, Published, SplitPlace, packed, split_places
 from distil_jax.tasks.examples import TaskSpec
 from distil_jax.tasks.kinds import TaskKind
 from distil_jax.tasks.kinds.choice import CHOICE
@@ -79,12 +78,11 @@ def _glue(
     )
 
 
-def _squad(name: str, version: str, **published: Any) -> TaskSpec:
+def _squad(name: str, version: str, *, unanswerable: bool) -> TaskSpec:
     files = split_places(packed(f"train-v{version}.json"), packed(f"dev-v{version}.json"), ())
     columns = Columns(("question",), ("context",), ("answers",), ("id",))
-    source = Published(
-        (HubId(f"rajpurkar/{name}"),), (name, "squad", "SQuAD"), columns, files, blank_text=True, **published
-    )
+    rules = {"blank_text": True, "unanswerable": unanswerable}
+    source = Published((HubId(f"rajpurkar/{name}"),), (name, "squad", "SQuAD"), columns, files, rules=rules)
     return TaskSpec(name, f"SQuAD {version}", QUESTION, headline=("squad_f1",), published=source)
 
 
@@ -113,7 +111,7 @@ _PUBLISHED = (
         Columns(("sentence1",), ("sentence2",), ("label", "score"), INDEX),
         metrics=("pearson", "spearman"),
         kind=SCORES,
-        limits=(0.0, 5.0),
+        rules={"limits": (0.0, 5.0)},
     ),
     _glue(
         "QQP",
@@ -122,7 +120,7 @@ _PUBLISHED = (
         ("accuracy", "f1"),
         numbers=True,
         flawed=True,
-        blank_text=True,
+        rules={"blank_text": True},
     ),
     _glue(
         "MNLI",
@@ -156,8 +154,8 @@ _PUBLISHED = (
             text_files=True,
         ),
     ),
-    _squad("squad", "1.1", answered=True),
-    _squad("squad_v2", "2.0"),
+    _squad("squad", "1.1", unanswerable=False),
+    _squad("squad_v2", "2.0", unanswerable=True),
     TaskSpec(
         "wnut17",
         "WNUT-17",
@@ -184,7 +182,7 @@ _PUBLISHED = (
             ("conll2003", "CoNLL-2003", "CoNLL2003", "conll03", "ner"),
             TAGGED_WORDS,
             split_places(("train.txt", "eng.train"), ("valid.txt", "dev.txt", "eng.testa"), ("test.txt", "eng.testb")),
-            iob2=True,
+            rules={"iob2": True},
         ),
     ),
     TaskSpec(

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 from distil_jax.config import TaskSettings
-from distil_jax.data.rows import PLAIN, BadRowError, Faults, Row, place_of, some
+from distil_jax.data.rows import (
+    CONLLU_COLUMNS,
+    PLAIN,
+    WORDS,
+    BadRowError,
+    Faults,
+    Format,
+    ReadOptions,
+    Row,
+    RowStream,
+    open_rows,
+    place_of,
+)
 from distil_jax.tasks.data.columns import Columns
-from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text
+from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, endings_of, first_of
 from distil_jax.tasks.data.gather import own_columns
 from distil_jax.tasks.examples import Example
 from distil_jax.tasks.kinds import TaskKind
@@ -47,14 +60,11 @@ def reading_of(settings: TaskSettings, kind: TaskKind[Any]) -> Reading:
     known = published.columns if published else own_columns(settings, kind)
     reading = usual_reading(kind, bool(known.pair))
     usual = reading.columns
-    columns = Columns(
-        text=tuple(dict.fromkeys((*known.text, *usual.text))),
-        pair=tuple(dict.fromkeys((*known.pair, *usual.pair))),
-        id=tuple(dict.fromkeys((*known.id, *usual.id))),
-        endings=tuple(dict.fromkeys((*known.endings, *usual.endings))),
-        positions=known.positions,
-    )
-    return dataclasses.replace(reading, columns=columns)
+    merged: dict[str, Any] = {
+        name: tuple(dict.fromkeys((*getattr(known, name), *getattr(usual, name))))
+        for name in ("text", "pair", "id", "endings")
+    }
+    return dataclasses.replace(reading, columns=Columns(**merged, positions=known.positions))
 
 
 def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tuple[str, ...] = ()) -> Reading:
@@ -68,6 +78,46 @@ def with_columns(reading: Reading, text: str = "", pair: str = "", endings: tupl
     )
     named_pair = bool(pair) and reading.kind.optional_pair
     return dataclasses.replace(reading, columns=columns, pairs=True if named_pair else reading.pairs)
+
+
+def rows_to_predict(
+    source: Path | BinaryIO,
+    reading: Reading,
+    faults: Faults,
+    labels: Collection[str] = (),
+    format: Format | None = None,
+    separator: str = "",
+) -> RowStream:
+    """The rows of a file or pipe, with the columns that `reading` names where the source itself names none.
+
+    Args:
+        source: a file's path, or an open pipe.
+        reading: what the model reads.
+        faults: what is done about rows that cannot be read.
+        labels: of a tagger, by which columns of words and tags are distinguished from text.
+        format: of the source; None: by its ending, or recognised.
+        separator: of the columns of a table; "": found.
+
+    Raises:
+        UserError: as `open_rows`.
+    """
+    columns = reading.columns
+    name = columns.text[0]
+    chosen = name.removeprefix("-").isdecimal() or name.upper() in CONLLU_COLUMNS
+    options = ReadOptions(
+        format=format or "",
+        separator=separator,
+        wanted=columns.text,
+        positions=columns.positions,
+        tagged=reading.kind.tagged,
+        words=name if chosen else "",
+        tag_names=labels,
+    )
+    stream = open_rows(source, options, faults)
+    if stream.columns_taken and name != WORDS:
+        rows = stream.rows
+        stream.rows = (row._replace(values={name: row.values[WORDS], **row.values}) for row in rows)
+    return stream
 
 
 class Request(NamedTuple):
@@ -148,20 +198,7 @@ def _taken(values: Mapping[str, Any], reading: Reading) -> TakenColumns:
     """The columns of a row. Raises BadRowError for one that is missing, with the flag that names another."""
     columns, (text_flag, pair_flag, endings_flag) = reading.columns, reading.flags
     pair = next((name for name in columns.pair if values.get(name) is not None), "")
-    if not pair and columns.pair and (reading.pairs or not reading.kind.optional_pair):
-        pair = _first(values, columns.pair, pair_flag)
-    endings: tuple[str, ...] = ()
-    if columns.endings:
-        whole = (names for names in columns.endings if all(name in values for name in names))
-        endings = next(whole, ()) or _missing(values, map(", ".join, columns.endings), endings_flag)
-    return TakenColumns(_first(values, columns.text, text_flag), pair, endings=endings)
-
-
-def _first(values: Mapping[str, Any], names: tuple[str, ...], flag: str) -> str:
-    return next((name for name in names if name in values), "") or _missing(values, names, flag)
-
-
-def _missing(values: Mapping[str, Any], names: Iterable[str], flag: str) -> NoReturn:
-    wanted = " or ".join(map(repr, names))
-    another = f"; {flag} names another" if flag else ""
-    raise BadRowError(f"no column {wanted} (found: {some([*values])}{another})")
+    if not pair and (reading.pairs or not reading.kind.optional_pair):
+        pair = first_of(columns.pair, values, pair_flag)
+    endings = endings_of(columns.endings, values, endings_flag)
+    return TakenColumns(first_of(columns.text, values, text_flag), pair, endings=endings)

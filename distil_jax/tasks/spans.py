@@ -15,6 +15,7 @@ import numpy as np
 
 from distil_jax.errors import UserError
 from distil_jax.hf import Tokenizer
+from distil_jax.tasks.encoded import pieces
 from distil_jax.tasks.examples import QuestionExample
 
 UNKNOWN = -1  # start and end where no label can be given
@@ -110,7 +111,7 @@ def question_windows(
         )
     if doc_stride < 1:
         raise UserError(f"task.doc_stride = {doc_stride}: windows would not advance; must be at least 1")
-    questions = _encode_questions(tokenizer, examples)
+    questions = pieces(tokenizer, (example.question for example in examples))
     contexts = _encode_contexts(tokenizer, examples)
     layouts: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
     windows: list[Window] = []
@@ -137,11 +138,6 @@ def question_windows(
         counts["split"] += state in ("found", "inexact") and not holders
     cut = sum(len(question) > max_question_length for question in questions)
     return QuestionWindows(windows, cut, counts["inexact"], counts["lost"], counts["split"])
-
-
-def _encode_questions(tokenizer: Tokenizer, examples: Sequence[QuestionExample]) -> list[list[int]]:
-    texts = [example.question for example in examples]
-    return [one.ids for one in tokenizer.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _encode_contexts(tokenizer: Tokenizer, examples: Sequence[QuestionExample]) -> dict[str, _Context]:

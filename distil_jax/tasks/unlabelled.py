@@ -11,8 +11,7 @@ from distil_jax.data.rows import Faults
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.report import SetReport
 from distil_jax.tasks.examples import Example, TaskSpec
-from distil_jax.tasks.files import rows_to_predict
-from distil_jax.tasks.requests import read_requests, reading_of
+from distil_jax.tasks.requests import read_requests, reading_of, rows_to_predict
 
 ROLE = "unlabelled"
 

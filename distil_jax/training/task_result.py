@@ -20,9 +20,9 @@ from distil_jax.tasks import (
     Encoded,
     Example,
     Logits,
+    Predicted,
     TaskData,
     details_of,
-    measures_of,
     validation_measures,
 )
 from distil_jax.training.checkpoint import Checkpoints
@@ -168,11 +168,10 @@ def measures_on(
     details: dict[str, Any] = {}
     for name, examples in tests.items():
         encoded = data.spec.kind.encode(tokenizer, examples, settings)
-        logits = predict(encoded)
+        predicted = Predicted(predict(encoded), encoded, examples, settings)
         label = label_of_test(name, tests)
-        details[label] = details_of(data, settings, examples, encoded, logits)
-        measures = measures_of(data, settings, examples, encoded, logits)
-        found |= {f"{label}_{key}": value for key, value in measures.items()}
+        details[label] = details_of(data, predicted)
+        found |= {f"{label}_{key}": value for key, value in data.spec.kind.measure(data, predicted).items()}
         title = "test" if name == "test" else f"test ({name})"
         notes += [f"{title}: {note}" for note in encoded.notes]
     return Tested(found, tuple(notes), details=details)

@@ -16,11 +16,10 @@ from distil_jax.data.rows import Faults
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.load import load_task
 from distil_jax.tasks.examples import Example, TokenExample
-from distil_jax.tasks.files import rows_to_predict
 from distil_jax.tasks.kinds.question import QUESTION
 from distil_jax.tasks.kinds.sequence import CLASSES
 from distil_jax.tasks.kinds.token import TAGS
-from distil_jax.tasks.requests import read_requests, reading_of, usual_reading
+from distil_jax.tasks.requests import read_requests, reading_of, rows_to_predict, usual_reading
 
 CONLL = "-DOCSTART- -X- O\n\nAda NNP B-PER\nsat VBD O\n\nin IN O\nParis NNP B-LOC\n"
 WNUT = "Ada\tB-person\nsat\tO\n\n\tO\nParis\tB-location\n"

@@ -238,10 +238,6 @@ def _check_ids(ids: np.ndarray, recipe: Recipe) -> None:
     """[CLS] marks where a sequence starts and [PAD] where none is: neither may come out of text."""
     for name, special in (("pad", recipe.pad_id), ("cls", recipe.cls_id), ("sep", recipe.sep_id)):
         if (ids == special).any():
-            raise UserError(
-                f"the tokenizer makes its {name} token (id {special}) out of plain text; use another vocabulary"
-            )
+            raise UserError(f"the tokenizer makes its {name} token (id {special}) out of plain text; use another one")
     if ids.size and int(ids.max()) >= recipe.vocab_size:
-        raise UserError(
-            f"the tokenizer makes id {int(ids.max())}, but its vocabulary has {recipe.vocab_size}; use another one"
-        )
+        raise UserError(f"the tokenizer makes id {int(ids.max())}, its vocabulary has {recipe.vocab_size}; use another")

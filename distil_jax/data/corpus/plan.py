@@ -8,50 +8,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from distil_jax.config import CorpusSettings
 from distil_jax.data.corpus.sources import Source
 from distil_jax.data.corpus.tokens import INDEX, Corpus, file_sha256, open_corpus
 from distil_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from distil_jax.hf import Tokenizer
+
 PLAN = "prepare.json"
 SPECIAL = ("pad", "unk", "cls", "sep", "mask")
 _OF_THE_WHOLE = ("folder", "train", "validation", "tokenizer", "workers")  # settings that change no split
 
 
-class TokenizerLike(Protocol):
-    """What is used of `distil_jax.hf.Tokenizer`; `backend` is a tokenizers.Tokenizer."""
-
-    @property
-    def backend(self) -> Any: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
-    @property
-    def unk_id(self) -> int: ...
-    @property
-    def cls_id(self) -> int: ...
-    @property
-    def sep_id(self) -> int: ...
-    @property
-    def mask_id(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
-
-
 def make_plan(
-    settings: CorpusSettings, texts: Sequence[str], sources: Sequence[Source], tokenizer: TokenizerLike
+    settings: CorpusSettings, texts: Sequence[str], sources: Sequence[Source], tokenizer: Tokenizer
 ) -> dict[str, Any]:
     """What a split's folder is made from, as it is remembered in prepare.json: `texts` as given, `sources` as found."""
     remembered = {name: value for name, value in asdict(settings).items() if name not in _OF_THE_WHOLE}
     special = {name: getattr(tokenizer, f"{name}_id") for name in SPECIAL}
     for name, value in special.items():
         if not 0 <= value < tokenizer.vocab_size:
-            raise UserError(
-                f"the tokenizer's {name} token has id {value}, outside its vocabulary of {tokenizer.vocab_size}"
-            )
+            raise UserError(f"the tokenizer's {name} id {value} is outside its vocabulary of {tokenizer.vocab_size}")
     if len(set(special.values())) < len(special):
         raise UserError(f"the tokenizer's special tokens share an id ({special}); use another vocabulary")
     files = [
@@ -78,18 +58,14 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made or opened as a folder ({error.strerror}); choose another output"
-        ) from error
+        raise UserError(f"{folder}: cannot be used as a folder ({error.strerror}); choose another output") from error
     try:
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder}: not writable; change its permissions or choose another output")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"{folder}: another process is preparing this corpus; wait for it or choose another output"
-            ) from error
+            raise UserError(f"{folder}: another process prepares this corpus; wait or choose another output") from error
         except OSError:
             pass  # a network file system without locks
         names = {path.name for path in folder.iterdir()}

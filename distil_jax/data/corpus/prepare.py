@@ -13,22 +13,25 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from distil_jax.config import CorpusSettings
 from distil_jax.data.corpus.index import COUNTS
 from distil_jax.data.corpus.packing import Recipe, token_dtype
-from distil_jax.data.corpus.plan import PLAN, SPECIAL, TokenizerLike, is_finished, locked, make_plan
+from distil_jax.data.corpus.plan import PLAN, SPECIAL, is_finished, locked, make_plan
 from distil_jax.data.corpus.sources import ReadState, Source, SourceOptions, check, documents, resolve
 from distil_jax.data.corpus.tokens import INDEX, VERSION, Corpus, canonical, open_corpus, write_file, write_index
 from distil_jax.data.corpus.workers import Block, Job, Result, finish_blocks
 from distil_jax.data.rows import LINE_LIMIT
 from distil_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from distil_jax.hf import Tokenizer
 
 _SHOWN = ("text_bytes", "documents", "sequences", "tokens", "rows")
 _OWN_FILES = re.compile(r"(tokens|documents)-\d{5,}\.bin|block-\d{5,}\.json|\..+\.\d+\.tmp|token_counts\.npy")
@@ -61,7 +64,7 @@ ProgressCallback = Callable[[PrepareProgress], None]
 
 
 def prepare(
-    settings: CorpusSettings, split: Split, tokenizer: TokenizerLike, *, progress: ProgressCallback | None = None
+    settings: CorpusSettings, split: Split, tokenizer: Tokenizer, *, progress: ProgressCallback | None = None
 ) -> Corpus:
     """Makes, continues or just opens the corpus of a split, and returns it.
 
@@ -87,7 +90,9 @@ def prepare(
         if begun and is_finished(output, plan):
             corpus = open_corpus(output)
             if progress:
-                progress(_progress_of(corpus, time.monotonic() - started))
+                size, shards = sum(source["bytes"] or 0 for source in corpus.index["sources"]), len(corpus.shards)
+                whole = {"bytes_read": size, "bytes_total": size, "already_done": True}
+                progress(_progress(corpus.index, started, shards, shards, **whole))
             return corpus
         write_file(output / PLAN, canonical(plan))
         tally = _Tally(sources, progress, started)
@@ -95,6 +100,29 @@ def prepare(
         finish_blocks(blocks, _job(settings, output, tokenizer, plan), _workers(settings), tally.add)
         _commit(settings, output, sources, plan, tally)
         return open_corpus(output)
+
+
+def prepare_splits(
+    settings: CorpusSettings, tokenizer: Tokenizer, progress: Callable[[str, PrepareProgress], None] | None = None
+) -> dict[str, Corpus]:
+    """Prepare `folder`/train and, where there are sources for it, `folder`/validation.
+
+    Args:
+        settings: sources, folder and form of the rows.
+        tokenizer: splits the text.
+        progress: called with the split's name after every block.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    corpora = {}
+    if settings.validation:
+        resolve(settings.validation)  # a missing file is an error before hours go into the others
+    for split in ("train", "validation"):
+        if getattr(settings, split):
+            report = None if progress is None else lambda state, split=split: progress(split, state)
+            corpora[split] = prepare(settings, split, tokenizer, progress=report)
+    return corpora
 
 
 # Blocks
@@ -139,7 +167,7 @@ def _workers(settings: CorpusSettings) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _job(settings: CorpusSettings, output: Path, tokenizer: TokenizerLike, plan: dict[str, Any]) -> Job:
+def _job(settings: CorpusSettings, output: Path, tokenizer: Tokenizer, plan: dict[str, Any]) -> Job:
     recipe = Recipe(
         sequence_length=settings.sequence_length,
         pack=settings.pack,
@@ -180,33 +208,14 @@ class _Tally:
             self.totals[name] += result.entry[name]
         self.position, self.reused = max(self.position, block.position), self.reused + result.reused
         if self.progress:
-            shown: dict[str, Any] = {name: self.totals[name] for name in _SHOWN}
-            elapsed = time.monotonic() - self.started
-            self.progress(
-                PrepareProgress(
-                    bytes_read=self.position,
-                    bytes_total=self.bytes_total,
-                    **shown,
-                    blocks=len(self.entries),
-                    blocks_reused=self.reused,
-                    elapsed=elapsed,
-                )
-            )
+            bytes_of = {"bytes_read": self.position, "bytes_total": self.bytes_total}
+            self.progress(_progress(self.totals, self.started, len(self.entries), self.reused, **bytes_of))
 
 
-def _progress_of(corpus: Corpus, elapsed: float) -> PrepareProgress:
-    size = sum(source["bytes"] or 0 for source in corpus.index["sources"])
-    shards = len(corpus.shards)
-    shown: dict[str, Any] = {name: corpus.index[name] for name in _SHOWN}
-    return PrepareProgress(
-        bytes_read=size,
-        bytes_total=size,
-        **shown,
-        blocks=shards,
-        blocks_reused=shards,
-        elapsed=elapsed,
-        already_done=True,
-    )
+def _progress(totals: Mapping[str, Any], started: float, blocks: int, reused: int, **more: Any) -> PrepareProgress:
+    shown: dict[str, Any] = {name: totals[name] for name in _SHOWN}
+    elapsed = time.monotonic() - started
+    return PrepareProgress(**shown, blocks=blocks, blocks_reused=reused, elapsed=elapsed, **more)
 
 
 def _notes(settings: CorpusSettings, state: ReadState) -> list[str]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import itertools
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -209,31 +210,40 @@ def lines_of(sources: Sequence[str], columns: Sequence[str], on_error: str) -> I
 
 def _text_documents(source: Source, options: SourceOptions, state: ReadState, faults: Faults) -> Iterator[Document]:
     assert source.path is not None
-    start, lines, size, continued = state.bytes_read, [], 0, False
+    start = state.bytes_read
     raw, chunks = open_chunks(source.path)
-    for number, batch in batches_of_lines(chunks, source.name, faults, options.max_line_bytes):
-        if number == 1 and (form := _other_form(batch, options.text_column)):
-            state.notes.append(f"{source.name}: read as plain text, but it looks like {form}; its ending decides")
-        state.bytes_read, state.bad_lines = start + raw.position, faults.count
-        for line in batch:
-            if line is None:
-                continue
-            line = line.strip()  # also drops the \r of Windows line ends
-            if line.startswith(_MARKUP) and _MARK.fullmatch(line):
-                state.markup_lines += 1
-                if options.markup == "drop":
-                    line = b""
-            if line:
-                lines.append(line)
-                size += len(line) + 1
-                if size < options.piece_bytes:
+
+    def lines() -> Iterator[bytes]:
+        for number, batch in batches_of_lines(chunks, source.name, faults, options.max_line_bytes):
+            if number == 1 and (form := _other_form(batch, options.text_column)):
+                state.notes.append(f"{source.name}: read as plain text, but it looks like {form}; its ending decides")
+            state.bytes_read, state.bad_lines = start + raw.position, faults.count
+            for line in batch:
+                if line is None:
                     continue
-            if lines:
-                yield Document(lines, continued)
-            lines, size, continued = [], 0, bool(line)
-    if lines:
-        yield Document(lines, continued)
+                line = line.strip()  # also drops the \r of Windows line ends
+                if line.startswith(_MARKUP) and _MARK.fullmatch(line):
+                    state.markup_lines += 1
+                    line = b"" if options.markup == "drop" else line
+                yield line
+
+    yield from _pieces(lines(), options.piece_bytes)
     state.sha256[source.name] = raw.sha256
+
+
+def _pieces(lines: Iterable[bytes], piece_bytes: int) -> Iterator[Document]:
+    """Yields the documents in stripped lines, each ended by a blank one, and an overlong one in pieces."""
+    held: list[bytes] = []
+    size, continued = 0, False
+    for line in itertools.chain(lines, [b""]):
+        if line:
+            held.append(line)
+            size += len(line) + 1
+            if size < piece_bytes:
+                continue
+        if held:
+            yield Document(held, continued)
+        held, size, continued = [], 0, bool(line)
 
 
 def _other_form(batch: Sequence[bytes | None], column: str) -> str:
@@ -251,7 +261,8 @@ def _row_documents(source: Source, options: SourceOptions, state: ReadState, fau
         elif stream.raw is not None:
             state.bytes_read = start + stream.raw.position
         try:
-            yield from _pieces(_text_of(row, options), options.piece_bytes)
+            lines = map(bytes.strip, io.BytesIO(_text_of(row, options)))
+            yield from _pieces(filter(None, lines), options.piece_bytes)
         except BadRowError as error:
             faults(stream.where(row), str(error))
         state.bad_lines = faults.count
@@ -293,17 +304,3 @@ def _text_of(row: Row, options: SourceOptions) -> bytes:
     if len(data) > options.max_line_bytes:
         raise BadRowError(f"longer than max_line_bytes = {options.max_line_bytes}")
     return data
-
-
-def _pieces(data: bytes, piece_bytes: int) -> Iterator[Document]:
-    """Yields the document of one row, an overlong one in pieces, none for an empty one."""
-    lines: list[bytes] = []
-    size, continued = 0, False
-    for line in filter(None, map(bytes.strip, io.BytesIO(data))):
-        lines.append(line)
-        size += len(line) + 1
-        if size >= piece_bytes:
-            yield Document(lines, continued)
-            lines, size, continued = [], 0, True
-    if lines:
-        yield Document(lines, continued)

@@ -11,8 +11,6 @@ holds
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from distil_jax.data.corpus.tokens import canonical, file_sha256, write_file
+from distil_jax.data.corpus.tokens import file_sha256, read_signed, write_file, write_signed
 from distil_jax.errors import UserError, one_line, shown
 
 CACHE_INDEX = "teacher.json"
 FORMAT, VERSION = "distil_jax teacher cache", 1
 _SHARD_BYTES = 256 << 20
-_LARGEST_INDEX = 64 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,19 +112,12 @@ def open_teacher_cache(folder: Path) -> TeacherCache:
     path = folder / CACHE_INDEX
     if not path.is_file():
         raise UserError(f"teacher.cache = {folder}: no cache there; make it with distil-jax cache-teacher")
+    index = read_signed(path, FORMAT, VERSION, "make the cache again")
     try:
-        if path.stat().st_size > _LARGEST_INDEX:
-            raise ValueError(f"larger than {_LARGEST_INDEX} bytes")
-        index = json.loads(path.read_bytes())
-        if index["format"] != FORMAT or index["version"] != VERSION:
-            raise ValueError(f"not of version {VERSION}")
-        digest = index.pop("index_sha256")
-        if digest != hashlib.sha256(canonical(index)).hexdigest():
-            raise ValueError("its own SHA-256 differs")
         dtype = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in index["fields"]])
         shards = [_Shard(**shard) for shard in index["shards"]]
         return TeacherCache(folder, index["made_of"], index["batch_size"], dtype, shards)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({one_line(error)}); delete the folder and make the cache again") from error
 
 
@@ -190,8 +180,7 @@ class CacheWriter:
             "fields": fields_of(cache.dtype),
             "shards": [dataclasses.asdict(shard) for shard in cache.shards],
         }
-        index["index_sha256"] = hashlib.sha256(canonical(index)).hexdigest()
-        write_file(cache.folder / CACHE_INDEX, canonical(index) + b"\n")
+        write_signed(cache.folder / CACHE_INDEX, index)
 
 
 def fields_of(dtype: np.dtype) -> list[Sequence[Any]]:

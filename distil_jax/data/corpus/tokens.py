@@ -31,6 +31,7 @@ FORMAT, VERSION = "distil_jax tokens", 2
 _LARGEST_INDEX = 64 << 20  # bytes; a shard has about 800
 _SCANNED = 256 << 20  # bytes of tokens that are looked through when a corpus is opened
 INDEX = "index.json"
+_AGAIN = "delete the folder and prepare the corpus again"
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,7 @@ def write_file(path: Path, data: bytes | memoryview) -> dict[str, Any]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-            ) from error
+            raise UserError(f"{path}: cannot be written ({error.strerror}); make room or use another folder") from error
         raise
     return {"bytes": memoryview(data).nbytes, "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -166,13 +165,40 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1).encode()
 
 
+def write_signed(path: Path, index: Mapping[str, Any]) -> None:
+    """Writes an index, which has a format and a version, with a digest of itself."""
+    digest = hashlib.sha256(canonical(index)).hexdigest()
+    write_file(path, canonical({**index, "index_sha256": digest}) + b"\n")
+
+
+def read_signed(path: Path, format: str, version: int, remedy: str) -> dict[str, Any]:
+    """The index that `write_signed` has written, without its digest.
+
+    Raises:
+        UserError: it is damaged, or of another format or version.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_INDEX:
+            raise ValueError(f"larger than {_LARGEST_INDEX} bytes")
+        index = json.loads(path.read_bytes())
+        if not isinstance(index, dict) or index.get("format") != format:
+            raise UserError(f"{path}: not the index of {format}; {remedy}")
+        if index["version"] != version:
+            found = one_line(index["version"], 40)
+            raise UserError(f"{path}: format version {found}, this program reads {version}; {remedy}")
+        if index.pop("index_sha256") != hashlib.sha256(canonical(index)).hexdigest():
+            raise ValueError("its own sha256 differs")
+        return index
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise UserError(f"{path}: damaged index ({one_line(error)}); delete the folder and {remedy}") from error
+
+
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Commits a corpus: adds the format, the identity of the data and a digest of the index itself, then writes it."""
+    """Commits a corpus: adds the format and the identity of the data to its index, and writes it."""
     identity = {key: index[key] for key in ("sequence_length", "packed", "dtype", "tokenizer_sha256")}
     identity["shards"] = [shard["files"]["tokens"]["sha256"] for shard in index["shards"]]
-    whole = {**index, "format": FORMAT, "version": VERSION, "sha256": hashlib.sha256(canonical(identity)).hexdigest()}
-    whole["index_sha256"] = hashlib.sha256(canonical(whole)).hexdigest()
-    write_file(folder / INDEX, canonical(whole) + b"\n")
+    digest = hashlib.sha256(canonical(identity)).hexdigest()
+    write_signed(folder / INDEX, {**index, "format": FORMAT, "version": VERSION, "sha256": digest})
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -183,30 +209,9 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder}: holds the parts train and perhaps validation; give one, such as {folder}/train")
         what = "no finished corpus here" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: {what}; make it with `distil-jax prepare` (an interrupted run continues)")
-    try:
-        if path.stat().st_size > _LARGEST_INDEX:
-            raise ValueError(f"larger than {_LARGEST_INDEX} bytes")
-        index = json.loads(path.read_bytes())
-        if not isinstance(index, dict) or index.get("format") != FORMAT:
-            raise UserError(f"{path}: not the index of a token corpus; make one with `distil-jax prepare`")
-        if index["version"] != VERSION:
-            raise UserError(
-                f"{path}: format version {one_line(index['version'], 40)}, this program reads {VERSION}; prepare the "
-                "corpus again"
-            )
-        digest = index.pop("index_sha256")
-        damaged = digest != hashlib.sha256(canonical(index)).hexdigest()
-    except (OSError, ValueError, KeyError, RecursionError) as error:
-        raise UserError(
-            f"{path}: damaged index ({one_line(error)}); delete the folder and prepare the corpus again"
-        ) from error
-    if damaged:
-        raise UserError(
-            f"{path}: damaged index (its own sha256 differs); delete the folder and prepare the corpus again"
-        )
-    what = flaw_of_index(index)
-    if what:
-        raise UserError(f"{path}: damaged index ({what}); delete the folder and prepare the corpus again")
+    index = read_signed(path, FORMAT, VERSION, "prepare the corpus again")
+    if what := flaw_of_index(index):
+        raise UserError(f"{path}: damaged index ({what}); {_AGAIN}")
     return index
 
 
@@ -260,14 +265,13 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
 
 def _check_file(folder: Path, entry: Mapping[str, Any], verify: bool) -> None:
     path = folder / entry["file"]
-    remedy = "delete the folder and prepare the corpus again"
     if not path.is_file():
-        raise UserError(f"{path}: missing from the corpus; {remedy}")
+        raise UserError(f"{path}: missing from the corpus; {_AGAIN}")
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise UserError(f"{path}: {size} bytes instead of {entry['bytes']}; {remedy}")
+        raise UserError(f"{path}: {size} bytes instead of {entry['bytes']}; {_AGAIN}")
     if verify and file_sha256(path) != entry["sha256"]:
-        raise UserError(f"{path}: damaged (sha256 differs from the index); {remedy}")
+        raise UserError(f"{path}: damaged (sha256 differs from the index); {_AGAIN}")
 
 
 def _read_counts(path: Path, index: Mapping[str, Any]) -> np.ndarray:
@@ -275,12 +279,8 @@ def _read_counts(path: Path, index: Mapping[str, Any]) -> np.ndarray:
         # Mapped, because a file may claim any shape; nothing but the format for arrays is read.
         counts = np.array(np.lib.format.open_memmap(path, mode="r"))
     except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
-        raise UserError(
-            f"{path}: damaged ({one_line(error)}); delete the folder and prepare the corpus again"
-        ) from error
+        raise UserError(f"{path}: damaged ({one_line(error)}); {_AGAIN}") from error
     fits = counts.shape == (index["vocab_size"],) and counts.dtype == np.int64 and (counts >= 0).all()
     if not fits or int(counts.sum()) != index["tokens"]:
-        raise UserError(
-            f"{path}: damaged (does not add up to the index); delete the folder and prepare the corpus again"
-        )
+        raise UserError(f"{path}: damaged (does not add up to the index); {_AGAIN}")
     return counts

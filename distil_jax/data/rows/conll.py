@@ -134,7 +134,8 @@ class _Columns:
         self.columns = [*zip(*rows, strict=True)]
         given_words, given_tags = self._given(options.words), self._given(options.tags)
         self.tags = self._found_tags() if given_tags is None else given_tags
-        self.words = self._found_words() if given_words is None else given_words
+        usual = self.names.index("FORM") if "FORM" in self.names else int(self.numbered)
+        self.words = usual if given_words is None else given_words
         if given_tags is None and given_words is None and self.width > 1 and not self.numbered:
             self._swap()
         if self.tags == self.words:
@@ -156,11 +157,6 @@ class _Columns:
             return int(name) - 1 if int(name) > 0 else self.width + int(name)
         known = f"{some(self.names)}, or a number from 1 to {self.width}" if self.names else f"1 to {self.width}"
         raise UserError(f"{self.name}: no column {name!r} (its columns: {known}); name one of them")
-
-    def _found_words(self) -> int:
-        if "FORM" in self.names:
-            return self.names.index("FORM")
-        return 1 if self.numbered else 0
 
     def _found_tags(self) -> int:
         """The last column that can hold tags; of nested tags the outermost. Raises UserError where two kinds can."""
@@ -312,18 +308,14 @@ def group_words(stream: RowStream, options: ReadOptions) -> None:
 
     group, word, tag = find(*_GROUP_NAMES), find(options.words, *_WORD_NAMES), find(options.tags, *_TAG_NAMES)
     if not group or not word:
-        stream.rows = _with_lists(stream.rows)
+        rows = stream.rows
+        stream.rows = (row._replace(values={name: _listed(cell) for name, cell in row.values.items()}) for row in rows)
         return
     stream.columns_taken = {WORDS: f"column {word!r}", **({TAGS: f"column {tag!r}"} if tag else {})}
     stream.columns = [*stream.columns_taken]
     taken = ", ".join(f"{name} from {place}" for name, place in stream.columns_taken.items())
     stream.note(f"a word a row: {taken}, sentences by column {group!r}")
     stream.rows = _grouped(stream.rows, group, word, tag)
-
-
-def _with_lists(rows: Iterator[Row]) -> Iterator[Row]:
-    for row in rows:
-        yield row._replace(values={name: _listed(value) for name, value in row.values.items()})
 
 
 def _listed(cell: str) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distil_jax.data.rows.table import Faults, Row, RowStream, place_of
-from distil_jax.errors import UserError
+from distil_jax.errors import UserError, first_line
 
 _BATCH = 1000  # rows fetched at a time
 _SPLIT = re.compile(r"@([^@/\\]+)$")  # "@" elsewhere belongs to a path
@@ -66,11 +66,8 @@ def open_hub(ids: Iterable[HubId]) -> Dataset:
             return open_objects(splits[split], f"{title}, split {split}", keep)
 
         return Dataset(title, [*splits], read)
-    names = " and ".join(dict.fromkeys(tried))
-    raise UserError(
-        f"{names}: cannot be opened ({_first_line(first)}); check the name and the network (or HF_HUB_OFFLINE), "
-        "or give a folder with task.source"
-    ) from first
+    hint = "check the name and the network (or HF_HUB_OFFLINE), or give a folder with task.source"
+    raise _unopened(" and ".join(dict.fromkeys(tried)), first, hint) from first
 
 
 def _loaded(hub_id: HubId) -> Mapping[str, Any]:
@@ -102,7 +99,7 @@ def open_source(source: str, column: str, faults: Faults) -> RowStream:
                 data = datasets.load_dataset(name, config, split=split, streaming=True)
     except Exception as error:  # the hub client, fsspec and the builders each have exceptions of their own
         hint = "check name, configuration and split, and that the network (or HF_HUB_OFFLINE) lets it be reached"
-        raise UserError(f"{source}: cannot be opened ({_first_line(error)}); {hint}") from error
+        raise _unopened(source, error, hint) from error
     return open_objects(data, source, [column])
 
 
@@ -187,7 +184,7 @@ def _rows(name: str, rows: Iterable[Any], faults: Faults) -> Iterator[Row]:
             raise
         except Exception as error:  # what a library says of a broken file is its own affair
             hint = "run the same command again; a broken file has to be fetched again"
-            raise UserError(f"{name}, row {number + 1}: reading failed ({_first_line(error)}); {hint}") from error
+            raise UserError(f"{name}, row {number + 1}: reading failed ({first_line(error)}); {hint}") from error
         if isinstance(values, Mapping):
             yield Row(number + 1, number, {**values})
         else:
@@ -205,8 +202,8 @@ def _classes(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _first_line(error: BaseException | None) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _unopened(name: str, error: BaseException | None, hint: str = "check name, configuration and split") -> UserError:
+    return UserError(f"{name}: cannot be opened ({first_line(error)}); {hint}")
 
 
 # TensorFlow
@@ -248,15 +245,12 @@ def _prepared(source: str, name: str) -> Any:
         builder = tfds.builder(name, try_gcs=False, file_format="array_record")
         if not builder.is_prepared():
             if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-                raise UserError(
-                    f"{source}: not prepared in {builder.data_dir}, and HF_HUB_OFFLINE forbids downloading it"
-                )
+                raise UserError(f"{source}: not prepared in {builder.data_dir}, and HF_HUB_OFFLINE forbids a download")
             builder.download_and_prepare(file_format="array_record")
     except UserError:
         raise
     except Exception as error:
-        hint = "check name, configuration and split"
-        raise UserError(f"{source}: cannot be opened ({_first_line(error)}); {hint}") from error
+        raise _unopened(source, error) from error
     return builder
 
 
@@ -266,8 +260,7 @@ def _open_tensorflow_split(source: str, keep: Collection[str], faults: Faults, b
     try:
         data = builder.as_data_source(split=split)
     except Exception as error:
-        hint = "check name, configuration and split"
-        raise UserError(f"{source}: cannot be opened ({_first_line(error)}); {hint}") from error
+        raise _unopened(source, error) from error
     features = builder.info.features
     kept = [column for column in features if column in keep]
     stream = RowStream(source, "row", columns=[*features], count=len(data))

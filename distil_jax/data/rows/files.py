@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -101,14 +103,31 @@ def chunks_of(raw: RawFile, compression: Compression) -> Iterator[bytes]:
     """
     lines = 0
     try:
-        for chunk in _unpacked(raw, compression):
+        for chunk in as_utf8(_unpacked(raw, compression), str(raw.path)):
             lines += chunk.count(b"\n")
             yield chunk
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         what = f"broken .{compression} file" if compression else "cannot be read"
-        raise UserError(
-            f"{raw.path}: {what}, after line {lines} ({one_line(error)}); fetch or pack it again"
-        ) from error
+        raise UserError(f"{raw.path}: {what}, after line {lines} ({one_line(error)}); fetch it again") from error
+
+
+def as_utf8(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """UTF-16, as a byte order mark shows, in UTF-8; anything else as it is. Raises UserError for broken UTF-16."""
+    start = b""
+    for chunk in chunks:
+        start += chunk
+        if len(start) > 1:
+            break
+    every = itertools.chain([start] if start else [], chunks)
+    if not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield from every
+        return
+    decoder = codecs.getincrementaldecoder("utf-16")()
+    try:
+        for chunk in itertools.chain(every, [b""]):
+            yield decoder.decode(chunk, final=not chunk).encode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: begins as UTF-16 and is not ({error.reason}); save it as UTF-8") from error
 
 
 def _unpacked(raw: RawFile, compression: Compression) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distil_jax.data.rows.files import CHUNK, unfolds_too_far
-from distil_jax.data.rows.lines import BOM, UTF16_MARKS, Batch, batches_of_lines
+from distil_jax.data.rows.lines import BOM, Batch, batches_of_lines
 from distil_jax.data.rows.options import ReadOptions
 from distil_jax.data.rows.table import BadRowError, Faults, Row, RowStream, place_of, repeated
 from distil_jax.errors import UserError, one_line
@@ -139,8 +139,6 @@ def _document(chunks: Iterator[bytes], stream: RowStream) -> str:
         size += len(chunk)
         check_size(stream, size)
     data = b"".join(parts).removeprefix(BOM)
-    if data.startswith(UTF16_MARKS):
-        raise UserError(f"{stream.name}: looks like UTF-16, not UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -10,11 +10,10 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from distil_jax.data.rows.files import CHUNK
+from distil_jax.data.rows.files import CHUNK, as_utf8
 from distil_jax.data.rows.table import PLAIN, Faults, Row, place_of
 
 BOM = b"\xef\xbb\xbf"
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 LINE_LIMIT = 64 << 20  # bytes; what is longer is no line of a text file
 
 # The number of the first line, and lines without `\n`. None stands for a line that was left out.
@@ -34,60 +33,43 @@ def batches_of_lines(chunks: Iterator[bytes], name: str, faults: Faults, limit: 
     Raises:
         UserError: name, line and fault, unless `faults` leaves such lines out.
     """
-    checker = _Checker(name, faults, limit)
-    number, tail, tail_bytes, overlong = 1, [], 0, False
-    for chunk in chunks:
-        cut = chunk.rfind(b"\n")
-        if cut >= 0:
-            lines = checker.lines(b"".join([*tail, chunk[:cut]]), number, overlong)
-            yield number, lines
-            number, tail, tail_bytes, overlong = number + len(lines), [], 0, False
-        tail.append(chunk[cut + 1 :])
-        tail_bytes += len(tail[-1])
-        if tail_bytes > limit:
-            if not overlong:
-                checker.report(number, checker.overlong)
-            tail, tail_bytes, overlong = [], 0, True  # the rest of the line is dropped unseen
-    if tail_bytes or overlong:
-        yield number, checker.lines(b"".join(tail), number, overlong)
+    overlong = f"longer than max_line_bytes = {limit}"
 
-
-class _Checker:
-    """Splits a batch into lines and checks them: as a whole, line by line only when something is wrong."""
-
-    def __init__(self, name: str, faults: Faults, limit: int) -> None:
-        self.name, self.faults, self.limit = name, faults, limit
-        self.overlong = f"longer than max_line_bytes = {limit}"
-
-    def report(self, number: int, what: str) -> None:
-        self.faults(place_of(self.name, "line", number), what)
-
-    def lines(self, batch: bytes, number: int, overlong: bool) -> list[bytes | None]:
-        if number == 1 and batch.startswith(BOM):
-            batch = batch[len(BOM) :]
-        lines: list[bytes | None] = [*batch.split(b"\n")]
-        if overlong:
+    def checked(batch: bytes) -> list[bytes | None]:
+        """The lines of a batch, checked as a whole, and one by one only where something is wrong."""
+        lines: list[bytes | None] = [*batch.removeprefix(BOM if number == 1 else b"").split(b"\n")]
+        if dropped:
             lines[0] = None
-        if (
-            b"\0" not in batch
-            and is_utf8(batch)
-            and (len(batch) <= self.limit or max(map(len, filter(None, lines)), default=0) <= self.limit)
-        ):
+        is_short = len(batch) <= limit or max(map(len, filter(None, lines)), default=0) <= limit
+        if b"\0" not in batch and is_short and is_utf8(batch):
             return lines
         for i, line in enumerate(lines):
-            if line is not None and (what := self._fault(line)):
-                self.report(number + i, what)
+            if line is not None and (what := _fault(line) or (overlong if len(line) > limit else "")):
+                faults(place_of(name, "line", number + i), what)
                 lines[i] = None
         return lines
 
-    def _fault(self, line: bytes) -> str:
-        if line.startswith(UTF16_MARKS):
-            return "looks like UTF-16, not UTF-8 (convert it with: iconv -f UTF-16 -t UTF-8)"
-        if b"\0" in line:
-            return "holds a NUL byte: this is not a text file"
-        if not is_utf8(line):
-            return f"not valid UTF-8 (byte {_bad_byte(line)} of the line)"
-        return self.overlong if len(line) > self.limit else ""
+    number, tail, tail_bytes, dropped = 1, [], 0, False
+    for chunk in chunks:
+        cut = chunk.rfind(b"\n")
+        if cut >= 0:
+            lines = checked(b"".join([*tail, chunk[:cut]]))
+            yield number, lines
+            number, tail, tail_bytes, dropped = number + len(lines), [], 0, False
+        tail.append(chunk[cut + 1 :])
+        tail_bytes += len(tail[-1])
+        if tail_bytes > limit:
+            if not dropped:
+                faults(place_of(name, "line", number), overlong)
+            tail, tail_bytes, dropped = [], 0, True  # the rest of the line is dropped unseen
+    if tail_bytes or dropped:
+        yield number, [None] if dropped else checked(b"".join(tail))
+
+
+def _fault(line: bytes) -> str:
+    if b"\0" in line:
+        return "holds a NUL byte: this is not a text file"
+    return "" if is_utf8(line) else f"not valid UTF-8 (byte {_bad_byte(line)} of the line)"
 
 
 def is_utf8(data: bytes) -> bool:
@@ -108,8 +90,12 @@ def _bad_byte(data: bytes) -> int:
     return 0
 
 
-def chunks_of_pipe(pipe: BinaryIO) -> Iterator[bytes]:
-    """Yields what comes through a pipe as soon as it is there."""
+def chunks_of_pipe(pipe: BinaryIO, name: str = "standard input") -> Iterator[bytes]:
+    """The text that comes through a pipe as UTF-8, as soon as it is there."""
+    return as_utf8(_chunks_of_pipe(pipe), name)
+
+
+def _chunks_of_pipe(pipe: BinaryIO) -> Iterator[bytes]:
     # The buffer's own read would wait for a whole megabyte, and holds a lock at which Python stumbles where the
     # program ends while a thread still waits.
     read = pipe.raw.read if isinstance(pipe, io.BufferedReader) else pipe.read

@@ -14,7 +14,7 @@ from typing import Any
 from distil_jax.data.rows.files import unfolds_too_far
 from distil_jax.data.rows.options import ReadOptions
 from distil_jax.data.rows.table import Faults, Row, RowStream, place_of
-from distil_jax.errors import UserError, one_line
+from distil_jax.errors import UserError, first_line, one_line
 
 _BATCH_ROWS = 256
 
@@ -45,10 +45,9 @@ def open_parquet(path: Path, options: ReadOptions, faults: Faults) -> RowStream:
             for number in range(metadata.num_row_groups):
                 _check_group(metadata.row_group(number), leaves, f"{path}, row group {number + 1}")
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        what = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
-        raise UserError(f"{path}: not a readable Parquet file ({what}); fetch or write it again") from error
+        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)}); write it again") from error
     rows = _rows(path, kept, leaves, faults) if kept else iter(())
-    return RowStream(str(path), "row", rows, names, _classes(described), count=metadata.num_rows)
+    return RowStream(str(path), "row", rows, names, classes=_classes(described), count=metadata.num_rows)
 
 
 def _check_group(group: Any, leaves: Collection[str], where: str) -> None:

@@ -111,7 +111,7 @@ def _held(chunks: Iterator[bytes], stream: RowStream) -> Iterator[bytes]:
 
 
 def _open_pipe(pipe: BinaryIO, name: str, options: ReadOptions, faults: Faults) -> RowStream:
-    chunks = chunks_of_pipe(pipe)
+    chunks = chunks_of_pipe(pipe, name)
     first = b""
     for chunk in chunks:  # until the first line is there
         first += chunk
@@ -149,35 +149,28 @@ def _opened(
 
 
 def _format_of_file(path: Path, first: bytes, options: ReadOptions) -> Format:
-    """The format by the ending; for text, TSV and endings that show nothing, by the first bytes, too."""
+    """The format by the ending, unless the first bytes are clearly those of another one."""
     suffix = suffix_of(path)
-    format = ENDINGS.get(suffix)
-    if format in ("csv", "tsv", "json", "jsonl"):
-        return _agreed(format, first, options)
+    format, found = ENDINGS.get(suffix), recognised_format(first, options)
+    if format == "tsv" and found == "conll":
+        return found
+    if format in ("csv", "tsv"):
+        return "jsonl" if found == "json" and is_object(first.removeprefix(BOM).partition(b"\n")[0]) else format
+    if format in ("json", "jsonl"):
+        return found if found in ("csv", "tsv") else format
     if format == "text" and not options.labelled:
-        found = recognised_format(first, options)
-        return found if found in ("conll", "csv", "tsv") else "text"
-    if format not in (None, "text"):
+        return found if found in ("conll", "csv", "tsv") else format
+    if format is not None and format != "text":
         return format
     if options.tagged:
         return "conll"
-    if format == "text" and (found := recognised_format(first, options)) in ("csv", "tsv"):
+    if format == "text" and found in ("csv", "tsv"):
         return found
     known = some([*ENDINGS])
     raise UserError(
         f"{path}: the ending {suffix or 'is missing and'} does not tell the format; use one of {known}, or name it "
         f"({', '.join(FORMATS)})"
     )
-
-
-def _agreed(format: Format, first: bytes, options: ReadOptions) -> Format:
-    """The format that an ending names, unless the first line is clearly another one."""
-    found = recognised_format(first, options)
-    if format == "tsv" and found == "conll":
-        return found
-    if format in ("csv", "tsv"):
-        return "jsonl" if found == "json" and is_object(first.removeprefix(BOM).partition(b"\n")[0]) else format
-    return found if found in ("csv", "tsv") else format
 
 
 def recognised_format(first: bytes, options: ReadOptions) -> Format | None:
@@ -208,17 +201,10 @@ def _has_columns(text: str, cut: bool, labels: Collection[str]) -> bool:
         return bool(lines)
     block = [line.split() for line in itertools.takewhile(str.strip, lines)]
     tags = {fields[-1] for fields in block if len(fields) > 1}
-    if not tags or len({len(fields) for fields in block}) > 1 or not _has_letters(tags):
+    if len({len(fields) for fields in block}) > 1 or not any(map(str.isalnum, itertools.chain.from_iterable(tags))):
         return False
     if len(block) == 1:  # of a single line, "blood type O" and "along the I-95" are text
         return tags <= {*labels} and tags != {OUTSIDE}
     # Sentences may well be equally long and end in a full stop, which is a label of taggers for parts of speech.
-    return all(tag in labels or _is_entity_tag(tag) for tag in tags)
-
-
-def _is_entity_tag(tag: str) -> bool:
-    return tag == OUTSIDE or (tag[1:2] == "-" and looks_like_span_tag(tag) and tag[2] in string.ascii_letters)
-
-
-def _has_letters(tags: Collection[str]) -> bool:
-    return any(character.isalnum() for tag in tags for character in tag)
+    rest = tags - {*labels, OUTSIDE}
+    return all(tag[1:2] == "-" and looks_like_span_tag(tag) and tag[2] in string.ascii_letters for tag in rest)

@@ -55,7 +55,9 @@ def open_separated(
     rest = ([*numbered_lines(iter([batch]))] for batch in batches)
     spaced = _has_spaced_quotes(sample, separator)
     cells = _cells(itertools.chain([first], rest), separator, spaced, stream, faults)
-    before, line, names = _first_row(cells)
+    # Rows may be left out before the first one that is not.
+    before, (line, names) = next(((i, row) for i, row in enumerate(cells) if row[1] is not None), (0, (1, None)))
+    names = names or []
     header = [name.strip() for name in names]
     if len(options.positions) == len(header) and not {*header} & {*options.wanted}:
         header, cells = [*options.positions], itertools.chain([(line, names)], cells)
@@ -75,14 +77,6 @@ def _first_batch(batches: Iterator[Batch]) -> list[Line]:
         if any(line for _, line in lines):
             break
     return lines
-
-
-def _first_row(cells: Iterator[Cells]) -> tuple[int, int, list[str]]:
-    """How many rows are left out before the first one that is not, its line, and its cells."""
-    for before, (line, values) in enumerate(cells):
-        if values is not None:
-            return before, line, values
-    return 0, 1, []
 
 
 def _rows(
@@ -144,33 +138,26 @@ def _unchecked(lines: Sequence[str], separator: str) -> list[list[str]]:
     return (rows[:-1] if len(rows) > 2 else rows) or [[]]
 
 
-def quotes_enclose(lines: Sequence[str], separator: str) -> bool | None:
+class QuoteVotes:
     """Whether double quotes enclose cells (True) or are characters of the text (False); None: there are none.
 
     A writer that quotes puts every cell with a quote into quotes and doubles the quotes inside. So a quote elsewhere
     speaks against quoting; a cell in quotes that holds a doubled quote, the separator or a line end speaks for it. If
     neither is there, quotes enclose where a whole column or every cell with a comma has them, and no other.
     """
-    return _counted(lines, separator).result()
 
-
-def _counted(lines: Sequence[str], separator: str) -> _QuoteVotes:
-    votes = _QuoteVotes(separator)
-    start = 0
-    while start < len(lines):
-        start += votes.add(lines, start)
-    return votes
-
-
-class _QuoteVotes:
-    def __init__(self, separator: str) -> None:
+    def __init__(self, lines: Sequence[str], separator: str) -> None:
+        """Counts the rows in these lines."""
         self.separator = separator
         self.cell = re.compile(rf'"(?:[^"]|"")*+"|[^"\n{re.escape(separator)}]*+')
         self.width = self.good = self.bad = self.rows = self.wrapped = 0
         self.columns: collections.Counter[int] = collections.Counter()
         self.only_commas = True  # cells are in quotes if, and only if, they hold a comma
+        start = 0
+        while start < len(lines):
+            start += self._add(lines, start)
 
-    def add(self, lines: Sequence[str], start: int) -> int:
+    def _add(self, lines: Sequence[str], start: int) -> int:
         """Counts one row, and returns how many lines it has."""
         line = lines[start].removesuffix("\r")
         if not line:
@@ -218,6 +205,7 @@ class _QuoteVotes:
             self.only_commas &= inside == ("," in cell)
 
     def result(self) -> bool | None:
+        """What the rows say."""
         if self.good or self.bad:
             return self.good > self.bad
         if not self.wrapped:
@@ -238,7 +226,7 @@ def _cells(
         lines = [line for _, line in batch if line]
         header = header or (lines or [""])[0]
         if enclose is None and any('"' in line for line in lines):
-            votes = _counted(lines if lines[0] == header else [header, *lines], separator)
+            votes = QuoteVotes(lines if lines[0] == header else [header, *lines], separator)
             enclose = votes.result()
             if enclose or votes.good or not votes.bad:  # text with quotes that enclose nothing can be read in one way
                 stream.note(f"double quotes {'enclose cells' if enclose else 'are part of the text'}")

@@ -34,13 +34,11 @@ class Row(NamedTuple):
 
 
 @dataclasses.dataclass
-class Table:
-    """The rows of one file, or of one split of a dataset.
+class _Source:
+    """Rows of one file, or of one split of a dataset.
 
     Attributes:
         name: file, or dataset and split, as a user would call it.
-        columns: names of all columns, those that are not kept included.
-        rows: the rows.
         unit: what `place` counts: "line", "row", "item"; "" where the place says so itself.
         classes: names of the classes of columns that hold class numbers, where the dataset knows them.
         flawed: rows that are left out because they were published broken.
@@ -49,9 +47,8 @@ class Table:
     """
 
     name: str
-    columns: Sequence[str]
-    rows: list[Row]
     unit: str = "line"
+    _: dataclasses.KW_ONLY
     classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     flawed: int = 0
     columns_taken: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -63,25 +60,28 @@ class Table:
 
 
 @dataclasses.dataclass
-class RowStream:
-    """Rows that are read as they are asked for.
+class Table(_Source):
+    """All rows in memory, with the names of all columns, those that are not kept included."""
+
+    _: dataclasses.KW_ONLY
+    columns: Sequence[str]
+    rows: list[Row] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class RowStream(_Source):
+    """Rows that are read as they are asked for; flaws and notes are complete once all rows were read.
 
     Attributes:
-        name, unit, classes, flawed, columns_taken, notes: as of `Table`; they are complete once all rows were read.
         rows: the rows, once.
         columns: names of all columns; None: each row has its own (JSON).
         count: number of rows, 0 where unknown.
         raw: the file on disk that is read; None: there is none.
     """
 
-    name: str
-    unit: str = "line"
     rows: Iterator[Row] = dataclasses.field(default_factory=lambda: iter(()))
     columns: Sequence[str] | None = None
-    classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    flawed: int = 0
-    columns_taken: dict[str, str] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
+    _: dataclasses.KW_ONLY
     count: int = 0
     raw: RawFile | None = None
 
@@ -90,10 +90,6 @@ class RowStream:
 
     def __next__(self) -> Row:
         return next(self.rows)
-
-    def where(self, row: Row) -> str:
-        """File and place of a row, for messages."""
-        return place_of(self.name, self.unit, row.place)
 
     def note(self, text: str) -> None:
         """Adds a note, once."""
@@ -111,7 +107,8 @@ class RowStream:
                 found.update(dict.fromkeys(row.values))
             kept = row.values if keep is None else {name: row.values[name] for name in row.values if name in keep}
             rows.append(row._replace(values=kept))
-        return Table(self.name, [*found], rows, self.unit, self.classes, self.flawed, self.columns_taken, self.notes)
+        described = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Source)}
+        return Table(**described, columns=[*found], rows=rows)
 
 
 def repeated(names: Iterable[str]) -> str | None:

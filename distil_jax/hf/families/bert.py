@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, HeadRule, TensorRule, linear, norm
-
-if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig
 
 _STORED, _LAYER = "encoder.layer.{i}", "encoder/layer_{i}"
 FIELDS = {
@@ -37,11 +32,6 @@ LAYER = (
 )
 
 
-def _implied(config: EncoderConfig) -> dict[str, Any]:
-    plain = {"position_offset": 0, "relative_buckets": 0, "embedding_size": 0}
-    return {"attention_output_dropout": config.hidden_dropout, **plain}
-
-
 BERT = Family(
     name="bert",
     class_prefix="Bert",
@@ -54,7 +44,12 @@ BERT = Family(
         "add_cross_attention": False,
         "use_cache": True,
     },
-    implied=_implied,
+    implied=lambda config: {
+        "attention_output_dropout": config.hidden_dropout,
+        "position_offset": 0,
+        "relative_buckets": 0,
+        "embedding_size": 0,
+    },
     # Google's bert_config.json has these and no model_type.
     signature=frozenset({"hidden_size", "num_hidden_layers", "num_attention_heads", "type_vocab_size", "vocab_size"}),
     layer=LAYER,

@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, HeadRule, TensorRule, linear, norm
 
-if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig
-
 _STORED, _LAYER = "transformer.layer.{i}", "encoder/layer_{i}"
-
-
-def _implied(_: EncoderConfig) -> dict[str, Any]:
-    return {
-        "attention_output_dropout": 0.0,
-        "type_vocab_size": 0,
-        "layer_norm_eps": 1e-12,
-        "position_offset": 0,
-        "relative_buckets": 0,
-        "embedding_size": 0,
-    }
 
 
 DISTILBERT = Family(
@@ -46,7 +30,14 @@ DISTILBERT = Family(
         "sinusoidal_pos_embds": False,
         "tie_weights_": True,
     },
-    implied=_implied,
+    implied=lambda config: {
+        "attention_output_dropout": 0.0,
+        "type_vocab_size": 0,
+        "layer_norm_eps": 1e-12,
+        "position_offset": 0,
+        "relative_buckets": 0,
+        "embedding_size": 0,
+    },
     signature=frozenset({"dim", "n_layers", "n_heads", "hidden_dim", "vocab_size"}),
     layer=(
         *linear(f"{_LAYER}/query", f"{_STORED}.attention.q_lin", "HH"),

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, HeadRule, TensorRule, linear, norm
-
-if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig
-
-
-def _implied(config: EncoderConfig) -> dict[str, Any]:
-    return BERT.implied(config) | {"embedding_size": config.embedding_size}
-
 
 _SMALL = {"hidden_size": 256, "num_heads": 4, "intermediate_size": 1024}  # transformers' defaults
 ELECTRA = Family(
@@ -27,7 +17,7 @@ ELECTRA = Family(
     },
     constants={**BERT.constants, "summary_last_dropout": 0.1},
     required={"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"},
-    implied=_implied,
+    implied=lambda config: BERT.implied(config) | {"embedding_size": config.embedding_size},
     layer=BERT.layer,
     # That of a generator; a discriminator has "replaced".
     mlm_head=(

@@ -122,10 +122,6 @@ class HeadRule:
         return (*dense, *linear("task_head/output", self.output, "KH"))
 
 
-def _nothing(_: EncoderConfig) -> dict[str, Any]:
-    return {}
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One family of encoders as transformers has it.
@@ -162,7 +158,7 @@ class Family:
     heads: Mapping[HeadName, HeadRule]
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    implied: Callable[[EncoderConfig], dict[str, Any]] = _nothing
+    implied: Callable[[EncoderConfig], dict[str, Any]] = lambda config: {}
     signature: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
     mlm_classes: frozenset[str] = frozenset()

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
 
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.family import ConfigField, Family, HeadRule, linear, norm
 from distil_jax.hf.families.roberta import ROBERTA
 
-if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig
-
+# transformers has 1 for padding and 32 buckets in its code, whatever config.json says.
+_FIXED = {"pad_token_id": 1, "position_offset": 2, "relative_buckets": 32, "type_vocab_size": 0}
 _STORED, _LAYER = "encoder.layer.{i}", "encoder/layer_{i}"
-
-
-def _implied(config: EncoderConfig) -> dict[str, Any]:
-    # transformers has 1 for padding and 32 buckets in its code, whatever config.json says.
-    fixed = {"pad_token_id": 1, "position_offset": 2, "relative_buckets": 32, "type_vocab_size": 0}
-    return BERT.implied(config) | fixed
 
 
 MPNET = Family(
@@ -31,7 +23,7 @@ MPNET = Family(
         "pad_token_id": ConfigField("pad_token_id", 1),
     },
     required={"relative_attention_num_buckets": 32},
-    implied=_implied,
+    implied=lambda config: BERT.implied(config) | _FIXED,
     layer=(
         *linear(f"{_LAYER}/query", f"{_STORED}.attention.attn.q", "HH"),
         *linear(f"{_LAYER}/key", f"{_STORED}.attention.attn.k", "HH"),

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
 
 from distil_jax.hf.families.bert import BERT
 from distil_jax.hf.families.family import WORD_EMBEDDINGS, ConfigField, Family, HeadRule, TensorRule, linear, norm
-
-if TYPE_CHECKING:
-    from distil_jax.models import EncoderConfig
-
-
-def _implied(config: EncoderConfig) -> dict[str, Any]:
-    return BERT.implied(config) | {"position_offset": config.pad_token_id + 1}
-
 
 ROBERTA = Family(
     name="roberta",
@@ -26,7 +17,7 @@ ROBERTA = Family(
         "pad_token_id": ConfigField("pad_token_id", 1),
     },
     constants=BERT.constants,
-    implied=_implied,
+    implied=lambda config: BERT.implied(config) | {"position_offset": config.pad_token_id + 1},
     layer=BERT.layer,
     mlm_head=(
         *linear("mlm_head/transform", "lm_head.dense", "HH"),

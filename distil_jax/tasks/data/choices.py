@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import string
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from distil_jax.data.rows import BadRowError, some
 from distil_jax.errors import UserError
 from distil_jax.tasks.data.labels import class_name, list_in_text, number_of
 
+T = TypeVar("T")
 _FEW = 12  # rows in which the first ending may well never be the right one
 
 
@@ -48,11 +49,6 @@ def present_endings(texts: Sequence[Any]) -> list[Any]:
     """The texts without those that are missing (null) behind the last one; an empty text is an ending."""
     last = max((place for place, text in enumerate(texts) if text is not None), default=-1)
     return ["" if text is None else text for text in texts[: last + 1]]
-
-
-class _Labelled(NamedTuple):
-    name: str
-    endings: Endings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,45 +111,36 @@ def choice_labels(
     Raises:
         UserError: labels fit in several ways, and these differ.
     """
-    labelled = [_Labelled(name, endings) for label, endings in rows if (name := _name_or_none(label)) is not None]
+    labelled = [(name, endings) for label, endings in rows if (name := _or_none(class_name, label)) is not None]
     if given or from_zero or not labelled:
         return ChoiceLabels(names=given), ""
     zero, one, text = ChoiceLabels(0), ChoiceLabels(1), ChoiceLabels(by_text=True)
     fits: dict[str, list[int | None]] = {
-        name: [_number_or_none(reading, row) for row in labelled]
+        name: [_or_none(reading.number, *row) for row in labelled]
         for name, reading in (("zero", zero), ("one", one), ("text", text))
     }
     good = {name: sum(number is not None for number in numbers) for name, numbers in fits.items()}
     whole = [name for name, count in good.items() if count == len(labelled)]
     if "text" in whole and len(whole) > 1 and any(fits[name] != fits["text"] for name in whole):
         raise UserError(
-            f"task.label: labels such as {labelled[0].name!r} may be endings or count them; say what stands for each "
+            f"task.label: labels such as {labelled[0][0]!r} may be endings or count them; say what stands for each "
             "ending, in order: --task.labels 0 1 2 3"
         )
-    numbers = {number_of(row.name) for row in labelled}
-    letters = any(row.name in string.ascii_letters for row in labelled)
-    counted = "labels count the endings from 1"
-    if 0 in numbers or numbers <= {None}:
-        return (zero, "") if good["zero"] >= good["text"] else (text, "")
-    if good["one"] > good["zero"] or (letters and "one" in whole):
-        return one, counted
-    if "zero" in whole and "one" in whole and fits["zero"] != fits["one"] and len(labelled) >= _FEW:
-        raise UserError(
-            f"task.label: the labels {some(sorted(str(number) for number in numbers))} may count the endings from 0 or "
-            "from 1; say what stands for each ending, in order: --task.labels 0 1 2 3 (or 1 2 3 4)"
-        )
+    numbers = {number_of(name) for name, _ in labelled}
+    if 0 not in numbers and not numbers <= {None}:
+        letters = any(name in string.ascii_letters for name, _ in labelled)
+        if good["one"] > good["zero"] or (letters and "one" in whole):
+            return one, "labels count the endings from 1"
+        if {"zero", "one"} <= {*whole} and fits["zero"] != fits["one"] and len(labelled) >= _FEW:
+            raise UserError(
+                f"task.label: the labels {some(sorted(map(str, numbers)))} may count the endings from 0 or from 1; say "
+                "what stands for each ending, in order: --task.labels 0 1 2 3 (or 1 2 3 4)"
+            )
     return (zero, "") if good["zero"] >= good["text"] else (text, "")
 
 
-def _name_or_none(label: Any) -> str | None:
+def _or_none(read: Callable[..., T], *arguments: Any) -> T | None:
     try:
-        return class_name(label)
-    except BadRowError:
-        return None
-
-
-def _number_or_none(reading: ChoiceLabels, row: _Labelled) -> int | None:
-    try:
-        return reading.number(row.name, row.endings)
+        return read(*arguments)
     except BadRowError:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distil_jax.data.rows import FIELD_LIMIT, BadRowError, Faults, Row, Table, some
@@ -19,25 +19,29 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleRules:
-    """How the rows of one table become examples.
+    """How the labels of a task are read, and how the rows of one table become examples.
 
     Attributes:
         classes: and the spellings of their labels.
-        role: labels may be missing where it is "test".
-        limits: of scores.
         sets: how sets of classes are written.
         choices: how a label says which ending is right.
-        iob2: tags are rewritten so that every entity begins with B-.
+        indicators: columns of 0 and 1 for each class.
+        notes: what was decided about labels, for the user.
+        role: labels may be missing where it is "test".
+        limits: of scores.
+        iob2: entities may be marked as in IOB1, and are rewritten so that every entity begins with B-.
         blank_text: empty texts are let through.
         unanswerable: a question may have no answer.
         unique_ids: an id may be there only once.
     """
 
     classes: Classes = NO_CLASSES
-    role: Role = "test"
-    limits: tuple[float, float] | None = None
     sets: SetForm = NAMES
     choices: ChoiceLabels = BY_NUMBER
+    indicators: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    role: Role = "test"
+    limits: tuple[float, float] | None = None
     iob2: bool = False
     blank_text: bool = False
     unanswerable: bool = True
@@ -76,45 +80,57 @@ def find_columns(table: Table, columns: Columns, role: Role) -> TakenColumns:
     Raises:
         UserError: one that is needed is missing; the columns that are there are named.
     """
-
-    def find(names: tuple[str, ...], needed: bool) -> str:
-        present = next((name for name in names if name in table.columns), "")
-        if needed and names and not present:
-            missing = " or ".join(map(repr, names))
-            raise UserError(f"{table.name}: no column {missing} (found: {some(table.columns)}){_hint(table)}")
-        return present
-
-    text, pair = find(columns.text, True), find(columns.pair, True)
-    whole = (names for names in columns.endings if all(name in table.columns for name in names))
-    endings: tuple[str, ...] = next(whole, ())
-    if columns.endings and not endings:
-        missing = next(name for name in columns.endings[-1] if name not in table.columns)
-        raise UserError(f"{table.name}: no column {missing!r} (found: {some(table.columns)}); endings are needed")
-    indicators = _indicators(table, columns, needed=role != "test")
-    soft = _soft(table, columns, role)
-    label = "" if indicators or soft else find(columns.label, role != "test")
-    return TakenColumns(text, pair, label, find(columns.id, False), endings, indicators, soft)
+    present = table.columns
+    try:
+        text, pair = first_of(columns.text, present), first_of(columns.pair, present)
+        endings = endings_of(columns.endings, present)
+        indicators, soft = _indicators(present, columns, needed=role != "test"), _soft(present, columns, role)
+        named = [name for name in columns.label if name in present] if role == "test" else columns.label
+        label = "" if indicators or soft else first_of(named, present)
+    except BadRowError as error:
+        raise UserError(f"{table.name}: {error}{_hint(table)}") from error
+    identity = next((name for name in columns.id if name in present), "")
+    return TakenColumns(text, pair, label, identity, endings, indicators, soft)
 
 
-def _indicators(table: Table, columns: Columns, *, needed: bool) -> tuple[str, ...]:
+def first_of(names: Sequence[str], present: Collection[str], flag: str = "") -> str:
+    """The first of the names that is present, "" for no names.
+
+    Raises:
+        BadRowError: none is; what is there is named, and the flag that names another.
+    """
+    found = next((name for name in names if name in present), "")
+    if names and not found:
+        another = f"; {flag} names another" if flag else ""
+        raise BadRowError(f"no column {' or '.join(map(repr, names))} (found: {some([*present])}{another})")
+    return found
+
+
+def endings_of(alternatives: Sequence[tuple[str, ...]], present: Collection[str], flag: str = "") -> tuple[str, ...]:
+    """The first of the alternatives whose columns are all present. Raises BadRowError, as `first_of`."""
+    found = next((names for names in alternatives if {*names} <= {*present}), ())
+    if alternatives and not found:
+        first_of([name for name in alternatives[-1] if name not in present], present, flag)
+    return found
+
+
+def _indicators(present: Collection[str], columns: Columns, *, needed: bool) -> tuple[str, ...]:
     """The columns of 0 and 1 for each class, where there are such; without `columns.label` they have to be."""
-    missing = [name for name in columns.indicators if name not in table.columns]
+    missing = [name for name in columns.indicators if name not in present]
     if not missing:
-        usual = not columns.label or columns.label[0] in columns.indicators or columns.label[0] not in table.columns
+        usual = not columns.label or columns.label[0] in columns.indicators or columns.label[0] not in present
         return columns.indicators if usual else ()
     if needed and not columns.label:
-        raise UserError(f"{table.name}: no column {missing[0]!r} (found: {some(table.columns)}); check task.label")
+        first_of(missing[:1], present)
     return ()
 
 
-def _soft(table: Table, columns: Columns, role: Role) -> tuple[str, ...]:
+def _soft(present: Collection[str], columns: Columns, role: Role) -> tuple[str, ...]:
     """The columns of probabilities; what is measured is taken from the label column where there is one."""
-    missing = [name for name in columns.soft if name not in table.columns]
-    if missing and role == "train":
-        raise UserError(
-            f"{table.name}: no column {missing[0]!r} (found: {some(table.columns)}); check task.soft_labels"
-        )
-    labelled = role != "train" and any(name in table.columns for name in columns.label)
+    missing = [name for name in columns.soft if name not in present]
+    if role == "train":
+        first_of(missing[:1], present)
+    labelled = role != "train" and any(name in present for name in columns.label)
     return () if missing or labelled else columns.soft
 
 
@@ -179,7 +195,12 @@ def labels_in(table: Table, taken: TakenColumns, role: Role) -> Iterator[Any]:
     """The labels of a table, without those of a test set that are kept secret."""
     if taken.label:
         values = (label_in(row, taken, table) for row in table.rows)
-        yield from (value for value in values if not (is_blank(value) or (role == "test" and value in (-1, "-1"))))
+        yield from (value for value in values if not is_missing(value, role))
+
+
+def is_missing(label: Any, role: Role) -> bool:
+    """Whether there is no label, or it is kept secret: datasets have -1 in such a test set."""
+    return is_blank(label) or (role == "test" and label in (-1, "-1"))
 
 
 def value_of(values: Mapping[str, Any], column: str) -> Any:

@@ -28,8 +28,7 @@ from distil_jax.data.rows import (
     suffix_of,
 )
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.columns import Columns, Role
-from distil_jax.tasks.data.published import PLAIN_SPLITS, SplitPlace
+from distil_jax.tasks.data.columns import PLAIN_SPLITS, Columns, Role, SplitPlace
 from distil_jax.tasks.examples import TaskSpec
 from distil_jax.tasks.kinds import TaskKind
 from distil_jax.tasks.registry import TASKS
@@ -70,9 +69,7 @@ def gather(settings: TaskSettings, spec: TaskSpec, rows: Mapping[Role, Any] | No
     if not settings.source and not files and not spec.published:
         if settings.unlabelled:
             return []
-        raise UserError(
-            f"task.train is not set: {spec.name} needs a file to learn from; set task.train (or task.source)"
-        )
+        raise UserError(f"task.train is not set: {spec.name} needs a file to learn from; set it, or task.source")
     reader = _Reader(settings, spec)
     parts = [reader.file(role, role, path) for role, path in files.items()]
     roles: list[Role] = [role for role in ROLES if role not in files]
@@ -112,7 +109,7 @@ class _Reader:
         """The rows of one file, or of an object in memory."""
         if isinstance(path, Path) and path.is_dir():
             raise UserError(f"{path}: is a folder; name the file itself, or give the folder with task.source")
-        faults = Faults(self.settings.on_error == "skip", gather=True)
+        faults = self._faults()
         table = read_table(path, self._options(), faults)
         if table.columns_taken:
             columns = Columns((WORDS,), label=(TAGS,))
@@ -121,6 +118,9 @@ class _Reader:
         else:
             columns = self.columns
         return Part(role, name, table, columns, faults)
+
+    def _faults(self) -> Faults:
+        return Faults(self.settings.on_error == "skip", gather=True)
 
     def _options(self) -> ReadOptions:
         settings, columns, defaults = self.settings, self.columns, TaskSettings()
@@ -170,11 +170,8 @@ class _Reader:
         for place in places:
             split = next((name for name in place.dataset_names if name in dataset.splits), None)
             if split is not None:
-                table, faults = (
-                    dataset.read(split, columns.names()).table(),
-                    Faults(self.settings.on_error == "skip", gather=True),
-                )
-                parts.append(Part(place.role, place.name, table, columns, faults))
+                table = dataset.read(split, columns.names()).table()
+                parts.append(Part(place.role, place.name, table, columns, self._faults()))
         if not parts and needed:
             raise UserError(f"{dataset.name}: no split that {self.spec.name} needs (found: {some(dataset.splits)})")
         return parts
@@ -185,7 +182,12 @@ class _Reader:
         published = self.spec.published
         names = published.folders if published else ()
         if published and root.name not in names:
-            self._check_folder(root)
+            # Raises for the folder of another task: some have files of the same names and columns.
+            for other in TASKS.values():
+                if other.published and root.name in other.published.folders:
+                    raise UserError(
+                        f"task.source = {str(root)!r} is the folder of {other.name}, not of {self.spec.name}"
+                    )
         folders = [root / name for name in names]
         for folder in [*(path for path in folders if path.is_dir()), root]:
             if published and published.text_files and (parts := self._text_files(folder, places)):
@@ -198,21 +200,13 @@ class _Reader:
         names = [name for place in places for name in (place.files if published else OWN_STEMS[place.role])]
         raise UserError(f"{root}: holds no data of {self.spec.name} (looked for {some(names, 8)}); check the folder")
 
-    def _check_folder(self, root: Path) -> None:
-        """Raises UserError for the folder of another task: some have files of the same names and columns."""
-        for other in TASKS.values():
-            if other.published and root.name in other.published.folders:
-                raise UserError(f"task.source = {str(root)!r} is the folder of {other.name}, not of {self.spec.name}")
-
     def _file_of(self, folder: Path, place: SplitPlace) -> Path | None:
         if self.spec.published:
             return next((folder / name for name in place.files if (folder / name).is_file()), None)
         found = [p for p in sorted(folder.iterdir()) if p.name.partition(".")[0] in OWN_STEMS[place.role]]
         found = [p for p in found if p.is_file() and suffix_of(p) in ENDINGS]
         if len(found) > 1:
-            raise UserError(
-                f"{folder}: {found[0].name} and {found[1].name} could both be meant; name the files in [task]"
-            )
+            raise UserError(f"{folder}: {found[0].name} and {found[1].name} both fit; name the files in [task]")
         return found[0] if found else None
 
     def _text_files(self, folder: Path, places: Iterable[SplitPlace]) -> list[Part]:
@@ -221,8 +215,8 @@ class _Reader:
         for place in places:
             if not all((folder / place.role / label).is_dir() for label in self.spec.labels):
                 continue
-            table = Table(str(folder / place.role), ["id", "text", "label"], [], unit="")
-            faults = Faults(self.settings.on_error == "skip", gather=True)
+            table = Table(str(folder / place.role), unit="", columns=["id", "text", "label"])
+            faults = self._faults()
             for label in self.spec.labels:
                 for path in sorted((folder / place.role / label).glob("*.txt"), key=_leading_number):
                     name = f"{label}/{path.stem}"

@@ -22,7 +22,6 @@ _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.0*)?")
 _NUMBER_INSIDE = re.compile(r"[0-9]+")
 _LONGEST_NUMBER = 40  # characters; longer digit strings are codes
 _TRUTH = {"false": False, "true": True}
-_SWITCH = {"0": 0, "1": 1, "false": 0, "true": 1}
 PLACEHOLDERS = frozenset(
     {"-", "--", "-1", "?", "n/a", "na", "nan", "nil", "none", "null", "unknown", "undefined", "missing", "unlabeled"}
 )
@@ -68,6 +67,7 @@ def plain_number(number: Decimal) -> str:
 
 
 def _truth(name: str) -> bool | None:
+    """True or false, 1 or 0, however it is spelled; None for anything else."""
     number = number_of(name)
     if number is None:
         return _TRUTH.get(name.casefold())
@@ -341,7 +341,7 @@ def set_form(values: Iterable[Any], classes: int, sets_as: SetsAs = "auto") -> S
         with contextlib.suppress(BadRowError):
             lists.append(set_names(value, bars))
     width = len(lists[0]) if lists else 0
-    switches = [[_switch(name) for name in names] for names in lists]
+    switches = [[*map(_truth, names)] for names in lists]
     alike = width > 0 and all(len(row) == width and None not in row for row in switches)
     if sets_as != "auto" or not alike or (classes and classes != width and not any(map(_repeats, lists))):
         return SetForm(bars, width if sets_as == "indicators" else 0)
@@ -362,18 +362,12 @@ def _repeats(names: Sequence[str]) -> bool:
     return len({*names}) < len(names)
 
 
-def _switch(name: str) -> int | None:
-    """0 or 1 however it is spelled; None for anything else."""
-    truth = _truth(name)
-    return None if truth is None else int(truth)
-
-
 def indicator(value: Any) -> int:
     """0 or 1 of a column that holds one class. Raises BadRowError for anything else."""
-    found = _switch(class_name(value))
+    found = _truth(class_name(value))
     if found is None:
         raise BadRowError(f"label {str(value)[:60]!r} is neither 0 nor 1")
-    return found
+    return int(found)
 
 
 def set_names(value: Any, bars: bool) -> list[str]:
@@ -403,20 +397,17 @@ def list_in_text(text: str, what: str) -> Any:
             if isinstance(found, list | tuple | dict):
                 return found
         items = text.strip("[] ").split()
-        if text.startswith("[") and text.endswith("]") and all(map(_is_written_by_numpy, items)):
+        known = all(number_of(item) is not None or item in ("True", "False") for item in items)
+        if known and text.startswith("[") and text.endswith("]"):
             return items
         raise BadRowError(f"{what} holds {text[:60]!r}, no JSON list ({error})") from error
-
-
-def _is_written_by_numpy(item: str) -> bool:
-    return number_of(item) is not None or item in ("True", "False")
 
 
 def class_set(value: Any, classes: Classes, form: SetForm) -> tuple[int, ...]:
     """1 for every class of the set and 0 for the others. Raises BadRowError for an unknown one."""
     names = set_names(value, form.bars)
     if form.width:
-        switches = [_switch(name) for name in names]
+        switches = [*map(_truth, names)]
         if len(names) != len(classes.names) or None in switches:
             count = len(classes.names)
             raise BadRowError(f"label {str(value)[:60]!r} does not hold a 0 or 1 for each of the {count} classes")

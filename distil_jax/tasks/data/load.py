@@ -9,9 +9,9 @@ from typing import Any
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import some
 from distil_jax.errors import UserError
-from distil_jax.tasks.data.classes import LabelledTable, LabelRules, decide_labels
+from distil_jax.tasks.data.classes import LabelledTable, LabelSource
 from distil_jax.tasks.data.columns import Role
-from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, find_columns, to_examples
+from distil_jax.tasks.data.convert import TakenColumns, find_columns, to_examples
 from distil_jax.tasks.data.gather import Part, gather
 from distil_jax.tasks.data.report import DataReport, SetReport, class_warnings, label_counts
 from distil_jax.tasks.data.splits import digest, draw, set_aside
@@ -50,16 +50,18 @@ def load_task(
     unread = [part.faults.count for part in parts]
     taken = [_columns(part, settings, spec) for part in parts]
     tables = [LabelledTable(part.role, part.table, columns) for part, columns in zip(parts, taken, strict=True)]
-    rules = decide_labels(settings, spec, tables, known)
+    rules = spec.kind.decide_labels(LabelSource(settings, spec, tables, known))
     if rules.indicators:
         taken = [dataclasses.replace(columns, label="", indicators=rules.indicators) for columns in taken]
     labels, notes, reports = rules.classes.names, [*rules.notes], []
     sets: dict[str, dict[str, list[Example]]] = {"train": {}, "validation": {}, "test": {}}
+    published = {"unique_ids": spec.kind.unique_ids, **spec.published.rules} if spec.published else {}
     for part, columns, lost in zip(parts, taken, unread, strict=True):
-        examples = to_examples(part.table, columns, spec.kind, _row_rules(part, spec, rules), part.faults)
+        own = dataclasses.replace(rules, role=part.role, **published)
+        examples = to_examples(part.table, columns, spec.kind, own, part.faults)
         sets[part.role][part.name] = examples
         reports.append(_set_report(part, columns, lost, examples, labels, spec.kind))
-        notes += _part_notes(part)
+        notes += _part_notes(part, reports[-1].title)
     _settle(parts)
     if not known and parts:
         _check_labels(labels, spec, parts)
@@ -72,7 +74,11 @@ def load_task(
     train = next(iter(sets["train"].values()), [])
     aside = bool(train) and not sets["validation"]
     if aside:
-        train, sets["validation"]["validation"] = _aside(train, spec, settings, seed, notes)
+        whole, share = len(train), settings.validation_fraction
+        train, validation = set_aside(train, share, seed, spec.kind)
+        sets["validation"]["validation"] = validation
+        counts = f"{len(validation):,} of {whole:,} training examples"
+        notes.append(f"validation: {counts} set aside ({share:.3g}), none was given")
     if 0 < settings.max_examples < len(train):
         notes.append(f"train: {settings.max_examples:,} of {len(train):,} examples drawn")
         train = draw(train, settings.max_examples, seed)
@@ -93,19 +99,8 @@ def load_task(
         warnings=class_warnings(labels, reports[0]) if parts else (),
         notes=tuple(notes),
     )
-    return TaskData(
-        spec,
-        labels,
-        train,
-        sets["validation"],
-        sets["test"],
-        sha256,
-        tuple(notes),
-        aside,
-        scheme,
-        tuple(unlabelled),
-        report,
-    )
+    found = (spec, labels, train, sets["validation"], sets["test"], sha256, tuple(notes))
+    return TaskData(*found, aside, scheme, tuple(unlabelled), report)
 
 
 def _settle(parts: Sequence[Part]) -> None:
@@ -166,21 +161,6 @@ def _check_labels(labels: tuple[str, ...], spec: TaskSpec, parts: Sequence[Part]
         raise UserError(f"{parts[0].table.name}: holds {only}, nothing can be learned from it; check task.label")
 
 
-def _row_rules(part: Part, spec: TaskSpec, labels: LabelRules) -> ExampleRules:
-    rules = ExampleRules(labels.classes, part.role, sets=labels.sets, choices=labels.choices)
-    published = spec.published
-    if published is None:
-        return rules
-    return dataclasses.replace(
-        rules,
-        limits=published.limits,
-        iob2=published.iob2,
-        blank_text=published.blank_text,
-        unanswerable=not published.answered,
-        unique_ids=spec.kind.unique_ids,
-    )
-
-
 def _set_report(
     part: Part,
     taken: TakenColumns,
@@ -204,21 +184,11 @@ def _set_report(
     )
 
 
-def _part_notes(part: Part) -> list[str]:
-    title = part.role if part.name in (part.role, "test") else f"{part.role} ({part.name})"
+def _part_notes(part: Part, title: str) -> list[str]:
     notes = []
     if part.table.flawed:
         notes.append(f"{title}: {part.table.flawed} rows with a wrong number of columns left out, published like that")
     return [*notes, *(f"{title}: {note}" for note in part.faults.notes)]
-
-
-def _aside(
-    train: list[Example], spec: TaskSpec, settings: TaskSettings, seed: int, notes: list[str]
-) -> tuple[list[Example], list[Example]]:
-    rest, validation = set_aside(train, settings.validation_fraction, seed, spec.kind)
-    share = f"{len(validation):,} of {len(train):,} training examples"
-    notes.append(f"validation: {share} set aside ({settings.validation_fraction:.3g}), none was given")
-    return rest, validation
 
 
 def _overlap_notes(train: Sequence[Example], validation: dict[str, list[Example]]) -> list[str]:
@@ -226,12 +196,7 @@ def _overlap_notes(train: Sequence[Example], validation: dict[str, list[Example]
     ids = {example.id for example in train}
     notes = []
     for name, examples in validation.items():
-        both = sum(example.id in ids for example in examples) if not _numbered(examples) else 0
-        if both:
+        both = sum(example.id in ids for example in examples)
+        if both and not all(example.id.isdecimal() for example in examples):  # row numbers say nothing across files
             notes.append(f"{name}: {both:,} of {len(examples):,} questions are training examples too")
     return notes
-
-
-def _numbered(examples: Sequence[Example]) -> bool:
-    """Whether ids are only row numbers, which say nothing across files."""
-    return all(example.id.isdecimal() for example in examples)

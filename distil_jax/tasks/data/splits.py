@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import random
@@ -90,12 +89,7 @@ def digest(
     for role, name, part in [*parts, *(("test", name, part) for name, part in test.items())]:
         found.update(json.dumps([role, name, len(part)]).encode())
         for example in part:
-            fields = [getattr(example, name) for name in _field_names(type(example))]
+            fields = [getattr(example, name) for name in example.__dataclass_fields__]
             found.update(json.dumps(fields, default=dataclasses.astuple).encode())
             found.update(b"\n")
     return found.hexdigest()
-
-
-@functools.cache
-def _field_names(kind: type[Example]) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,10 +65,6 @@ def _real(logits: Array, batch: TaskBatch) -> Array:
     return jnp.where(batch.token_share > 0, logits, _NEVER)
 
 
-def _loss(logits: Array, batch: TaskBatch) -> Array:
-    return entropy(_real(logits, batch), batch.labels, batch.weights)
-
-
 def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
     return divergence(_real(student, batch), _real(teacher, batch), batch.shares, temperature)
 
@@ -76,27 +72,15 @@ def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, tempera
 def _decode(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
     found: list[Prediction] = []
     for logits, example in zip(predicted.logits, predicted.examples, strict=True):
-        scores = softmax(logits.astype(np.float64))
-        place = int(scores.argmax())
-        found.append(
-            {
-                "choice": place,
-                "ending": example.endings[place],
-                "score": float(scores[place]),
-                "scores": scores.tolist(),
-            }
-        )
+        scores = softmax(logits.astype(np.float64)).tolist()
+        place = scores.index(max(scores))
+        found.append({"choice": place, "ending": example.endings[place], "score": scores[place], "scores": scores})
     return found
 
 
 def _measure(data: TaskData, predicted: _Predicted) -> dict[str, float]:
     chosen = np.array([row.argmax() for row in predicted.logits])
     return measure(data.spec.metrics, chosen, np.stack(predicted.encoded.labels or []))
-
-
-def _synthetic(identity: str, text: Callable[..., str], classes: int, pairs: bool) -> ChoiceExample:
-    del classes, pairs
-    return ChoiceExample(identity, text(), tuple(text() for _ in range(4)), int(identity) % 4)
 
 
 def _snippet(model: str, pairs: bool) -> list[str]:
@@ -128,13 +112,15 @@ CHOICE = TaskKind(
     decide_labels=decide_choices,
     rows=_encode,
     labels=row_labels,
-    loss=_loss,
+    loss=lambda logits, batch: entropy(_real(logits, batch), batch.labels, batch.weights),
     distillation_loss=_distillation_loss,
     decode=_decode,
     measure=_measure,
     label_of=lambda example: example.label,
     characters=lambda example: len(example.endings) * len(example.prompt) + sum(map(len, example.endings)),
-    synthetic=_synthetic,
+    synthetic=lambda name, text, classes, pairs: ChoiceExample(
+        name, text(), tuple(text() for _ in range(4)), int(name) % 4
+    ),
     snippet=_snippet,
     pipeline="multiple-choice",
     metrics=("accuracy",),

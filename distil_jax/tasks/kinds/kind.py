@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from distil_jax.hf import Tokenizer
     from distil_jax.models import HeadName, Problem, TaskHead
     from distil_jax.tasks.batches import Labels, TaskBatch
-    from distil_jax.tasks.data.classes import LabelledTable, LabelRules
+    from distil_jax.tasks.data.classes import LabelSource
     from distil_jax.tasks.data.columns import Columns
     from distil_jax.tasks.data.convert import ExampleRules, TakenColumns
-    from distil_jax.tasks.examples import TaskData, TaskSpec
+    from distil_jax.tasks.examples import TaskData
 
 E = TypeVar("E")  # the examples of a kind
 Logits = Sequence[np.ndarray]  # of each row of a set, without those of its padding
@@ -80,8 +80,7 @@ class TaskKind(Generic[E]):
         row: what a bare row is, for messages: "a text".
         bare: (row that is no mapping, columns) -> its values by column; None where it is no row of this kind.
         to_example: (id, values of a row, its columns, rules) -> the example; BadRowError where it is none.
-        decide_labels: (settings, task, tables, classes of a model) -> how labels are read: see
-            `tasks.data.classes.decide_labels`.
+        decide_labels: (source of labels) -> how they are read.
         rows: (tokenizer, examples, settings, training) -> rows of token ids; see `encode`.
         labels: (labels of the rows of a batch, length, batch size, class weights) -> labels as arrays with weights.
         loss: (logits, batch) -> () float32, the weighted sum of the losses against the labels, as transformers' model
@@ -130,7 +129,7 @@ class TaskKind(Generic[E]):
     row: str
     bare: Callable[[Any, Columns], dict[str, Any] | None]
     to_example: Callable[[str, Mapping[str, Any], TakenColumns, ExampleRules], E]
-    decide_labels: Callable[[TaskSettings, TaskSpec, Sequence[LabelledTable], tuple[str, ...]], LabelRules]
+    decide_labels: Callable[[LabelSource], ExampleRules]
     rows: Callable[[Tokenizer, Sequence[E], TaskSettings, bool], Encoded]
     labels: Callable[[Sequence[np.ndarray], int, int, np.ndarray | None], Labels]
     loss: Callable[[Array, TaskBatch], Array]
@@ -203,11 +202,6 @@ def divergence(student: Array, teacher: Array, shares: Array, temperature: float
     return distillation_kl(student.reshape(-1, width), teacher.reshape(-1, width), shares.reshape(-1), temperature).sum
 
 
-def class_loss(logits: Array, batch: TaskBatch) -> Array:
-    """Cross entropy against class numbers."""
-    return entropy(logits, batch.labels, batch.weights)
-
-
 def class_distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
     """KL to the teacher's classes."""
     return divergence(student, teacher, batch.shares, temperature)
@@ -224,9 +218,14 @@ def rounded(probabilities: Any) -> Any:
     return np.round(probabilities, _DIGITS)
 
 
+def output_names(head: TaskHead) -> tuple[str, ...]:
+    """What the outputs of a head are called."""
+    return head.labels or numbered_labels(head.num_outputs)
+
+
 def named_outputs(head: TaskHead, what: str) -> str:
     """How many outputs a head has and what they are called, the first 30."""
-    names = head.labels or numbered_labels(head.num_outputs)
+    names = output_names(head)
     shown = ", ".join(f"`{name}`" for name in names[:30])
     return f"{len(names)} {what}: {shown}" + (f" and {len(names) - 30} more" if len(names) > 30 else "")
 

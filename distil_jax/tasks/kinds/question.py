@@ -91,13 +91,6 @@ def _answer(item: Any, context: str) -> Answer:
     return Answer(text, start)
 
 
-def _bare(row: Any, columns: Columns) -> dict[str, Any] | None:
-    """A question and its context."""
-    if isinstance(row, list | tuple) and len(row) == 2:
-        return {columns.text[0]: row[0], columns.pair[0]: row[1]}
-    return None
-
-
 def _encode(
     tokenizer: Tokenizer, examples: Sequence[QuestionExample], settings: TaskSettings, training: bool
 ) -> Encoded:
@@ -223,7 +216,9 @@ QUESTION = TaskKind(
     columns=Columns(("question",), ("context",), ("answers",), ("id",)),
     flags=("--question", "--context"),
     row="a question and its context",
-    bare=_bare,
+    bare=lambda row, columns: (
+        {columns.text[0]: row[0], columns.pair[0]: row[1]} if isinstance(row, list | tuple) and len(row) == 2 else None
+    ),
     to_example=_to_example,
     decide_labels=no_labels,
     rows=_encode,

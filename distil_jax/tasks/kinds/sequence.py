@@ -10,12 +10,12 @@ import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
-from distil_jax.hf import Tokenizer, numbered_labels
+from distil_jax.hf import Tokenizer
 from distil_jax.tasks.batches import Labels, row_labels
 from distil_jax.tasks.data.classes import decide_classes, decide_sets, no_labels
 from distil_jax.tasks.data.columns import Columns
-from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, label_of, text_of
-from distil_jax.tasks.data.labels import class_set, indicator, is_blank, number_of, score
+from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, is_missing, label_of, text_of
+from distil_jax.tasks.data.labels import class_set, indicator, number_of, score
 from distil_jax.tasks.encoded import Encoded, assembled, cut_note, label_arrays, pieces
 from distil_jax.tasks.examples import SequenceExample, TaskData
 from distil_jax.tasks.kinds.kind import (
@@ -27,6 +27,7 @@ from distil_jax.tasks.kinds.kind import (
     divergence,
     entropy,
     named_outputs,
+    output_names,
     plain_score,
     rounded,
     softmax,
@@ -43,18 +44,22 @@ _ERRORS, _LONGEST_SHOWN = 10, 300  # wrong predictions in a result, and characte
 _ROUNDED = 0.02  # what probabilities that were written with few digits may add up to beside 1
 
 
-def _texts(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
-    blank = rules.blank_text
-    pair = text_of(values, taken.pair, blank=blank) if taken.pair else None
-    return SequenceExample(identity, text_of(values, taken.text, blank=blank), pair)
+def _with(label: Callable[[Mapping[str, Any], TakenColumns, ExampleRules], Any]) -> Callable[..., SequenceExample]:
+    """A `TaskKind.to_example` of texts with the label that `label` reads of a row."""
+
+    def to_example(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> Any:
+        text = text_of(values, taken.text, blank=rules.blank_text)
+        pair = text_of(values, taken.pair, blank=rules.blank_text) if taken.pair else None
+        return SequenceExample(identity, text, pair, label(values, taken, rules))
+
+    return to_example
 
 
-def _with_class(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
-    example = _texts(identity, values, taken, rules)
+def _class(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> int | tuple[float, ...] | None:
     if taken.soft:
-        return dataclasses.replace(example, label=_probabilities(values, taken.soft))
+        return _probabilities(values, taken.soft)
     value = label_of(values, taken, rules, hidden="-1" not in rules.classes.names)
-    return example if value is None else dataclasses.replace(example, label=rules.classes.number(value))
+    return None if value is None else rules.classes.number(value)
 
 
 def _probabilities(values: Mapping[str, Any], columns: Sequence[str]) -> tuple[float, ...]:
@@ -71,22 +76,14 @@ def _probabilities(values: Mapping[str, Any], columns: Sequence[str]) -> tuple[f
     return tuple(number / total for number in found)
 
 
-def _with_set(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
-    found = _indicated(values, taken, rules) if taken.indicators else _listed(values, taken, rules)
-    return dataclasses.replace(_texts(identity, values, taken, rules), label=found)
-
-
-def _listed(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> tuple[int, ...] | None:
-    """The set of classes in the column of labels; an empty text is a set without classes."""
-    value = values.get(taken.label) if taken.label else None
-    secret = rules.role == "test" and (value is None or value in (-1, "-1"))
-    return None if secret else class_set(value, rules.classes, rules.sets)
-
-
-def _indicated(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> tuple[int, ...] | None:
-    """The set of classes of a row with a column a class; None where a test set keeps them secret."""
+def _class_set(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> tuple[int, ...] | None:
+    """The set of classes of a row; None where a test set keeps it secret. An empty text is a set without classes."""
+    if not taken.indicators:
+        value = values.get(taken.label) if taken.label else None
+        secret = rules.role == "test" and (value is None or value in (-1, "-1"))
+        return None if secret else class_set(value, rules.classes, rules.sets)
     given = [values.get(name) for name in taken.indicators]
-    if rules.role == "test" and all(is_blank(value) or value in (-1, "-1") for value in given):
+    if rules.role == "test" and all(is_missing(value, "test") for value in given):
         return None
     found = []
     for name, value in zip(taken.indicators, given, strict=True):
@@ -97,10 +94,9 @@ def _indicated(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRul
     return tuple(found)
 
 
-def _with_score(identity: str, values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> SequenceExample:
-    example = _texts(identity, values, taken, rules)
+def _score(values: Mapping[str, Any], taken: TakenColumns, rules: ExampleRules) -> float | None:
     value = label_of(values, taken, rules, hidden=rules.limits is not None)
-    return example if value is None else dataclasses.replace(example, label=score(value, rules.limits))
+    return None if value is None else score(value, rules.limits)
 
 
 def _bare(row: Any, columns: Columns) -> dict[str, Any] | None:
@@ -127,24 +123,12 @@ def _encode(
     return assembled(tokenizer, [row[:2] for row in rows], labels, cut_note(sum(cut for *_, cut in rows), limit))
 
 
-def _characters(example: SequenceExample) -> int:
-    return len(example.text) + len(example.pair or "")
-
-
-def _names(head: TaskHead) -> tuple[str, ...]:
-    return head.labels or numbered_labels(head.num_outputs)
-
-
 def _stacked(predicted: _Predicted) -> np.ndarray:
     return np.stack(predicted.logits).astype(np.float64)
 
 
 def _references(predicted: _Predicted) -> np.ndarray:
     return np.stack(predicted.encoded.labels or [])
-
-
-def _measure(data: TaskData, predicted: _Predicted) -> dict[str, float]:
-    return measure(data.spec.metrics, np.stack(predicted.logits), _references(predicted))
 
 
 def _synthetic(
@@ -167,7 +151,7 @@ def _snippet(model: str, pairs: bool, arguments: str = "") -> list[str]:
 
 
 def _decode_classes(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
-    names, logits = _names(head), _stacked(predicted)
+    names, logits = output_names(head), _stacked(predicted)
     return [
         {"label": names[place], "score": row[place], "scores": dict(zip(names, row, strict=True))}
         for row, place in zip(softmax(logits).tolist(), logits.argmax(axis=-1), strict=True)
@@ -191,10 +175,6 @@ def _class_number(label: Any) -> int | None:
 
 def _class_references(predicted: _Predicted) -> np.ndarray:
     return np.array([_class_number(label) for label in predicted.encoded.labels or []])
-
-
-def _measure_classes(data: TaskData, predicted: _Predicted) -> dict[str, float]:
-    return measure(data.spec.metrics, np.stack(predicted.logits), _class_references(predicted))
 
 
 def _class_details(data: TaskData, predicted: _Predicted) -> dict[str, Any]:
@@ -240,17 +220,19 @@ CLASSES = TaskKind(
     columns=Columns(("text", "sentence"), ("pair", "text_pair"), id=("id",)),
     row="a text",
     bare=_bare,
-    to_example=_with_class,
+    to_example=_with(_class),
     decide_labels=decide_classes,
     rows=_encode,
     labels=row_labels,
     loss=_class_loss,
     distillation_loss=class_distillation_loss,
     decode=_decode_classes,
-    measure=_measure_classes,
+    measure=lambda data, predicted: measure(
+        data.spec.metrics, np.stack(predicted.logits), _class_references(predicted)
+    ),
     details=_class_details,
     label_of=lambda example: example.label,
-    characters=_characters,
+    characters=lambda example: len(example.text) + len(example.pair or ""),
     synthetic=lambda name, text, classes, pairs: _synthetic(name, text, pairs, int(name) % classes),
     snippet=_snippet,
     pipeline="text-classification",
@@ -300,7 +282,7 @@ def _set_distillation_loss(student: Array, teacher: Array, batch: Any, temperatu
 
 
 def _decode_sets(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
-    names, logits = _names(head), _stacked(predicted)
+    names, logits = output_names(head), _stacked(predicted)
     small = np.exp(-np.abs(logits))  # cannot overflow
     chances = np.where(logits >= 0, 1.0, small) / (1.0 + small)
     given = chances >= options.threshold
@@ -311,10 +293,6 @@ def _decode_sets(predicted: _Predicted, head: TaskHead, options: PredictionOptio
         }
         for row, chosen in zip(rounded(chances).tolist(), given, strict=True)
     ]
-
-
-def _set_details(data: TaskData, predicted: _Predicted) -> dict[str, Any]:
-    return set_details(data.labels, np.stack(predicted.logits) > 0, _references(predicted))
 
 
 def _set_weights(labels: Sequence[Any], classes: int) -> np.ndarray:
@@ -328,14 +306,14 @@ CLASS_SETS = dataclasses.replace(
     CLASSES,
     name="class_sets",
     problem="multi_label_classification",
-    to_example=_with_set,
+    to_example=_with(_class_set),
     labels=_label_sets,
     loss=_set_loss,
     distillation_loss=_set_distillation_loss,
     decode=_decode_sets,
-    measure=_measure,
+    measure=lambda data, predicted: measure(data.spec.metrics, np.stack(predicted.logits), _references(predicted)),
     soft_labels=False,
-    details=_set_details,
+    details=lambda data, predicted: set_details(data.labels, np.stack(predicted.logits) > 0, _references(predicted)),
     synthetic=lambda name, text, classes, pairs: _synthetic(
         name, text, pairs, tuple(int(name) >> bit & 1 for bit in range(classes))
     ),
@@ -360,16 +338,11 @@ def _score_loss(logits: Array, batch: Any) -> Array:
     return (batch.weights * error.mean(axis=-1)).sum()
 
 
-def _score_distillation_loss(student: Array, teacher: Array, batch: Any, temperature: float) -> Array:
-    del temperature
-    return (batch.shares * ((student - teacher) ** 2).mean(axis=-1)).sum()
-
-
 def _decode_scores(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
     rows = [[plain_score(value) for value in row] for row in _stacked(predicted)]
     if head.num_outputs == 1:
         return [{"score": row[0]} for row in rows]
-    return [{"scores": dict(zip(_names(head), row, strict=True))} for row in rows]
+    return [{"scores": dict(zip(output_names(head), row, strict=True))} for row in rows]
 
 
 def _measure_scores(data: TaskData, predicted: _Predicted) -> dict[str, float]:
@@ -382,9 +355,11 @@ SCORES = dataclasses.replace(
     name="scores",
     problem="regression",
     reads="scores of texts",
-    to_example=_with_score,
+    to_example=_with(_score),
     loss=_score_loss,
-    distillation_loss=_score_distillation_loss,
+    distillation_loss=lambda student, teacher, batch, temperature: (
+        batch.shares * ((student - teacher) ** 2).mean(axis=-1)
+    ).sum(),
     decode=_decode_scores,
     measure=_measure_scores,
     details=None,

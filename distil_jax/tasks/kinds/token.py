@@ -11,7 +11,7 @@ import numpy as np
 
 from distil_jax.config import TaskSettings
 from distil_jax.data.rows import BadRowError
-from distil_jax.hf import Tokenizer, numbered_labels
+from distil_jax.hf import Tokenizer
 from distil_jax.tasks.batches import Labels, normalised
 from distil_jax.tasks.data.classes import decide_tags
 from distil_jax.tasks.data.columns import Columns
@@ -25,8 +25,9 @@ from distil_jax.tasks.kinds.kind import (
     PredictionOptions,
     TaskKind,
     class_distillation_loss,
-    class_loss,
+    entropy,
     named_outputs,
+    output_names,
     rounded,
     softmax,
 )
@@ -57,7 +58,7 @@ def _to_example(identity: str, values: Mapping[str, Any], taken: TakenColumns, r
     words = value_of(values, taken.text)
     if isinstance(words, str) and rules.role == "test":
         words = words.split()
-    if not isinstance(words, list):
+    if not isinstance(words, list | tuple):
         raise BadRowError(f"column {taken.text!r} holds {type(words).__name__}, not a list of words")
     if not words:
         raise BadRowError("a sentence without words")
@@ -71,13 +72,6 @@ def _to_example(identity: str, values: Mapping[str, Any], taken: TakenColumns, r
         raise BadRowError(f"{len(words)} words but {len(tags)} tags")
     tags = to_iob2(tags) if rules.iob2 and all(isinstance(tag, str) for tag in tags) else tags
     return TokenExample(identity, checked, tuple(rules.classes.number(tag, "tag") for tag in tags))
-
-
-def _bare(row: Any, columns: Columns) -> dict[str, Any] | None:
-    """A text, whose words stand between blanks, or a list of words."""
-    return (
-        {columns.text[0]: list(row) if isinstance(row, tuple) else row} if isinstance(row, str | list | tuple) else None
-    )
 
 
 def _encode(tokenizer: Tokenizer, examples: Sequence[TokenExample], settings: TaskSettings, training: bool) -> Encoded:
@@ -138,13 +132,9 @@ def _word_logits(predicted: _Predicted) -> Iterator[tuple[np.ndarray, np.ndarray
     )
 
 
-def _names(head: TaskHead) -> tuple[str, ...]:
-    return head.labels or numbered_labels(head.num_outputs)
-
-
 def _decode(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
     """Words that no token stands for get the tag O (or the first one), score 0."""
-    names = _names(head)
+    names = output_names(head)
     missing = _NO_TAG if _NO_TAG in names else names[0]
     with_entities = all(map(is_span_tag, names))  # other tags, such as parts of speech, mark no entities
     found: list[Prediction] = []
@@ -238,12 +228,12 @@ TAGS = TaskKind(
     example=TokenExample,
     columns=Columns(("words", "tokens", "text"), label=("tags", "ner_tags", "label"), id=("id",)),
     row="a text or its words",
-    bare=_bare,
+    bare=lambda row, columns: {columns.text[0]: row} if isinstance(row, str | list | tuple) else None,
     to_example=_to_example,
     decide_labels=decide_tags,
     rows=_encode,
     labels=_label_tags,
-    loss=class_loss,
+    loss=lambda logits, batch: entropy(logits, batch.labels, batch.weights),
     distillation_loss=class_distillation_loss,
     decode=_decode,
     measure=_measure,

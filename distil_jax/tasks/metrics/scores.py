@@ -5,6 +5,7 @@ Both are imported where they are used: they take a second.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,9 +47,8 @@ def measure(names: Sequence[str], predictions: np.ndarray, references: np.ndarra
     _check_shapes(predictions, references)
     found: dict[str, float] = {}
     for name in names:
-        function = _MEASURES[name]
-        prepare = _scores if function in (_pearson, _spearman) else _classes
-        found[name] = float(function(references, prepare(name, predictions, references)))
+        prepare = _scores if name in _SCORE_MEASURES else _classes
+        found[name] = _MEASURES[name](references, prepare(name, predictions, references))
     return found
 
 
@@ -145,32 +145,22 @@ def _accuracy(references: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(right if right.ndim == 1 else right.all(axis=1)))
 
 
-def _f1(references: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
+def _f1_of_two(references: np.ndarray, predicted: np.ndarray) -> float:
     others = np.setdiff1d(np.concatenate([predicted, references]), [0, 1])
     if others.size:
         raise ValueError(f"f1 is for the classes 0 and 1, here is {others[0]:g}; use macro_f1 or micro_f1")
-    return float(f1_score(references, predicted, zero_division=_ZERO))
+    return _f1(references, predicted, "binary")
 
 
-def _macro_f1(references: np.ndarray, predicted: np.ndarray) -> float:
+def _f1(references: np.ndarray, predicted: np.ndarray, average: Any) -> float:
     from sklearn.metrics import f1_score
 
-    if references.ndim == 1:
-        return float(f1_score(references, predicted, average="macro", zero_division=_ZERO))
-    columns = references.shape[1]
-    every: Any = None
-    found: Any = f1_score(*_two_columns(references > 0, predicted), average=every, zero_division=_ZERO)
-    return float(np.mean(found[:columns]))
-
-
-def _micro_f1(references: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
+    columns = slice(None)
     if references.ndim == 2:
+        columns, average = (slice(references.shape[1]), None) if average == "macro" else (columns, average)
         references, predicted = _two_columns(references > 0, predicted)
-    return float(f1_score(references, predicted, average="micro", zero_division=_ZERO))
+    found: Any = f1_score(references, predicted, average=average, zero_division=_ZERO)
+    return float(np.mean(np.atleast_1d(found)[columns]))
 
 
 def _two_columns(references: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,31 +177,24 @@ def _matthews(references: np.ndarray, predicted: np.ndarray) -> float:
     return float(matthews_corrcoef(references, predicted))
 
 
-def _pearson(references: np.ndarray, predicted: np.ndarray) -> float:
-    from scipy.stats import pearsonr
+def _correlation(references: np.ndarray, predicted: np.ndarray, function: str) -> float:
+    import scipy.stats
 
-    return _correlation(pearsonr, references, predicted)
-
-
-def _spearman(references: np.ndarray, predicted: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    return _correlation(spearmanr, references, predicted)
-
-
-def _correlation(function: Callable[..., Any], references: np.ndarray, predicted: np.ndarray) -> float:
     left, right = references.astype(np.float64), predicted.astype(np.float64)
     if min(np.ptp(left), np.ptp(right)) == 0:
         return 0.0
-    return float(np.clip(function(right, left).statistic, -1, 1))
+    return float(np.clip(getattr(scipy.stats, function)(right, left).statistic, -1, 1))
 
 
-_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+_CLASS_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "micro_f1": _micro_f1,
+    "f1": _f1_of_two,
+    "macro_f1": functools.partial(_f1, average="macro"),
+    "micro_f1": functools.partial(_f1, average="micro"),
     "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
 }
+_SCORE_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "pearson": functools.partial(_correlation, function="pearsonr"),
+    "spearman": functools.partial(_correlation, function="spearmanr"),
+}
+_MEASURES = _CLASS_MEASURES | _SCORE_MEASURES

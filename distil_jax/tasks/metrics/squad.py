@@ -66,9 +66,7 @@ def squad_measures(
 def _check_complete(what: str, values: Mapping[str, object], examples: Sequence[QuestionExample]) -> None:
     missing = [example.id for example in examples if example.id not in values]
     if missing:
-        raise UserError(
-            f"no {what} for {len(missing)} of {len(examples)} questions: first {missing[0]!r}; give one for each"
-        )
+        raise UserError(f"no {what} for {len(missing)} of {len(examples)} questions: first {missing[0]!r}; give all")
 
 
 def _withhold(

@@ -86,10 +86,10 @@ def test_foreign_locked_and_unwritable_folders(tmp_path: Path, settings: CorpusS
     (folder_of(settings) / "thesis.txt").unlink()
     handle = os.open(folder_of(settings), os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another process is preparing"):
+    with pytest.raises(UserError, match="another process prepares"):
         prepare(settings, "train", tiny)
     os.close(handle)
-    with pytest.raises(UserError, match=r"text\.txt.*: cannot be made or opened as a folder"):
+    with pytest.raises(UserError, match=r"text\.txt.*: cannot be used as a folder"):
         prepare(dataclasses.replace(settings, folder=settings.train[0]), "train", tiny)
     (folder_of(settings) / ".prepare.json.1.tmp").write_bytes(b"killed here")
     prepare(settings, "train", tiny)

@@ -139,8 +139,7 @@ def test_an_overlong_last_line_and_utf16(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 2: longer"):
         read(path, max_line_bytes=2_000_000)
     assert read(path, max_line_bytes=2_000_000, on_error="skip") == [["good"]]
-    with pytest.raises(UserError, match=r"line 1: looks like UTF-16.*iconv"):
-        read(write(tmp_path / "b.txt", "one\ntwo".encode("utf-16")))
+    assert read(write(tmp_path / "b.txt", "one\ntwo".encode("utf-16"))) == [["one", "two"]]
 
 
 @pytest.mark.parametrize("data", [b"", b"\n \n\r\n"])

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from distil_jax.config import CorpusSettings
-from distil_jax.data.corpus import open_corpus
-from distil_jax.data.corpus.splits import prepare_splits
+from distil_jax.data.corpus import open_corpus, prepare_splits
 from distil_jax.errors import UserError
 
 

@@ -90,7 +90,7 @@ def test_folders_that_are_no_corpus(tmp_path: Path, corpus: Corpus) -> None:
     with pytest.raises(UserError, match=r"no finished corpus here; make it with `distil-jax prepare`"):
         open_corpus(corpus.folder)
     (corpus.folder / "index.json").write_text('{"format": "something else"}')
-    with pytest.raises(UserError, match="not the index of a token corpus"):
+    with pytest.raises(UserError, match="not the index of distil_jax tokens"):
         open_corpus(corpus.folder)
 
 

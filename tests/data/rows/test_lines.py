@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_jax.data.rows import Faults, batches_of_lines, is_utf8
+from distil_jax.data.rows.files import as_utf8
 from distil_jax.data.rows.lines import chunks_of_pipe, numbered_lines
 from distil_jax.errors import UserError
 
@@ -37,7 +38,7 @@ def test_only_line_feeds_end_lines_and_marks_are_dropped() -> None:
     [
         (b"na\xefve", r"line 2: not valid UTF-8 \(byte 3"),
         (b"a\0", "line 2: holds a NUL"),
-        ("x".encode("utf-16"), "line 2: looks like UTF-16"),
+        ("x".encode("utf-16"), "line 2: holds a NUL"),
         (b"x" * 1001, "line 2: longer than max_line_bytes = 1000"),
     ],
 )
@@ -51,6 +52,16 @@ def test_bad_lines_stop_or_are_left_out(bad: bytes, message: str) -> None:
 
 def test_what_is_utf_8() -> None:
     assert is_utf8(b"") and is_utf8("ä".encode()) and not is_utf8("ä".encode()[:1])
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_utf_16_is_read_by_its_mark(codec: str, size: int) -> None:
+    data = "\ufeffone\nzwö 𝄞\n".encode(codec)
+    chunks = as_utf8((data[i : i + size] for i in range(0, len(data), size)), "a")
+    assert lines(*chunks) == [(1, "one"), (2, "zwö 𝄞")]
+    with pytest.raises(UserError, match="a: begins as UTF-16"):
+        lines(*as_utf8(iter([data[:-1]]), "a"))
 
 
 def test_what_came_through_a_pipe_is_given_on() -> None:

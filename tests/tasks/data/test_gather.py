@@ -189,7 +189,7 @@ def test_a_folder_of_own_data(tmp_path: Path) -> None:
     assert short(data.train) == [("0", "a", None, 0), ("1", "b", None, 1)]
     assert short(data.validation["validation"]) == [("0", "c", None, 1)]
     fill(tmp_path, {"train.tsv": "text\tlabel\n"})
-    with pytest.raises(UserError, match=r"train\.csv and train\.tsv could both be meant"):
+    with pytest.raises(UserError, match=r"train\.csv and train\.tsv both fit"):
         load("classification", tmp_path)
 
 

@@ -16,7 +16,7 @@ from distil_jax.tasks.encoded import IGNORED, Encoded
 from distil_jax.tasks.examples import TaskData, TokenExample
 from distil_jax.tasks.kinds import Predicted, PredictionOptions
 from distil_jax.tasks.kinds.token import TAG_METRICS, TAGS, TaggedWords
-from distil_jax.tasks.measures import measures_of, score
+from distil_jax.tasks.measures import score
 from distil_jax.tasks.registry import task_spec
 
 LONG = "the big old dog ran fast home to eat red fish with the cat"
@@ -130,6 +130,6 @@ def test_tags_are_measured_as_entities_where_they_mark_some(
     encoded = Encoded([rows], [rows], [rows], np.array([5], np.int32), 0, (), parts=[TaggedWords(0, np.arange(3))])
     logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 0]]  # the last word is wrong
     data = TaskData(spec, labels, [], {}, {}, "")
-    found = measures_of(data, TaskSettings(), [sentence], encoded, [logits])
+    found = spec.kind.measure(data, Predicted([logits], encoded, [sentence], TaskSettings()))
     assert found == pytest.approx({**expected, "tag_accuracy": 2 / 3})
     assert score(spec.headline, spec.metrics, found) == pytest.approx(expected.get("entity_f1", 2 / 3))
