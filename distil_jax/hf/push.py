@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from distil_jax.errors import FaultError, UserError, first_line
+from distil_jax.errors import FaultError, UserError, first_line, one_line
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -64,5 +64,7 @@ def push_folder(folder: Path, repository: str, *, private: bool = False, message
             ) from error
         raise FaultError(f"{repository}: the hub refused the upload: {first_line(error)}") from error
     except Exception as error:  # no connection, an unreadable file: which library raises depends on the hub's version
-        raise FaultError(f"{repository}: the upload broke off ({first_line(error)}); repeat the command") from error
+        raise FaultError(
+            f"{repository}: the upload broke off ({first_line(error)}); the same command continues it"
+        ) from error
     return str(address)

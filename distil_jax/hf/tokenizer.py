@@ -231,7 +231,9 @@ def _class_of(settings: dict[str, Any], model: dict[str, Any], files: dict[str, 
     if not named and not known and bare:
         known = FAMILIES["roberta" if "vocab.json" in files else "bert"].tokenizer
         if not settings and "vocab.txt" in files:
-            settings["do_lower_case"] = not _is_cased(files["vocab.txt"])
+            tokens = [token for token in _lines(files["vocab.txt"]) if not re.match(r"\[.*\]|<.*>", token)]
+            cased = sum(token != token.lower() for token in tokens)
+            settings["do_lower_case"] = cased <= _CASED_SHARE * len(tokens)
     name = str(named or known or _ANY_CLASS[0])
     if name in _ANY_CLASS:
         return transformers.PreTrainedTokenizerFast
@@ -250,11 +252,6 @@ def _class_of(settings: dict[str, Any], model: dict[str, Any], files: dict[str, 
 
 def _lines(vocabulary: bytes) -> set[str]:
     return {line.rstrip() for line in vocabulary.decode("utf-8").split("\n")} - {""}
-
-
-def _is_cased(vocabulary: bytes) -> bool:
-    tokens = [token for token in _lines(vocabulary) if not re.match(r"\[.*\]|<.*>", token)]
-    return sum(token != token.lower() for token in tokens) > _CASED_SHARE * len(tokens)
 
 
 def _tokenizer_of(source: Any, path: Path, lines: int) -> Tokenizer:

@@ -71,7 +71,12 @@ def save_pretrained(
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
     tree = {"encoder": params} if "embeddings" in params else params
-    settings = _settings(config, head, tree, extra or {})
+    if head is None:
+        settings = encoder_config_to_hf(config, "mlm" if "mlm_head" in tree else "none")
+    else:
+        settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
+    # Sorted here: json's sort_keys would put label 10 before label 2.
+    settings = dict(sorted({**settings, **(extra or {})}.items()))
     # Not tempfile: its folders are private to the user, and the rename would keep that.
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
     try:
@@ -115,17 +120,6 @@ def write_weights(
             raise UserError(f"--dtype float16: {name} has numbers above 65504; choose bfloat16 or float32")
         tensors[name] = values.astype(kind, copy=False)
     save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _settings(
-    config: EncoderConfig, head: TaskHead | None, tree: Mapping[str, Any], extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What config.json holds, sorted here: json's sort_keys would put label 10 before label 2."""
-    if head is None:
-        settings = encoder_config_to_hf(config, "mlm" if "mlm_head" in tree else "none")
-    else:
-        settings = encoder_config_to_hf(config, head.kind) | task_head_to_hf(config, head)
-    return dict(sorted((settings | dict(extra)).items()))
 
 
 def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

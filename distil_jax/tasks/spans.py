@@ -76,12 +76,6 @@ class QuestionWindows:
     split_answers: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Context:
-    ids: np.ndarray  # [T] int32
-    offsets: np.ndarray  # [T, 2] int32
-
-
 def question_windows(
     tokenizer: Tokenizer,
     examples: Sequence[QuestionExample],
@@ -117,11 +111,11 @@ def question_windows(
     windows: list[Window] = []
     counts = {"found": 0, "none": 0, "inexact": 0, "lost": 0, "split": 0}
     for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
-        context = contexts[example.context]
+        tokens, places = contexts[example.context]
         head = np.array([*pair.before, *question[:max_question_length], *pair.between], np.int32)
-        key = (len(context.ids), max_length - len(head) - len(pair.after))
+        key = (len(tokens), max_length - len(head) - len(pair.after))
         layout = layouts.get(key) or layouts.setdefault(key, window_layout(*key, doc_stride))
-        state, first, last = _answer_tokens(example, context.offsets)
+        state, first, last = _answer_tokens(example, places)
         counts[state] += 1
         holders = 0
         for begin, max_context in layout:
@@ -132,22 +126,24 @@ def question_windows(
                 holders += inside
                 shift = len(head) - begin
                 start, end = (first + shift, last + shift) if inside else (_NO_ANSWER, _NO_ANSWER)
-            ids = np.concatenate([head, context.ids[begin:stop], np.array(pair.after, np.int32)])
-            offsets = context.offsets[begin:stop]
-            windows.append(Window(number, ids, len(head), offsets, max_context, start, end, pair.types[1]))
+            ids = np.concatenate([head, tokens[begin:stop], np.array(pair.after, np.int32)])
+            windows.append(Window(number, ids, len(head), places[begin:stop], max_context, start, end, pair.types[1]))
         counts["split"] += state in ("found", "inexact") and not holders
     cut = sum(len(question) > max_question_length for question in questions)
     return QuestionWindows(windows, cut, counts["inexact"], counts["lost"], counts["split"])
 
 
-def _encode_contexts(tokenizer: Tokenizer, examples: Sequence[QuestionExample]) -> dict[str, _Context]:
+def _encode_contexts(
+    tokenizer: Tokenizer, examples: Sequence[QuestionExample]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Ids [T] and offsets [T, 2] of the tokens of each context, int32."""
     texts = list(dict.fromkeys(example.context for example in examples))
-    found: dict[str, _Context] = {}
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for begin in range(0, len(texts), _CONTEXTS_AT_ONCE):
         some = texts[begin : begin + _CONTEXTS_AT_ONCE]
         for text, one in zip(some, tokenizer.backend.encode_batch(some, add_special_tokens=False), strict=True):
             offsets = np.array(one.offsets, np.int32).reshape(-1, 2)
-            found[text] = _Context(np.array(one.ids, np.int32), offsets)
+            found[text] = np.array(one.ids, np.int32), offsets
     return found
 
 

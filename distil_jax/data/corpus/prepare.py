@@ -196,7 +196,7 @@ class _Tally:
         self.bytes_total = sum(s.size for s in sources) if all(s.path for s in sources) else None
         self.entries: dict[int, dict[str, Any]] = {}
         self.counts: np.ndarray | None = None
-        self.totals = dict.fromkeys(
+        self.totals: dict[str, int] = dict.fromkeys(
             ("text_bytes", "documents", "sequences", "tokens", "rows", "dropped_short", "dropped_unknown"), 0
         )
         self.position = self.reused = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import string
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -207,4 +207,4 @@ def _has_columns(text: str, cut: bool, labels: Collection[str]) -> bool:
         return tags <= {*labels} and tags != {OUTSIDE}
     # Sentences may well be equally long and end in a full stop, which is a label of taggers for parts of speech.
     rest = tags - {*labels, OUTSIDE}
-    return all(tag[1:2] == "-" and looks_like_span_tag(tag) and tag[2] in string.ascii_letters for tag in rest)
+    return all(looks_like_span_tag(tag) and re.match("[^-]-[A-Za-z]", tag) for tag in rest)

@@ -83,22 +83,6 @@ def _measure(data: TaskData, predicted: _Predicted) -> dict[str, float]:
     return measure(data.spec.metrics, chosen, np.stack(predicted.encoded.labels or []))
 
 
-def _snippet(model: str, pairs: bool) -> list[str]:
-    del pairs
-    return [
-        "import torch",
-        "from transformers import AutoModelForMultipleChoice, AutoTokenizer",
-        "",
-        f"tokenizer = AutoTokenizer.from_pretrained({model})",
-        f"model = AutoModelForMultipleChoice.from_pretrained({model})",
-        'endings = ["one ending.", "another ending."]',
-        'inputs = tokenizer(["A prompt"] * len(endings), endings, padding=True, return_tensors="pt")',
-        "with torch.no_grad():",
-        "    scores = model(**{key: values[None] for key, values in inputs.items()}).logits",
-        "print(endings[scores.argmax()])",
-    ]
-
-
 CHOICE = TaskKind(
     name="choice",
     head="choice",
@@ -121,7 +105,18 @@ CHOICE = TaskKind(
     synthetic=lambda name, text, classes, pairs: ChoiceExample(
         name, text(), tuple(text() for _ in range(4)), int(name) % 4
     ),
-    snippet=_snippet,
+    snippet=lambda model, pairs: [
+        "import torch",
+        "from transformers import AutoModelForMultipleChoice, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({model})",
+        f"model = AutoModelForMultipleChoice.from_pretrained({model})",
+        'endings = ["one ending.", "another ending."]',
+        'inputs = tokenizer(["A prompt"] * len(endings), endings, padding=True, return_tensors="pt")',
+        "with torch.no_grad():",
+        "    scores = model(**{key: values[None] for key, values in inputs.items()}).logits",
+        "print(endings[scores.argmax()])",
+    ],
     pipeline="multiple-choice",
     metrics=("accuracy",),
     optional_pair=True,

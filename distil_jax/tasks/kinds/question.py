@@ -192,22 +192,6 @@ def _synthetic(identity: str, text: Callable[..., str], classes: int, pairs: boo
     return QuestionExample(identity, text(), context, (Answer(context.split()[0], 0),))
 
 
-def _snippet(model: str, pairs: bool) -> list[str]:
-    del pairs
-    return [
-        "import torch",
-        "from transformers import AutoModelForQuestionAnswering, AutoTokenizer",
-        "",
-        f"tokenizer = AutoTokenizer.from_pretrained({model})",
-        f"model = AutoModelForQuestionAnswering.from_pretrained({model})",
-        'inputs = tokenizer("A question?", "A context that answers it.", return_tensors="pt")',
-        "with torch.no_grad():",
-        "    found = model(**inputs)",
-        "start, end = found.start_logits.argmax(), found.end_logits.argmax()",
-        'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
-    ]
-
-
 QUESTION = TaskKind(
     name="question",
     head="question",
@@ -231,7 +215,18 @@ QUESTION = TaskKind(
     counted=lambda answers: ("answered" if answers else "without an answer",),
     characters=lambda example: len(example.question) + len(example.context),
     synthetic=_synthetic,
-    snippet=_snippet,
+    snippet=lambda model, pairs: [
+        "import torch",
+        "from transformers import AutoModelForQuestionAnswering, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({model})",
+        f"model = AutoModelForQuestionAnswering.from_pretrained({model})",
+        'inputs = tokenizer("A question?", "A context that answers it.", return_tensors="pt")',
+        "with torch.no_grad():",
+        "    found = model(**inputs)",
+        "start, end = found.start_logits.argmax(), found.end_logits.argmax()",
+        'print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))',
+    ],
     pipeline="question-answering",
     metrics=("exact_match", "squad_f1"),
     max_length=384,

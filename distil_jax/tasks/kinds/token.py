@@ -211,16 +211,6 @@ def _synthetic(identity: str, text: Callable[..., str], classes: int, pairs: boo
     return TokenExample(identity, words, tuple((int(identity) + place) % classes for place in range(len(words))))
 
 
-def _snippet(model: str, pairs: bool) -> list[str]:
-    del pairs
-    return [
-        "from transformers import pipeline",
-        "",
-        f'tagger = pipeline("token-classification", {model}, aggregation_strategy="first")',
-        'print(tagger("A sentence."))',
-    ]
-
-
 TAGS = TaskKind(
     name="tags",
     head="token",
@@ -242,7 +232,12 @@ TAGS = TaskKind(
     counted=lambda tags: tags,
     characters=lambda example: sum(map(len, example.words)),
     synthetic=_synthetic,
-    snippet=_snippet,
+    snippet=lambda model, pairs: [
+        "from transformers import pipeline",
+        "",
+        f'tagger = pipeline("token-classification", {model}, aggregation_strategy="first")',
+        'print(tagger("A sentence."))',
+    ],
     pipeline="token-classification",
     metrics=ENTITY_METRICS,
     tagged=True,
