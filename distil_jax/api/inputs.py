@@ -6,13 +6,13 @@ What is in memory is written below `inputs` in the run's folder, so that the run
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from distil_jax.api.result import Result, module_of
 from distil_jax.config import Config, load_config, with_overrides
-from distil_jax.data.rows import RowWriter, open_rows
+from distil_jax.data.rows import Faults, RowWriter, open_rows
 from distil_jax.errors import UserError
 from distil_jax.export import read_run
 from distil_jax.hf import Tokenizer, home_resolved, save_pretrained
@@ -72,7 +72,9 @@ def model_folder(model: Model, place: Path) -> str:
     return str(place)
 
 
-def text_sources(text: Any, folder: Path, split: str, column: str) -> tuple[str, ...]:
+def text_sources(
+    text: Any, folder: Path, split: str, column: str, *, on_error: str = "stop", argument: str = "text"
+) -> tuple[str, ...]:
     """Sources of a corpus: files as they are, texts in memory as a file below `folder`.
 
     Args:
@@ -81,9 +83,11 @@ def text_sources(text: Any, folder: Path, split: str, column: str) -> tuple[str,
         folder: of the run.
         split: "train" or "validation".
         column: of the text in rows.
+        on_error: "stop" at a row without a text, or "skip" it.
+        argument: what the caller calls the text, for messages.
 
     Raises:
-        UserError: there is no text.
+        UserError: there is no text, or a row has none.
     """
     if isinstance(text, str | Path):
         return (str(text),)
@@ -91,15 +95,35 @@ def text_sources(text: Any, folder: Path, split: str, column: str) -> tuple[str,
         return tuple(map(str, text))
     place = folder / INPUTS_FOLDER / f"{split}.jsonl"
     place.parent.mkdir(parents=True, exist_ok=True)
+    faults = Faults(on_error == "skip", 'corpus={"on_error": "skip"}')
+    found = rows_of(text, column)
+    if not isinstance(text, Mapping) and not hasattr(text, "column_names") and not hasattr(text, "itertuples"):
+        found = _mappings(found, faults, argument)
     writer, rows = RowWriter(place), []
-    for number, row in enumerate(open_rows(rows_of(text, column)), 1):
-        rows.append({column: row.values.get(column)})
+    for number, row in enumerate(open_rows(found, faults=faults), 1):
+        value, where = row.values.get(column), f"{argument}, row {row.place}"
+        if column not in row.values:
+            columns = ", ".join(map(str, row.values)) or "none"
+            faults(where, f"no column {column!r} (found: {columns}; corpus={{'text_column': NAME}} names another)")
+        elif not isinstance(value, str | None):
+            faults(where, f"column {column!r} holds {type(value).__name__}, not text")
+        else:
+            rows.append({column: value})
         if number % _ROWS_AT_ONCE == 0:
             writer.write(rows)
             rows = []
     writer.write(rows)
     writer.close()
     return (str(place),)
+
+
+def _mappings(rows: Iterable[Any], faults: Faults, argument: str) -> Iterator[Mapping[str, Any]]:
+    """The rows that are mappings; any other is a fault."""
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, Mapping):
+            yield row
+        else:
+            faults(f"{argument}, row {number}", f"{type(row).__name__}, neither a text nor a dict")
 
 
 def rows_of(data: Any, column: str = "text") -> Any:

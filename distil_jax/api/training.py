@@ -179,11 +179,14 @@ def _on_text(
                 raise UserError(f"validation: {text} is a prepared corpus with held-out text of its own; leave it out")
             chosen = make_config(config, settings, {**whole, "corpus.folder": str(text)})
         else:
-            column = make_config(config, settings, {}).corpus.text_column
+            corpus = make_config(config, settings, {}).corpus
+            column, on_error = corpus.text_column, corpus.on_error
             whole |= {"corpus.folder": str(place / INPUTS_FOLDER / "corpus"), "corpus.tokenizer": tokenizer}
-            whole["corpus.train"] = text_sources(text, place, "train", column)
+            whole["corpus.train"] = text_sources(text, place, "train", column, on_error=on_error)
             if validation is not None:
-                whole["corpus.validation"] = text_sources(validation, place, "validation", column)
+                whole["corpus.validation"] = text_sources(
+                    validation, place, "validation", column, on_error=on_error, argument="validation"
+                )
             chosen = make_config(config, settings, whole)
             with PrepareDisplay(chosen.logging.progress) as display:
                 prepare_splits(chosen.corpus, load_tokenizer(tokenizer), display.update)

@@ -81,7 +81,8 @@ class ExportArguments(Arguments):
     check_rows: int = setting(2000, "examples that files are checked on at most; 0: all", at_least(0))
     max_drop: float = setting(
         1.0,
-        "points of 100 of the score that a quantised file may lose; one that loses more is not written",
+        "points of 100 that a quantised file may lose, else it is not written: of the score, without labels of equal "
+        "decisions or of the rank correlation; not for built-in sentences",
         at_least(0),
     )
     force: bool = setting(False, "write quantised files whatever they lose")

@@ -11,11 +11,12 @@ import numpy as np
 from distil_jax.export.check_rows import CheckRows
 from distil_jax.export.formats import ExportFormat, Network
 from distil_jax.export.source import Source
-from distil_jax.models import HEADS, TaskHead
+from distil_jax.models import HEADS, Pooling, TaskHead, pool
 from distil_jax.tasks import choose_buckets, evaluation_plan
 from distil_jax.training.inference import outputs_of_rows, own_logits
 
 _BATCH, _SHAPES = 8, 4
+_VECTORS = 500  # whose cosines with each other are ranked
 _TOLERANCE = 1e-3  # of float32 outputs, relative to the largest
 
 
@@ -31,6 +32,8 @@ class Agreement:
         equal_decisions: share of rows, or of tokens where each has a decision, with the same class, tag, token, start
             and end, or choice; None: the model decides nothing.
         cosine: mean over tokens, of an encoder without a head.
+        rank: Spearman's correlation of what decides nothing: scores of a regression, or the cosines of an encoder's
+            vectors with each other; None: it decides, or there are fewer than three numbers.
         before: score of the model, as a share; None: labels are not known.
         after: score of the file.
     """
@@ -41,6 +44,7 @@ class Agreement:
     largest_output: float
     equal_decisions: float | None = None
     cosine: float | None = None
+    rank: float | None = None
     before: float | None = None
     after: float | None = None
 
@@ -51,11 +55,22 @@ class Agreement:
 
     @property
     def points_lost(self) -> float:
-        """Of the score; where labels are not known, of equal decisions or of the cosine: each of 100."""
+        """Of `measure`, of 100."""
         if self.before is not None and self.after is not None:
             return 100 * (self.before - self.after)
-        kept = self.cosine if self.equal_decisions is None else self.equal_decisions
+        kept = next((x for x in (self.equal_decisions, self.rank, self.cosine) if x is not None), None)
         return 100 * (1 - kept) if kept is not None else 100 * self.largest_difference / max(self.largest_output, 1e-9)
+
+    @property
+    def measure(self) -> str:
+        """What points are lost of: the score; where labels are not known, what shows a change without them."""
+        named = {
+            "the score": self.before,
+            "equal decisions": self.equal_decisions,
+            "the rank correlation": self.rank,
+            "the cosine": self.cosine,
+        }
+        return next((name for name, value in named.items() if value is not None), "the largest output")
 
 
 def compare_file(format: ExportFormat, path: Path, source: Source, model: Network, rows: CheckRows) -> Agreement:
@@ -66,11 +81,18 @@ def compare_file(format: ExportFormat, path: Path, source: Source, model: Networ
     """
     assert format.open is not None
     has_logits = source.head is not None or "mlm_head" in source.params
-    return agreement(format.open(path, source), model, rows, source.head, has_logits=has_logits)
+    network = format.open(path, source)
+    return agreement(network, model, rows, source.head, has_logits=has_logits, pooling=source.pooling)
 
 
 def agreement(
-    network: Network, model: Network, rows: CheckRows, head: TaskHead | None, *, has_logits: bool
+    network: Network,
+    model: Network,
+    rows: CheckRows,
+    head: TaskHead | None,
+    *,
+    has_logits: bool,
+    pooling: Pooling | None = None,
 ) -> Agreement:
     """Agreement of a network with the model, batch after batch, so that no more than one batch of outputs is held.
 
@@ -80,6 +102,7 @@ def agreement(
         rows: what is computed.
         head: of the model.
         has_logits: false for an encoder without a head, which decides nothing.
+        pooling: how that makes one vector of a text; None: by the mean.
 
     Raises:
         UserError: outputs that are not finite.
@@ -89,6 +112,7 @@ def agreement(
     own = (lambda row, x: x[: encoded.lengths[row]]) if head is None else own_logits(head, encoded)
     buckets = choose_buckets(encoded.lengths, (), _SHAPES, int(encoded.lengths.max()))
     difference, largest, equal, cosines = 0.0, 0.0, [], []
+    numbers: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     logits: tuple[list[Any], list[Any]] = [None] * len(encoded), [None] * len(encoded)
     for length, chosen in evaluation_plan(encoded.lengths, buckets, _BATCH):
         batch = [(chosen, length, len(chosen))]
@@ -102,6 +126,9 @@ def agreement(
             elif head is None:
                 lengths = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
                 cosines.append((expected * found).sum(-1) / np.maximum(lengths, 1e-12))
+            if not decides:
+                for values, one in zip(numbers, (expected, found), strict=True):
+                    values.append(np.ravel(one) if head is not None else _vector(one, pooling or Pooling()))
             if rows.score is not None:
                 logits[0][row], logits[1][row] = expected, found
     return Agreement(
@@ -111,9 +138,35 @@ def agreement(
         largest_output=largest,
         equal_decisions=float(np.concatenate(equal).mean()) if equal else None,
         cosine=float(np.concatenate(cosines).mean()) if cosines else None,
+        rank=None if decides else rank_correlation(*map(_scores if head is not None else _cosines, numbers)),
         before=None if rows.score is None else rows.score(logits[0]),
         after=None if rows.score is None else rows.score(logits[1]),
     )
+
+
+def _vector(hidden: np.ndarray, pooling: Pooling) -> np.ndarray:
+    return pool(hidden[None], np.ones((1, len(hidden)), np.int32), pooling)[0]
+
+
+def _scores(rows: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(rows)
+
+
+def _cosines(vectors: list[np.ndarray]) -> np.ndarray:
+    """Those of each vector with each other, of the first ones where they are many."""
+    found = np.stack(vectors[:_VECTORS])
+    found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    return (found @ found.T)[np.triu_indices(len(found), 1)]
+
+
+def rank_correlation(expected: np.ndarray, found: np.ndarray) -> float | None:
+    """Spearman's correlation of two arrays [N]; None for fewer than three numbers, or equal ones."""
+    from scipy.stats import spearmanr
+
+    if len(expected) < 3 or not np.ptp(expected) or not np.ptp(found):
+        return None
+    result: Any = spearmanr(expected, found)
+    return float(result.statistic)
 
 
 def decisions(logits: np.ndarray, head: TaskHead | None) -> np.ndarray:

@@ -52,11 +52,13 @@ class CheckRows:
         about: what they are, for people.
         encoded: the rows.
         score: (logits of each row) -> the score of the task, as a share; None: labels are not known.
+        enough: whether they can say that a file loses a point or so, which the few built-in sentences cannot.
     """
 
     about: str
     encoded: Encoded
     score: Callable[[Logits], float] | None = None
+    enough: bool = True
 
 
 def check_rows(source: Source, file: str, task: TaskSettings | None, most: int) -> CheckRows:
@@ -84,10 +86,11 @@ def check_rows(source: Source, file: str, task: TaskSettings | None, most: int) 
 def _built_in(source: Source) -> CheckRows:
     about = f"{len(_SENTENCES)} built-in sentences"
     if source.ready is None:
-        return _of_texts(source, list(_SENTENCES), about)
+        return dataclasses.replace(_of_texts(source, list(_SENTENCES), about), enough=False)
     pair = source.ready.reading.pairs
     examples = [_example(source, number, bool(pair)) for number in range(len(_SENTENCES))]
-    return CheckRows(about, kind_of(source.ready.head).encode(source.tokenizer, examples, source.ready.settings))
+    encoded = kind_of(source.ready.head).encode(source.tokenizer, examples, source.ready.settings)
+    return CheckRows(about, encoded, enough=False)
 
 
 def _example(source: Source, number: int, pair: bool) -> Any:

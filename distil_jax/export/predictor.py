@@ -108,7 +108,7 @@ class Predictor:
             raise UserError("rows: is one row, not rows; put it into a list")
         named = hasattr(rows, "itertuples") or hasattr(rows, "column_names")  # of pandas and `datasets`
         numbered = open_rows(rows) if named else (Row(number + 1, number, row) for number, row in enumerate(rows))
-        asked = read_requests(numbered, reading or self.reading, faults_of(on_error), "rows", "row")
+        asked = read_requests(numbered, reading or self.reading, faults_of(on_error, 'on_error="skip"'), "rows", "row")
         for chunk in self.chunks(asked, batch_size=batch_size, options=options, summary=summary):
             yield from ({"id": request.id, **prediction} for request, prediction in chunk)
 
@@ -152,8 +152,8 @@ class Predictor:
         return encoded, self._kind.decode(predicted, self.head, options)
 
 
-def faults_of(on_error: str) -> Faults:
-    """What "stop" and "skip" mean. Raises UserError for anything else."""
+def faults_of(on_error: str, remedy: str = "--on-error skip") -> Faults:
+    """What "stop" and "skip" mean; `remedy` is how a user says "skip". Raises UserError for anything else."""
     if on_error not in ("stop", "skip"):
         raise UserError(f"on_error = {on_error!r}: must be stop or skip")
-    return Faults(on_error == "skip", "--on-error skip")
+    return Faults(on_error == "skip", remedy)

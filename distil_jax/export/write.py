@@ -33,7 +33,7 @@ class ExportChecks:
         file: rows as `check_rows` takes them; "": the validation set of a task, or built-in sentences.
         task: whose validation set is used; None: the one of the run.
         rows: examples at most; 0: all.
-        max_drop: points of 100 that a quantised file may lose.
+        max_drop: points of 100 that a quantised file may lose, of what `Agreement.measure` says.
         force: keep a file that loses more.
         calibrate: leave the layers that lose most in float32, until no more is lost.
     """
@@ -223,45 +223,51 @@ def _written(
     model, rows = against
     show(f"{format.name}: checking on {rows.about}")
     found = compare_file(format, path, source, model, rows)
-    _judge(format, found, checks)
+    _judge(format, found, checks, rows.enough)
     show(f"{format.name}: written and checked in {time.monotonic() - started:.1f} s")
     return dataclasses.replace(report, runtime=format.runtime, agreement=found)
 
 
-def _judge(format: ExportFormat, found: Agreement, checks: ExportChecks) -> None:
-    """Raise where a file may not be kept."""
+def _judge(format: ExportFormat, found: Agreement, checks: ExportChecks, enough: bool) -> None:
+    """Raise where a file may not be kept; of `enough` rows, one that loses more than it may."""
     exact = format.exact and format.name != _PLAIN
     if exact and not found.is_exact:
         raise FaultError(
             f"{format.name}: outputs differ by {found.largest_difference:.2g} from the model's, of up to "
             f"{found.largest_output:.3g}; nothing is written; report it"
         )
-    if not exact and found.before is not None and found.points_lost > checks.max_drop and not checks.force:
+    if not exact and enough and found.points_lost > checks.max_drop and not checks.force:
         kept = "" if format.weights is None or checks.calibrate else ", or keep layers in float32 with --calibrate"
         raise UserError(
-            f"{format.name}: loses {found.points_lost:.2f} points on {found.about}, more than --max-drop "
-            f"{checks.max_drop:g}; nothing is written; write it all the same with --force{kept}"
+            f"{format.name}: loses {found.points_lost:.2f} points of {found.measure} on {found.about}, more than "
+            f"--max-drop {checks.max_drop:g}; nothing is written; write it all the same with --force{kept}"
         )
 
 
 def _as_json(report: FileReport) -> dict[str, Any]:
     fields = dataclasses.asdict(report)
-    return {**fields, **(fields.pop("agreement") or {})}
+    agreement = fields.pop("agreement") or {}
+    return {**fields, **agreement}
 
 
 def files_table(files: Sequence[FileReport]) -> str:
     """Files, sizes and how they agree with the model, in Markdown."""
     rows = []
     for one in files:
-        found = one.agreement
+        found, what = one.agreement, FORMATS[one.format].title
         if found is None:
             state = "as trained" if one.format == _PLAIN else f"not run here: needs {FORMATS[one.format].runtime}"
-            rows.append([f"`{one.file}`", f"{one.megabytes:,.1f}", "", "", "", state])
+            rows.append([f"`{one.file}`", what, f"{one.megabytes:,.1f}", "", "", "", state])
             continue
         same = "" if found.equal_decisions is None else f"{100 * found.equal_decisions:.2f} %"
         same = same if found.cosine is None else f"cosine {found.cosine:.5f}"
+        same = same if found.rank is None else f"{same}{', ' if same else ''}ranks {found.rank:.4f}"
         score = "" if found.before is None else f"{100 * found.before:.2f} → {100 * (found.after or 0):.2f}"
         about = f"{one.runtime} on {found.about}"
         about += f"; {len(one.keep_float)} layers in float32" if one.keep_float else ""
-        rows.append([f"`{one.file}`", f"{one.megabytes:,.1f}", f"{found.largest_difference:.2g}", same, score, about])
-    return markdown(["file", "MB", "largest difference", "same decisions", "score before → after", "run by"], rows)
+        rows.append(
+            [f"`{one.file}`", what, f"{one.megabytes:,.1f}", f"{found.largest_difference:.2g}", same, score, about]
+        )
+    return markdown(
+        ["file", "format", "MB", "largest difference", "same decisions", "score before → after", "run by"], rows
+    )

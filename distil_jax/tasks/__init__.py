@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from distil_jax.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from distil_jax.tasks.augment import augment_ids, continuation_table, replace_words, whole_words
+    from distil_jax.tasks.augment import augment_ids, continuation_table, replace_words, whole_words, word_tokens
     from distil_jax.tasks.batches import (
         TaskBatch,
         choose_buckets,

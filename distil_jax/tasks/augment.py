@@ -7,11 +7,14 @@ suits texts with one label only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from distil_jax.hf import Tokenizer
+
+_SPARE = re.compile(r"[\[<]unused_?\d+[\]>]", re.IGNORECASE)  # of BERT and of SentencePiece vocabularies
 
 
 def continuation_table(tokenizer: Tokenizer) -> np.ndarray:
@@ -33,6 +36,17 @@ def continuation_table(tokenizer: Tokenizer) -> np.ndarray:
         return len(text) > 1 and len(backend.pre_tokenizer.pre_tokenize_str(text)) == 1
 
     return np.array([continues(token) for token in tokens], bool)
+
+
+def word_tokens(tokenizer: Tokenizer, continuation: np.ndarray) -> np.ndarray:
+    """Which tokens may stand for a word in an augmented text, by id: [V] bool.
+
+    These are not continuations, special tokens, or what vocabularies leave room with, such as `[unused7]`.
+    """
+    allowed = ~continuation
+    allowed[[*tokenizer.special_ids]] = False
+    allowed[[place for place, token in enumerate(tokenizer.tokens()) if _SPARE.fullmatch(token)]] = False
+    return allowed
 
 
 def augment_ids(

@@ -40,7 +40,7 @@ class TaskBatch(NamedTuple):
         inputs: ids, mask and segments [B, L] int32; of choices [B, C, L].
         labels: as in `Encoded`, padded with 0; None where none is known.
         weights: of the loss against the labels, [B] or (tags) [B, L] float32, 0 where a label is not known; they add
-            up to the share of the global batch whose label is, but for class sets [B, K] with class weights. None as
+            up to 1 where any label of the global batch is, but for class sets [B, K] with class weights. None as
             `labels`.
         shares: of the loss against a teacher, [B] or (tags) [B, L] float32; they add up to 1.
         token_share: [B] (of choices [B, C]) float32, one over the real tokens of the global batch; 0 for empty rows.
@@ -223,11 +223,10 @@ def collate(
         return TaskBatch(inputs, None, None, labels.shares, token_share)
     known = np.zeros(batch_size, np.float32)
     known[: len(rows)] = encoded.labelled[rows]
-    weights = labels.weights * known.reshape(-1, *[1] * (labels.weights.ndim - 1))
-    if class_weights is not None and weights.shape == labels.shares.shape:
-        # The class weights of rows without a label mean nothing: together the others weigh what their shares are.
-        share = float((labels.shares * known.reshape(-1, *[1] * (labels.shares.ndim - 1))).sum(dtype=np.float64))
-        weights *= np.float32(share / max(float(weights.sum(dtype=np.float64)), 1e-9))
+    weights, shares = (x * known.reshape(-1, *[1] * (x.ndim - 1)) for x in (labels.weights, labels.shares))
+    # A mean over the rows with a label. Class weights of class sets are factors, those of single labels add up to 1.
+    total = (weights if weights.shape == shares.shape else shares).sum(dtype=np.float64)
+    weights = (weights / max(total, 1e-9)).astype(np.float32)
     return TaskBatch(inputs, labels.labels, weights, labels.shares, token_share)
 
 

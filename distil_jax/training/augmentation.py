@@ -33,6 +33,7 @@ from distil_jax.tasks import (
     replace_words,
     whole_words,
     with_unlabelled,
+    word_tokens,
 )
 from distil_jax.training.step import Params
 from distil_jax.training.task_models import TaskTraining, check_vocabulary
@@ -106,8 +107,7 @@ def make_copies(config: Config, training: TaskTraining, train: Encoded) -> Copie
     tokenizer = training.tokenizer
     continuation = continuation_table(tokenizer)
     places = [np.flatnonzero(whole_words(ids, continuation, tokenizer.special_ids)) for ids in train.ids]
-    allowed = ~continuation
-    allowed[[*tokenizer.special_ids]] = False
+    allowed = word_tokens(tokenizer, continuation)
     if settings.candidates >= allowed.sum():
         raise UserError(f"augment.candidates = {settings.candidates}: only {allowed.sum()} tokens are words; lower it")
     if settings.method == "mlm":

@@ -31,7 +31,7 @@ def cache_facts(config: Config, teacher: EncoderConfig, fingerprint: str, corpus
             f"teacher.cache: has no {' or '.join(missing)}; objective.{missing[0]} needs the teacher itself: set it to "
             "0, or leave out teacher.cache"
         )
-    if config.teacher.top_k >= teacher.vocab_size:
+    if "top" in cached_parts(objective) and config.teacher.top_k >= teacher.vocab_size:
         raise UserError(
             f"teacher.top_k = {config.teacher.top_k}: the teacher has {teacher.vocab_size} tokens; give less"
         )

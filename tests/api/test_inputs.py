@@ -47,6 +47,25 @@ def test_files_stay_where_they_are(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize(
+    ("data", "facts"),
+    [
+        (["a", 3], ("row 2", "int")),
+        (["a", {"title": "b"}], ("row 2", "title", "text_column")),
+        ([{"text": "a"}, {"text": b"b"}], ("row 2", "bytes")),
+        ({"text": ["a", ["b"]]}, ("row 2", "list")),
+    ],
+)
+def test_what_is_no_text_is_named_as_the_caller_calls_it(data: Any, facts: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        text_sources(data, tmp_path, "validation", "text", argument="validation")
+    message = str(caught.value)
+    assert message.startswith("validation, ") and 'corpus={"on_error": "skip"}' in message and "task." not in message
+    assert all(fact in message for fact in facts)
+    (source,) = text_sources(data, tmp_path, "train", "text", on_error="skip")
+    assert [json.loads(line)["text"] for line in Path(source).read_text().splitlines()] == ["a"]
+
+
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(UserError, match="1 and 2"):
         rows_of({"text": ["a", "b"], "label": [1]})

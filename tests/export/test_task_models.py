@@ -214,7 +214,7 @@ def test_rows_are_taken_as_they_are_needed(predictor: Callable[..., Predictor]) 
 
 def test_bad_rows_stop_or_are_left_out_and_counted(predictor: Callable[..., Predictor]) -> None:
     rows: list[Any] = ["the cat", "", {"text": 5}, "a dog", {"title": "x"}]
-    with pytest.raises(UserError, match=r"rows, row 2: .*'text' is empty.*--on-error skip"):
+    with pytest.raises(UserError, match=r"rows, row 2: .*'text' is empty.*on_error=.skip"):
         list(predict(predictor("classes"), rows))
     found = list(predict(predictor("classes"), rows, on_error="skip"))
     assert [one["id"] for one in found] == [0, 3]

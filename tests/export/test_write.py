@@ -15,6 +15,7 @@ import pytest
 from distil_jax.config import with_overrides
 from distil_jax.errors import FaultError, UserError
 from distil_jax.export import FORMATS, ExportChecks, WriteOptions, export, predict, read_run, write_model
+from distil_jax.export.agreement import rank_correlation
 from distil_jax.export.source import source_of_run
 from distil_jax.hf import read_pretrained
 
@@ -198,6 +199,40 @@ def test_a_quantised_file_that_loses_too_much_is_written_by_force_alone(
     assert not (tmp_path / "model").exists()
     export(task_run, tmp_path / "model", formats=["onnx-int8"], checks=dataclasses.replace(CHECKS, force=True))
     assert (tmp_path / "model" / "onnx" / "model_quantized.onnx").is_file()
+
+
+def test_without_labels_the_limit_is_of_changed_decisions(
+    task_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(path: Path) -> None:
+        import onnx
+
+        model = onnx.load(path)
+        for one in model.graph.initializer:
+            if one.name == "task_head/output/bias":  # one class wins every row
+                one.raw_data = np.asarray([0, 0, 1e4], np.float32).tobytes()
+        onnx.save(model, path)
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"{'the cat ' * (n % 5)}number {n}"}) + "\n" for n in range(40)))
+    checks = dataclasses.replace(CHECKS, file=str(rows))
+    folder = task_folder("classes")
+    broken(monkeypatch, "onnx-int8", change)
+    unlimited = dataclasses.replace(checks, max_drop=100.0)
+    found = export(folder, tmp_path / "kept", formats=["onnx-int8"], checks=unlimited).files[0].agreement
+    assert found is not None and found.equal_decisions is not None and found.before is None
+    assert found.equal_decisions < 0.98
+    with pytest.raises(UserError, match=r"equal decisions on .*rows.jsonl.*--max-drop"):
+        export(folder, tmp_path / "model", formats=["onnx-int8"], checks=checks)
+    assert not (tmp_path / "model").exists()
+
+
+def test_vectors_are_compared_by_the_ranks_of_their_cosines() -> None:
+    expected = np.asarray([0.1, 0.5, 0.2, 0.9])
+    assert rank_correlation(expected, expected * 3 - 1) == pytest.approx(1)
+    assert rank_correlation(expected, np.asarray([5, 1, 2, 9])) == pytest.approx(0.2)
+    assert rank_correlation(expected[:2], expected[:2]) is None
+    assert rank_correlation(expected, np.ones(4)) is None
 
 
 def test_an_exported_folder_still_predicts(task_run: Path, tmp_path: Path) -> None:

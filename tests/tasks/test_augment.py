@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_jax.hf import load_tokenizer
-from distil_jax.tasks.augment import augment_ids, continuation_table
+from distil_jax.tasks.augment import augment_ids, continuation_table, word_tokens
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = (PAD, UNK, CLS, SEP, MASK)
@@ -129,6 +129,26 @@ def test_continuations_of_a_vocabulary(tmp_path: Path) -> None:
     table = continuation_table(load_tokenizer(tmp_path))
     assert table.dtype == bool
     assert [tokens[i] for i in np.flatnonzero(table)] == ["##ing", "###"]
+
+
+def test_what_a_vocabulary_leaves_room_with_is_no_word(tmp_path: Path) -> None:
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "[unused0]",
+        "[unused99]",
+        "<unused7>",
+        "unused",
+        "a",
+        "##b",
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    tokenizer = load_tokenizer(tmp_path)
+    allowed = word_tokens(tokenizer, continuation_table(tokenizer))
+    assert [token for token, flag in zip(tokens, allowed, strict=True) if flag] == ["unused", "a"]
 
 
 def test_continuations_of_a_byte_level_vocabulary(shared: Path, tmp_path: Path) -> None:

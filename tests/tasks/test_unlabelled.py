@@ -139,9 +139,13 @@ def test_the_loss_against_labels_counts_rows_with_one_alone() -> None:
     kind = KINDS["class_sets"]
     found = with_unlabelled(encoded([*np.eye(2, dtype=np.float32)], 5), encoded(None, 9))
     batch = collate(found, kind, np.array([0, 2, 3]), 8, 4)
-    assert batch.weights.tolist() == pytest.approx([1 / 3, 0, 0, 0])
+    assert batch.weights.tolist() == pytest.approx([1, 0, 0, 0])
     assert batch.shares.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
     assert batch.inputs.ids[1, :3].tolist() == [9, 10, 11]
+    without = collate(found, kind, np.array([2, 3]), 8, 2)
+    assert without.weights.tolist() == [0, 0] and without.shares.tolist() == [0.5, 0.5]
+    weighted = collate(found, kind, np.array([0, 2, 3]), 8, 4, np.array([3.0, 1.0], np.float32))
+    assert weighted.weights.tolist() == [pytest.approx([3, 1]), [0, 0], [0, 0], [0, 0]]
     alone = collate(with_unlabelled(None, encoded(None, 9)), kind, np.array([0, 1]), 8, 2)
     assert alone.labels is None and alone.weights is None
     assert alone.shares.tolist() == [0.5, 0.5]
@@ -154,7 +158,7 @@ def test_rows_without_labels_take_no_part_in_class_weights() -> None:
     found = with_unlabelled(first, Encoded(ids[:1], ids[:1], None, np.array([3]), 0, ()))
     weights = np.array([9.0, 1.0], np.float32)
     batch = collate(found, KINDS["classes"], np.array([0, 1, 2, 3]), 8, 4, weights)
-    assert batch.weights.tolist() == pytest.approx([0.75 / 11, 0.75 / 11, 0.75 * 9 / 11, 0])
+    assert batch.weights.tolist() == pytest.approx([1 / 11, 1 / 11, 9 / 11, 0])
 
 
 def test_rows_without_labels_need_a_teacher(

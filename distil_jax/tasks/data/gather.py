@@ -110,6 +110,8 @@ class _Reader:
         if isinstance(path, Path) and path.is_dir():
             raise UserError(f"{path}: is a folder; name the file itself, or give the folder with task.source")
         faults = self._faults()
+        if not isinstance(path, str | Path):
+            faults.remedy = 'task={"on_error": "skip"}'  # as Python's callers say it, whose rows are in memory
         table = read_table(path, self._options(), faults)
         if table.columns_taken:
             columns = Columns((WORDS,), label=(TAGS,))
