@@ -33,7 +33,7 @@ class Agreement:
             and end, or choice; None: the model decides nothing.
         cosine: mean over tokens, of an encoder without a head.
         rank: Spearman's correlation of what decides nothing: scores of a regression, or the cosines of an encoder's
-            vectors with each other; None: it decides, or there are fewer than three numbers.
+            vectors with each other; None: it decides, or the rows are too few.
         before: score of the model, as a share; None: labels are not known.
         after: score of the file.
     """
@@ -138,7 +138,9 @@ def agreement(
         largest_output=largest,
         equal_decisions=float(np.concatenate(equal).mean()) if equal else None,
         cosine=float(np.concatenate(cosines).mean()) if cosines else None,
-        rank=None if decides else rank_correlation(*map(_scores if head is not None else _cosines, numbers)),
+        rank=None
+        if decides or not rows.enough
+        else rank_correlation(*map(_scores if head is not None else _cosines, numbers)),
         before=None if rows.score is None else rows.score(logits[0]),
         after=None if rows.score is None else rows.score(logits[1]),
     )
