@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from distil_jax.export.jax_network import make_module
+from distil_jax.export.jax_network import make_module, network_of
 from distil_jax.export.source import Source
 from distil_jax.models import EncoderConfig, EncoderInputs, Pooling, TaskHead
 
@@ -67,3 +68,13 @@ def real(values: np.ndarray, inputs: EncoderInputs, source: Source) -> np.ndarra
     """Without what belongs to padding."""
     pooled = source.head is not None and source.head.reads_token_0
     return values if pooled else values[np.asarray(inputs.mask) > 0]
+
+
+def assert_computes_the_same(compute: Callable[[EncoderInputs], np.ndarray], source: Source) -> None:
+    """That a file's outputs are those of the model, for rows of two lengths."""
+    model = network_of(source.encoder, source.params, source.head)
+    for length in (24, 7):
+        inputs = rows(source, length)
+        expected, found = (real(f(inputs), inputs, source) for f in (model, compute))
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=3e-5)

@@ -117,7 +117,7 @@ def assert_same(folder: Path, whole_run: Any) -> None:
 def test_a_disk_that_fills_up_while_training(
     begin: Callable[..., Any], whole_run: Any, disk: Path, tmp_path: Path
 ) -> None:
-    """With room for two checkpoints or so; then there is room again, and the same command continues."""
+    """With space for two checkpoints or so; then there is more, and the same command continues."""
     folder = disk / "run"
     mount("-o", "remount,size=900k", disk)
     line = complaint(begin(folder), 1)

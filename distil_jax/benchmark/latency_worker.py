@@ -80,27 +80,25 @@ def _pytorch(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
     return compute
 
 
-def _file(opener: str, file: str) -> Callable[[Path, int], Callable[[np.ndarray], Any]]:
-    """How a file is loaded by a function of `distil_jax.export`."""
+def _file(format: str, opener: str) -> Callable[[Path, int], Callable[[np.ndarray], Any]]:
+    """How a file of a format is loaded, by a function of `distil_jax.export`, which only its process imports."""
 
     def load(folder: Path, threads: int) -> Callable[[np.ndarray], Any]:
-        import distil_jax.export
+        from distil_jax import export
         from distil_jax.models import EncoderInputs
 
-        network = getattr(distil_jax.export, opener)(folder / file, threads)
+        network = getattr(export, opener)(folder / export.FORMATS[format].file, threads)
         choice = "MultipleChoice" in (folder / "config.json").read_text(encoding="utf-8")
         return lambda ids: network(EncoderInputs(ids[:, None] if choice else ids))  # type: ignore[arg-type]
 
     return load
 
 
+_OPENERS = {"onnx": "open_onnx", "onnx-int8": "open_onnx", "litert": "open_litert", "litert-int8": "open_litert"}
 _COMPUTES: dict[str, Callable[[Path, int], Callable[[np.ndarray], Any]]] = {
     "jax": _jax,
     "pytorch": _pytorch,
-    "onnx": _file("open_onnx", "onnx/model.onnx"),
-    "onnx-int8": _file("open_onnx", "onnx/model_quantized.onnx"),
-    "litert": _file("open_litert", "litert/model.tflite"),
-    "litert-int8": _file("open_litert", "litert/model_int8.tflite"),
+    **{format: _file(format, opener) for format, opener in _OPENERS.items()},
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from distil_jax.cli import benchmark, models, runs, training
 from distil_jax.cli.command import Command
 from distil_jax.config import (
+    WIDTH,
     CheckArguments,
     CompareArguments,
     EmbedArguments,
@@ -83,9 +84,6 @@ COMMANDS = {
     "report": Command("runs as one HTML page: curves, scores, errors, commands", models.run_report, ReportArguments),
     "plot": Command("held-out curves of runs as a picture", models.run_plot, PlotArguments),
 }
-
-
-_COLUMNS = 80
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,7 +164,7 @@ def _overview() -> str:
     rows = "\n".join(
         textwrap.fill(
             command.text,
-            _COLUMNS,
+            WIDTH,
             initial_indent=f"  {name:<{indent - 2}}",
             subsequent_indent=" " * indent,
             break_on_hyphens=False,

@@ -49,6 +49,6 @@ from distil_jax.config.schema import (
     Training,
     require,
 )
-from distil_jax.config.short_help import ShortHelp, in_flags
+from distil_jax.config.short_help import WIDTH, ShortHelp, in_flags
 from distil_jax.config.tasks import Augment, FineTune, Study, TaskSettings, listed_weights
 from distil_jax.config.terms import ActivationTerms, Schedule

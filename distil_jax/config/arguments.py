@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from distil_jax.config.commands import Arguments
 from distil_jax.config.fields import Field, fields_of
@@ -68,12 +68,9 @@ def parse_arguments(
     source = _config_source(argv) or default
     config = Config() if source is None else load_config(source)
     if asked := _HELP & {*argv}:
-        short = page is not None and ALL_FLAG not in asked
-        _print_help(
-            short_help(page, config, prog, description, len(shown))
-            if page is not None and short
-            else full_help(page, config, prog, description, shown)
-        )
+        if page is None or ALL_FLAG in asked:
+            _print_help(full_help(page, config, prog, description, shown))
+        _print_help(short_help(page, config, prog, description, len(shown)))
     given = _values(argv, usable, {}, prog)
     tables = to_tables(config)
     values = {name: tables[name.partition(".")[0]][name.partition(".")[2]] for name in shown} | given
@@ -108,7 +105,7 @@ def parse_command(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
     return kind(**given)
 
 
-def _print_help(text: str) -> None:
+def _print_help(text: str) -> NoReturn:
     sys.stdout.write(text + "\n")
     raise SystemExit(0)
 

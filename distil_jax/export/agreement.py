@@ -56,21 +56,26 @@ class Agreement:
     @property
     def points_lost(self) -> float:
         """Of `measure`, of 100."""
-        if self.before is not None and self.after is not None:
-            return 100 * (self.before - self.after)
-        kept = next((x for x in (self.equal_decisions, self.rank, self.cosine) if x is not None), None)
-        return 100 * (1 - kept) if kept is not None else 100 * self.largest_difference / max(self.largest_output, 1e-9)
+        return 100 * self._loss[1]
 
     @property
     def measure(self) -> str:
         """What points are lost of: the score; where labels are not known, what shows a change without them."""
-        named = {
-            "the score": self.before,
+        return self._loss[0]
+
+    @property
+    def _loss(self) -> tuple[str, float]:
+        if self.before is not None and self.after is not None:
+            return "the score", self.before - self.after
+        shares = {
             "equal decisions": self.equal_decisions,
             "the rank correlation": self.rank,
             "the cosine": self.cosine,
         }
-        return next((name for name, value in named.items() if value is not None), "the largest output")
+        for name, kept in shares.items():
+            if kept is not None:
+                return name, 1 - kept
+        return "the largest output", self.largest_difference / max(self.largest_output, 1e-9)
 
 
 def compare_file(format: ExportFormat, path: Path, source: Source, model: Network, rows: CheckRows) -> Agreement:
@@ -80,9 +85,8 @@ def compare_file(format: ExportFormat, path: Path, source: Source, model: Networ
         UserError: a file that its runtime cannot read, or outputs that are not finite.
     """
     assert format.open is not None
-    has_logits = source.head is not None or "mlm_head" in source.params
     network = format.open(path, source)
-    return agreement(network, model, rows, source.head, has_logits=has_logits, pooling=source.pooling)
+    return agreement(network, model, rows, source.head, has_logits=source.has_logits, pooling=source.pooling)
 
 
 def agreement(
@@ -109,6 +113,7 @@ def agreement(
     """
     encoded = rows.encoded
     decides = has_logits and not (head is not None and HEADS[head.kind].has_problem and head.num_outputs == 1)
+    ranked = not decides and rows.enough
     own = (lambda row, x: x[: encoded.lengths[row]]) if head is None else own_logits(head, encoded)
     buckets = choose_buckets(encoded.lengths, (), _SHAPES, int(encoded.lengths.max()))
     difference, largest, equal, cosines = 0.0, 0.0, [], []
@@ -126,7 +131,7 @@ def agreement(
             elif head is None:
                 lengths = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
                 cosines.append((expected * found).sum(-1) / np.maximum(lengths, 1e-12))
-            if not decides:
+            if ranked:
                 for values, one in zip(numbers, (expected, found), strict=True):
                     values.append(np.ravel(one) if head is not None else _vector(one, pooling or Pooling()))
             if rows.score is not None:
@@ -138,9 +143,7 @@ def agreement(
         largest_output=largest,
         equal_decisions=float(np.concatenate(equal).mean()) if equal else None,
         cosine=float(np.concatenate(cosines).mean()) if cosines else None,
-        rank=None
-        if decides or not rows.enough
-        else rank_correlation(*map(_scores if head is not None else _cosines, numbers)),
+        rank=rank_correlation(*map(_cosines if head is None else np.concatenate, numbers)) if ranked else None,
         before=None if rows.score is None else rows.score(logits[0]),
         after=None if rows.score is None else rows.score(logits[1]),
     )
@@ -148,10 +151,6 @@ def agreement(
 
 def _vector(hidden: np.ndarray, pooling: Pooling) -> np.ndarray:
     return pool(hidden[None], np.ones((1, len(hidden)), np.int32), pooling)[0]
-
-
-def _scores(rows: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(rows)
 
 
 def _cosines(vectors: list[np.ndarray]) -> np.ndarray:

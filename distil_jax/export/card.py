@@ -111,7 +111,7 @@ def model_card(
         measures=measures,
     )
     about = [f"# {name}", "", origin, "", f"- architecture: {_architecture(encoder)}", *facts, ""]
-    if curves_picture(metadata, step):
+    if _curves(metadata, step):
         table = [*table, f"![held-out measures by step]({CURVES_FILE})", ""]
     return "\n".join(["---", front, "---", *about, *table, "## Use", "", "```python", *code, "```", ""])
 
@@ -123,13 +123,17 @@ def curves_picture(metadata: Mapping[str, Any], step: int) -> str:
         metadata: the checkpoint's, with "evaluations", measures by step.
         step: the checkpoint's.
     """
-    rows = [(number, row) for number, row in sorted(metadata["evaluations"].items()) if number <= step]
+    return picture(_curves(metadata, step))
+
+
+def _curves(metadata: Mapping[str, Any], step: int) -> dict[str, list[tuple[float, float]]]:
+    """The (step, value) points of every measure that was taken twice or more until `step`, by its title."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for number, row in rows:
-        for name, value in row.items():
+    for number, row in sorted(metadata["evaluations"].items()):
+        for name, value in row.items() if number <= step else ():
             if name not in _UNDRAWN and math.isfinite(value):
                 series.setdefault(_MEASURES.get(name) or name.replace("_", " "), []).append((number, value))
-    return picture({name: points for name, points in series.items() if len(points) > 1})
+    return {name: points for name, points in series.items() if len(points) > 1}
 
 
 def public_name(path: str) -> str:

@@ -17,7 +17,6 @@ from jax.extend import core
 from distil_jax.errors import FaultError, one_line
 from distil_jax.export.jax_network import make_module
 from distil_jax.export.source import Source
-from distil_jax.hf import FAMILIES
 from distil_jax.models import HEADS, EncoderInputs, pool
 from distil_jax.target import Device, traced_for
 from distil_jax.training.task_step import readable
@@ -43,15 +42,15 @@ def litert_model(source: Source, lengths: Sequence[int]) -> bytes:
     ir: Any = importlib.import_module("litert_converter.mlir.ir")
     passmanager: Any = importlib.import_module("litert_converter.mlir.passmanager")
 
-    inputs, outputs = input_names(source), output_names(source)
+    inputs, outputs = source.input_names, source.output_names
     context = ir.Context()
     converter.prepare_mlir_context(context)
     try:
         with context:
             modules = []
             for length in lengths:
-                module = ir.Module.parse(_stablehlo(source, len(inputs), length))
-                converter.set_signature(module.operation, f"tokens_{length}", inputs, outputs)
+                module = ir.Module.parse(_stablehlo(source, length))
+                converter.set_signature(module.operation, f"tokens_{length}", [*inputs], [*outputs])
                 modules.append(module)
             merged = converter.merge_modules(modules) if len(modules) > 1 else modules[0]
             config = converter.ConvertToTFLConfig()
@@ -73,22 +72,7 @@ def quantized(model: bytes) -> bytes:
     return bytes(found.quantized_model)
 
 
-def input_names(source: Source) -> list[str]:
-    """The names of what a signature reads, in their order."""
-    reads_types = FAMILIES[source.encoder.family].reads_token_types and source.encoder.type_vocab_size > 1
-    return ["input_ids", "attention_mask", *(["token_type_ids"] if reads_types else [])]
-
-
-def output_names(source: Source) -> list[str]:
-    """The names of what a signature gives, in their order."""
-    if source.head is not None and HEADS[source.head.kind].chooses_token:
-        return ["start_logits", "end_logits"]
-    if source.head is not None or "mlm_head" in source.params:
-        return ["logits"]
-    return ["last_hidden_state", *(["sentence_embedding"] if source.pooling is not None else [])]
-
-
-def _stablehlo(source: Source, inputs: int, length: int) -> bytes:
+def _stablehlo(source: Source, length: int) -> bytes:
     """The program for a row of `length` tokens, with its weights, as MLIR bytecode."""
     module, params = make_module(source.encoder, source.params, source.head, attention="xla")
     params = jax.tree.map(jnp.asarray, params)
@@ -98,12 +82,12 @@ def _stablehlo(source: Source, inputs: int, length: int) -> bytes:
     def forward(ids: Array, mask: Array, types: Array | None = None) -> list[Array]:
         given = EncoderInputs(ids, mask, token_type_ids=types)
         found: Any = module.apply({"params": params}, readable(module, given))
-        if source.head is not None and HEADS[source.head.kind].chooses_token:
-            return [found[..., 0], found[..., 1]]
-        has_logits = source.head is not None or "mlm_head" in source.params
-        return [found] if has_logits or source.pooling is None else [found, pool(found, mask, source.pooling)]
+        if source.has_logits:
+            count = len(source.output_names)
+            return [found] if count == 1 else [found[..., number] for number in range(count)]
+        return [found] if source.pooling is None else [found, pool(found, mask, source.pooling)]
 
-    rows = [row] * inputs
+    rows = [row] * len(source.input_names)
     with traced_for(Device("tpu")):  # the plain forms, without those that are for XLA on a CPU
         program = jax.make_jaxpr(forward)(*rows)
     converted = jax.jit(lambda *rows: _evaluate(program.jaxpr, program.consts, rows), keep_unused=True)

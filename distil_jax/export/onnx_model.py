@@ -10,7 +10,6 @@ import numpy as np
 from distil_jax.errors import UserError
 from distil_jax.export.onnx_graph import Graph, Precision
 from distil_jax.export.source import Source
-from distil_jax.hf import FAMILIES
 from distil_jax.models import HEADS, EncoderConfig, Pooling, TaskHead, buckets_of
 
 # Families whose every computation stands below. A new one is written once it is compared with the JAX model.
@@ -42,9 +41,7 @@ def onnx_model(
     graph = Graph(precision, keep_float)
     choices = head is not None and HEADS[head.kind].joins_rows
     shape = [_ROWS, "num_choices", _TOKENS] if choices else [_ROWS, _TOKENS]
-    inputs = {"input_ids": shape, "attention_mask": shape}
-    if FAMILIES[config.family].reads_token_types and config.type_vocab_size > 1:
-        inputs["token_type_ids"] = shape
+    inputs = dict.fromkeys(source.input_names, shape)
     rows = {name: _row_a_choice(graph, name) if choices else name for name in inputs}
     encoder = _Encoder(graph, config, params["encoder"], rows)
     if head is not None:

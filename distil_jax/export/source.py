@@ -13,6 +13,7 @@ from distil_jax.export.checkpoint import Trained, run_at
 from distil_jax.export.prediction_settings import own_fields, to_config_json
 from distil_jax.export.task_models import ReadyModel, read_ready, ready_from
 from distil_jax.hf import (
+    FAMILIES,
     Tokenizer,
     load_tokenizer,
     locate,
@@ -21,7 +22,7 @@ from distil_jax.hf import (
     read_pooling,
     read_pretrained,
 )
-from distil_jax.models import EncoderConfig, Pooling, TaskHead
+from distil_jax.models import HEADS, EncoderConfig, Pooling, TaskHead
 from distil_jax.tasks import kind_of, task_spec
 
 
@@ -56,6 +57,24 @@ class Source:
     seed: int = 0
     step: int | None = None
     pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_logits(self) -> bool:
+        """False for an encoder without a head, which decides nothing."""
+        return self.head is not None or "mlm_head" in self.params
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What a file of the model reads; token_type_ids only where the family's tokenizers give them."""
+        reads_types = FAMILIES[self.encoder.family].reads_token_types and self.encoder.type_vocab_size > 1
+        return ("input_ids", "attention_mask", *(("token_type_ids",) if reads_types else ()))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What a file of the model gives; the vectors of texts only where the model pools."""
+        if self.has_logits:
+            return (HEADS[self.head.kind].output_names if self.head is not None else ()) or ("logits",)
+        return ("last_hidden_state", *(("sentence_embedding",) if self.pooling is not None else ()))
 
 
 def read_source(path: str | Path, step: int | None = None, name: str = "") -> Source:

@@ -156,14 +156,16 @@ def write_model(
     checked = [
         one for one in formats if one.open is not None and not (one.name == _PLAIN and options.dtype == "float32")
     ]
-    rows = check_rows(source, checks.file, checks.task, checks.rows) if checked else None
-    model = network_of(source.encoder, source.params, source.head) if checked else None
+    against = None
+    if checked:
+        rows = check_rows(source, checks.file, checks.task, checks.rows)
+        against = network_of(source.encoder, source.params, source.head), rows
     reports: list[FileReport] = []
 
     def finish(folder: Path) -> None:
-        for one in formats:
-            against = (model, rows) if one in checked and model is not None and rows is not None else None
-            reports.append(_written(one, folder, source, options, against, checks, show))
+        reports.extend(
+            _written(one, folder, source, options, against if one in checked else None, checks, show) for one in formats
+        )
         if [one.name for one in formats] != [_PLAIN] or checked:
             contents = [_as_json(report) for report in reports]
             (folder / REPORT_FILE).write_text(json.dumps({"files": contents}, indent=2) + "\n", encoding="utf-8")

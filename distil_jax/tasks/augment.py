@@ -41,7 +41,7 @@ def continuation_table(tokenizer: Tokenizer) -> np.ndarray:
 def word_tokens(tokenizer: Tokenizer, continuation: np.ndarray) -> np.ndarray:
     """Which tokens may stand for a word in an augmented text, by id: [V] bool.
 
-    These are not continuations, special tokens, or what vocabularies leave room with, such as `[unused7]`.
+    Continuations, special tokens and spare entries such as `[unused7]` may not.
     """
     allowed = ~continuation
     allowed[[*tokenizer.special_ids]] = False

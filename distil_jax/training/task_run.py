@@ -19,6 +19,7 @@ from distil_jax.models import Product, TaskModel
 from distil_jax.tasks import (
     SCORE,
     Encoded,
+    Logits,
     TaskBatch,
     TaskData,
     augment_ids,
@@ -253,7 +254,10 @@ def _evaluator(
         params: Params, frozen: FrozenInputs, before_batch: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
         del frozen
-        logits_of = lambda encoded: predict(params, encoded, before_batch)  # noqa: E731
+
+        def logits_of(encoded: Encoded) -> Logits:
+            return predict(params, encoded, before_batch)
+
         return validation_measures(data, config.task, held_out, logits_of, details)
 
     return evaluate

@@ -131,7 +131,7 @@ def test_continuations_of_a_vocabulary(tmp_path: Path) -> None:
     assert [tokens[i] for i in np.flatnonzero(table)] == ["##ing", "###"]
 
 
-def test_what_a_vocabulary_leaves_room_with_is_no_word(tmp_path: Path) -> None:
+def test_spare_entries_of_a_vocabulary_are_no_words(tmp_path: Path) -> None:
     tokens = [
         "[PAD]",
         "[UNK]",

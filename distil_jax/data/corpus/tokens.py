@@ -149,7 +149,7 @@ def write_file(path: Path, data: bytes | memoryview) -> dict[str, Any]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); make room or use another folder") from error
+            raise UserError(f"{path}: cannot be written ({error.strerror}); free space or use another one") from error
         raise
     return {"bytes": memoryview(data).nbytes, "sha256": hashlib.sha256(data).hexdigest()}
 
