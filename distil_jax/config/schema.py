@@ -266,6 +266,11 @@ class Training(Section):
         "attention kernel where nothing is dropped out; auto: cudnn or splash where they pay",
         affects_result=False,
     )
+    exact_dropout: bool = setting(
+        True,
+        "dropout as a function of seed, step and row alone; if not, cuDNN's attention drops out by itself where no "
+        "layer is computed again: less memory and time on NVIDIA GPUs, other bits after a resume or on other devices",
+    )
     remat: Literal["none", "layer"] = setting(
         "none", "layer: compute each whole layer again for its gradients, for less memory", affects_result=False
     )

@@ -41,6 +41,7 @@ def attend(
     dropout_keys: Array | None = None,
     dropout_site: int = 0,
     dropout_rate: float = 0.0,
+    exact_dropout: bool = True,
 ) -> Array:
     """softmax(Q K^T / sqrt(D) + bias) V of every row, head by head.
 
@@ -51,11 +52,12 @@ def attend(
         mask: [B, L] int32 as in `EncoderInputs`; None: one sequence a row.
         bias: [1, N, Q, L] float32, what is added to the scores; None: nothing.
         kind: which code computes it. "auto" takes the device's flash attention where it works and pays; another name
-            demands that code. No flash attention has dropout that depends on the row alone, or Q < L: such calls always
-            take the "xla" form.
+            demands that code. No flash attention has dropout that depends on the row alone, or Q < L: such calls take
+            the "xla" form.
         dropout_keys: [B, 2] uint32, or None for no dropout.
         dropout_site: which bits of these keys.
         dropout_rate: of the probabilities.
+        exact_dropout: whether its bits have to depend on `dropout_keys` alone. If not, cuDNN draws its own.
 
     Returns:
         [B, Q, N, D]. What a padding query gives is finite, means nothing and differs between kinds.
@@ -65,13 +67,14 @@ def attend(
     """
     device, (_, length, _, width) = target_device(), query.shape
     shape = AttentionShape(device, str(query.dtype), length, width, is_biased=bias is not None)
-    plain = (dropout_keys is not None and dropout_rate > 0.0) or query.shape != key.shape
+    drops = dropout_keys is not None and dropout_rate > 0.0
+    plain = (drops and exact_dropout) or query.shape != key.shape
     chosen = "xla" if plain else flash_attention.choose(kind, shape)
-    if chosen == "splash":
+    if chosen == "splash" and not drops:
         return flash_attention.splash(query, key, value, mask)
     if chosen == "cudnn":
         allowed = _allowed(query, mask)
-        return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation="cudnn")
+        return flash_attention.cudnn(query, key, value, allowed, dropout_site, dropout_rate if drops else 0.0)
     return attend_with_scores(
         query,
         key,

@@ -211,6 +211,7 @@ class EncoderLayer(nn.Module):
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
     product: Product = "plain"
+    exact_dropout: bool = True
 
     def setup(self) -> None:
         config = self.config
@@ -251,7 +252,7 @@ class EncoderLayer(nn.Module):
         if "scores" in capture:
             mixed, found["scores"] = attend_with_scores(query, key, value, mask, **options)
         else:
-            mixed = attend(query, key, value, mask, kind=self.attention, **options)
+            mixed = attend(query, key, value, mask, kind=self.attention, exact_dropout=self.exact_dropout, **options)
         return self._output(x, mixed, dropout_keys), {name: x for name, x in found.items() if name in capture}
 
     def cls_only(self, x: Array, mask: Array | None, bias: Array | None) -> Array:
@@ -291,6 +292,7 @@ class Encoder(nn.Module):
             al. 2016).
         product: of dense layers. "transposed": (kernel^T @ x^T)^T, for single texts on CPU. "int8": of rounded numbers,
             for quantisation-aware training.
+        exact_dropout: whether dropout of attention is a function of the row's key alone (`attend`).
     """
 
     config: EncoderConfig
@@ -298,6 +300,7 @@ class Encoder(nn.Module):
     attention: AttentionKind = "auto"
     remat: Remat = "none"
     product: Product = "plain"
+    exact_dropout: bool = True
 
     def setup(self) -> None:
         config = self.config
@@ -307,8 +310,11 @@ class Encoder(nn.Module):
                 config.relative_buckets, config.num_heads, config.initializer_range
             )
         layer: Any = EncoderLayer if self.remat == "none" else nn.remat(EncoderLayer, static_argnums=(5,))
+        # cuDNN would draw other bits when a layer is computed again for its gradients.
+        exact_dropout = self.exact_dropout or self.remat == "layer"
+        settings = self.dtype, self.attention, self.product, exact_dropout
         for index in range(config.num_layers):
-            setattr(self, f"layer_{index}", layer(config, index, self.dtype, self.attention, self.product))
+            setattr(self, f"layer_{index}", layer(config, index, *settings))
         if config.pooler:
             self.pooler = dense(config.hidden_size, config.initializer_range, self.dtype, self.product)
 

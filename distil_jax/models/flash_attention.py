@@ -82,6 +82,23 @@ def _why_not_splash(shape: AttentionShape) -> str:
     return ""
 
 
+def cudnn(query: Array, key: Array, value: Array, allowed: Array | None, seed: int, dropout_rate: float) -> Array:
+    """cuDNN's attention: query, key, value [B, L, N, D], allowed [B, 1, L, L] bool -> [B, L, N, D].
+
+    Its dropout is a function of `seed` and of how often the process called the kernel of this seed. So every layer
+    needs a seed of its own, and none may be computed twice for its gradients: both passes would draw apart.
+    """
+    if not dropout_rate:
+        return jax.nn.dot_product_attention(query, key, value, mask=allowed, implementation="cudnn")
+    # The public function has no dropout (jax 0.10 to 0.12).
+    from jax._src.cudnn.fused_attention_stablehlo import dot_product_attention
+
+    scale = 1.0 / math.sqrt(query.shape[-1])
+    drops: Any = {"seed": seed, "dropout_rate": dropout_rate}
+    mixed: Any = dot_product_attention(query, key, value, mask=allowed, scale=scale, **drops)
+    return mixed
+
+
 def splash(query: Array, key: Array, value: Array, mask: Array | None, *, interpret: bool = False) -> Array:
     """Splash attention: query, key, value [B, L, N, D], mask [B, L] as in `EncoderInputs` -> [B, L, N, D].
 

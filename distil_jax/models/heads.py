@@ -100,9 +100,10 @@ class MaskedLM(nn.Module):
     dtype: DTypeLike = jnp.float32
     attention: AttentionKind = "auto"
     remat: Remat = "none"
+    exact_dropout: bool = True
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, exact_dropout=self.exact_dropout)
         self.mlm_head = MLMHead(self.config, self.dtype)
 
     def __call__(
@@ -213,11 +214,12 @@ class TaskModel(nn.Module):
     attention: AttentionKind = "auto"
     remat: Remat = "none"
     product: Product = "plain"
+    exact_dropout: bool = True
 
     def setup(self) -> None:
         if self.head.needs_pooler and not self.config.pooler:
             raise ValueError(f"a {self.head.kind} head without a dense layer needs an encoder with a pooler")
-        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, self.product)
+        self.encoder = Encoder(self.config, self.dtype, self.attention, self.remat, self.product, self.exact_dropout)
         self.task_head = TaskLayers(self.config, self.head, self.dtype, self.product)
 
     def __call__(

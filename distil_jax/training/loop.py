@@ -209,7 +209,8 @@ def _announce(spec: RunSpec, devices: Devices, start: int | None) -> None:
     config = spec.config
     opening = opening_lines(config, spec.about, spec.steps, devices, start)
     named, dropped = config.training.attention, spec.model_file["model"]["attention_dropout"]
-    if jax.process_index() == 0 and named not in ("auto", "xla") and dropped > 0:
+    drawn_apart = named == "cudnn" and not config.training.exact_dropout
+    if jax.process_index() == 0 and named not in ("auto", "xla") and dropped > 0 and not drawn_apart:
         _LOG.warning(
             "training.attention = '%s': the model that learns takes 'xla' in its steps, as it drops out a share %g of "
             "its attention; evaluations, and a teacher if there is one, take '%s'",

@@ -111,7 +111,9 @@ def trained_network(config: Config, training: TaskTraining) -> TaskModel:
     """The network that is trained and measured."""
     settings = config.training
     dtype, product = jnp.dtype(settings.compute_dtype), _PRODUCTS[config.finetune.quantize]
-    return TaskModel(training.encoder, training.head, dtype, settings.attention, settings.remat, product)
+    return TaskModel(
+        training.encoder, training.head, dtype, settings.attention, settings.remat, product, settings.exact_dropout
+    )
 
 
 def _about(

@@ -182,10 +182,10 @@ def _check_masking(config: Config, objective: Objective) -> None:
 
 def text_models(config: Config, training: TextTraining, corpus: Corpus) -> TextModels:
     """Modules, objective and masking of a run."""
-    dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
-    masking = config.masking
+    settings, masking = config.training, config.masking
+    dtype, attention = jnp.dtype(settings.compute_dtype), settings.attention
     return TextModels(
-        student=MaskedLM(training.encoder, dtype, attention, config.training.remat),
+        student=MaskedLM(training.encoder, dtype, attention, settings.remat, settings.exact_dropout),
         teacher=None if training.teacher is None else MaskedLM(training.teacher, dtype, attention),
         objective=training.objective,
         rule=MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -85,6 +86,33 @@ def test_a_forced_kind_reaches_attention_and_dropout_does_without() -> None:
         jax.eval_shape(
             lambda kind=kind, keys=keys: attend(x, x, x, None, kind=kind, dropout_keys=keys, dropout_rate=0.1)
         )
+
+
+def test_cudnn_drops_out_by_itself_where_exact_bits_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lowered for a GPU that is not here: the forward and the backward kernel have the layer's seed and the rate."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    x, mask = jnp.ones((2, 128, 4, 64), jnp.bfloat16), jnp.ones((2, 128), jnp.int32)
+    keys = row_keys(jax.random.key(0), jnp.arange(2))
+
+    def lowered(device: Device, rate: float, *, exact: bool) -> str:
+        def total(x: Any) -> Any:
+            options: Any = {"dropout_keys": keys, "dropout_site": 7, "dropout_rate": rate, "exact_dropout": exact}
+            return attend(x, x, x, mask, **options).astype(jnp.float32).sum()
+
+        with traced_for(device):
+            return jax.jit(jax.grad(total)).trace(x).lower(lowering_platforms=(device.platform,)).as_text()
+
+    kernels = re.findall(r"@__cudnn\$fmha(\w+)", text := lowered(HOPPER, 0.25, exact=False))
+    assert kernels == ["ScaleBiasSoftmaxDropout", "ScaleBiasSoftmaxDropoutBackward"]
+    settings = {name: re.findall(rf"{name}[^:]*: ([\d.]+)", text) for name in ("seed", "dropout_rate")}
+    assert settings == {"seed": ["7", "7"], "dropout_rate": ["0.25", "0.25"]}
+    assert "Dropout" not in lowered(HOPPER, 0.0, exact=False)
+    assert "fmha" not in lowered(HOPPER, 0.25, exact=True)
+    # Elsewhere nothing else is known that drops out: the exact form.
+    for device in (TPU, TURING, CPU):
+        assert lowered(device, 0.25, exact=False) == lowered(device, 0.25, exact=True)
 
 
 def test_this_device_is_the_cpu() -> None:
