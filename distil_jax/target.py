@@ -11,10 +11,17 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What computes: platform "cpu", "cuda", "rocm" or "tpu"; compute capability of a CUDA device, else (0, 0)."""
+    """What computes.
+
+    Attributes:
+        platform: "cpu", "cuda", "rocm" or "tpu".
+        capability: compute capability of a CUDA device, else (0, 0).
+        memory: bytes that programs may take; 0 where none is known, as on CPU.
+    """
 
     platform: str
     capability: tuple[int, int] = (0, 0)
+    memory: int = 0
 
 
 _ABSENT: ContextVar[Device | None] = ContextVar("target", default=None)
@@ -37,10 +44,11 @@ def target_device() -> Device:
     import jax
 
     backend = jax.default_backend()
-    if backend != "gpu":
-        return Device(backend)
     device: Any = jax.local_devices()[0]
+    memory = int((device.memory_stats() or {}).get("bytes_limit", 0))
+    if backend != "gpu":
+        return Device(backend, memory=memory)
     if "cuda" not in device.client.platform_version.lower():
-        return Device("rocm")
+        return Device("rocm", memory=memory)
     major, minor = str(device.compute_capability).split(".")[:2]
-    return Device("cuda", (int(major), int(minor)))
+    return Device("cuda", (int(major), int(minor)), memory)

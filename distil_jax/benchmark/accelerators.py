@@ -132,11 +132,12 @@ def find_target(name: str, dtype: Literal["bfloat16", "float32"]) -> Target:
     devices = _gpus(accelerator, shape[0]) if accelerator.gpu else _tpus(name.partition(":")[0], shape)
     peak = peak_flops(accelerator.kind, dtype) or 0.0
     share = float(os.environ.get(_FRACTION) or _GPU_MEMORY_SHARE) if accelerator.gpu else 1.0
+    memory = int(share * accelerator.memory)
     return Target(
         name=name,
-        device=accelerator.device,
+        device=dataclasses.replace(accelerator.device, memory=memory),
         devices=devices,
-        memory=int(share * accelerator.memory),
+        memory=memory,
         flops=MATRIX_SHARE * peak,
         bandwidth=MEMORY_SHARE * accelerator.bandwidth,
         link=accelerator.link,

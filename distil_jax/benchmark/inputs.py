@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,9 @@ class MeasuredRun(NamedTuple):
     notes: tuple[str, ...]
 
 
-def make_inputs(config: Config, stage: Stage, vocabulary: int, *, shapes_only: bool = False) -> MeasuredRun:
+def make_inputs(
+    config: Config, stage: Stage, vocabulary: int, *, shapes_only: bool = False, devices: int = 1
+) -> MeasuredRun:
     """The run that `config` describes.
 
     Args:
@@ -58,17 +60,19 @@ def make_inputs(config: Config, stage: Stage, vocabulary: int, *, shapes_only: b
         stage: which step.
         vocabulary: tokens of a synthetic model or corpus.
         shapes_only: no weights are read or drawn. Parameters are arrays of zeros that take no memory.
+        devices: that share a batch.
     """
     # A run needs a folder's name; nothing is written there.
     config = with_overrides(config, {"run.output": config.run.output or "benchmark"})
-    make = _finetuning if stage == "finetune" else partial(_on_text, stage=stage)
+    make: Any = partial(_finetuning if stage == "finetune" else partial(_on_text, stage=stage), devices=devices)
     if not shapes_only:
         return make(config, models=Models(vocabulary, shapes_only))
     # In another type the teacher's zeros would become arrays in memory.
     made = make(with_overrides(config, {"teacher.dtype": "float32"}), models=Models(vocabulary, shapes_only))
     zero = np.zeros((), jnp.dtype(config.teacher.dtype))
     teacher = jax.tree.map(lambda x: np.broadcast_to(zero, x.shape), made.spec.frozen.teacher)
-    spec = dataclasses.replace(made.spec, config=config, frozen=made.spec.frozen._replace(teacher=teacher))
+    settled = dataclasses.replace(made.spec.config, teacher=config.teacher)
+    spec = dataclasses.replace(made.spec, config=settled, frozen=made.spec.frozen._replace(teacher=teacher))
     return made._replace(spec=spec)
 
 
@@ -105,7 +109,7 @@ def _sizes(encoder: EncoderConfig) -> str:
     return f"{encoder.num_layers} layers, width {encoder.hidden_size}, {encoder.vocab_size:,} tokens"
 
 
-def _on_text(config: Config, models: Models, stage: Stage) -> MeasuredRun:
+def _on_text(config: Config, models: Models, stage: Stage, devices: int) -> MeasuredRun:
     source, name = (
         (config.teacher.path, "teacher.path") if stage == "distill" else (config.model.initial, "model.initial")
     )
@@ -125,7 +129,7 @@ def _on_text(config: Config, models: Models, stage: Stage) -> MeasuredRun:
         )
     make_training = distillation if stage == "distill" else pretraining
     training = make_training(config, encoder, params)
-    spec = text_run_spec(config, training, Corpora(corpus), {}, STEPS)
+    spec = text_run_spec(config, training, Corpora(corpus), {}, STEPS, devices)
     return MeasuredRun(spec, training.encoder, training.teacher, tuple(notes))
 
 
@@ -151,7 +155,7 @@ def _has_weights(source: str) -> bool:
     return bool(source) and any((Path(source).expanduser() / file).is_file() for file in WEIGHT_FILES)
 
 
-def _finetuning(config: Config, models: Models) -> MeasuredRun:
+def _finetuning(config: Config, models: Models, devices: int) -> MeasuredRun:
     if not config.task.name:
         config = with_overrides(config, {"task.name": USUAL_TASK})
     notes: list[str] = []
@@ -168,7 +172,7 @@ def _finetuning(config: Config, models: Models) -> MeasuredRun:
         training = _synthetic_training(encoder, tokenizer, data, models, with_teacher=bool(config.teacher.path))
         if config.teacher.path:
             notes.append(f"teacher.path = {config.teacher.path}: a synthetic teacher of the same sizes")
-    spec = task_run_spec(config, data, training, train, {}, {})
+    spec = task_run_spec(config, data, training, train, {}, {}, devices=devices)
     teacher = training.teachers[0].encoder if training.teachers else None
     return MeasuredRun(spec, training.encoder, teacher, tuple(notes))
 

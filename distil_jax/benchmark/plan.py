@@ -16,6 +16,7 @@ from distil_jax.benchmark.program import PARTS, Collective, Kernel
 from distil_jax.benchmark.run import largest_batch
 from distil_jax.benchmark.variants import Stage, with_rows
 from distil_jax.config import Config
+from distil_jax.target import traced_for
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.step import micro_batch_rows
 
@@ -51,10 +52,9 @@ def make_plan(request: PlanRequest, target: Target, say: Callable[[str], None] =
         UserError: the devices cannot share the batch, or the configuration is wrong.
     """
     config = request.config
-    share = max(config.training.batch_size // _devices(config, target), 1)
-    rows = micro_batch_rows(share, config.training.micro_batch_size)
-    say(f"compiling for {target.name}, {rows} rows a device and pass")
+    say(f"compiling for {target.name}")
     compiled, spec, notes = _compiled(request, config, target)
+    rows = _rows(spec.config, target)
     found = {
         "on": target.name,
         "devices": _devices(config, target),
@@ -65,6 +65,7 @@ def make_plan(request: PlanRequest, target: Target, say: Callable[[str], None] =
         "fits": _fits(compiled, target),
         "memory": _memory(compiled),
         "flops_per_token": spec.flops_per_token,
+        "remat": spec.config.training.remat,
         "compile_seconds": compiled.compile_seconds,
         "compiled_only": target.name != "this",
         "notes": notes,
@@ -72,12 +73,20 @@ def make_plan(request: PlanRequest, target: Target, say: Callable[[str], None] =
     if compiled.program is not None:
         found |= _work(compiled, target) | _duration(compiled, spec, target, request.price)
     if request.search:
-        found |= _search(request, compiled, target, say)
+        found |= _search(request, compiled, rows, target, say)
     return found
 
 
+def _rows(config: Config, target: Target) -> int:
+    """Rows of a device and pass, by a run's settled configuration."""
+    share = max(config.training.batch_size // _devices(config, target), 1)
+    return micro_batch_rows(share, config.training.micro_batch_size)
+
+
 def _compiled(request: PlanRequest, config: Config, target: Target) -> tuple[CompiledPlan, RunSpec, list[str]]:
-    inputs = make_inputs(config, request.stage, request.vocabulary, shapes_only=True)
+    with traced_for(target.device):
+        devices = _devices(config, target)
+        inputs = make_inputs(config, request.stage, request.vocabulary, shapes_only=True, devices=devices)
     return compile_step(inputs.spec, target), inputs.spec, list(inputs.notes)
 
 
@@ -139,14 +148,15 @@ def _duration(compiled: CompiledPlan, spec: RunSpec, target: Target, price: floa
     return found
 
 
-def _search(request: PlanRequest, compiled: CompiledPlan, target: Target, say: Callable[[str], None]) -> dict[str, Any]:
+def _search(
+    request: PlanRequest, compiled: CompiledPlan, rows: int, target: Target, say: Callable[[str], None]
+) -> dict[str, Any]:
     """The rows that fit, on the line through two compiled plans, and the micro-batch to take, compiled too.
 
     Memory grows linearly with the rows, once the vocabulary's chunks are as large as they get.
     """
     devices = _devices(request.config, target)
     share = request.config.training.batch_size // devices
-    rows = micro_batch_rows(share, request.config.training.micro_batch_size)
     planned = {rows: compiled}
     choices = [number for number in range(share, 0, -1) if share % number == 0]
 

@@ -69,7 +69,7 @@ def roofline_of_step(
         accelerator: whether attention = auto picks a kernel that writes no scores.
     """
     width = 2.0 if config.training.compute_dtype == "bfloat16" else 4.0
-    remat = config.training.remat != "none"
+    remat = config.training.remat == "layer"
     attention = config.training.attention
     written = attention == "xla" or (attention == "auto" and not (accelerator and width == 2.0))
 

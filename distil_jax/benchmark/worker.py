@@ -90,6 +90,7 @@ def measure(config: str, stage: Stage, vocabulary: int, spawned: float, repeats:
         "first_step_seconds": time.time() - spawned,
         "first_loss": float(first["loss"]),
         "notes": list(inputs.notes),
+        "micro_batch_size": inputs.spec.config.training.micro_batch_size,
     }
     batches = step.batches(steps or _steps_of_round(step))
     metrics = step.run(batches)  # compiles for the shapes that are still new, and warms up

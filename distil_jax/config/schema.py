@@ -202,6 +202,9 @@ class Objective(ActivationTerms):
         "losses over the vocabulary; fused: in chunks; plain: all logits at once, for comparison",
         affects_result=False,
     )
+    chunk: int = setting(
+        0, "positions of a chunk of the fused form; 0: by the memory of the device", at_least(0), affects_result=False
+    )
 
     def validate(self) -> None:
         super().validate()
@@ -255,9 +258,10 @@ class Training(Section):
     )
     batch_size: int = setting(256, "rows per optimiser step, over all devices", between(1, 1 << 24))
     micro_batch_size: int = setting(
-        16,
-        "rows per device and forward pass, at most; taken is the largest number that divides a device's rows",
-        between(1, 1 << 20),
+        0,
+        "rows per device and forward pass, at most; taken is the largest number that divides a device's rows; 0: as "
+        "many as fit into a GPU or TPU, 16 on CPU",
+        between(0, 1 << 20),
         affects_result=False,
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting("float32", "type of activations; weights are float32")
@@ -271,8 +275,10 @@ class Training(Section):
         "dropout as a function of seed, step and row alone; if not, cuDNN's attention drops out by itself where no "
         "layer is computed again: less memory and time on NVIDIA GPUs, other bits after a resume or on other devices",
     )
-    remat: Literal["none", "layer"] = setting(
-        "none", "layer: compute each whole layer again for its gradients, for less memory", affects_result=False
+    remat: Literal["auto", "none", "layer"] = setting(
+        "auto",
+        "layer: compute each whole layer again for its gradients, for less memory; auto: where few rows would fit else",
+        affects_result=False,
     )
     max_skipped_steps: int = setting(
         10,

@@ -69,7 +69,7 @@ def attend(
     shape = AttentionShape(device, str(query.dtype), length, width, is_biased=bias is not None)
     drops = dropout_keys is not None and dropout_rate > 0.0
     plain = (drops and exact_dropout) or query.shape != key.shape
-    chosen = "xla" if plain else flash_attention.choose(kind, shape)
+    chosen = "xla" if plain else flash_attention.choose_attention(kind, shape)
     if chosen == "splash" and not drops:
         return flash_attention.splash(query, key, value, mask)
     if chosen == "cudnn":

@@ -309,7 +309,7 @@ class Encoder(nn.Module):
             self.relative_positions = RelativePositions(
                 config.relative_buckets, config.num_heads, config.initializer_range
             )
-        layer: Any = EncoderLayer if self.remat == "none" else nn.remat(EncoderLayer, static_argnums=(5,))
+        layer: Any = nn.remat(EncoderLayer, static_argnums=(5,)) if self.remat == "layer" else EncoderLayer
         # cuDNN would draw other bits when a layer is computed again for its gradients.
         exact_dropout = self.exact_dropout or self.remat == "layer"
         settings = self.dtype, self.attention, self.product, exact_dropout

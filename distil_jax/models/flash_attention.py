@@ -36,7 +36,7 @@ class AttentionShape:
     is_biased: bool = False
 
 
-def choose(kind: str, shape: AttentionShape) -> str:
+def choose_attention(kind: str, shape: AttentionShape) -> str:
     """The form that computes attention of this shape: "xla", "cudnn" or "splash".
 
     Raises:

@@ -34,4 +34,5 @@ from distil_jax.objectives.terms import (
     uses_teacher,
     uses_vocabulary,
 )
+from distil_jax.objectives.vocabulary import chunk_size, vocabulary_bytes
 from distil_jax.objectives.vocabulary_terms import TopTokens

@@ -95,9 +95,6 @@ class Totals(NamedTuple):
     sequences: Array
 
 
-_VOCABULARY_LOSSES = {"fused": fused_vocabulary_loss, "plain": plain_vocabulary_loss}
-
-
 def objective_loss(
     objective: Objective,
     student: MaskedLM,
@@ -150,7 +147,8 @@ def objective_loss(
         elif reads_teacher and compared is not None:
             assert teacher is not None and teacher_params is not None  # `compared` is made of them
             teacher_layer = _output_layer(teacher, teacher_params, chosen(compared.hidden))
-        vocabulary_loss = _VOCABULARY_LOSSES[objective.vocabulary]
+        fused = partial(fused_vocabulary_loss, chunk=objective.chunk)
+        vocabulary_loss = fused if objective.vocabulary == "fused" else plain_vocabulary_loss
         with jax.named_scope("vocabulary"):
             part, found = vocabulary_loss(
                 layer,

@@ -37,10 +37,11 @@ from distil_jax.objectives.vocabulary_terms import (
     loss_and_dlogits,
     loss_sums,
 )
+from distil_jax.target import target_device
 
-# Bytes of one float32 [chunk, V] array; five are held at most, beside two of the table's size. Estimated from
-# accelerators' memory bandwidth, not measured: adding up the table's gradient stays below a tenth of a chunk's work.
-ACCELERATOR_CHUNK_BYTES = 256 << 20
+# Bytes of one float32 [chunk, V] array on an accelerator, a share of its memory between these; five are held at most,
+# beside two of the table's size. Larger chunks save a hundredth of a step (benchmarks/RESULTS.md, compiled).
+_LEAST_CHUNK_BYTES, _MOST_CHUNK_BYTES, _CHUNK_SHARE = 256 << 20, 1 << 30, 64
 VOCABULARY_MULTIPLE = 128  # tokens: lanes of a TPU; a GPU's products want multiples of 8
 _NEVER = -1e4  # bias of tokens that are added: their exponentials are 0
 LEAST_CHUNK = 256  # positions, where the vocabulary is so large that the table outweighs them anyway
@@ -50,12 +51,19 @@ Stacked = TypeVar("Stacked")
 Result = tuple[Array, dict[str, SumCount]]
 
 
+def vocabulary_bytes() -> int:
+    """Bytes of one float32 [chunk, V] array where `objective.chunk` leaves them to the program."""
+    if forms_apply():
+        return CHUNK_BYTES
+    return min(max(target_device().memory // _CHUNK_SHARE, _LEAST_CHUNK_BYTES), _MOST_CHUNK_BYTES)
+
+
 def chunk_size(tokens: int, vocabulary: int, *, max_bytes: int = 0) -> int:
     """Positions a chunk: as few equal chunks as keep a float32 [chunk, vocabulary] within `max_bytes`.
 
-    A multiple of 8, and not below `LEAST_CHUNK` for the sake of `max_bytes`; 0 stands for the platform's constant.
+    A multiple of 8, and not below `LEAST_CHUNK` for the sake of `max_bytes`; 0 stands for `vocabulary_bytes`.
     """
-    max_bytes = max_bytes or (CHUNK_BYTES if forms_apply() else ACCELERATOR_CHUNK_BYTES)
+    max_bytes = max_bytes or vocabulary_bytes()
     most = max(LEAST_CHUNK, max_bytes // (4 * vocabulary) // 8 * 8)
     chunks = max(1, -(-tokens // most))
     return max(8, -(-tokens // (8 * chunks)) * 8)

@@ -14,6 +14,7 @@ from distil_jax.config import Config
 from distil_jax.data.corpus import CacheWriter, Corpus, TeacherCache
 from distil_jax.errors import writing
 from distil_jax.runs import Progress, SaveClock, Watchdog, broadcast, fingerprint, first_process_in, lock_folder
+from distil_jax.training.device_settings import settled
 from distil_jax.training.distill import distillation
 from distil_jax.training.parallel import Devices, check_batch, devices_of
 from distil_jax.training.step import FrozenInputs
@@ -26,6 +27,7 @@ from distil_jax.training.text_run import (
     open_corpora,
     planned_steps,
     read_model,
+    step_sizes,
     text_batches,
     text_models,
 )
@@ -51,6 +53,7 @@ def cache_teacher(config: Config) -> TeacherCache | None:
         check_text(config, training, corpora)
         devices = devices_of(config.parallel)
         check_batch(config.training.batch_size, devices.count)
+        config = settled(config, step_sizes(training, corpus, devices.count))
         models = text_models(config, training, corpus)
         dtype = record_dtype(config, models, corpus.sequence_length)
         with first_process_in(partial(_opened, config, made_of, dtype)) as writer:

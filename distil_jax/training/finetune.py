@@ -103,7 +103,7 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
         model_file = keep_model_file(folder, facts, training.tokenizer, training.encoder.family)
         started = time.monotonic()
         details: dict[str, Any] = {}  # of the newest evaluation
-        spec = task_run_spec(config, data, training, train, held_out, model_file, details)
+        spec = task_run_spec(config, data, training, train, held_out, model_file, details, devices.count)
         result = run_training(spec, devices, watchdog)
         if result.best_step != max(result.evaluations, default=0):
             details = {}

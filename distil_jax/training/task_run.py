@@ -16,6 +16,7 @@ import numpy as np
 from distil_jax.config import Config
 from distil_jax.errors import UserError
 from distil_jax.models import Product, TaskModel
+from distil_jax.objectives import active_activation_terms, capture_of
 from distil_jax.tasks import (
     SCORE,
     Encoded,
@@ -31,6 +32,7 @@ from distil_jax.tasks import (
     training_plan,
     validation_measures,
 )
+from distil_jax.training.device_settings import StepSizes, memory_text, settled
 from distil_jax.training.flops import encoder_flops
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import RunSpec
@@ -55,6 +57,7 @@ def task_run_spec(
     held_out: Mapping[str, Encoded],
     model_file: Mapping[str, Any],
     details: dict[str, Any] | None = None,
+    devices: int = 1,
 ) -> RunSpec:
     """The run that fine-tunes on `train` and is measured on `held_out`.
 
@@ -66,10 +69,13 @@ def task_run_spec(
         held_out: encoded examples by the name of their set; empty: nothing is measured.
         model_file: the contents of the run's model.json.
         details: is given those of the newest evaluation, by the name of the set.
+        devices: that share a batch.
 
     Raises:
         UserError: finetune.metric is not measured here.
     """
+    sizes = _step_sizes(config, training, train, devices)
+    config = settled(config, sizes)
     dtype, attention = jnp.dtype(config.training.compute_dtype), config.training.attention
     model = trained_network(config, training)
     teachers = tuple(TaskModel(one.encoder, one.head, dtype, attention) for one in training.teachers)
@@ -103,17 +109,24 @@ def task_run_spec(
         evaluate_start=False,
         selection=selection if held_out and config.finetune.keep == "best" else NO_CHOICE,
         earlier_phases=tuple((phase.steps, phase.learning_rate) for phase in phases[:-1]),
-        about=_about(config, data, training, train, held_out),
+        about=(*_about(config, data, training, train, held_out), *memory_text(config, sizes)),
     )
+
+
+def _step_sizes(config: Config, training: TaskTraining, train: Encoded, devices: int) -> StepSizes:
+    """What decides the memory of the longest batch's step."""
+    captured = capture_of(active_activation_terms(config.finetune)) if training.teachers else frozenset()
+    teachers = tuple(teacher.encoder for teacher in training.teachers)
+    tokens = int(train.lengths.max()) * max(train.choices, 1)
+    return StepSizes(training.encoder, teachers, tokens, captured=captured, devices=devices)
 
 
 def trained_network(config: Config, training: TaskTraining) -> TaskModel:
     """The network that is trained and measured."""
     settings = config.training
     dtype, product = jnp.dtype(settings.compute_dtype), _PRODUCTS[config.finetune.quantize]
-    return TaskModel(
-        training.encoder, training.head, dtype, settings.attention, settings.remat, product, settings.exact_dropout
-    )
+    remat = "layer" if settings.remat == "layer" else "none"
+    return TaskModel(training.encoder, training.head, dtype, settings.attention, remat, product, settings.exact_dropout)
 
 
 def _about(

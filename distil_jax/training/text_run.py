@@ -27,8 +27,17 @@ from distil_jax.data.corpus import (
 from distil_jax.errors import UserError, shown
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_pooling, read_pretrained
 from distil_jax.models import EncoderConfig, MaskedLM
-from distil_jax.objectives import PROJECTIONS, at_predictions, needs_all_logits, uses_teacher, uses_vocabulary
+from distil_jax.objectives import (
+    PROJECTIONS,
+    active_terms,
+    at_predictions,
+    capture_of,
+    needs_all_logits,
+    uses_teacher,
+    uses_vocabulary,
+)
 from distil_jax.runs import CONFIG_FILE, Watchdog, announce, first_process_in, keep_model_file, open_run_folder
+from distil_jax.training.device_settings import StepSizes, memory_text, settled
 from distil_jax.training.evaluation import make_evaluator
 from distil_jax.training.flops import distillation_flops, pretraining_flops
 from distil_jax.training.loop import RunSpec, TrainResult, run_training
@@ -106,7 +115,8 @@ def train_on_text(
     folder = Path(config.run.output)
     with first_process_in(partial(open_run_folder, folder, config, inputs, training.description["stage"])):
         model_file = keep_model_file(folder, _model_facts(training, train), tokenizer, training.encoder.family)
-        return run_training(text_run_spec(config, training, corpora, model_file, steps), devices, watchdog)
+        spec = text_run_spec(config, training, corpora, model_file, steps, devices.count)
+        return run_training(spec, devices, watchdog)
 
 
 def check_text(config: Config, training: TextTraining, corpora: Corpora) -> None:
@@ -134,13 +144,20 @@ def planned_steps(config: Config, corpus: Corpus) -> int:
 
 
 def text_run_spec(
-    config: Config, training: TextTraining, corpora: Corpora, model_file: Mapping[str, Any], steps: int
+    config: Config,
+    training: TextTraining,
+    corpora: Corpora,
+    model_file: Mapping[str, Any],
+    steps: int,
+    devices: int = 1,
 ) -> RunSpec:
-    """The run of `steps` steps that trains on `corpora`, without looking for mistakes.
+    """The run of `steps` steps that trains on `corpora` on so many devices, without looking for mistakes.
 
     `model_file` is the contents of the run's model.json.
     """
     train = corpora.train
+    sizes = step_sizes(training, train, devices)
+    config = settled(config, sizes)
     models, params = text_models(config, training, train), completed(training, config.run.seed)
     return RunSpec(
         config=config,
@@ -155,7 +172,19 @@ def text_run_spec(
         model_file=model_file,
         flops_per_token=_flops_per_token(config, training, train.sequence_length),
         evaluate_every=config.evaluation.every_steps,
-        about=_about(config, training, corpora, params),
+        about=(*_about(config, training, corpora, params), *memory_text(config, sizes)),
+    )
+
+
+def step_sizes(training: TextTraining, train: Corpus, devices: int) -> StepSizes:
+    """What decides the memory of the run's step on so many devices."""
+    return StepSizes(
+        training.encoder,
+        () if training.teacher is None else (training.teacher,),
+        train.sequence_length,
+        uses_vocabulary(training.objective),
+        capture_of(active_terms(training.objective)),
+        devices,
     )
 
 
@@ -184,8 +213,9 @@ def text_models(config: Config, training: TextTraining, corpus: Corpus) -> TextM
     """Modules, objective and masking of a run."""
     settings, masking = config.training, config.masking
     dtype, attention = jnp.dtype(settings.compute_dtype), settings.attention
+    remat = "layer" if settings.remat == "layer" else "none"
     return TextModels(
-        student=MaskedLM(training.encoder, dtype, attention, settings.remat, settings.exact_dropout),
+        student=MaskedLM(training.encoder, dtype, attention, remat, settings.exact_dropout),
         teacher=None if training.teacher is None else MaskedLM(training.teacher, dtype, attention),
         objective=training.objective,
         rule=MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random),

@@ -223,6 +223,7 @@ def test_identity_holds_what_a_run_computes(name: str) -> None:
         "corpus.workers",
         "training.micro_batch_size",
         "objective.vocabulary",
+        "objective.chunk",
         "training.attention",
         "training.remat",
         "training.extend",

@@ -14,7 +14,7 @@ import pytest
 from distil_jax.errors import UserError
 from distil_jax.models.attention import attend
 from distil_jax.models.dropout import row_keys
-from distil_jax.models.flash_attention import AttentionShape, choose, splash
+from distil_jax.models.flash_attention import AttentionShape, choose_attention, splash
 from distil_jax.target import Device, target_device, traced_for
 
 HOPPER, AMPERE, TURING = (Device("cuda", capability) for capability in ((9, 0), (8, 0), (7, 5)))
@@ -48,7 +48,7 @@ def on(device: Device, **changes: Any) -> AttentionShape:
     ids=str,
 )
 def test_auto_takes_what_works_and_pays(call: AttentionShape, expected: str) -> None:
-    assert choose("auto", call) == expected
+    assert choose_attention("auto", call) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_auto_takes_what_works_and_pays(call: AttentionShape, expected: str) -> 
 )
 def test_what_cannot_be_forced_says_why(kind: str, call: AttentionShape, reason: str) -> None:
     with pytest.raises(UserError, match=reason) as caught:
-        choose(kind, call)
+        choose_attention(kind, call)
     assert "training.attention" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_works_can_be_forced() -> None:
     for call in (on(CPU), on(HOPPER), on(TPU), on(ROCM)):
-        assert choose("xla", call) == "xla"
-    assert choose("cudnn", on(HOPPER)) == "cudnn"
-    assert choose("splash", on(TPU)) == "splash", "also where auto would not"
+        assert choose_attention("xla", call) == "xla"
+    assert choose_attention("cudnn", on(HOPPER)) == "cudnn"
+    assert choose_attention("splash", on(TPU)) == "splash", "also where auto would not"
 
 
 def test_a_forced_kind_reaches_attention_and_dropout_does_without() -> None:
