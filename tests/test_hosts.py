@@ -73,6 +73,8 @@ def found_by(start: str, number: int, count: int) -> tuple[dict[str, str], list[
         one = {"OMPI_COMM_WORLD_RANK": str(number), "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
         return {**job, **one, "JAX_COORDINATOR_PORT": str(PORT)}, []
     flags = ["--parallel.coordinator", f"10.77.0.1:{PORT}", "--parallel.num-processes", str(count)]
+    if start == "kubernetes":
+        return {"JOB_COMPLETION_INDEX": str(number)}, flags
     return {}, [*flags, "--parallel.process-id", str(number)]
 
 
@@ -133,19 +135,33 @@ def write_config(tiny_config: Callable[..., Config], tmp_path: Path) -> Callable
 
 
 @pytest.mark.slow
-def test_two_hosts_give_the_losses_of_one(
-    hosts: Callable[[int], list[str]], write_config: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("settings", "starts"),
+    [
+        ({}, {2: "slurm", 4: "kubernetes"}),
+        ({"parallel.fsdp": True, "parallel.teacher": "fsdp"}, {2: "ompi", 4: "flags"}),
+    ],
+    ids=["data parallel", "fsdp"],
+)
+def test_hosts_give_the_losses_of_one(
+    hosts: Callable[[int], list[str]],
+    write_config: Callable[..., Path],
+    tmp_path: Path,
+    settings: dict[str, Any],
+    starts: dict[int, str],
 ) -> None:
-    """8 devices in 1 and 2 processes, dropout on; the two find each other by SLURM's variables."""
-    found = {}
-    for used, start in (([""], ""), (hosts(2), "slurm")):
-        output = tmp_path / f"run{len(used)}"
-        ends = finish(begin(used, write_config(output), start, 8 // len(used)))
-        assert [status for status, _, _ in ends] == [0] * len(used), ends
-        found[len(used)] = losses(output)
+    """8 devices in 1, 2 and 4 processes, dropout on; they find each other in a way of their own each."""
+    names, found = hosts(4), {}
+    for count, start in {1: "", **starts}.items():
+        output = tmp_path / f"run{count}"
+        used = names[:count] if count > 1 else [""]
+        ends = finish(begin(used, write_config(output, **settings), start, 8 // count))
+        assert [status for status, _, _ in ends] == [0] * count, (start, ends)
+        found[count] = losses(output)
     assert len(found[1]) == STEPS
-    for one, other in zip(found[1], found[2], strict=True):
-        assert other == pytest.approx(one, rel=1e-4)
+    for count in starts:
+        for one, other in zip(found[1], found[count], strict=True):
+            assert other == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -322,11 +322,11 @@ class Parallel(Section):
                 "parallel.mapping = pmap holds everything whole on every device; leave it shard_map for parallel.fsdp "
                 'and parallel.teacher = "fsdp"'
             )
-        given = (self.coordinator != "", self.num_processes > 0, self.process_id >= 0)
-        if any(given) and not all(given):
+        given = (self.coordinator != "", self.num_processes > 0)
+        if any((*given, self.process_id >= 0)) and not all(given):
             raise UserError(
-                "parallel.coordinator, parallel.num_processes and parallel.process_id go together: set all three, "
-                "or none to have them found out"
+                "parallel.coordinator, parallel.num_processes and parallel.process_id go together: set all three (the "
+                "first two in an indexed Job of Kubernetes), or none to have them found out"
             )
         if all(given) and self.process_id >= self.num_processes:
             raise UserError(

@@ -20,6 +20,8 @@ from distil_jax.errors import UserError, one_line
 HEARTBEAT_SECONDS = 28  # until JAX notices a dead process, at least half as many; the watchdog is faster
 SHUTDOWN_SECONDS = 60  # that a finished process waits for the others
 
+_POD_INDEX = "JOB_COMPLETION_INDEX"  # of an indexed Job of Kubernetes
+
 CACHE_FOLDER = "JAX_COMPILATION_CACHE_DIR"  # JAX's own variable; a folder, or empty for no cache
 
 
@@ -38,9 +40,10 @@ def start(config: Config) -> None:
 def initialize_distributed(parallel: Parallel) -> None:
     """Join the other processes of the run, if there are any.
 
-    With parallel.coordinator, num_processes and process_id given, those are used; inside a SLURM step or an Open MPI
-    job of several tasks, and on TPU hosts, JAX finds them; otherwise the run is this process alone. When a process
-    of several ends with an exception, all end at once instead of waiting for it.
+    With parallel.coordinator, num_processes and process_id given, those are used, the number of the pod where the last
+    is missing in an indexed Job of Kubernetes; inside a SLURM step or an Open MPI job of several tasks, and on TPU
+    hosts, JAX finds them; otherwise the run is this process alone. When a process of several ends with an exception,
+    all end at once instead of waiting for it.
 
     Raises:
         UserError: the cluster can't be joined.
@@ -55,7 +58,7 @@ def initialize_distributed(parallel: Parallel) -> None:
     where = {
         "coordinator_address": parallel.coordinator or None,
         "num_processes": parallel.num_processes or None,
-        "process_id": parallel.process_id if given else None,
+        "process_id": _process_id(parallel) if given else None,
     }
     try:
         jax.distributed.initialize(
@@ -74,6 +77,19 @@ def initialize_distributed(parallel: Parallel) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if jax.process_count() > 1:
         sys.excepthook = _end_at_once
+
+
+def _process_id(parallel: Parallel) -> int:
+    """The number of this process where the coordinator is given."""
+    if parallel.process_id >= 0:
+        return parallel.process_id
+    number = os.environ.get(_POD_INDEX, "")
+    if not number.isdecimal() or int(number) >= parallel.num_processes:
+        raise UserError(
+            f"parallel.process_id is not set, and {_POD_INDEX} = {number!r} is no number below "
+            f"parallel.num_processes = {parallel.num_processes}; set it"
+        )
+    return int(number)
 
 
 def _in_cluster(environment: Mapping[str, str]) -> bool:

@@ -42,18 +42,19 @@ class Skips:
 def refuse_nonfinite(tree: Any, what: str) -> None:
     """Raise `NonfiniteError`, naming the first array of `tree` that holds NaN or Inf; checked on the devices."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    flags = [_is_finite(leaf) for _, leaf in leaves]  # all are computed before the first is read
-    for (path, _), flag in zip(leaves, flags, strict=True):
-        if not flag:
+    for (path, _), is_finite in zip(leaves, np.asarray(_are_finite([leaf for _, leaf in leaves])), strict=True):
+        if not is_finite:
             raise NonfiniteError(
                 f"{what}: {jax.tree_util.keystr(path)} is not finite, and so is not saved; start "
                 "again with a lower optimizer.learning_rate, in another folder"
             )
 
 
+# One program: of several under way at once, each with a sum over cut arrays, processes on CPU can wait for each other
+# for ever.
 @jax.jit
-def _is_finite(values: Array) -> Array:
-    return jnp.isfinite(values).all()  # true for whole numbers
+def _are_finite(leaves: list[Array]) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])  # true for whole numbers
 
 
 def write_report(

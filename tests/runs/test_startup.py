@@ -195,3 +195,18 @@ def test_the_cache_can_be_elsewhere_or_off(tmp_path: Path) -> None:
     (end,) = finish(begin(COMPILE, XDG_CACHE_HOME=str(tmp_path / "file")))  # not a folder: continues without
     assert end[0] == 0, end
     assert not (tmp_path / "no").exists()
+
+
+def test_a_pod_of_an_indexed_job_is_the_process_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    joined: dict[str, object] = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: joined.update(given))
+    parallel = Parallel(coordinator="host:1", num_processes=4)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    runtime.initialize_distributed(parallel)
+    assert (joined["process_id"], joined["num_processes"]) == (3, 4)
+    for wrong in ("4", "", "x"):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", wrong)
+        with pytest.raises(UserError, match="process_id"):
+            runtime.initialize_distributed(parallel)
