@@ -53,12 +53,12 @@ _SCORE_SETTINGS = (
 )
 _PRUNE_PAGE = ShortHelp(
     "distil-jax prune models/sst2 --task sst2 --pruning.feed-forward 0.5 --output models/sst2_pruned",
-    ("task.name", "run.output", "pruning.feed_forward"),
+    ("task.name", "run.output", "pruning.feed_forward", "pruning.heads"),
     ("pruning.examples", "task.source", "task.train", "task.text", "task.label", "task.max_length", "parallel.devices"),
 )
 _PRUNE_SETTINGS = (
     *(f"task.{key}" for key in fields_of(TaskSettings) if key not in _OF_TRAINING),
-    *("run", "parallel.devices", "pruning.feed_forward", "pruning.examples"),
+    *("run", "parallel.devices", "pruning.feed_forward", "pruning.heads", "pruning.examples"),
 )
 
 

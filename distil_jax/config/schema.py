@@ -228,10 +228,13 @@ class Optimizer(Section):
 
 @dataclass(frozen=True)
 class Pruning(Section):
-    """What is left out: by `prune` whole neurons, for a smaller model; while training single weights, as a baseline."""
+    """What is left out: by `prune` whole neurons and attention heads, for a smaller model; while training single
+    weights, as a baseline.
+    """
 
-    feed_forward: float = setting(0.5, "prune: share of the feed-forward width that stays", between(1e-6, 1))
-    examples: int = setting(1024, "prune: training examples that judge the neurons; 0: all", at_least(0))
+    feed_forward: float = setting(1.0, "prune: share of the feed-forward width that stays", between(1e-6, 1))
+    heads: float = setting(1.0, "prune: share of the attention heads that stays", between(1e-6, 1))
+    examples: int = setting(1024, "prune: training examples that judge what goes; 0: all", at_least(0))
     sparsity: float = setting(
         0.0,
         "share of the encoder's dense kernels that is 0 in the end; 0: no pruning",

@@ -143,8 +143,7 @@ class _Encoder:
         graph, name, params = self.graph, f"layer_{index}", self._params[f"layer_{index}"]
         asking = graph.part(x, 0, graph.integers(1), 1) if first_only else x
         bias = graph.part(bias, 0, graph.integers(1), 2) if first_only else bias
-        width = self.config.hidden_size // self.config.num_heads
-        scale = np.float32(width**-0.5)
+        scale = np.float32(self.config.head_width**-0.5)
         scaled = {part: np.asarray(params["query"][part]) * scale for part in ("kernel", "bias")}
         query = self._heads(graph.dense(asking, f"{name}/query", scaled), [0, 2, 1, 3])
         key = self._heads(graph.dense(x, f"{name}/key", params["key"]), [0, 2, 3, 1])
@@ -152,7 +151,7 @@ class _Encoder:
         scores = graph.node("Add", graph.node("MatMul", query, key), bias)
         mixed = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
         mixed = graph.node("Transpose", mixed, perm=[0, 2, 1, 3])
-        mixed = graph.node("Reshape", mixed, graph.integers(0, 0, self.config.hidden_size))
+        mixed = graph.node("Reshape", mixed, graph.integers(0, 0, self.config.attention_width))
         mixed = graph.dense(mixed, f"{name}/attention_out", params["attention_out"])
         x = self.norm(graph.node("Add", asking, mixed), f"{name}/attention_norm", params["attention_norm"])
         inner = self.activated(graph.dense(x, f"{name}/ffn_in", params["ffn_in"]))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distil_jax.hf.families import Head
     from distil_jax.models import EncoderConfig
 
+HEAD_SIZE = "attention_head_size"  # own field of models with pruned heads, which transformers has no form for
 # Dropout rates have no influence on what a trained model computes, so a folder may do without them.
 _TRAINING_ONLY = ("hidden_dropout", "attention_dropout", "attention_output_dropout")
 
@@ -44,11 +45,12 @@ def encoder_config_from_hf(raw: Mapping[str, Any], where: str) -> EncoderConfig:
             )
     fields = Fields(raw, where)
     values = {name: fields.encoder_value(name, field) for name, field in family.fields.items()}
+    values["head_size"] = fields.size(HEAD_SIZE, 0, 0, values["hidden_size"])
     same = {name: 0 for name, field in family.fields.items() if field.same_as and values[name] == values[field.same_as]}
     config = _completed(family, EncoderConfig(family.name, **{**values, **same}))
     if config.max_length < 1:
         raise UserError(f"{where}: max_position_embeddings = {values['max_position_embeddings']} leaves no position")
-    if config.hidden_size % config.num_heads:
+    if not config.head_size and config.hidden_size % config.num_heads:
         raise UserError(f"{where}: hidden size {config.hidden_size} is not a multiple of the {config.num_heads} heads")
     if config.pad_token_id >= config.vocab_size:
         raise UserError(f"{where}: pad_token_id = {config.pad_token_id}, not below vocab_size {config.vocab_size}")
@@ -97,7 +99,8 @@ def encoder_config_to_hf(config: EncoderConfig, head: Head) -> dict[str, Any]:
         "dtype": "float32",
         "tie_word_embeddings": True,
     }
-    return {**common, **family.constants, **family.required, **written}
+    own = {HEAD_SIZE: config.head_size} if config.head_size else {}
+    return {**common, **family.constants, **family.required, **written, **own}
 
 
 def misfit(family: Family, config: EncoderConfig) -> str:

@@ -45,6 +45,7 @@ def leaves(config: EncoderConfig, *, mlm_head: bool = False, task_head: TaskHead
         "T": config.type_vocab_size,
         "E": config.embedding_width,
         "H": config.hidden_size,
+        "A": config.attention_width,
         "F": config.intermediate_size,
         "N": config.num_heads,
         "R": config.relative_buckets,

@@ -40,6 +40,7 @@ class EncoderConfig:
     max_position_embeddings: int = 512  # rows of the position table
     position_offset: int = 0  # row of the first token's position; RoBERTa: 2, and padding has row 1
     relative_buckets: int = 0  # of distances between tokens, by which scores are biased (MPNet: 32); 0: no bias
+    head_size: int = 0  # width of an attention head; 0: the hidden size over the heads. Others where heads were pruned
     embedding_size: int = 0  # of a token, before a dense layer makes it the hidden size (ELECTRA); 0: the hidden size
     type_vocab_size: int = 0  # 0: no token types (DistilBERT); BERT has 2
     activation: str = "gelu"
@@ -55,6 +56,16 @@ class EncoderConfig:
     def max_length(self) -> int:
         """Tokens of the longest row."""
         return self.max_position_embeddings - self.position_offset
+
+    @property
+    def head_width(self) -> int:
+        """Width of an attention head, D."""
+        return self.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def attention_width(self) -> int:
+        """Width of queries, keys and values of all heads, N * D."""
+        return self.num_heads * self.head_width
 
     @property
     def embedding_width(self) -> int:
@@ -217,7 +228,7 @@ class EncoderLayer(nn.Module):
         config = self.config
         width = config.hidden_size
         make = partial(dense, initializer_range=config.initializer_range, dtype=self.dtype, product=self.product)
-        self.query, self.key, self.value = make(width), make(width), make(width)
+        self.query, self.key, self.value = (make(config.attention_width) for _ in range(3))
         self.attention_out = make(width)
         self.attention_norm = _norm(config, self.dtype)
         self.ffn_in = make(config.intermediate_size)
@@ -269,7 +280,7 @@ class EncoderLayer(nn.Module):
     def _output(self, x: Array, mixed: Array, dropout_keys: Array | None) -> Array:
         """x [B, Q, H] of the first Q tokens, mixed [B, Q, N, D] by their heads -> [B, Q, H]."""
         config, site = self.config, 3 * self.index + 2
-        mixed = self.attention_out(mixed.reshape(x.shape))
+        mixed = self.attention_out(mixed.reshape(*x.shape[:2], config.attention_width))
         x = self.attention_norm(x + dropout(mixed, dropout_keys, site, config.attention_output_dropout))
         output = dropout(self._activated(self.ffn_in(x)), dropout_keys, site + 1, config.hidden_dropout)
         return self.output_norm(x + output)

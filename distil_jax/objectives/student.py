@@ -45,15 +45,16 @@ def student_sizes(settings: Student, teacher: EncoderConfig) -> dict[str, Any]:
     """
     sizes: dict[str, Any] = {"num_layers": settings.num_layers or len(settings.layers) or -(-teacher.num_layers // 2)}
     if width := settings.hidden_size:
-        head_width = teacher.hidden_size // teacher.num_heads
-        heads = settings.num_heads or max(width // head_width, 1)
+        heads = settings.num_heads or max(width // teacher.head_width, 1)
         inner = round(width * teacher.intermediate_size / teacher.hidden_size)
         sizes |= {"hidden_size": width, "num_heads": heads, "intermediate_size": inner}
     others = ("num_heads", "intermediate_size", "embedding_size")
     sizes |= {name: x for name in others if (x := getattr(settings, name))}
     sizes |= {name: x for name in ("hidden_dropout", "attention_dropout") if (x := getattr(settings, name)) >= 0}
+    if "num_heads" in sizes and teacher.head_size:
+        sizes["head_size"] = 0  # the width over the heads, as of a model that was not pruned
     width, heads = (sizes.get(name, getattr(teacher, name)) for name in ("hidden_size", "num_heads"))
-    if width % heads:
+    if not sizes.get("head_size", teacher.head_size) and width % heads:
         raise UserError(f"student.hidden_size = {width} is not a multiple of student.num_heads = {heads}; set both")
     return sizes
 

@@ -132,5 +132,5 @@ def _writes_scores(config: Config, sizes: StepSizes) -> bool:
 
 def _shape(config: Config, sizes: StepSizes) -> AttentionShape:
     encoder = sizes.student
-    width, is_biased = encoder.hidden_size // encoder.num_heads, bool(encoder.relative_buckets)
-    return AttentionShape(target_device(), config.training.compute_dtype, sizes.length, width, is_biased)
+    dtype, is_biased = config.training.compute_dtype, bool(encoder.relative_buckets)
+    return AttentionShape(target_device(), dtype, sizes.length, encoder.head_width, is_biased)

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 def encoder_flops(sizes: EncoderConfig, sequence_length: int) -> float:
     """Forward operations of the layers, per token: a multiplication and an addition are two.
 
-    A layer has 4 H^2 (query, key, value, output) + 2 H F (feed-forward) weights, each used once a token, and two
-    products, [L, H] with [H, L] (scores) and [L, L] with [L, H] (values): 2 L H multiplications a token. Embeddings,
+    A layer has 4 H A (query, key, value, output; A is H unless heads were pruned) + 2 H F (feed-forward) weights, each
+    used once a token, and two products, [L, A] with [A, L] (scores) and [L, L] with [L, A] (values): 2 L A
+    multiplications a token. Embeddings,
     LayerNorms, softmax and activations are left out, as is usual (PaLM, arXiv 2204.02311, appendix B).
     """
-    width, inner = sizes.hidden_size, sizes.intermediate_size
-    return 2.0 * sizes.num_layers * (4 * width**2 + 2 * width * inner + 2 * sequence_length * width)
+    width, heads, inner = sizes.hidden_size, sizes.attention_width, sizes.intermediate_size
+    return 2.0 * sizes.num_layers * (4 * width * heads + 2 * width * inner + 2 * sequence_length * heads)
 
 
 def head_flops(sizes: EncoderConfig) -> float:

@@ -81,6 +81,7 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     "optimizer.weight_decay": ([-0.01], [0.0, 0.01]),
     "optimizer.warmup_fraction": ([-0.05, 1.05], [0.0, 1.0]),
     "optimizer.clip_norm": ([-5.0], [0.0]),
+    "pruning.heads": ([0, 1.1], [0.5, 1]),
     "pruning.feed_forward": ([0.0, 1.1], [0.5, 1.0]),
     "pruning.examples": ([-1], [0]),
     "pruning.sparsity": ([-0.1, 1.0], [0.0, 0.9]),

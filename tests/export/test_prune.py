@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 
 from distil_jax import cli
 from distil_jax.config import load_config
-from distil_jax.export.prune import _gated, neuron_importance, prune_model, without_neurons
+from distil_jax.export.prune import gated, prune_model, unit_importance, without_units
 from distil_jax.hf import load_tokenizer, read_json, read_task_model
-from distil_jax.models import TaskModel
+from distil_jax.models import EncoderConfig, TaskModel
 from distil_jax.tasks import collate, kind_of
 from distil_jax.tasks.examples import SequenceExample
 from distil_jax.training.task_step import forward
@@ -43,35 +42,67 @@ def test_importance_is_how_much_the_loss_changes(task_folder: Callable[..., Path
     settings = load_config("finetune", {"task.name": "classification", "task.max_length": 16}).task
     encoded = kind.encode(load_tokenizer(folder), examples, settings)
     batch = collate(encoded, kind, np.arange(3), 16, 4)  # with one empty place
-    found = neuron_importance(model, params, [batch])
-    loss_of = jax.jit(lambda gates, row: kind.loss(forward(model, _gated(params, gates), row.inputs)[1], row))
-    step, neurons = 1e-2, [(0, 0), (0, 7), (1, 3), (1, 23)]
-    for layer, neuron in neurons:
+    found = unit_importance(model, params, [batch])
+    loss_of = jax.jit(lambda gates, row: kind.loss(forward(model, gated(params, gates), row.inputs)[1], row))
+    step, units = 1e-2, [("neurons", 0, 0), ("neurons", 1, 23), ("heads", 0, 0), ("heads", 1, encoder.num_heads - 1)]
+    for name, layer, unit in units:
         differences = []
         for row in range(3):
             alone = collate(encoded, kind, np.array([row]), 16, 1)
             losses = []
             for change in (step, -step):
-                gates = np.ones((2, 24), np.float32)
-                gates[layer, neuron] += change
+                gates = ones(encoder)
+                gates[name][layer, unit] += change
                 losses.append(float(loss_of(gates, alone)))
             differences.append(abs(losses[0] - losses[1]) / (2 * step))
-        assert found[layer, neuron] == pytest.approx(np.mean(differences), rel=2e-2, abs=1e-4)
-    assert found.shape == (2, 24) and (found > 0).any()
+        assert found[name][layer, unit] == pytest.approx(np.mean(differences), rel=2e-2, abs=1e-4)
+    assert {name: one.shape for name, one in found.items()} == {name: one.shape for name, one in ones(encoder).items()}
+    assert (found["neurons"] > 0).any() and (found["heads"] > 0).any()
 
 
-def test_neurons_without_effect_may_go(task_folder: Callable[..., Path]) -> None:
-    """A model whose other neurons are switched off gives the same logits without them."""
+def ones(encoder: EncoderConfig) -> dict[str, np.ndarray]:
+    layers = encoder.num_layers
+    sizes = {"neurons": encoder.intermediate_size, "heads": encoder.num_heads}
+    return {name: np.ones((layers, size), np.float32) for name, size in sizes.items()}
+
+
+def test_units_without_effect_may_go(task_folder: Callable[..., Path]) -> None:
+    """A model whose other neurons and heads are switched off gives the same logits without them."""
     encoder, params, head, *_ = read_task_model(task_folder("classes"), "sequence")
-    assert head is not None
-    kept = np.array([[0, 3, 5, 6, 9, 12, 20, 23], [1, 2, 4, 8, 16, 17, 18, 22]])
-    gates: Any = np.zeros((2, 24), np.float32)
-    np.put_along_axis(gates, kept, 1, axis=1)
+    assert head is not None and encoder.num_heads == 2
+    kept = {
+        "neurons": np.array([[0, 3, 5, 6, 9, 12, 20, 23], [1, 2, 4, 8, 16, 17, 18, 22]]),
+        "heads": np.array([[1], [0]]),
+    }
+    gates = {name: np.zeros_like(one) for name, one in ones(encoder).items()}
+    for name, places in kept.items():
+        np.put_along_axis(gates[name], places, 1, axis=1)
     ids: Any = np.arange(8, dtype=np.int32)[None] + 5
-    small = TaskModel(dataclasses.replace(encoder, intermediate_size=8), head)
-    before = jax.jit(TaskModel(encoder, head).apply)({"params": _gated(params, gates)}, ids)
-    after = jax.jit(small.apply)({"params": without_neurons(params, kept)}, ids)
+    small, rest = without_units(encoder, params, kept)
+    assert (small.intermediate_size, small.num_heads, small.head_width) == (8, 1, encoder.head_width)
+    before = jax.jit(TaskModel(encoder, head).apply)({"params": gated(params, gates)}, ids)
+    after = jax.jit(TaskModel(small, head).apply)({"params": rest}, ids)
     np.testing.assert_allclose(np.asarray(after), np.asarray(before), atol=1e-5)
+
+
+def test_fewer_heads_are_read_again_and_exported(task_folder: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
+    """The folder is read here alone; ONNX computes what it says; transformers refuses it."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder, out, files = task_folder("classes"), tmp_path / "out", tmp_path / "files"
+    command = ["prune", str(folder), "--task", "classification", "--task.train", str(rows), "--task.max-length", "16"]
+    assert cli.main([*command, "--pruning.heads", "0.5", "--output", str(out)]) == 0
+    raw = read_json(out / "config.json")
+    encoder, params, *_ = read_task_model(out, "sequence")
+    whole, *_ = read_task_model(folder, "sequence")
+    assert (encoder.num_heads, encoder.intermediate_size) == (1, whole.intermediate_size)
+    assert raw["attention_head_size"] == whole.head_width == encoder.head_width
+    assert params["encoder"]["layer_0"]["query"]["kernel"].shape == (whole.hidden_size, whole.head_width)
+    with pytest.raises((RuntimeError, ValueError)):
+        AutoModelForSequenceClassification.from_pretrained(out)
+    assert cli.main(["export", str(out), "--format", "onnx", "--output", str(files)]) == 0
+    report = json.loads((files / "export.json").read_text())
+    assert "onnx" in json.dumps(report)
 
 
 def test_the_folder_is_smaller_and_loads(
@@ -105,6 +136,7 @@ def test_the_folder_is_smaller_and_loads(
     ("changes", "fact"),
     [
         ({"pruning.feed_forward": 0.99}, "24"),
+        ({"pruning.heads": 0.9}, "2 heads"),
         ({"run.output": ""}, "run.output"),
         ({"run.output": str(Path(__file__).parent), "model.initial": "nowhere/at/all"}, "not empty"),
         ({"task.name": "regression", "task.label": "number"}, "head"),
@@ -125,6 +157,7 @@ def test_mistakes_are_said_before_anything_is_computed(
         "task.train": str(tmp_path / "rows.jsonl"),
         "task.max_length": 16,
     }
+    shares = {} if any(name.startswith("pruning.") for name in changes) else {"pruning.feed_forward": 0.5}
     with pytest.raises(UserError, match=fact):
-        prune_model(load_config("finetune", {**settings, **changes}))
+        prune_model(load_config("finetune", {**settings, **shares, **changes}))
     assert not (tmp_path / "out").exists()

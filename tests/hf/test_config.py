@@ -65,6 +65,7 @@ def test_every_field_of_bert() -> None:
         "position_offset": 0,
         "relative_buckets": 0,
         "embedding_size": 0,
+        "head_size": 0,
         "type_vocab_size": 3,
         "activation": "gelu_new",
         "layer_norm_eps": 1e-5,

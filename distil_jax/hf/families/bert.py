@@ -21,10 +21,10 @@ FIELDS = {
     "pad_token_id": ConfigField("pad_token_id", 0),
 }
 LAYER = (
-    *linear(f"{_LAYER}/query", f"{_STORED}.attention.self.query", "HH"),
-    *linear(f"{_LAYER}/key", f"{_STORED}.attention.self.key", "HH"),
-    *linear(f"{_LAYER}/value", f"{_STORED}.attention.self.value", "HH"),
-    *linear(f"{_LAYER}/attention_out", f"{_STORED}.attention.output.dense", "HH"),
+    *linear(f"{_LAYER}/query", f"{_STORED}.attention.self.query", "AH"),
+    *linear(f"{_LAYER}/key", f"{_STORED}.attention.self.key", "AH"),
+    *linear(f"{_LAYER}/value", f"{_STORED}.attention.self.value", "AH"),
+    *linear(f"{_LAYER}/attention_out", f"{_STORED}.attention.output.dense", "HA"),
     *norm(f"{_LAYER}/attention_norm", f"{_STORED}.attention.output.LayerNorm"),
     *linear(f"{_LAYER}/ffn_in", f"{_STORED}.intermediate.dense", "FH"),
     *linear(f"{_LAYER}/ffn_out", f"{_STORED}.output.dense", "HF"),
