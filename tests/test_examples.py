@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import distil_jax
+from distil_jax.data.rows import ReadOptions, read_table
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -44,6 +45,23 @@ def test_sentiment(run: Callable[..., str], model: str, task_files: Mapping[str,
     printed = run("sentiment_from_csv.py", rows, "--model", model, "--epochs", "1", "--output", "out")
     assert "'accuracy'" in printed
     assert distil_jax.from_pretrained("out/export")[0].head.labels == ("bad", "good")
+
+
+def test_a_messy_export(run: Callable[..., str], tmp_path: Path) -> None:
+    """The file has what its docstring promises, and what it has is found."""
+    for name, count in (("train.tsv", 3000), ("dev.tsv", 400)):
+        rows = [f"a film of {n} words , and some more\t{n % 2}\n" for n in range(count)]
+        (tmp_path / name).write_text("sentence\tlabel\n" + "".join(rows))
+    run("messy_reviews.py", str(tmp_path))
+    read = read_table(str(tmp_path / "reviews.csv"), ReadOptions(wanted=("review",)))
+    assert len(read.rows) == 3000
+    assert any("byte order mark" in note for note in read.notes) and any("';'" in note for note in read.notes)
+    cells = [row.values for row in read.rows]
+    assert {row["thumb"] for row in cells} == {"0", "0.0", "1", "1.0", ""}
+    assert {row["mood"] for row in cells} == {"negative", "Negative", "positive", "Positive", ""}
+    for part in ('"', ";", "\U0001f600"):
+        assert any(part in row["review"] for row in cells)
+    assert any(not row["review"] for row in cells)
 
 
 @pytest.mark.slow

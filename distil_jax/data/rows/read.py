@@ -95,7 +95,7 @@ def _open_path(path: Path, options: ReadOptions, faults: Faults, *, loading: boo
     format = options.format or _format_of_file(path, first, options)
     if not options.format and format != "conll" and ENDINGS.get(suffix_of(path)) not in (format, None):
         stream.note(f"read as {format}, which its first line is")
-    return _opened(format, itertools.chain([first], chunks), stream, options, faults)
+    return _opened(format, first, chunks, stream, options, faults)
 
 
 def _held(chunks: Iterator[bytes], stream: RowStream) -> Iterator[bytes]:
@@ -123,12 +123,15 @@ def _open_pipe(pipe: BinaryIO, name: str, options: ReadOptions, faults: Faults) 
     stream = RowStream(name)
     if not options.format and format != "text":
         stream.note(f"read as {format}")
-    return _opened(format, itertools.chain([first], chunks), stream, options, faults)
+    return _opened(format, first, chunks, stream, options, faults)
 
 
 def _opened(
-    format: Format, chunks: Iterator[bytes], stream: RowStream, options: ReadOptions, faults: Faults
+    format: Format, first: bytes, rest: Iterator[bytes], stream: RowStream, options: ReadOptions, faults: Faults
 ) -> RowStream:
+    if first.startswith(BOM):
+        stream.note("a byte order mark at the start is passed over")
+    chunks = itertools.chain([first], rest)
     if format in ("json", "jsonl"):
         open_json(chunks, stream, options, faults, lines=format == "jsonl")
         return stream
