@@ -9,7 +9,7 @@ import pytest
 from distil_jax.config import Config, load_config, shipped_config
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml"))
-FINE_TUNING = ["finetune", "glue", "minilm_tasks", "tinybert_task"]
+FINE_TUNING = ["finetune", "glue", "minilm_tasks", "minilm_task_stage", "tinybert_task"]
 ON_TEXT = [name for name in SHIPPED if name not in FINE_TUNING]
 
 
@@ -22,6 +22,7 @@ def test_the_shipped_configurations_are_these() -> None:
         "hidden",
         "minilm_l3",
         "minilm_l3_teacher",
+        "minilm_task_stage",
         "minilm_tasks",
         "minilmv2",
         "quickstart",

@@ -15,7 +15,7 @@ from distil_jax.runs import read_metrics
 from distil_jax.training.distill import distill
 from distil_jax.training.pretrain import pretrain
 
-FINE_TUNING = {"finetune", "glue", "minilm_tasks", "tinybert_task"}
+FINE_TUNING = {"finetune", "glue", "minilm_tasks", "minilm_task_stage", "tinybert_task"}
 SHIPPED = {path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml")}
 TEACHER_LAYERS = {"distilbert_base_uncased": 12, "minilm_l3": 6, "quickstart": 4, "study_minilm_l3": 6}
 OBJECTIVES = {"embedding": 6, "hidden": 6, "minilmv2": 12, "tinybert": 12}  # alike but for the terms
