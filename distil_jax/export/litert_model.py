@@ -118,8 +118,7 @@ def _evaluate(program: core.Jaxpr, constants: Sequence[Any], arguments: Sequence
         elif equation.primitive.name == "custom_jvp_call" and " erf " in str(nested):
             found = [_gelu(*given)]
         elif nested is not None:
-            closed = nested if isinstance(nested, core.ClosedJaxpr) else core.ClosedJaxpr(nested, ())
-            found = _evaluate(closed.jaxpr, closed.consts, given)
+            found = _evaluate(getattr(nested, "jaxpr", nested), getattr(nested, "consts", ()), given)
         else:
             result = equation.primitive.bind(*given, **equation.params)
             found = result if equation.primitive.multiple_results else [result]
