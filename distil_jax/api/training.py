@@ -13,7 +13,7 @@ from distil_jax.config import Config
 from distil_jax.data.corpus import INDEX, prepare_splits
 from distil_jax.errors import PreemptedError, UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
-from distil_jax.runs import INPUTS_FOLDER, PrepareDisplay, startup
+from distil_jax.runs import INPUTS_FOLDER, prepare_display, startup
 from distil_jax.tasks import load_task, task_spec
 from distil_jax.training.loop import TrainResult
 
@@ -188,8 +188,8 @@ def _on_text(
                     validation, place, "validation", column, on_error=on_error, argument="validation"
                 )
             chosen = make_config(config, settings, whole)
-            with PrepareDisplay(chosen.logging.progress) as display:
-                prepare_splits(chosen.corpus, load_tokenizer(tokenizer), display.update)
+            with prepare_display(chosen.logging.progress) as display:
+                prepare_splits(chosen.corpus, load_tokenizer(tokenizer), display)
         found = stage(chosen)
         return result_of(place, found.evaluations.get(found.step, {}))
 

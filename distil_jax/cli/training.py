@@ -90,10 +90,10 @@ def run_prepare(arguments: list[str]) -> None:
         raise UserError("corpus.tokenizer is not set; name the tokenizer's folder or hub id (the teacher's, say)")
     from distil_jax.data.corpus import prepare_splits
     from distil_jax.hf import load_tokenizer
-    from distil_jax.runs import PrepareDisplay
+    from distil_jax.runs import prepare_display
 
-    with PrepareDisplay(config.logging.progress) as display:
-        corpora = prepare_splits(config.corpus, load_tokenizer(source), display.update)
+    with prepare_display(config.logging.progress) as display:
+        corpora = prepare_splits(config.corpus, load_tokenizer(source), display)
     for split, corpus in corpora.items():
         print(
             f"{split}: {corpus.num_tokens:,} tokens, {corpus.num_sequences:,} sequences in {corpus.num_rows:,} rows of "

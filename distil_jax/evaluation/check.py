@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,7 +17,7 @@ from distil_jax.config import config_from_toml
 from distil_jax.data.corpus import CACHE_INDEX, INDEX, open_corpus, open_teacher_cache
 from distil_jax.errors import UserError, one_line
 from distil_jax.evaluation.study_report import REPORT_FILE, read_json
-from distil_jax.hf import CHECKSUMS_FILE, check_files
+from distil_jax.hf import CHECKSUMS_FILE, check_files, file_sha256
 from distil_jax.runs import (
     CONFIG_FILE,
     INPUTS_FILE,
@@ -156,7 +155,7 @@ def _config(folder: Path) -> str:
     starts = read_starts(folder)
     if not starts:
         return "readable"
-    if starts[-1].get("config_sha256") != hashlib.sha256((folder / CONFIG_FILE).read_bytes()).hexdigest():
+    if starts[-1].get("config_sha256") != file_sha256(folder / CONFIG_FILE):
         raise UserError(f"not what {MANIFEST_FILE} says of the last start (its SHA-256 differs)")
     return "whole"
 

@@ -19,7 +19,7 @@ from distil_jax.evaluation.report import measures_table
 from distil_jax.evaluation.run_report import REPORT_FILE, try_report
 from distil_jax.export import encoder_latency, export
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
-from distil_jax.runs import PrepareDisplay, write_atomically
+from distil_jax.runs import prepare_display, write_atomically
 from distil_jax.tables import markdown
 from distil_jax.training.distill import distill
 from distil_jax.training.pretrain import pretrain
@@ -95,8 +95,8 @@ def _prepare(folder: Path) -> Tokenizer:
         save_tokenizer(folder / "tokenizer", tokenizer)
     tokenizer = load_tokenizer(folder / "tokenizer")
     config = _config(folder, "quickstart", "student", None, {})
-    with PrepareDisplay(config.logging.progress) as display:
-        prepare_splits(config.corpus, tokenizer, display.update)
+    with prepare_display(config.logging.progress) as display:
+        prepare_splits(config.corpus, tokenizer, display)
     return tokenizer
 
 

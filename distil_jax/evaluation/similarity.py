@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from distil_jax.export import load_embedder
+from distil_jax.tasks import measure
 
 
 def similarity_score(model: str | Path, first: Sequence[str], second: Sequence[str], scores: Sequence[float]) -> float:
@@ -21,9 +23,6 @@ def similarity_score(model: str | Path, first: Sequence[str], second: Sequence[s
     Raises:
         UserError: as `load_embedder`.
     """
-    from scipy.stats import spearmanr
-
     embedder = load_embedder(model, pooling="mean", normalize=True)
     left, right = (embedder.encode(texts) for texts in (first, second))
-    found: Any = spearmanr((left * right).sum(axis=1), scores)
-    return float(found.statistic)
+    return measure(("spearman",), (left * right).sum(axis=1), np.asarray(scores))["spearman"]

@@ -12,7 +12,7 @@ from distil_jax.export.check_rows import CheckRows
 from distil_jax.export.formats import ExportFormat, Network
 from distil_jax.export.source import Source
 from distil_jax.models import HEADS, Pooling, TaskHead, pool
-from distil_jax.tasks import choose_buckets, evaluation_plan
+from distil_jax.tasks import choose_buckets, evaluation_plan, measure
 from distil_jax.training.inference import outputs_of_rows, own_logits
 
 _BATCH, _SHAPES = 8, 4
@@ -162,12 +162,9 @@ def _cosines(vectors: list[np.ndarray]) -> np.ndarray:
 
 def rank_correlation(expected: np.ndarray, found: np.ndarray) -> float | None:
     """Spearman's correlation of two arrays [N]; None for fewer than three numbers, or equal ones."""
-    from scipy.stats import spearmanr
-
     if len(expected) < 3 or not np.ptp(expected) or not np.ptp(found):
         return None
-    result: Any = spearmanr(expected, found)
-    return float(result.statistic)
+    return measure(("spearman",), found, expected)["spearman"]
 
 
 def decisions(logits: np.ndarray, head: TaskHead | None) -> np.ndarray:

@@ -19,6 +19,7 @@ from distil_jax.tasks import (
     SCORE,
     Encoded,
     Logits,
+    encoded_texts,
     kind_of,
     load_task,
     read_requests,
@@ -117,11 +118,7 @@ def _of_texts(source: Source, texts: Sequence[str], about: str) -> CheckRows:
     limit = source.encoder.max_length
     if source.pooling is not None and source.pooling.max_length:
         limit = min(limit, source.pooling.max_length)
-    found = source.tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-    rows = [source.tokenizer.fit(one.ids, None, limit) for one in found]
-    ids, types = ([np.asarray(row[part], np.int32) for row in rows] for part in (0, 1))
-    lengths = np.array([len(row) for row in ids], np.int32)
-    return CheckRows(about, Encoded(ids, types, None, lengths, source.tokenizer.pad_id, ()))
+    return CheckRows(about, encoded_texts(source.tokenizer, texts, limit))
 
 
 def _of_file(source: Source, file: str, most: int) -> CheckRows:

@@ -13,13 +13,12 @@ import numpy as np
 
 from distil_jax.config import Config
 from distil_jax.errors import FaultError, UserError
-from distil_jax.hf import Tokenizer, home_resolved, load_tokenizer
+from distil_jax.hf import Tokenizer, file_sha256, home_resolved, load_tokenizer
 from distil_jax.models import EncoderConfig, MaskedLM, Pooling, TaskHead, TaskModel
 from distil_jax.runs import (
     CONFIG_FILE,
     MODEL_FILE,
     TOKENIZER_FOLDER,
-    file_sha256,
     model_sha256,
     read_config,
     read_evaluations,

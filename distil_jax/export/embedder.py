@@ -14,7 +14,7 @@ from distil_jax.export.checkpoint import run_at
 from distil_jax.export.row_network import Compute, RowNetwork
 from distil_jax.hf import Tokenizer, load_tokenizer, locate, read_pooling, read_pretrained
 from distil_jax.models import POOLING_MODES, EncoderConfig, Pooling, SentenceEncoder, pool
-from distil_jax.tasks import Encoded
+from distil_jax.tasks import encoded_texts
 
 
 class Embedder:
@@ -84,7 +84,9 @@ class Embedder:
         """(vector [width] float32, what came with its text), in their order, as `RowNetwork.chunks` has it."""
         before = self.prompt_text(prompt)
         for chunk in self.network.chunks(texts, lambda item: len(item[0]), batch_size):
-            encoded = self._encoded([before + text for text, _ in chunk])
+            whole = [before + text for text, _ in chunk]
+            lowered = [text.lower() for text in whole] if self.pooling.lower_case else whole
+            encoded = encoded_texts(self._tokenizer, lowered, self._limit)
             vectors = self.network.outputs(encoded, batch_size)
             yield [(vector, given) for vector, (_, given) in zip(vectors, chunk, strict=True)]
 
@@ -94,14 +96,6 @@ class Embedder:
         if name and name not in prompts:
             raise UserError(f"prompt = {name!r}: the model has {', '.join(prompts) or 'no prompts'}")
         return prompts.get(name, "")
-
-    def _encoded(self, texts: list[str]) -> Encoded:
-        lowered = [text.lower() for text in texts] if self.pooling.lower_case else texts
-        found = self._tokenizer.backend.encode_batch_fast(lowered, add_special_tokens=False)
-        rows = [self._tokenizer.fit(one.ids, None, self._limit) for one in found]
-        ids, types = ([np.asarray(row[part], np.int32) for row in rows] for part in (0, 1))
-        lengths = np.array([len(row) for row in ids], np.int32)
-        return Encoded(ids, types, None, lengths, self._tokenizer.pad_id, ())
 
 
 def load_embedder(

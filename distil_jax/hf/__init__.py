@@ -7,7 +7,7 @@ when used.
 """
 
 from distil_jax.hf.checkpoint import PretrainedModel
-from distil_jax.hf.checksums import CHECKSUMS_FILE, check_files
+from distil_jax.hf.checksums import CHECKSUMS_FILE, check_files, file_sha256
 from distil_jax.hf.config import (
     encoder_config_from_hf,
     encoder_config_to_hf,

@@ -17,7 +17,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  ((?:\w[\w.-]*/)?[^/\\\0]+)")
 def write_checksums(folder: Path) -> None:
     """Write the hashes of all files in `folder` and in folders below it. Raises OSError."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    lines = [f"{_sha256(folder / name)}  {name}\n" for name in names if name != CHECKSUMS_FILE]
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names if name != CHECKSUMS_FILE]
     (folder / CHECKSUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
@@ -45,13 +45,14 @@ def check_files(folder: Path) -> dict[str, str]:
 
 def _flaw(path: Path, expected: str) -> str:
     try:
-        return "" if _sha256(path) == expected else "not what was written (its SHA-256 differs)"
+        return "" if file_sha256(path) == expected else "not what was written (its SHA-256 differs)"
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

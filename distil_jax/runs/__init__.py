@@ -12,7 +12,6 @@ from distil_jax.lazy import lazy_imports
 if TYPE_CHECKING:
     from distil_jax.runs.coordination import all_agree, broadcast, first_process_in, is_distributed, read_all
     from distil_jax.runs.files import (
-        file_sha256,
         json_sha256,
         replacing,
         require_writable,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
         INPUTS_FOLDER,
         STUDY_FILE,
         check_run_folder,
-        config_sha256,
         fingerprint,
         open_run_folder,
         read_config,
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from distil_jax.runs.manifest import (
         MANIFEST_FILE,
         OPENING_FILE,
+        config_sha256,
         processor_name,
         read_starts,
         record_start,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
         tokenizer_flaws,
     )
     from distil_jax.runs.preemption import NOTHING_NEW
-    from distil_jax.runs.progress import PrepareDisplay, Progress, announce
+    from distil_jax.runs.progress import Progress, announce, prepare_display
     from distil_jax.runs.save_clock import SaveClock, is_due
     from distil_jax.runs.watchdog import Watchdog
 else:

@@ -69,12 +69,6 @@ def require_writable(flag: str, *paths: Path) -> None:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def json_sha256(value: Any) -> str:
     """SHA-256 of a JSON value, whatever the order of its keys and the white space in its file."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -46,11 +46,6 @@ def read_config(folder: Path) -> Config:
     return config_from_toml(text, str(path))
 
 
-def config_sha256(config: Config) -> str:
-    """SHA-256 of the config.toml that a run of these settings has."""
-    return hashlib.sha256(config_to_toml(config).encode()).hexdigest()
-
-
 @contextlib.contextmanager
 def open_run_folder(folder: Path, config: Config, inputs: Mapping[str, str], stage: str = "") -> Iterator[None]:
     """Own `folder` for the length of the block; made if missing, continued if it holds this very run.

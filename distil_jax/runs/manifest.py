@@ -72,9 +72,14 @@ def _entry(config: Config, inputs: Mapping[str, str], stage: str, command: str) 
         "environment": settings_in_force(os.environ),
         "versions": versions(),
         "source": source_state(_SOURCE),
-        "config_sha256": hashlib.sha256(config_to_toml(config).encode()).hexdigest(),
+        "config_sha256": config_sha256(config),
         "inputs": dict(inputs),
     }
+
+
+def config_sha256(config: Config) -> str:
+    """SHA-256 of the config.toml that a run of these settings has."""
+    return hashlib.sha256(config_to_toml(config).encode()).hexdigest()
 
 
 def _devices() -> dict[str, Any]:

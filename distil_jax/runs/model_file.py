@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distil_jax.errors import UserError, one_line
-from distil_jax.runs.files import file_sha256, json_sha256, write_atomically
+from distil_jax.hf import file_sha256
+from distil_jax.runs.files import json_sha256, write_atomically
 
 if TYPE_CHECKING:
     from distil_jax.hf import Tokenizer

@@ -8,8 +8,8 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -145,26 +145,29 @@ class Progress:
         print(f"{self._title}:", text, file=self._stream, flush=True)
 
 
-class PrepareDisplay(contextlib.ExitStack):
-    """Progress of `prepare`, a display for each split; use it as a context manager."""
+@contextlib.contextmanager
+def prepare_display(
+    mode: ProgressMode = "auto", *, stream: TextIO | None = None
+) -> Iterator[Callable[[str, PrepareProgress], None]]:
+    """Progress of `prepare`, a display for each split: what takes a split and its state after a block of it.
 
-    def __init__(self, mode: ProgressMode = "auto", *, stream: TextIO | None = None) -> None:
-        """Take `mode` from the setting logging.progress; `stream` is stderr by default."""
-        super().__init__()
-        self._mode: ProgressMode = mode
-        self._stream = stream
-        self._progress: Progress | None = None
-        self._split, self._bytes = "", 0
+    `mode` is the setting logging.progress; `stream` is stderr by default.
+    """
+    with contextlib.ExitStack() as shown:
+        displays: dict[str, Progress] = {}
+        text_bytes: dict[str, int] = collections.defaultdict(int)
 
-    def update(self, split: str, state: PrepareProgress) -> None:
-        """Take the state of `split` after a block of it."""
-        if split != self._split or self._progress is None:
-            self.close()  # that of the split before
-            self._split, self._bytes = split, 0
-            shown: Any = {"mode": self._mode, "unit": "bytes", "stream": self._stream, "counted": False}
-            self._progress = self.enter_context(Progress(f"prepare {split}", state.bytes_total, **shown))
-        amount, self._bytes = state.text_bytes - self._bytes, state.text_bytes
-        self._progress.update(state.bytes_read, amount=amount, text=f"{state.tokens:,} tokens")
+        def update(split: str, state: PrepareProgress) -> None:
+            if split not in displays:
+                shown.close()  # that of the split before
+                display = Progress(
+                    f"prepare {split}", state.bytes_total, mode=mode, unit="bytes", stream=stream, counted=False
+                )
+                displays[split] = shown.enter_context(display)
+            amount, text_bytes[split] = state.text_bytes - text_bytes[split], state.text_bytes
+            displays[split].update(state.bytes_read, amount=amount, text=f"{state.tokens:,} tokens")
+
+        yield update
 
 
 def _is_notebook() -> bool:

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from distil_jax.tasks.class_weights import chosen_weights
     from distil_jax.tasks.data.load import load_task
     from distil_jax.tasks.data.report import encoded_lines
-    from distil_jax.tasks.encoded import Encoded, with_unlabelled
+    from distil_jax.tasks.encoded import Encoded, encoded_texts, with_unlabelled
     from distil_jax.tasks.examples import Example, TaskData, TaskSpec
     from distil_jax.tasks.kinds import KINDS, Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
     from distil_jax.tasks.measures import SCORE, details_of, validation_measures
+    from distil_jax.tasks.metrics.scores import measure
     from distil_jax.tasks.registry import glue_tasks, own_task, task_spec
     from distil_jax.tasks.requests import (
         Reading,

@@ -85,6 +85,11 @@ def assembled(
     return Encoded(ids, types, labels, lengths, tokenizer.pad_id, notes, **more)
 
 
+def encoded_texts(tokenizer: Tokenizer, texts: Iterable[str], limit: int) -> Encoded:
+    """Each text as a row of at most `limit` tokens, without labels."""
+    return assembled(tokenizer, [tokenizer.fit(text, None, limit)[:2] for text in pieces(tokenizer, texts)], None, ())
+
+
 def cut_note(count: int, limit: int) -> tuple[str, ...]:
     """The note on `count` examples that were cut to `limit` tokens; () for none."""
     return (f"{count:,} examples cut to {limit} tokens",) if count else ()

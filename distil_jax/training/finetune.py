@@ -17,7 +17,7 @@ from distil_jax.runs import Watchdog, announce, fingerprint, first_process_in, k
 from distil_jax.tasks import Encoded, TaskData, encoded_lines, load_task, with_unlabelled
 from distil_jax.training.augmentation import make_copies
 from distil_jax.training.loop import TrainResult, run_training
-from distil_jax.training.parallel import Devices, check_batch, devices_of
+from distil_jax.training.parallel import check_batch, devices_of
 from distil_jax.training.task_models import (
     TaskTraining,
     check_data,
@@ -27,16 +27,8 @@ from distil_jax.training.task_models import (
     teacher_paths,
 )
 from distil_jax.training.task_phases import phase_lines, plan_phases
-from distil_jax.training.task_result import (
-    RESULT_FILE,
-    Tested,
-    labelled_tests,
-    measured_tests,
-    untested,
-    wants_tests,
-    write_result,
-)
-from distil_jax.training.task_run import task_model_facts, task_run_spec, trained_network
+from distil_jax.training.task_result import RESULT_FILE, tested_result, wants_tests, write_result
+from distil_jax.training.task_run import task_model_facts, task_run_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +103,7 @@ def _finetune(config: Config, data: TaskData, training: TaskTraining, watchdog: 
         finished_before = result.resumed_from == result.step and (folder / RESULT_FILE).is_file()
         if main and (not finished_before or wants_tests(folder)):
             seconds = None if finished_before else time.monotonic() - started
-            tested = _tested(config, data, training, held_out, result, details, devices, watchdog)
+            tested = tested_result(config, data, training, held_out, result, details, devices, watchdog)
             measures, late_notes = {**measures, **tested.measures}, tested.notes
             write_result(config, data, result, measures, seconds, (*notes, *late_notes), tested)
     return FineTuned(result, data, measures, (*notes, *late_notes), late_notes)
@@ -128,29 +120,3 @@ def _encoded(config: Config, data: TaskData, training: TaskTraining) -> tuple[En
     assert train is not None  # `check_data` has seen to it
     held_out = data.validation.items()
     return train, {name: encode(training.tokenizer, examples, config.task) for name, examples in held_out}
-
-
-def _tested(
-    config: Config,
-    data: TaskData,
-    training: TaskTraining,
-    held_out: Mapping[str, Encoded],
-    result: TrainResult,
-    details: dict[str, Any],
-    devices: Devices,
-    watchdog: Watchdog,
-) -> Tested:
-    """Measures on labelled test sets, and details; by one process alone, as a checkpoint is read for them.
-
-    `details` are those of the chosen step where it was measured last, else empty.
-    """
-    tests = labelled_tests(data)
-    if jax.process_count() > 1:
-        return untested(tests) if tests else Tested()
-    unknown = held_out if data.spec.kind.details is not None and not details else {}
-    if not tests and not unknown:
-        return Tested(details=details)
-    model = trained_network(config, training)
-    with watchdog.preemption.interruptible():
-        found = measured_tests(config, data, unknown, tests, model, training.tokenizer, result, devices, watchdog.go)
-    return dataclasses.replace(found, details={**details, **found.details})

@@ -13,8 +13,7 @@ import jax
 
 from distil_jax.config import Config, TaskSettings
 from distil_jax.hf import Tokenizer
-from distil_jax.models import TaskModel
-from distil_jax.runs import write_atomically
+from distil_jax.runs import Watchdog, write_atomically
 from distil_jax.tasks import (
     SCORE,
     Encoded,
@@ -29,6 +28,8 @@ from distil_jax.training.checkpoint import Checkpoints
 from distil_jax.training.inference import make_predictor
 from distil_jax.training.loop import TrainResult
 from distil_jax.training.parallel import Devices
+from distil_jax.training.task_models import TaskTraining
+from distil_jax.training.task_run import trained_network
 
 RESULT_FILE = "result.json"
 _UNTESTED = "untested"  # in a result: labelled test sets that several processes left to a single one
@@ -108,43 +109,52 @@ def labelled_tests(data: TaskData) -> dict[str, Sequence[Example]]:
     return {name: examples for name, examples in data.test.items() if is_labelled(examples)}
 
 
-def measured_tests(
+def tested_result(
     config: Config,
     data: TaskData,
+    training: TaskTraining,
     held_out: Mapping[str, Encoded],
-    tests: Mapping[str, Sequence[Example]],
-    model: TaskModel,
-    tokenizer: Tokenizer,
     result: TrainResult,
+    details: Mapping[str, Any],
     devices: Devices,
-    before_batch: Callable[[], None],
+    watchdog: Watchdog,
 ) -> Tested:
-    """Measures of the run's result on the test sets, as `measures_on` has them, and details of the validation sets.
+    """Measures of the run's result on the labelled test sets, as `measures_on` has them, and details of all sets.
+
+    One process alone measures, as a checkpoint is read for it; of several, the sets are left to a later run.
 
     Args:
         config: of the run.
         data: the task.
-        held_out: validation sets by name, those whose details are wanted.
-        tests: labelled sets by name.
-        model: the network.
-        tokenizer: of the model.
+        training: what was trained.
+        held_out: validation sets by name.
         result: the run, whose best checkpoint is in its folder.
+        details: those of the validation sets at the chosen step, where it was measured last; else empty.
         devices: what it ran on.
-        before_batch: is called before every batch.
+        watchdog: of the run.
     """
-    params = result.state.params
-    if result.best_step != result.step:
-        checkpoints = Checkpoints(Path(config.run.output) / "checkpoints", read_only=True)
-        params = checkpoints.params(result.best_step, params)
-    logits_of = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
+    tests = labelled_tests(data)
+    if jax.process_count() > 1:
+        note = f"not measured by several processes: {', '.join(tests)}; run the same command again with one process"
+        return Tested({}, (f"test: {note}",), tuple(tests)) if tests else Tested()
+    unknown = held_out if data.spec.kind.details is not None and not details else {}
+    if not tests and not unknown:
+        return Tested(details=details)
+    found = dict(details)
+    with watchdog.preemption.interruptible():
+        params = result.state.params
+        if result.best_step != result.step:
+            checkpoints = Checkpoints(Path(config.run.output) / "checkpoints", read_only=True)
+            params = checkpoints.params(result.best_step, params)
+        model = trained_network(config, training)
+        logits_of = make_predictor(devices, model, config.evaluation.batch_size, config.finetune.buckets)
 
-    def predict(encoded: Encoded) -> Logits:
-        return logits_of(params, encoded, before_batch)
+        def predict(encoded: Encoded) -> Logits:
+            return logits_of(params, encoded, watchdog.go)
 
-    details: dict[str, Any] = {}
-    validation_measures(data, config.task, held_out, predict, details)
-    tested = measures_on(data, config.task, tests, tokenizer, predict)
-    return dataclasses.replace(tested, details={**details, **tested.details})
+        validation_measures(data, config.task, unknown, predict, found)
+        tested = measures_on(data, config.task, tests, training.tokenizer, predict)
+    return dataclasses.replace(tested, details={**found, **tested.details})
 
 
 def measures_on(
@@ -180,9 +190,3 @@ def measures_on(
 def label_of_test(name: str, tests: Collection[str]) -> str:
     """What measures call a test set: "test" where there is one alone."""
     return "test" if len(tests) == 1 else f"test_{name}"
-
-
-def untested(tests: Mapping[str, Sequence[Example]]) -> Tested:
-    """What is said of sets that wait for a single process."""
-    note = f"not measured by several processes: {', '.join(tests)}; run the same command again with one process"
-    return Tested({}, (f"test: {note}",), tuple(tests))

@@ -1,7 +1,5 @@
 """A text gets the ids that transformers gives it, for every layout of a tokenizer's folder, before and after saving."""
 
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import dataclasses
@@ -211,7 +209,7 @@ def test_a_call_gives_padded_arrays(
             texts, given_pairs, padding=True, truncation=max_length is not None, max_length=max_length,
             return_tensors="np",
         )  # fmt: skip
-        assert found.ids.dtype == found.mask.dtype == np.int32
+        assert found.mask is not None and found.ids.dtype == found.mask.dtype == np.int32
         np.testing.assert_array_equal(found.ids, expected["input_ids"])
         np.testing.assert_array_equal(found.mask, expected["attention_mask"])
         assert (found.token_type_ids is None) == (family != "bert")

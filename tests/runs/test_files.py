@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from distil_jax.errors import UserError
-from distil_jax.runs.files import file_sha256, json_sha256, require_writable, unfinished, write_atomically
+from distil_jax.hf import file_sha256
+from distil_jax.runs.files import json_sha256, require_writable, unfinished, write_atomically
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distil_jax.data.corpus.prepare import PrepareProgress
-from distil_jax.runs import PrepareDisplay, Progress, announce
+from distil_jax.runs import Progress, announce, prepare_display
 
 
 class Clock:
@@ -89,10 +89,10 @@ def test_display_of_prepare_follows_each_split() -> None:
         )
 
     stream = io.StringIO()
-    with PrepareDisplay("plain", stream=stream) as display:
-        display.update("train", state(500, 1000, 1234))
-        display.update("train", state(1000, 1000, 2500))
-        display.update("validation", state(10, None, 9))
+    with prepare_display("plain", stream=stream) as display:
+        display("train", state(500, 1000, 1234))
+        display("train", state(1000, 1000, 2500))
+        display("validation", state(10, None, 9))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "prepare train: 50 %  1,234 tokens"
     assert lines[1].startswith("prepare train: 100 %  2,500 tokens")

@@ -20,7 +20,7 @@ from distil_jax.tasks.examples import (
     TokenExample,
 )
 from distil_jax.tasks.registry import task_spec
-from distil_jax.training import finetune as finetune_module
+from distil_jax.training import task_result
 from distil_jax.training.finetune import finetune
 from distil_jax.training.task_result import labelled_tests
 
@@ -76,7 +76,7 @@ def test_sets_that_several_processes_leave_are_said_and_measured_by_one(
     config = task_config("classification", tmp_path / "run", {"task.test": source, "task.max_length": 8})
     path = tmp_path / "run" / "result.json"
     with monkeypatch.context() as patch:
-        patch.setattr(finetune_module, "jax", _TwoProcesses())
+        patch.setattr(task_result, "jax", _TwoProcesses())
         found = finetune(config)
     first, note = json.loads(path.read_text()), "test: not measured by several processes: test; run the same command"
     assert any(line.startswith(note) for line in found.notes) and first["notes"] == list(found.notes)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from distil_jax.config import CorpusSettings
 from distil_jax.data.corpus.sources import Source
-from distil_jax.data.corpus.tokens import INDEX, Corpus, file_sha256, open_corpus
+from distil_jax.data.corpus.tokens import INDEX, Corpus, open_corpus
 from distil_jax.errors import UserError
+from distil_jax.hf import file_sha256
 
 if TYPE_CHECKING:
     from distil_jax.hf import Tokenizer

@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from distil_jax.data.corpus.tokens import file_sha256
 from distil_jax.data.rows import (
     ENDINGS,
     LINE_LIMIT,
@@ -48,6 +47,7 @@ from distil_jax.data.rows import (
     suffix_of,
 )
 from distil_jax.errors import UserError, one_line
+from distil_jax.hf import file_sha256
 
 _ROWS = ("csv", "tsv", "jsonl", "json", "parquet")
 _IN_FOLDERS = (".txt", ".text", ".jsonl", ".ndjson", ".json", ".parquet")

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from distil_jax.data.corpus.tokens import file_sha256, read_signed, write_file, write_signed
+from distil_jax.data.corpus.tokens import read_signed, write_file, write_signed
 from distil_jax.errors import UserError, one_line, shown
+from distil_jax.hf import file_sha256
 
 CACHE_INDEX = "teacher.json"
 FORMAT, VERSION = "distil_jax teacher cache", 1

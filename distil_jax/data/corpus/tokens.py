@@ -26,6 +26,7 @@ import numpy as np
 
 from distil_jax.data.corpus.index import COUNTS, flaw_of_index, shard_names
 from distil_jax.errors import UserError, one_line
+from distil_jax.hf import file_sha256
 
 FORMAT, VERSION = "distil_jax tokens", 2
 _LARGEST_INDEX = 64 << 20  # bytes; a shard has about 800
@@ -152,12 +153,6 @@ def write_file(path: Path, data: bytes | memoryview) -> dict[str, Any]:
             raise UserError(f"{path}: cannot be written ({error.strerror}); free space or use another one") from error
         raise
     return {"bytes": memoryview(data).nbytes, "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def canonical(value: object) -> bytes:

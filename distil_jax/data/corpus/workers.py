@@ -23,8 +23,9 @@ import numpy as np
 
 from distil_jax.data.corpus.index import flaw_of_shard, shard_names
 from distil_jax.data.corpus.packing import Recipe, Rows, rows_of
-from distil_jax.data.corpus.tokens import canonical, file_sha256, write_file
+from distil_jax.data.corpus.tokens import canonical, write_file
 from distil_jax.errors import UserError
+from distil_jax.hf import file_sha256
 
 
 @dataclass(frozen=True)

@@ -130,14 +130,12 @@ class Faults:
         skip: such rows are left out.
         remedy: the option that leaves them out.
         count: rows left out.
-        first: place and fault of the first of them.
         gather: where rows are not left out, `settle` stops everything, not the first one.
     """
 
     skip: bool = False
     remedy: str = 'task.on_error = "skip"'
     count: int = 0
-    first: str = ""
     gather: bool = False
     _shown: list[str] = dataclasses.field(default_factory=list)
     _kinds: dict[str, list[Any]] = dataclasses.field(default_factory=dict)  # fault without numbers -> first, count
@@ -147,12 +145,16 @@ class Faults:
         if not self.skip and not self.gather:
             raise UserError(f"{where}: {what}; fix it, or leave such rows out with {self.remedy}")
         self.count += 1
-        self.first = self.first or f"{where}: {what}"
         kind = re.sub(r"\d+", "", what)[:_LONGEST_KIND]
         if kind in self._kinds or len(self._kinds) < _KINDS_KEPT:
             self._kinds.setdefault(kind, [f"{what}, first {where}", 0])[1] += 1
         if len(self._shown) < _FAULTS_SHOWN:
             self._shown.append(f"{where}: {what}")
+
+    @property
+    def first(self) -> str:
+        """Place and fault of the first row left out; "" for none."""
+        return self._shown[0] if self._shown else ""
 
     def settle(self) -> None:
         """Raises UserError for the rows gathered so far: how many there are, and the first ones."""

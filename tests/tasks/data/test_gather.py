@@ -1,7 +1,5 @@
 """Known tasks in their published files: columns, labels, file names; folders of own data. Samples in our own words."""
 
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import json
@@ -212,7 +210,7 @@ def test_rows_in_memory_stand_for_files() -> None:
     import pandas
 
     rows = [{"body": "fine", "mood": 1}, {"body": "bad", "mood": 0}, {"body": "good", "mood": 1}]
-    settings = TaskSettings(name="classification", text="body", label="mood")
+    settings = TaskSettings(name="classification", text="body", label=("mood",))
     frame = pandas.DataFrame(rows).astype({"mood": float})
     loaded = [
         load_task(settings, 0, rows={"train": given, "validation": rows})

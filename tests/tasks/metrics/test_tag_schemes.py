@@ -1,7 +1,5 @@
 """Tag schemes: recognised from well-formed tags, and measured as seqeval does."""
 
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import random
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 import seqeval.metrics
 import seqeval.scheme
+from seqeval.metrics.sequence_labeling import get_entities
 
 from distil_jax.tasks.metrics.entities import entity_measures
 from distil_jax.tasks.metrics.tag_schemes import STRICT, mark_entities, tag_scheme, to_iob2
@@ -75,7 +74,7 @@ def test_entities_are_those_that_the_tags_were_written_for(scheme: str) -> None:
 
 def spans(tags: list[str]) -> list[Span]:
     """Entities of IOB2 tags, in which I- may follow nothing."""
-    entities: list[Any] = seqeval.metrics.sequence_labeling.get_entities(tags)
+    entities: list[Any] = get_entities(tags)
     return [(first, last + 1, kind) for kind, first, last in entities]
 
 
@@ -140,7 +139,7 @@ def test_marks_behind_the_type_count_alike(scheme: str) -> None:
         for rows in (found, right)
     ]
     assert tag_scheme(turned[1]) == scheme
-    assert entity_measures(*turned, scheme) == entity_measures(found, right, scheme)
+    assert entity_measures(turned[0], turned[1], scheme) == entity_measures(found, right, scheme)
 
 
 def test_iob1_as_iob2() -> None:
