@@ -13,7 +13,7 @@ from distil_jax import __version__
 from distil_jax.charts import picture
 from distil_jax.config import ActivationTerms, Config, fields_of
 from distil_jax.export.card_metadata import card_metadata
-from distil_jax.hf import is_in_hub_cache
+from distil_jax.hf import is_in_hub_cache, refused_by_transformers
 from distil_jax.models import EncoderConfig, Pooling, TaskHead
 from distil_jax.objectives import TERMS, uses_teacher
 from distil_jax.tasks import SCORE, kind_of, task_spec
@@ -100,6 +100,9 @@ def model_card(
     library = "transformers" if pooling is None else "sentence-transformers"
     tag = tag if pooling is None else "sentence-similarity"
     tags = ["distil_jax", *(["knowledge-distillation"] if distilled else [])]
+    if refused := refused_by_transformers(encoder):
+        facts.append(f"- {refused}; distil_jax reads it")
+        library, code = "distil_jax", _own_snippet(name, head)
     front = card_metadata(
         name,
         base,
@@ -114,6 +117,13 @@ def model_card(
     if _curves(metadata, step):
         table = [*table, f"![held-out measures by step]({CURVES_FILE})", ""]
     return "\n".join(["---", front, "---", *about, *table, "## Use", "", "```python", *code, "```", ""])
+
+
+def _own_snippet(name: str, head: TaskHead | None) -> list[str]:
+    """Python that uses the model without transformers."""
+    if head is None:
+        return ["from distil_jax import from_pretrained", "", f"model, params = from_pretrained({json.dumps(name)})"]
+    return ["from distil_jax import load_predictor", "", f"predictor = load_predictor({json.dumps(name)})"]
 
 
 def curves_picture(metadata: Mapping[str, Any], step: int) -> str:

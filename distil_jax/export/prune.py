@@ -89,6 +89,8 @@ def prune_model(config: Config) -> Pruned:
         for length, rows in evaluation_plan(encoded.lengths, choose_buckets(encoded.lengths), _BATCH)
     ]
     importance = unit_importance(TaskModel(model.config, model.head), model.params, batches)
+    if model.config.relative_buckets:  # all layers share the bias of a head: the same ones stay in each
+        importance["heads"] = np.broadcast_to(importance["heads"].sum(axis=0), importance["heads"].shape)
     stays = {
         name: np.sort(np.argsort(-importance[name], axis=1, kind="stable")[:, :number], axis=1)
         for name, number in kept.items()
@@ -119,11 +121,6 @@ def _kept_numbers(config: Config, encoder: EncoderConfig) -> dict[str, int]:
         raise UserError(
             f"pruning.feed_forward = {settings.feed_forward:g}, pruning.heads = {settings.heads:g}: all {width} "
             f"neurons and {heads} heads would stay; lower one of them"
-        )
-    if found["heads"] < heads and encoder.relative_buckets:
-        raise UserError(
-            f"{config.model.initial}: heads share their biases of relative positions over all layers, so none can be "
-            "left out of one; use --pruning.feed-forward alone"
         )
     return found
 
@@ -178,7 +175,10 @@ def gated(params: Any, gates: Any) -> Any:
 
 
 def without_units(config: EncoderConfig, params: Any, kept: Units) -> tuple[EncoderConfig, dict[str, Any]]:
-    """The encoder and the parameters with the units `kept` [layers, number] of each layer alone."""
+    """The encoder and the parameters with the units `kept` [layers, number] of each layer alone.
+
+    With relative positions, whose biases of a head hold in all layers, the same heads stay in all.
+    """
     encoder, width = dict(params["encoder"]), config.head_width
     for index, (neurons, heads) in enumerate(zip(kept["neurons"], kept["heads"], strict=True)):
         layer = encoder[f"layer_{index}"]
@@ -190,6 +190,8 @@ def without_units(config: EncoderConfig, params: Any, kept: Units) -> tuple[Enco
             "ffn_in": _outputs(layer["ffn_in"], neurons),
             "ffn_out": _inputs(layer["ffn_out"], neurons),
         }
+    if config.relative_buckets:
+        encoder["relative_positions"] = {"bias": np.asarray(encoder["relative_positions"]["bias"])[:, kept["heads"][0]]}
     neurons, heads = (kept[name].shape[1] for name in ("neurons", "heads"))
     head_size = config.head_size if heads == config.num_heads else width
     pruned = dataclasses.replace(config, intermediate_size=neurons, num_heads=heads, head_size=head_size)

@@ -18,7 +18,7 @@ from distil_jax.export.embedder import choose_pooling
 from distil_jax.export.formats import FORMATS, ExportFormat, Network, WriteOptions
 from distil_jax.export.jax_network import network_of
 from distil_jax.export.source import Source, read_source
-from distil_jax.hf import require_free, save_pretrained
+from distil_jax.hf import refused_by_transformers, require_free, save_pretrained
 from distil_jax.tables import markdown
 
 REPORT_FILE = "export.json"
@@ -161,6 +161,8 @@ def write_model(
         rows = check_rows(source, checks.file, checks.task, checks.rows)
         against = network_of(source.encoder, source.params, source.head), rows
     reports: list[FileReport] = []
+    if refused := refused_by_transformers(source.encoder):
+        show(f"hf: {refused}; distil_jax reads it, and the other formats hold the whole model")
 
     def finish(folder: Path) -> None:
         reports.extend(

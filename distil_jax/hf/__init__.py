@@ -13,6 +13,7 @@ from distil_jax.hf.config import (
     encoder_config_to_hf,
     new_encoder_config,
     read_encoder_config,
+    refused_by_transformers,
     student_encoder_config,
 )
 from distil_jax.hf.families import FAMILIES

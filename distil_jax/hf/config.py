@@ -45,7 +45,8 @@ def encoder_config_from_hf(raw: Mapping[str, Any], where: str) -> EncoderConfig:
             )
     fields = Fields(raw, where)
     values = {name: fields.encoder_value(name, field) for name, field in family.fields.items()}
-    values["head_size"] = fields.size(HEAD_SIZE, 0, 0, values["hidden_size"])
+    head_size = fields.size(HEAD_SIZE, 0, 0, values["hidden_size"])
+    values["head_size"] = 0 if head_size * values["num_heads"] == values["hidden_size"] else head_size
     same = {name: 0 for name, field in family.fields.items() if field.same_as and values[name] == values[field.same_as]}
     config = _completed(family, EncoderConfig(family.name, **{**values, **same}))
     if config.max_length < 1:
@@ -101,6 +102,13 @@ def encoder_config_to_hf(config: EncoderConfig, head: Head) -> dict[str, Any]:
     }
     own = {HEAD_SIZE: config.head_size} if config.head_size else {}
     return {**common, **family.constants, **family.required, **written, **own}
+
+
+def refused_by_transformers(config: EncoderConfig) -> str:
+    """Why transformers refuses a folder of this model; "" if it loads it."""
+    if not config.head_size:
+        return ""
+    return f"transformers has no form for {config.num_heads} heads of width {config.head_size} and refuses this folder"
 
 
 def misfit(family: Family, config: EncoderConfig) -> str:

@@ -44,6 +44,8 @@ def save_pretrained(
 ) -> None:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and their hashes (SHA256SUMS).
 
+    transformers loads the folder, unless attention heads were pruned (`refused_by_transformers`).
+
     The folder is put together beside its place and renamed into it, so that no reader ever sees half of it. The model
     has the task head `head` if one is given, else a masked-language-model head if `params` has "mlm_head"; a BERT
     pooler is left out where transformers' class has none. A BERT with neither head nor pooler is loaded there with

@@ -100,7 +100,7 @@ def student_params(
             of a student without token types equals the teacher's on single sequences (the original drops it).
 
     Raises:
-        UserError: the student is wider than the teacher.
+        UserError: the student is wider than the teacher, or has other heads than one whose heads were pruned.
     """
     for name in ("hidden_size", "intermediate_size", "embedding_width"):
         given, largest = getattr(student, name), getattr(teacher, name)
@@ -113,6 +113,11 @@ def student_params(
         position = embeddings["position"]["embedding"]
         embeddings["position"] = {"embedding": position + np.asarray(token_type["embedding"])[:1]}
     narrower = student.hidden_size < teacher.hidden_size
+    if not narrower and student.attention_width != teacher.attention_width:
+        raise UserError(
+            f"student.num_heads = {student.num_heads}: the teacher's {teacher.num_heads} heads, which others were pruned "
+            f"from, are {teacher.head_width} wide; leave student.num_heads out, or set student.init = random"
+        )
     if student.embedding_width < teacher.embedding_width:
         embeddings = _reduced(embeddings, student.embedding_width, factorised=not narrower)
     elif narrower:

@@ -229,11 +229,11 @@ def _check_attention(settings: ActivationTerms, student: EncoderConfig, teacher:
 def _check_relations(settings: ActivationTerms, student: EncoderConfig, teacher: EncoderConfig) -> None:
     _check_layers("relation_layers", 1)(settings, student, teacher)
     heads = settings.relation_heads or teacher.num_heads
-    if student.hidden_size % heads or teacher.hidden_size % heads:
+    widths = student.attention_width, teacher.attention_width
+    if any(width % heads for width in widths):
         raise UserError(
             f"{settings.full_name('relation_heads')} = {settings.relation_heads}: {heads} heads do not divide the "
-            f"widths {student.hidden_size} (student) and {teacher.hidden_size} (teacher); choose a divisor of "
-            f"{math.gcd(student.hidden_size, teacher.hidden_size)}"
+            f"widths {widths[0]} (student) and {widths[1]} (teacher); choose a divisor of {math.gcd(*widths)}"
         )
 
 

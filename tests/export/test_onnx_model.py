@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_models import FAMILY_HEADS, HIDDEN, VOCABULARY, assert_computes_the_same, made, real, rows
+from random_models import FAMILIES, FAMILY_HEADS, HIDDEN, VOCABULARY, assert_computes_the_same, made, real, rows
 
 from distil_jax.errors import UserError
 from distil_jax.export.jax_network import network_of
@@ -35,6 +35,13 @@ def written(source: Source, path: Path, precision: Precision = "float32") -> Pat
 @pytest.mark.parametrize(("family", "head"), FAMILY_HEADS)
 def test_a_file_computes_what_the_model_computes(family: str, head: str, tmp_path: Path) -> None:
     source = made(family, head)
+    assert_computes_the_same(open_onnx(written(source, tmp_path / "model.onnx")), source)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_that_do_not_fill_the_width_are_written(family: str, tmp_path: Path) -> None:
+    """As of a model whose other heads were pruned."""
+    source = made(family, "sequence", head_size=5)
     assert_computes_the_same(open_onnx(written(source, tmp_path / "model.onnx")), source)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from random_models import FAMILIES, made, real
+from random_models import rows as rows_of
 
 from distil_jax import cli
 from distil_jax.config import load_config
 from distil_jax.export.prune import gated, prune_model, unit_importance, without_units
-from distil_jax.hf import load_tokenizer, read_json, read_task_model
+from distil_jax.hf import load_tokenizer, read_json, read_task_model, save_pretrained
 from distil_jax.models import EncoderConfig, TaskModel
 from distil_jax.tasks import collate, kind_of
 from distil_jax.tasks.examples import SequenceExample
@@ -83,6 +86,48 @@ def test_units_without_effect_may_go(task_folder: Callable[..., Path]) -> None:
     before = jax.jit(TaskModel(encoder, head).apply)({"params": gated(params, gates)}, ids)
     after = jax.jit(TaskModel(small, head).apply)({"params": rest}, ids)
     np.testing.assert_allclose(np.asarray(after), np.asarray(before), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_left_computes_what_transformers_computes_with_zeros(family: str, tmp_path: Path) -> None:
+    """The columns of the output layer that read the other heads are zero there."""
+    import torch
+    from transformers import AutoModelForTokenClassification
+
+    source = made(family, "token")
+    assert source.head is not None and source.encoder.num_heads == 4
+    heads = np.array([[0, 2], [0, 2]] if source.encoder.relative_buckets else [[0, 3], [1, 2]])
+    save_pretrained(tmp_path / "whole", source.encoder, source.params, head=source.head)
+    model: Any = AutoModelForTokenClassification.from_pretrained(tmp_path / "whole").eval()
+    name = re.compile(r"\.(\d)\..*(attention\.output\.dense|out_lin|attn\.o)\.weight$")
+    layers = {int(found[1]): weight for key, weight in model.named_parameters() if (found := name.search(key))}
+    assert sorted(layers) == [0, 1]
+    for index, weight in layers.items():
+        for head in set(range(4)) - set(heads[index]):
+            weight.data[:, 8 * head : 8 * head + 8] = 0
+    neurons = np.arange(source.encoder.intermediate_size)[None].repeat(2, axis=0)
+    encoder, params = without_units(source.encoder, source.params, {"neurons": neurons, "heads": heads})
+    save_pretrained(tmp_path / "fewer", encoder, params, head=source.head)
+    again, params, *_ = read_task_model(tmp_path / "fewer", "token")
+    assert (again.num_heads, again.head_width) == (encoder.num_heads, encoder.head_width) == (2, 8)
+    inputs = rows_of(source, 12)
+    with torch.no_grad():
+        mask = torch.tensor(np.asarray(inputs.mask))
+        expected = model(input_ids=torch.tensor(np.asarray(inputs.ids)).long(), attention_mask=mask).logits.numpy()
+    inputs = inputs._replace(token_type_ids=None)
+    found = jax.jit(TaskModel(again, source.head).apply)({"params": params}, inputs)
+    np.testing.assert_allclose(real(np.asarray(found), inputs, source), real(expected, inputs, source), atol=1e-5)
+    with pytest.raises((RuntimeError, ValueError), match="mismatch|multiple"):
+        AutoModelForTokenClassification.from_pretrained(tmp_path / "fewer")
+
+
+def test_biases_of_relative_positions_go_with_their_heads(tmp_path: Path) -> None:
+    """Layers share them, so the same heads stay in all."""
+    source = made("mpnet", "token")
+    table = source.params["encoder"]["relative_positions"]["bias"]
+    kept = {"neurons": np.arange(48)[None].repeat(2, axis=0), "heads": np.array([[1, 3], [1, 3]])}
+    _, params = without_units(source.encoder, source.params, kept)
+    np.testing.assert_array_equal(params["encoder"]["relative_positions"]["bias"], table[:, [1, 3]])
 
 
 def test_fewer_heads_are_read_again_and_exported(task_folder: Callable[..., Path], rows: Path, tmp_path: Path) -> None:
