@@ -115,8 +115,8 @@ def student_params(
     narrower = student.hidden_size < teacher.hidden_size
     if not narrower and student.attention_width != teacher.attention_width:
         raise UserError(
-            f"student.num_heads = {student.num_heads}: the teacher's {teacher.num_heads} heads, which others were pruned "
-            f"from, are {teacher.head_width} wide; leave student.num_heads out, or set student.init = random"
+            f"student.num_heads = {student.num_heads}: the teacher has {teacher.num_heads} heads of width "
+            f"{teacher.head_width}, as others were pruned; leave it out, or set student.init = random"
         )
     if student.embedding_width < teacher.embedding_width:
         embeddings = _reduced(embeddings, student.embedding_width, factorised=not narrower)
