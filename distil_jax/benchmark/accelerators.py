@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ _GPU_PLUGINS = ("xla_cuda13", "xla_cuda12")
 # Of a GPU's memory, JAX takes this share unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 _GPU_MEMORY_SHARE = 0.75
 _FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+# TPUs lay arrays out in tiles whose last side has so many numbers; a part of one takes a whole one.
+_TILE = {"tpu": 128}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +145,21 @@ def find_target(name: str, dtype: Literal["bfloat16", "float32"]) -> Target:
         bandwidth=MEMORY_SHARE * accelerator.bandwidth,
         link=accelerator.link,
     )
+
+
+def padding_notes(device: Device, sizes: Mapping[str, int]) -> list[str]:
+    """What the tiles of `device` add to sizes that do not fill them, a line for each; none where it has no tiles.
+
+    Args:
+        device: whose tiles.
+        sizes: last sides of arrays by what they are, such as {"vocabulary": 30_522}.
+    """
+    tile = _TILE.get(device.platform, 1)
+    padded = {name: (size, -(-size // tile) * tile) for name, size in sizes.items() if size % tile}
+    return [
+        f"{name} of {size:,} takes the place of {whole:,} in tiles of {tile}: {whole / size - 1:.1%} more"
+        for name, (size, whole) in padded.items()
+    ]
 
 
 def _this(dtype: Literal["bfloat16", "float32"]) -> Target:

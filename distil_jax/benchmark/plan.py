@@ -9,13 +9,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distil_jax.benchmark.accelerators import Target
+from distil_jax.benchmark.accelerators import Target, padding_notes
 from distil_jax.benchmark.compile import CompiledPlan, compile_step
 from distil_jax.benchmark.inputs import STEPS, make_inputs
 from distil_jax.benchmark.program import PARTS, Collective, Kernel
 from distil_jax.benchmark.run import largest_batch
 from distil_jax.benchmark.variants import Stage, with_rows
 from distil_jax.config import Config
+from distil_jax.models import EncoderConfig
 from distil_jax.target import traced_for
 from distil_jax.training.loop import RunSpec
 from distil_jax.training.step import micro_batch_rows
@@ -87,7 +88,18 @@ def _compiled(request: PlanRequest, config: Config, target: Target) -> tuple[Com
     with traced_for(target.device):
         devices = _devices(config, target)
         inputs = make_inputs(config, request.stage, request.vocabulary, shapes_only=True, devices=devices)
-    return compile_step(inputs.spec, target), inputs.spec, list(inputs.notes)
+    padding = padding_notes(target.device, _last_sides(inputs.student))
+    return compile_step(inputs.spec, target), inputs.spec, [*inputs.notes, *padding]
+
+
+def _last_sides(student: EncoderConfig) -> dict[str, int]:
+    """The sizes of the model that a step's arrays end in."""
+    return {
+        "a vocabulary": student.vocab_size,
+        "a hidden size": student.hidden_size,
+        "an inner size": student.intermediate_size,
+        "a head": student.head_width,
+    }
 
 
 def _fits(compiled: CompiledPlan, target: Target) -> bool:

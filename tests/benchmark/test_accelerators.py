@@ -6,8 +6,9 @@ from importlib.util import find_spec
 import pytest
 
 from distil_jax.benchmark import accelerators
-from distil_jax.benchmark.accelerators import find_target, parse_target
+from distil_jax.benchmark.accelerators import find_target, padding_notes, parse_target
 from distil_jax.errors import UserError
+from distil_jax.target import Device
 from distil_jax.training.flops import peak_flops
 
 
@@ -48,3 +49,13 @@ def test_a_compiler_that_is_missing_is_named_with_its_extra(
         monkeypatch.setenv(variable, "cpu")
     with pytest.raises(UserError, match=extra):
         find_target(name, "bfloat16")
+
+
+def test_sizes_that_do_not_fill_a_tile_are_said_for_tpus_alone() -> None:
+    sizes = {"a vocabulary": 30_522, "a hidden size": 768, "a head": 64}
+    # 30,522 = 238 * 128 + 58; 768 = 6 * 128; two heads of 64 would fill a tile.
+    assert padding_notes(Device("tpu"), sizes) == [
+        "a vocabulary of 30,522 takes the place of 30,592 in tiles of 128: 0.2% more",
+        "a head of 64 takes the place of 128 in tiles of 128: 100.0% more",
+    ]
+    assert padding_notes(Device("cuda", (9, 0)), sizes) == padding_notes(Device("cpu"), sizes) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def test_the_micro_batch_that_is_advised_divides_the_batch_and_fits(tiny: dict[s
     assert (found["rows_that_fit"], found["advised_micro_batch"], found["fits"]) == (40, 32, True)
     assert compiled == [8, 4, 32]
     assert "--training.micro-batch-size 32" in plan_markdown(found)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_notes_say_what_tiles_of_a_tpu_add(tiny: dict[str, Any]) -> None:
+    on_gpu = target(1 << 30)
+    on_tpu = dataclasses.replace(on_gpu, name="v5e:1x2", device=Device("tpu"))
+    asked = request_of(tiny, training__batch_size=64, training__micro_batch_size=8)
+    assert "a vocabulary of 60 takes the place of 128" in plan_markdown(make_plan(asked, on_tpu))
+    assert "tiles" not in plan_markdown(make_plan(asked, on_gpu))
 
 
 @pytest.mark.usefixtures("compiled")
