@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -23,6 +24,7 @@ def card(
     step: int = 20,
     changes: dict[str, Any] | None = None,
     corpus: dict[str, Any] | None = None,
+    encoder: EncoderConfig = ENCODER,
 ) -> str:
     metadata = {
         "description": description,
@@ -32,7 +34,7 @@ def card(
         "evaluations": evaluations or {},
     }
     settings = {"training.batch_size": 32, "corpus.sequence_length": 64, **(changes or {})}
-    return model_card(with_overrides(Config(), settings), ENCODER, metadata, step, "small")
+    return model_card(with_overrides(Config(), settings), encoder, metadata, step, "small")
 
 
 def test_it_states_teacher_data_steps_and_losses() -> None:
@@ -47,6 +49,12 @@ def test_it_states_teacher_data_steps_and_losses() -> None:
     ):
         assert said in text, said
     assert "Held-out" not in text
+
+
+def test_pruned_heads_are_not_for_transformers() -> None:
+    text = card(DISTILLED, encoder=dataclasses.replace(ENCODER, num_heads=3, head_size=12))
+    assert "transformers has no form for 3 heads of width 12" in text and "library_name: distil_jax" in text
+    assert "AutoModel" not in text and 'from_pretrained("small")' in text
 
 
 def test_rows_are_as_long_as_those_of_the_corpus() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_models import made
 
 from distil_jax.config import with_overrides
 from distil_jax.errors import FaultError, UserError
@@ -63,6 +64,16 @@ def test_stablehlo_takes_any_batch_and_length(name: str, task_folder: Callable[.
     assert opened is not None
     with pytest.raises(UserError, match=r"cut\.bin"):
         opened(tmp_path / "cut.bin", exported.source)
+
+
+def test_a_folder_that_transformers_refuses_is_announced(tmp_path: Path, task_folder: Callable[..., Path]) -> None:
+    source = dataclasses.replace(made("bert", "sequence", head_size=5), tokenizer=None)
+    lines: list[str] = []
+    write_model(source, tmp_path / "out", show=lines.append)
+    assert any("4 heads of width 5" in line and "transformers" in line for line in lines)
+    lines.clear()
+    export(task_folder("classes"), tmp_path / "whole", show=lines.append)
+    assert not any("refuses" in line for line in lines)
 
 
 def test_rows_that_were_in_memory_are_not_looked_for(task_run: Path, tmp_path: Path) -> None:

@@ -249,6 +249,18 @@ def test_a_smaller_feed_forward_part_keeps_its_largest_neurons(teacher: Any) -> 
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
 
 
+def test_a_student_has_the_heads_that_were_left_to_its_teacher(teacher: Any) -> None:
+    pruned = dataclasses.replace(TEACHER, num_heads=1, head_size=4)
+    config = student_config(pruned, [0], sizes=student_sizes(Student(num_layers=1), pruned))
+    assert (config.num_heads, config.head_width) == (1, 4)
+    other = student_config(pruned, [0], sizes=student_sizes(Student(num_layers=1, num_heads=2), pruned))
+    assert (other.num_heads, other.head_width) == (2, 4)
+    six = dataclasses.replace(pruned, num_heads=3)
+    other = student_config(six, [0], sizes=student_sizes(Student(num_layers=1, num_heads=2), six))
+    with pytest.raises(UserError, match=r"student.num_heads = 2.*student.init = random"):
+        student_params(teacher, six, other, [0])
+
+
 @pytest.mark.parametrize("sizes", [{"hidden_size": 16, "num_heads": 4}, {"intermediate_size": 13}])
 def test_a_wider_student_has_no_start_in_its_teacher(teacher: Any, sizes: dict[str, int]) -> None:
     with pytest.raises(UserError, match=r"above the teacher's.*student.init = random"):
