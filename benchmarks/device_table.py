@@ -42,17 +42,21 @@ def planned(name: str, length: int, *more: str) -> dict[str, Any] | None:
 
 def cells(name: str, length: int, plan: dict[str, Any]) -> list[str]:
     """A row of the table."""
-    step, gib = plan["step"], 2**30
-    passes = plan["batch_size"] // plan["micro_batch_size"]
-    slow, fast = plan["tokens_per_second"]
+    gib, passes = 2**30, plan["batch_size"] // plan["micro_batch_size"]
+    work = ["not known"] * 3
+    if step := plan.get("step"):
+        slow, fast = plan["tokens_per_second"]
+        work = [
+            f"{1000 * step['least_seconds'] / passes:.1f}",
+            f"{step['matrix_seconds'] / step['least_seconds']:.0%}",
+            f"{slow:,.0f} - {fast:,.0f}",
+        ]
     return [
         f"{name}, {length}",
         str(plan["micro_batch_size"]),
         f"{plan['memory']['total'] / gib:.1f}, {plan['memory_limit'] / gib:.1f}",
         str(plan["rows_that_fit"]),
-        f"{1000 * step['least_seconds'] / passes:.1f}",
-        f"{step['matrix_seconds'] / step['least_seconds']:.0%}",
-        f"{slow:,.0f} - {fast:,.0f}",
+        *work,
         f"{plan['compile_seconds']:.0f}",
     ]
 

@@ -56,10 +56,11 @@ class CompiledPlan:
 
     Attributes:
         memory: of a device.
-        program: what runs; None where the compiler refused it, since it needs more memory than there is.
+        program: what runs; None where the compiler refused it, or JAX cannot read what it made.
         positions: tokens of a batch over all devices, padding included.
         real: those that are no padding.
         compile_seconds: tracing and compiling.
+        refused: the compiler found that it needs more memory than there is.
     """
 
     memory: Memory
@@ -67,6 +68,7 @@ class CompiledPlan:
     positions: int
     real: int
     compile_seconds: float
+    refused: bool = False
 
 
 def compile_step(spec: RunSpec, target: Target) -> CompiledPlan:
@@ -102,13 +104,21 @@ def compile_step(spec: RunSpec, target: Target) -> CompiledPlan:
         if _OUT_OF_MEMORY not in str(error):
             raise
         memory = Memory(**parts, temporary=max(0, _needed(str(error)) - sum(parts.values())))
-        return CompiledPlan(memory, None, ids.size, real, time.perf_counter() - start)
+        return CompiledPlan(memory, None, ids.size, real, time.perf_counter() - start, refused=True)
     found: Any = compiled.memory_analysis()
     # The sizes that the compiler gives hold the padding of its layouts, too.
     kept = max(found.output_size_in_bytes - found.alias_size_in_bytes, 0)
     taken = found.argument_size_in_bytes + kept + found.temp_size_in_bytes
     memory = Memory(**parts, temporary=max(0, taken - sum(parts.values())))
-    return CompiledPlan(memory, Program(compiled.as_text()), ids.size, real, time.perf_counter() - start)
+    return CompiledPlan(memory, _readable(compiled), ids.size, real, time.perf_counter() - start)
+
+
+def _readable(compiled: Any) -> Program | None:
+    """The program; None where this version of JAX cannot read it: libtpu may be newer, as with v6e and jax 0.10."""
+    try:
+        return Program(compiled.as_text())
+    except jax.errors.JaxRuntimeError:
+        return None
 
 
 def _devices(target: Target, parallel: Parallel) -> Devices:

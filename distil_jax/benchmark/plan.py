@@ -73,6 +73,8 @@ def make_plan(request: PlanRequest, target: Target, say: Callable[[str], None] =
     }
     if compiled.program is not None:
         found |= _work(compiled, target) | _duration(compiled, spec, target, request.price)
+    elif not compiled.refused:
+        notes.append("work, transfers and times are not known: JAX cannot read what this compiler made")
     if request.search:
         found |= _search(request, compiled, rows, target, say)
     return found
@@ -103,7 +105,7 @@ def _last_sides(student: EncoderConfig) -> dict[str, int]:
 
 
 def _fits(compiled: CompiledPlan, target: Target) -> bool:
-    return compiled.program is not None and compiled.memory.total <= target.memory
+    return not compiled.refused and compiled.memory.total <= target.memory
 
 
 def _memory(compiled: CompiledPlan) -> dict[str, int]:

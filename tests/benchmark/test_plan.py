@@ -77,6 +77,19 @@ def test_what_does_not_fit_is_said(tiny: dict[str, Any]) -> None:
     assert "does not fit" in plan_markdown(found)
 
 
+def test_memory_is_planned_where_jax_cannot_read_the_program(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(10 * MIB, 20 * MIB, 10 * MIB, 0, 8 * MIB)
+    for refused in (False, True):
+        plan = CompiledPlan(memory, None, 4096, 4000, 1.0, refused)
+        monkeypatch.setattr(module, "compile_step", lambda *_, plan=plan: plan)
+        found = make_plan(request_of(tiny, training__batch_size=64, training__micro_batch_size=8), target(1 << 30))
+        assert (found["fits"], "step" in found) == (not refused, False)
+        assert any("not known" in note for note in found["notes"]) is not refused
+        assert "fit" in plan_markdown(found)
+
+
 @pytest.mark.usefixtures("compiled")
 def test_time_transfers_and_cost_follow_from_the_program(tiny: dict[str, Any]) -> None:
     asked = request_of(tiny, training__batch_size=64, training__micro_batch_size=8, training__steps=3600)
