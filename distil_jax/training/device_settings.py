@@ -110,16 +110,19 @@ def _row_bytes(config: Config, sizes: StepSizes, remat: str) -> int:
     """
     student, bytes_a_number = sizes.student, 2 if config.training.compute_dtype == "bfloat16" else 4
     layer = 8 * student.hidden_size + student.intermediate_size
-    if _writes_scores(config, sizes):
-        layer += student.num_heads * sizes.length
+    scores = student.num_heads * sizes.length if _writes_scores(config, sizes) else 0
+    layer += scores
+    if config.parallel.fsdp or config.parallel.teacher != "replicated":
+        # What gathers cut models for each pass keeps all else, also what a layer alone would compute again.
+        layer += 2 * student.intermediate_size + scores
     kept = student.num_layers * layer if remat == "none" else student.num_layers * student.hidden_size + layer
     widest = max((student, *sizes.teachers), key=lambda encoder: encoder.hidden_size)
     at_work = 12 * widest.hidden_size + 2 * widest.intermediate_size
     read = 0
     for encoder in (student, *sizes.teachers):
         arrays = len(sizes.captured - {"scores"}) * encoder.hidden_size
-        scores = 4 // bytes_a_number * encoder.num_heads * sizes.length if "scores" in sizes.captured else 0
-        read += encoder.num_layers * (arrays + scores)
+        matrices = 4 // bytes_a_number * encoder.num_heads * sizes.length if "scores" in sizes.captured else 0
+        read += encoder.num_layers * (arrays + matrices)
     return sizes.length * bytes_a_number * (kept + at_work + read)
 
 
