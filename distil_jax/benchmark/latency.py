@@ -21,6 +21,7 @@ from distil_jax.benchmark.timing import WIDEST_SPREAD, summarise
 from distil_jax.config import LatencyArguments
 from distil_jax.errors import UserError
 from distil_jax.export import FORMATS, WriteOptions, read_source, write_model
+from distil_jax.hf import refused_by_transformers
 from distil_jax.tables import markdown
 
 # Runtime -> (module that it needs, file that it reads).
@@ -58,8 +59,10 @@ def measure_latency(given: LatencyArguments, show: Callable[[str], None] = lambd
         for number, model in enumerate(given.models):
             folder = Path(temporary) / str(number)
             show(f"{model}: writing its files")
-            _write(model, folder, runtimes, given.lengths)
-            for runtime in runtimes:
+            refused = _write(model, folder, runtimes, given.lengths)
+            if refused and "pytorch" in runtimes:
+                show(f"{model}: without PyTorch, as {refused}")
+            for runtime in (one for one in runtimes if not (refused and one == "pytorch")):
                 size = (folder / RUNTIMES[runtime][1]).stat().st_size
                 about = {"model": model, "runtime": runtime, "folder": str(folder), "megabytes": size / 1e6}
                 rows[model, runtime] = {**about, "times": {}}
@@ -71,7 +74,8 @@ def measure_latency(given: LatencyArguments, show: Callable[[str], None] = lambd
     return {"rows": [*rows.values()], "left_out": left_out, "cores": len(cores)}
 
 
-def _write(model: str, folder: Path, runtimes: list[str], lengths: tuple[int, ...]) -> None:
+def _write(model: str, folder: Path, runtimes: list[str], lengths: tuple[int, ...]) -> str:
+    """Write the model's files; why transformers refuses them, "" if it does not."""
     source = dataclasses.replace(read_source(model), task=None)  # files are checked on built-in sentences
     if max(lengths) > source.encoder.max_length:
         raise UserError(f"--lengths {max(lengths)}: {model} takes {source.encoder.max_length} tokens; lower it")
@@ -79,6 +83,7 @@ def _write(model: str, folder: Path, runtimes: list[str], lengths: tuple[int, ..
     for one in chosen:
         FORMATS[one].require_installed()
     write_model(source, folder, [FORMATS[one] for one in chosen], options=WriteOptions(lengths=lengths))
+    return refused_by_transformers(source.encoder)
 
 
 def _time(
