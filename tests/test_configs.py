@@ -20,6 +20,7 @@ def test_the_shipped_configurations_are_these() -> None:
         "finetune",
         "glue",
         "hidden",
+        "minilm_hidden",
         "minilm_l3",
         "minilm_l3_teacher",
         "minilm_task_stage",

@@ -18,7 +18,8 @@ from distil_jax.training.pretrain import pretrain
 FINE_TUNING = {"finetune", "glue", "minilm_tasks", "minilm_task_stage", "tinybert_task"}
 SHIPPED = {path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.toml")}
 TEACHER_LAYERS = {"distilbert_base_uncased": 12, "minilm_l3": 6, "quickstart": 4, "study_minilm_l3": 6}
-OBJECTIVES = {"embedding": 6, "hidden": 6, "minilmv2": 12, "tinybert": 12}  # alike but for the terms
+# alike but for the terms
+OBJECTIVES = {"embedding": 6, "hidden": 12, "minilm_hidden": 6, "minilmv2": 12, "tinybert": 12}
 NAMES = [
     *sorted(SHIPPED - FINE_TUNING - OBJECTIVES.keys()),
     *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(OBJECTIVES)),
@@ -67,6 +68,6 @@ def test_takes_a_step(name: str, tiny_world: Path, model_folder: Callable[..., s
     assert {key for key in row["metrics"] if key.startswith("loss_")} == {f"loss_{name}" for name in terms}
     assert set(outcome.evaluations) == {0, 1}
     layers = [key for key in outcome.state.params["encoder"] if key.startswith("layer_")]
-    student = config.student
-    assert len(layers) == ((student.num_layers or len(student.layers)) if config.teacher.path else 1)
+    student, halved = config.student, (TEACHER_LAYERS | OBJECTIVES).get(name, 2) // 2
+    assert len(layers) == ((student.num_layers or len(student.layers) or halved) if config.teacher.path else 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.tree.map(np.asarray, outcome.state.params)))

@@ -125,9 +125,10 @@ class Student(Section):
         each(between(0, 1023)),
     )
     num_layers: int = setting(0, "layers; 0: as many as in layers, or half the teacher's", between(0, 1 << 10))
-    layer_choice: Literal["spread", "lower"] = setting(
+    layer_choice: Literal["spread", "skip", "lower"] = setting(
         "spread",
-        "the teacher's layers where layers is empty: evenly spread with first and last, or the lowest",
+        "the teacher's layers where layers is empty: evenly spread with first and last; every nth with the last, which "
+        "are those that objective.hidden compares; or the lowest",
     )
     hidden_size: int = setting(
         0,

@@ -11,17 +11,29 @@ from distil_jax.config import Student
 from distil_jax.errors import UserError
 from distil_jax.hf import student_encoder_config
 from distil_jax.models import EncoderConfig
+from distil_jax.objectives.compared import layer_pairs
 
 
-def every_other_layer(teacher_layers: int, student_layers: int = 0) -> tuple[int, ...]:
-    """Evenly spread teacher layers, the first and the last among them: (12, 6) -> 0, 2, 4, 7, 9, 11 as the original.
+def spread_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """Evenly spread teacher layers, the first and the last among them: (12, 6) -> 0, 2, 4, 7, 9, 11 as the original."""
+    return tuple(int(layer) for layer in np.rint(np.linspace(0, teacher_layers - 1, student_layers)))
 
-    `student_layers` 0 means half, rounded up.
+
+def skip_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """Every nth teacher layer, the last among them: (12, 6) -> 1, 3, 5, 7, 9, 11 (PKD-Skip, Sun et al. 2019).
+
+    Their outputs are what `layer_pairs` compares with the student's.
     """
-    count = student_layers or -(-teacher_layers // 2)
-    if count > teacher_layers:
-        raise UserError(f"student: {count} layers cannot be chosen among the teacher's {teacher_layers}")
-    return tuple(int(layer) for layer in np.rint(np.linspace(0, teacher_layers - 1, count)))
+    return tuple(teacher - 1 for _, teacher in layer_pairs((), student_layers, teacher_layers))
+
+
+def lower_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """The lowest teacher layers: (12, 6) -> 0, 1, 2, 3, 4, 5."""
+    del teacher_layers
+    return tuple(range(student_layers))
+
+
+_CHOICES = {"spread": spread_layers, "skip": skip_layers, "lower": lower_layers}
 
 
 def start_layers(settings: Student, teacher_layers: int) -> tuple[int, ...]:
@@ -30,11 +42,12 @@ def start_layers(settings: Student, teacher_layers: int) -> tuple[int, ...]:
     Raises:
         UserError: there are too few.
     """
-    count = settings.num_layers or -(-teacher_layers // 2)
     if settings.layers:
         return settings.layers
-    spread = every_other_layer(teacher_layers, count)
-    return tuple(range(count)) if settings.layer_choice == "lower" else spread
+    count = settings.num_layers or -(-teacher_layers // 2)
+    if count > teacher_layers:
+        raise UserError(f"student: {count} layers cannot be chosen among the teacher's {teacher_layers}")
+    return _CHOICES[settings.layer_choice](teacher_layers, count)
 
 
 def student_sizes(settings: Student, teacher: EncoderConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from distil_jax.config import Student
 from distil_jax.errors import UserError
 from distil_jax.models import EncoderConfig, MaskedLM
 from distil_jax.objectives import principal_directions, start_layers, student_config, student_params, student_sizes
-from distil_jax.objectives.student import every_other_layer
+from distil_jax.objectives.compared import layer_pairs
 
 TEACHER = EncoderConfig(
     "bert", 31, 8, 4, 2, 12, 16, type_vocab_size=2, attention_output_dropout=0.1, initializer_range=0.4, pooler=True
@@ -45,33 +45,43 @@ def embedded(config: EncoderConfig, params: Any) -> np.ndarray:
     ("sizes", "expected"),
     [
         ((12, 6), (0, 2, 4, 7, 9, 11)),  # hard-coded in the original
-        ((12,), (0, 2, 4, 7, 9, 11)),
+        ((12, 0), (0, 2, 4, 7, 9, 11)),
         ((6, 3), (0, 2, 5)),
-        ((4,), (0, 3)),
+        ((4, 0), (0, 3)),
         ((24, 2), (0, 23)),
-        ((5,), (0, 2, 4)),
+        ((5, 0), (0, 2, 4)),
         ((3, 3), (0, 1, 2)),
-        ((1,), (0,)),
+        ((1, 0), (0,)),
         ((12, 1), (0,)),
     ],
 )
-def test_layers_are_spread_evenly(sizes: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    assert every_other_layer(*sizes) == expected
+def test_layers_are_spread_evenly(sizes: tuple[int, int], expected: tuple[int, ...]) -> None:
+    assert start_layers(Student(num_layers=sizes[1]), sizes[0]) == expected
 
 
 @pytest.mark.parametrize("total", range(1, 25))
 def test_layers_are_different_ascending_and_reach_from_first_to_last(total: int) -> None:
     for count in range(2, total + 1):
-        layers = every_other_layer(total, count)
+        layers = start_layers(Student(num_layers=count), total)
         assert len(layers) == len(set(layers)) == count
         assert list(layers) == sorted(layers)
         assert (layers[0], layers[-1]) == (0, total - 1)
         assert max(np.diff(layers)) - min(np.diff(layers)) <= 1
 
 
-def test_too_many_layers_are_refused() -> None:
+@pytest.mark.parametrize("total", range(1, 25))
+def test_skipped_layers_are_those_whose_outputs_are_compared(total: int) -> None:
+    for count in range(1, total + 1):
+        layers = start_layers(Student(num_layers=count, layer_choice="skip"), total)
+        assert list(layers) == sorted(set(layers))
+        assert [(s + 1, layer + 1) for s, layer in enumerate(layers)] == layer_pairs((), count, total)
+    assert layers == tuple(range(total))
+
+
+@pytest.mark.parametrize("choice", ["spread", "skip", "lower"])
+def test_too_many_layers_are_refused(choice: Any) -> None:
     with pytest.raises(UserError, match="13 layers"):
-        every_other_layer(12, 13)
+        start_layers(Student(num_layers=13, layer_choice=choice), 12)
 
 
 @pytest.mark.parametrize("layers", [[], [4], [-1, 0], [0, 1, 99]])
@@ -207,9 +217,8 @@ def test_layers_and_sizes_follow_from_the_settings() -> None:
     assert start_layers(Student(), 4) == (0, 3)
     assert start_layers(Student(num_layers=3), 12) == (0, 6, 11)
     assert start_layers(Student(num_layers=3, layer_choice="lower"), 12) == (0, 1, 2)
+    assert start_layers(Student(num_layers=3, layer_choice="skip"), 6) == (1, 3, 5)
     assert start_layers(Student(layers=(3, 1, 1)), 4) == (3, 1, 1)
-    with pytest.raises(UserError, match="5 layers"):
-        start_layers(Student(num_layers=5, layer_choice="lower"), 4)
     with pytest.raises(UserError, match=r"num_layers = 2.*student.layers names 1"):
         Student(num_layers=2, layers=(0,))
     assert student_sizes(Student(), TEACHER) == {"num_layers": 2}
