@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,8 @@ def run_plan(arguments: list[str]) -> None:
     own, settings = split_arguments(PlanArguments, arguments)
     given = parse_command(PlanArguments, own, prog="distil-jax plan")
     config = parse_arguments(settings, prog="distil-jax plan")
+    # A program for devices that are not here cannot be read back from JAX's cache.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true" if given.on == "this" else "false"
     from distil_jax.benchmark import PlanRequest, find_target, make_plan, plan_markdown, stage_of
 
     stage = stage_of(config, given.command, _names_a_file(settings))

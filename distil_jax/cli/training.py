@@ -217,7 +217,7 @@ def study(config: Config, command: str) -> int:
     with working_on(config.run.output):
         found = run_study(config, command=command, say=say)
     if found.is_main:
-        print_tables(f"{found.text}\n\n{config.run.output}/report.md and report.json")
+        print_tables(f"{found.text}\n\n{config.run.output}/report.md and report.json{_report(config, '')}")
     for failure in found.failures:
         print(f"distil-jax: failed: {failure}", file=sys.stderr)
     return (2 if found.user_error else 1) if found.failures else 0
@@ -255,11 +255,12 @@ def ablation(config: Config, command: str) -> int:
     return 1 if failed else 0
 
 
-def _report(config: Config) -> str:
+def _report(config: Config, events: str = "/tensorboard") -> str:
+    """Where the page on a finished run or study is, and its event files, which are below `events` of its folder."""
     from distil_jax.evaluation import try_report
 
     path = try_report(Path(config.run.output))
-    curves = f"\ncurves: tensorboard --logdir {config.run.output}/tensorboard" if config.logging.tensorboard else ""
+    curves = f"\ncurves: tensorboard --logdir {config.run.output}{events}" if config.logging.tensorboard else ""
     return (f"\nreport: {path}" if path else "") + curves
 
 

@@ -14,7 +14,8 @@ _STYLE = (
     "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
     "td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}pre{white-space:pre-wrap;overflow-wrap:anywhere}"
-    ".note{color:#666}.charts{display:flex;flex-wrap:wrap;gap:1.2rem}.wide{overflow-x:auto}h1,.note{overflow-wrap:anywhere}"
+    ".note{color:#666}.charts{display:flex;flex-wrap:wrap;gap:1.2rem}.wide{overflow-x:auto}"
+    ".wide svg{max-width:none}h1,.note{overflow-wrap:anywhere}"
     "td.text{text-align:left}td:first-child{overflow-wrap:break-word}"
     "@media(max-width:500px){td,th{padding:.25rem .3rem;font-size:14px}}"
 )
@@ -75,7 +76,7 @@ def dots(groups: Sequence[tuple[str, Sequence[Dot]]], axis: str) -> str:
                 if dot.label == label
             ]
     parts.append(f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">{escape(axis)}</text>')
-    return svg(parts, width, height) + legend([name for name, _ in groups])
+    return _scrolled(svg(parts, width, height)) + legend([name for name, _ in groups])
 
 
 def lines(
@@ -123,7 +124,12 @@ def lines(
         f'<text x="14" y="{height / 2}" text-anchor="middle" transform="rotate(-90 14 {height / 2})">'
         f"{escape(y_axis)}</text>"
     )
-    return svg(parts, width, height) + (legend([name for name, _ in groups]) if joined else "")
+    return _scrolled(svg(parts, width, height)) + (legend([name for name, _ in groups]) if joined else "")
+
+
+def _scrolled(figure: str) -> str:
+    """A figure in its own size, which a telephone scrolls, so that its text can be read."""
+    return f'<div class="wide">{figure}</div>'
 
 
 def legend(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distil_jax.errors import UserError
 from distil_jax.tables import markdown
@@ -46,6 +47,21 @@ def _table(measures: Mapping[str, Mapping[str, float]], names: Sequence[str], fi
         for label, row in measures.items()
     ]
     return markdown([first, *(COLUMNS[name][0] for name in names)], rows)
+
+
+def class_table(details: Mapping[str, Any], digits: int) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of classes, or of types of entities, in the details of a result.
+
+    Shares have `digits` decimals; what is counted, such as rows or entities, is named by the details.
+    """
+    classes: Mapping[str, Mapping[str, float]] = details.get("classes", {})
+    fields = list(dict.fromkeys(field for row in classes.values() for field in row))
+    rows = [[name, *(_cell(row[field], digits) for field in fields)] for name, row in classes.items()]
+    return ["class", *fields], rows
+
+
+def _cell(value: float, digits: int) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def folder_labels(folders: Sequence[Path], command: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run, or several, as one HTML page that needs nothing beside itself: models, curves, scores, errors, commands."""
+"""Runs and studies as one HTML page that needs nothing beside itself: models, curves, scores, errors, commands."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any
 
 from distil_jax.charts import curves
 from distil_jax.errors import UserError, writing
-from distil_jax.evaluation.html import legend, page, table
-from distil_jax.evaluation.report import COLUMNS, folder_labels
+from distil_jax.evaluation.ablation_report import NUMBERS as ABLATION_FILE
+from distil_jax.evaluation.ablation_report import ablation_page
+from distil_jax.evaluation.html import Dot, dots, legend, page, table
+from distil_jax.evaluation.report import COLUMNS, class_table, folder_labels
+from distil_jax.evaluation.study_report import REPORT_FILE as TASKS_FILE
+from distil_jax.evaluation.study_report import best_runs, read_json, read_report, report_table, scored
 from distil_jax.runs import CONFIG_FILE, EVALUATION, OPENING_FILE, read_metrics, read_starts, write_atomically
 
 REPORT_FILE = "report.html"
@@ -37,31 +41,40 @@ _Curve = list[tuple[float, float]]
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Write the page on runs, or on a quickstart, to `output`, by default report.html in the first folder.
+    """Write the page on runs, studies or a quickstart to `output`, by default report.html in the first folder.
+
+    A study of tasks shows its scores, and the best run of each task; a study of students has a page of its own.
 
     Raises:
-        UserError: a folder that is neither, or is given twice; a file that cannot be written.
+        UserError: a folder that is none of these, or is given twice; a file that cannot be written.
     """
-    runs = [run for folder in folders for run in _runs(folder)]
-    labels = folder_labels(runs, "report")
-    title = "distil_jax: " + ", ".join(folder.resolve().name for folder in folders)
-    found = _measured(folders[0])
-    parts = [
-        *_opening(labels, runs),
-        *_side_by_side(found),
-        *_curves(labels, runs, found),
-        *(part for label, run in zip(labels, runs, strict=True) for part in _task(label, run)),
-        *_fillings(found),
-        *_commands(labels, runs),
-    ]
     target = output or folders[0] / REPORT_FILE
     with writing(target, "choose another --output"):
-        write_atomically(target, page(title, parts))
+        write_atomically(target, _page(folders))
     return target
 
 
+def _page(folders: Sequence[Path]) -> str:
+    if len(folders) == 1 and (folders[0] / ABLATION_FILE).is_file():
+        return ablation_page(read_json(folders[0] / ABLATION_FILE))
+    found = _runs(folders)
+    labels, runs = [label for label, _ in found], [run for _, run in found]
+    title = "distil_jax: " + ", ".join(folder.resolve().name for folder in folders)
+    measured = _measured(folders[0])
+    parts = [
+        *(part for folder in folders for part in _study_scores(folder)),
+        *_opening(labels, runs),
+        *_side_by_side(measured),
+        *_curves(labels, runs, measured),
+        *(part for label, run in zip(labels, runs, strict=True) for part in _task(label, run)),
+        *_fillings(measured),
+        *_commands(labels, runs),
+    ]
+    return page(title, parts)
+
+
 def try_report(folder: Path) -> Path | None:
-    """The page on a finished run, in its folder; a failure to make it is logged and does not fail the run."""
+    """The page on a finished run or study, in its folder; a failure to make it is logged and does not fail the run."""
     try:
         return write_report([folder])
     except Exception as error:
@@ -69,13 +82,30 @@ def try_report(folder: Path) -> Path | None:
         return None
 
 
-def _runs(folder: Path) -> list[Path]:
-    """The run in a folder, or those of a quickstart."""
-    if (folder / CONFIG_FILE).is_file():
-        return [folder]
-    if (folder / QUICKSTART_FILE).is_file():
-        return sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
-    raise UserError(f"{folder}: neither a run nor a quickstart (no {CONFIG_FILE}); give the run.output of a run")
+def _runs(folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """The runs of the folders, with their labels: those of a quickstart, and the best of each task of a study."""
+    found: list[tuple[str, Path]] = []
+    for label, folder in zip(folder_labels(folders, "report"), folders, strict=True):
+        if (folder / CONFIG_FILE).is_file():
+            found.append((label, folder))
+        elif (folder / QUICKSTART_FILE).is_file():
+            found += [(path.parent.name, path.parent) for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
+        elif (folder / TASKS_FILE).is_file():
+            runs = best_runs(folder)
+            found += [(f"{label}, {run.relative_to(folder).as_posix()}", run) for run in runs]
+        else:
+            raise UserError(f"{folder}: neither a run nor a study or quickstart (no {CONFIG_FILE}); give a run.output")
+    return found
+
+
+def _study_scores(folder: Path) -> list[str]:
+    """Scores of a study of tasks, with their range over seeds; [] where there is none."""
+    if not (folder / TASKS_FILE).is_file():
+        return []
+    report = read_report(folder)
+    found = [Dot(row["title"], *(100 * row[name] for name in ("median", "min", "max"))) for row in scored(report)]
+    figure = [dots([("", found)], "score x 100: median, and the range over seeds")] if found else []
+    return [f"<h2>Scores of {escape(folder.resolve().name)}</h2>", *figure, _wide(table(*report_table(report)))]
 
 
 def _measured(folder: Path) -> dict[str, Any]:
@@ -178,20 +208,20 @@ def _task(label: str, run: Path) -> list[str]:
 
 
 def _details(name: str, details: Mapping[str, Any]) -> list[str]:
-    parts, classes = [], details.get("classes", {})
-    fields = ("precision", "recall", "f1", "rows")
-    if classes:
-        rows = [
-            [one, *(f"{row[f]:.3f}" if f != "rows" else f"{row[f]:,}" for f in fields)] for one, row in classes.items()
-        ]
-        parts += [f"<h3>Classes, {escape(name)}</h3>", _wide(table(["class", *fields], rows))]
+    parts: list[str] = []
+    header, rows = class_table(details, 3)
+    if rows:
+        parts += [f"<h3>Classes, {escape(name)}</h3>", _wide(table(header, rows))]
     if details.get("confusion"):
-        parts += [f"<h3>Confusion matrix, {escape(name)}</h3>", _confusion(list(classes), details["confusion"])]
+        parts += [
+            f"<h3>Confusion matrix, {escape(name)}</h3>",
+            _confusion([row[0] for row in rows], details["confusion"]),
+        ]
     if "calibration_error" in details:
         parts.append(f"<p>Calibration error (ECE, 15 bins): {details['calibration_error']:.4f}</p>")
     if errors := details.get("errors"):
-        rows = [[one["text"], f"{one['label']}, not {one['predicted']} ({one['probability']:.2f})"] for one in errors]
-        body = _wide(table(["text", "right, not predicted (probability)"], rows))
+        wrong = [[one["text"], f"{one['label']}, not {one['predicted']} ({one['probability']:.2f})"] for one in errors]
+        body = _wide(table(["text", "right, not predicted (probability)"], wrong))
         parts += [f"<h3>Most confident errors, {escape(name)}</h3>", body]
     return parts
 

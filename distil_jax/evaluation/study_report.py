@@ -203,6 +203,15 @@ def write_report(folder: Path, report: StudyReport) -> str:
 def report_markdown(report: StudyReport) -> str:
     """A report as Markdown: the table, the sweep where there was one, what failed, and how it was made."""
     rows: Mapping[str, TaskRow] = report["tasks"]
+    header, table = report_table(report)
+    failed = "\n".join(f"- {line}" for line in failure_lines(rows))
+    parts = [markdown(header, table), *_sweep_tables(rows), *([f"Failed:\n\n{failed}"] if failed else [])]
+    return "\n\n".join([*parts, _footer(report)])
+
+
+def report_table(report: StudyReport) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a report's table: a row a task, and the macro-average of several."""
+    rows: Mapping[str, TaskRow] = report["tasks"]
     header = ["task", "measure", "median", "min", "max", "seeds", "other measures (medians)"]
     header += ["examples", "time a run", "learning rate", "epochs"]
     table = [_table_row(row) for row in rows.values()]
@@ -210,9 +219,23 @@ def report_markdown(report: StudyReport) -> str:
     if len(rows) > 1:
         share = f"macro-average of {len(macro['tasks'])}" + (f" of {len(rows)}" if macro["missing"] else " tasks")
         table.append([share, "", percent(macro["median"]), *[""] * (len(header) - 3)])
-    failed = "\n".join(f"- {line}" for line in failure_lines(rows))
-    parts = [markdown(header, table), *_sweep_tables(rows), *([f"Failed:\n\n{failed}"] if failed else [])]
-    return "\n\n".join([*parts, _footer(report)])
+    return header, table
+
+
+def scored(report: StudyReport) -> list[TaskRow]:
+    """The rows of the tasks that have a score."""
+    return [row for row in report["tasks"].values() if row.get("median") is not None]
+
+
+def best_runs(folder: Path) -> list[Path]:
+    """The folders of the best run of each task of the study in `folder`, which may have been moved since."""
+    found = []
+    for task, row in read_report(folder)["tasks"].items():
+        parts = Path(row.get("best_run", "")).parts
+        if task in parts:
+            last = len(parts) - parts[::-1].index(task)
+            found.append(folder.joinpath(task, *parts[last:]))
+    return [run for run in found if (run / RESULT_FILE).is_file()]
 
 
 def percent(value: float | None) -> str:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from distil_jax.config import Config, TaskSettings, require
 from distil_jax.errors import UserError, one_line, writing
+from distil_jax.evaluation.report import class_table
 from distil_jax.evaluation.study_report import measure_title, read_json, score_name
 from distil_jax.export import ReadyModel, read_ready
 from distil_jax.hf import has_names, match_head, order_note
@@ -247,13 +248,8 @@ def scores_table(found: TaskScores) -> str:
 
 def details_tables(details: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     """Markdown tables of what a result has of a set: classes, confusion matrix, the most confident errors."""
-    classes = details.get("classes", {})
-    fields = ("precision", "recall", "f1")
-    rows = [
-        [name, *(f"{row[field]:.4f}" for field in fields), f"{row['rows']:,}"]
-        for name, row in [*classes.items()][:_MOST_ROWS]
-    ]
-    tables = [markdown(["class", *fields, "rows"], rows)] if rows else []
+    header, rows = class_table(details, 4)
+    tables = [markdown(header, rows[:_MOST_ROWS])] if rows else []
     confusion = details.get("confusion", [])
     if 0 < len(confusion) <= _MOST_COLUMNS:
         shown = [[name, *map(str, row)] for name, row in zip(labels, confusion, strict=True)]

@@ -73,6 +73,15 @@ def test_text_is_no_markup(task_run: Path, tmp_path: Path) -> None:
     assert "script" not in page.tags and "<script>alert(1)</script> & more" in page.text
 
 
+def test_types_of_entities_are_counted_as_such(task_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(task_run, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
+    result = json.loads((copy / "result.json").read_text())
+    types = {"PER": {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "entities": 1234}}
+    (copy / "result.json").write_text(json.dumps({**result, "details": {"validation": {"classes": types}}}))
+    text = Page(write_report([copy])).text.split()
+    assert {"PER", "entities", "1,234", "0.333"} <= {*text}
+
+
 def test_what_is_no_run_is_refused_and_never_fails_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a run"):
         write_report([tmp_path])

@@ -17,6 +17,7 @@ import pytest
 from distil_jax.cli import main
 from distil_jax.config import Config, load_config, with_overrides
 from distil_jax.evaluation import study as study_module
+from distil_jax.evaluation import write_report
 from distil_jax.evaluation.study import run_study
 from distil_jax.evaluation.study_plan import plan_study
 from distil_jax.tasks.examples import TaskData
@@ -82,6 +83,19 @@ def real(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path, program_cac
         patch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # JAX has its cache already
         status = main(arguments)
     return Study(output, arguments, status, out.getvalue(), err.getvalue())
+
+
+def test_the_page_has_the_scores_and_the_best_run_of_each_task(real: Study, tmp_path: Path) -> None:
+    assert f"{real.output}/report.html" in real.out
+    report = json.loads((real.output / "report.json").read_text())
+    moved = shutil.copytree(real.output, tmp_path / "moved")
+    for folder in (real.output, moved):
+        page = write_report([folder], tmp_path / "page.html").read_text()
+        for task in ("cola", "rte"):
+            row = report["tasks"][task]
+            assert f"<td>{row['title']}</td>" in page and f"{100 * row['median']:.1f}" in page
+            assert f"{task}/{Path(row['best_run']).name}" in page
+        assert page.count("Confusion matrix") == 2
 
 
 def test_the_table_is_that_of_the_runs(real: Study) -> None:

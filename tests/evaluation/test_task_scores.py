@@ -180,12 +180,24 @@ def test_every_example_counts_once_on_any_number_of_devices(
     ],
 )  # fmt: skip
 def test_other_heads_of_fewer_rows_than_classes(
-    task_folder: Callable[..., Path], tmp_path: Path, name: str, task: str, row: dict[str, Any]
+    task_folder: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    task: str,
+    row: dict[str, Any],
 ) -> None:
     """Of tags and sets the data have fewer classes than the model: the others are classes nonetheless."""
     source = jsonl(tmp_path / "rows.jsonl", [row | ({"id": str(i)} if "id" in row else {}) for i in range(3)])
     found = score_model(config_of(task_folder(name), {"task.name": task, "task.validation": str(source)}))
     assert 0 <= abs(found.measures["score"]) <= 1 and len(found.data.validation["validation"]) == 3
+    assert main(["evaluate", str(task_folder(name)), "--task", task, "--task.validation", str(source)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{found.measures['score']:.4f}" in printed and "validation 3" in printed
+    for label, measures in found.details.get("validation", {}).get("classes", {}).items():
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"| {label} "))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells == [label, *(f"{x:.4f}" if isinstance(x, float) else str(x) for x in measures.values())]
 
 
 def test_correlations_and_choices_are_those_of_the_predictions(
