@@ -20,6 +20,7 @@ ALL_FLAG = "--help-all"
 T = TypeVar("T", bound=Arguments)
 _HELP = {"-h", "--help", ALL_FLAG}
 _LONGEST_FLAG = 100  # characters of an unknown flag that are looked at
+_INPUT = "--input"  # of a file of rows
 _TRUTHS = ("True", "False", "None", "true", "false", "yes", "no", "0", "1")
 
 
@@ -158,6 +159,8 @@ def _values(
         rest = rest[taken:]
     if rest:
         hint = " (yes/no flags take no value)" if rest[0] in _TRUTHS else ""
+        if not hint and _INPUT in flags and flags[_INPUT][0] not in found:
+            hint = f" (a file is read with {_INPUT})"
         raise UserError(f"no flag takes {one_line(' '.join(rest)) or 'an empty text'}{hint}; see `{prog} --help`")
     return found
 

@@ -11,6 +11,7 @@ from distil_jax.tasks import PredictionOptions, TaskKind, reading_of
 
 KEY = "distil_jax"  # in config.json; transformers keeps keys that it does not know
 _NO_ANSWER, _PAIRS = "no_answer", "pairs"
+_COLUMNS = ("name", "text", "pair", "id", "endings")  # the task, and what it calls its columns
 
 
 def prediction_options(settings: TaskSettings, description: Mapping[str, Any]) -> PredictionOptions:
@@ -27,10 +28,11 @@ def prediction_options(settings: TaskSettings, description: Mapping[str, Any]) -
 def to_config_json(settings: TaskSettings, options: PredictionOptions, kind: TaskKind[Any]) -> dict[str, Any]:
     """Fields to add to config.json: what `from_config_json` reads.
 
-    They are the length of rows; of texts whether they are pairs, of choices whether their endings have a start; of
-    questions windows, spans and when there is no answer.
+    They are the length of rows; the task and its columns, where they are not the usual ones; of texts whether they are
+    pairs, of choices whether their endings have a start; of questions windows, spans and when there is no answer.
     """
     fields: dict[str, Any] = {"max_length": kind.row_length(settings)}
+    fields |= {name: x for name in _COLUMNS if (x := getattr(settings, name)) != getattr(TaskSettings(), name)}
     pairs = reading_of(settings, kind).pairs
     if pairs is not None:
         fields[_PAIRS] = pairs
@@ -70,7 +72,7 @@ def from_config_json(
     for name, value in ((_NO_ANSWER, no_answer), (_PAIRS, pairs)):
         if name in fields and not isinstance(value, bool):
             raise UserError(f"{where}: {KEY}.{name} must be true or false; export the run again")
-    names = ("max_length", *kind.settings)
+    names = ("max_length", *_COLUMNS, *kind.settings)
     try:
         settings = with_overrides(Config(), {f"task.{name}": fields[name] for name in names if name in fields}).task
     except UserError as error:

@@ -105,7 +105,8 @@ def read_ready(path: str | Path, *, step: int | None = None, max_length: int = 0
     settings, options, pairs = exported or (TaskSettings(), None, None)
     settings = _fitted_settings(settings, encoder, kind, max_length)
     tokenizer = load_tokenizer(path)  # of a hub id, the folder has nothing but what the model needed
-    return ReadyModel(encoder, head, params, tokenizer, settings, usual_reading(kind, pairs), options)
+    reading = reading_of(settings, kind) if settings.name else usual_reading(kind, pairs)
+    return ReadyModel(encoder, head, params, tokenizer, settings, reading, options)
 
 
 def has_task_head(path: str | Path) -> bool:

@@ -24,6 +24,7 @@ from distil_jax.tasks.kinds.choice import CHOICE
 from distil_jax.tasks.kinds.question import QUESTION
 from distil_jax.tasks.kinds.sequence import CLASSES
 from distil_jax.tasks.kinds.token import TAGS
+from distil_jax.tasks.requests import reading_of
 
 WINDOWS = {"task.max_length": 48, "task.doc_stride": 9, "task.max_question_length": 20, "task.max_answer_length": 7}
 ROWS = [{"question": f"the {word}", "context": "the cat sat on a mat . " * 9} for word in ("cat", "dog", "sea", "moon")]
@@ -96,6 +97,7 @@ def test_transformers_keeps_what_it_does_not_know(exported: Callable[..., Path],
         ({"max_length": 1 << 12}, "max_length = 4096: the model has 64 positions"),
         ({"doc_stride": 0}, "task.doc_stride = 0: must be"),
         ({"n_best": {}}, "task.n_best = {}: must be"),
+        ({"name": "squad", "text": 3}, "task.text = 3: must be"),
     ],
 )
 def test_damaged_settings_are_one_line(exported: Callable[..., Path], value: Any, message: str) -> None:
@@ -120,6 +122,11 @@ def test_there_and_back() -> None:
     raw = json.loads(json.dumps(to_config_json(settings, options, QUESTION)))
     assert from_config_json(raw, QUESTION, "x") == (settings, options, None)
     assert to_config_json(TaskSettings(), PredictionOptions(), TAGS) == {"distil_jax": {"max_length": 128}}
+    own = TaskSettings(name="classification", text="review", pair="title", id="nr")
+    for settings in (own, TaskSettings(name="mrpc")):
+        raw = json.loads(json.dumps(to_config_json(settings, PredictionOptions(), CLASSES)))
+        found = from_config_json(raw, CLASSES, "x")
+        assert found is not None and reading_of(found[0], CLASSES) == reading_of(settings, CLASSES)
     cases: list[tuple[TaskKind[Any], str, str, bool]] = [
         (CLASSES, "classification", "", False),
         (CLASSES, "classification", "title", True),

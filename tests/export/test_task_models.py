@@ -261,7 +261,7 @@ def test_a_run_predicts_as_its_export(task_run: Path, tmp_path: Path) -> None:
     rows = [{"first": text(1, 6), "second": text(1, 6)} for _ in range(5)]
     found = list(predict(task_run, rows))
     exported = list(predict(tmp_path / "model", [(row["first"], row["second"]) for row in rows]))
-    assert found == exported
+    assert found == exported == list(predict(tmp_path / "model", rows)), "the columns go with the model"
     assert {*found[0]["scores"]} == {"same", "other"}
     best = read_run(task_run).step
     assert list(predict(load_predictor(task_run, step=best), rows)) == found
@@ -271,11 +271,12 @@ def test_a_run_predicts_as_its_export(task_run: Path, tmp_path: Path) -> None:
 
 def test_an_export_wants_pairs_as_its_run_did(task_run: Path, tmp_path: Path) -> None:
     export(task_run, tmp_path / "model")
-    with pytest.raises(UserError, match="no column 'pair' or 'text_pair'"):
+    with pytest.raises(UserError, match="no column 'second'.* 'pair' or 'text_pair'"):
         list(predict(tmp_path / "model", ["a text alone"]))
     path = tmp_path / "model" / "config.json"
     raw = json.loads(path.read_text())
-    del raw["distil_jax"]["pairs"]  # as exported before it was written down
+    for name in ("pairs", "name", "text", "pair"):  # as exported before they were written down
+        del raw["distil_jax"][name]
     path.write_text(json.dumps(raw))
     assert len(list(predict(tmp_path / "model", ["a text alone", ("one", "two")]))) == 2
 
