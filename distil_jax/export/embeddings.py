@@ -80,7 +80,7 @@ def embed_rows(given: EmbedArguments, show: Callable[[str], None] = lambda _: No
     reading = with_columns(usual_reading(KINDS["classes"], False), given.text_column)
     source = sys.stdin.buffer if given.input == PIPE else Path(given.input)
     rows = rows_to_predict(source, reading, faults, separator=given.separator)
-    found = read_requests(rows, reading, faults, rows.name, rows.unit, lambda: notes.add(["1 blank lines left out"]))
+    found = read_requests(rows, reading, faults, rows.name, rows.unit, notes.add_blank)
     first = [*itertools.islice(found, 1)]
     if not first:
         raise UserError(f"{rows.name}: holds no text; check it")
@@ -93,8 +93,7 @@ def embed_rows(given: EmbedArguments, show: Callable[[str], None] = lambda _: No
             write(chunk)
             notes.rows += len(chunk)
             show(Written(notes.rows, time.monotonic() - started).text)
-    said = [*rows.notes, *(f"{count:,} {what}" for what, count in notes.notes.items()), *faults.notes]
-    return Written(notes.rows, time.monotonic() - started, tuple(said))
+    return Written(notes.rows, time.monotonic() - started, (*rows.notes, *notes.texts, *faults.notes))
 
 
 def _text(request: Request) -> str:

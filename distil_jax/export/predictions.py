@@ -94,7 +94,7 @@ def write_predictions(
     refuse_own_input(given.output, given.input)
     format = _format(given.output)
     rows = _rows(given, reading, faults, predictor)
-    found = read_requests(rows, reading, faults, rows.name, rows.unit, lambda: summary.add(["1 blank lines left out"]))
+    found = read_requests(rows, reading, faults, rows.name, rows.unit, summary.add_blank)
     # A mistake in the input's name must not cost the results of an earlier call, so read before opening the output.
     first = [*itertools.islice(found, 1)]
     if not first and not faults.count:
@@ -107,8 +107,8 @@ def write_predictions(
         for chunk in predictor.chunks(asked, batch_size=given.batch_size, options=options, summary=summary):
             writer.write([_written(request, prediction, given, format) for request, prediction in chunk])
             show(Written(summary.rows, time.monotonic() - started).text)
-    notes = [*rows.notes, *(f"{count:,} {what}" for what, count in summary.notes.items())]
-    return Written(summary.rows, time.monotonic() - started, (*notes, *faults.notes))
+    notes = (*rows.notes, *summary.texts, *faults.notes)
+    return Written(summary.rows, time.monotonic() - started, notes)
 
 
 @contextlib.contextmanager

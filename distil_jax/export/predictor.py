@@ -34,6 +34,7 @@ class PredictionSummary:
     """What a user reads at the end: how many predictions were made, and how often a note was made on a row."""
 
     rows: int = 0
+    blank: int = 0  # lines of plain text that were left out
     notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, notes: Iterable[str]) -> None:
@@ -41,6 +42,16 @@ class PredictionSummary:
         for note in notes:
             count, _, what = note.partition(" ")
             self.notes[what] += int(count.replace(",", ""))
+
+    def add_blank(self) -> None:
+        """Counts a line of plain text that was left out."""
+        self.blank += 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """A line for each kind of note, with its count."""
+        blank = (f"{self.blank:,} blank line{'s' * (self.blank > 1)} left out",) * bool(self.blank)
+        return (*blank, *(f"{count:,} {what}" for what, count in self.notes.items()))
 
 
 class Predictor:

@@ -78,6 +78,7 @@ class SourceOptions:
         max_line_bytes: bytes of the longest line.
         piece_bytes: bytes from which on a document is handed on in pieces.
         remedy: what a user types to skip bad lines, for messages.
+        naming: what names another text column, for messages.
     """
 
     text_column: str
@@ -86,6 +87,7 @@ class SourceOptions:
     max_line_bytes: int
     piece_bytes: int
     remedy: str = 'corpus.on_error = "skip"'
+    naming: str = "corpus.text_column"
 
 
 @dataclass
@@ -199,7 +201,7 @@ def lines_of(sources: Sequence[str], columns: Sequence[str], on_error: str) -> I
         UserError: file and line of what cannot be read.
     """
     for column in columns:
-        options = SourceOptions(column, on_error, "drop", LINE_LIMIT, LINE_LIMIT, "--on-error skip")
+        options = SourceOptions(column, on_error, "drop", LINE_LIMIT, LINE_LIMIT, "--on-error skip", "--text-column")
         for source in resolve(sources):
             for document in documents(source, options, ReadState()):
                 yield from (line.decode() for line in document.lines)
@@ -279,19 +281,20 @@ def _open_rows(source: Source, options: SourceOptions, faults: Faults) -> RowStr
         wanted = ReadOptions(wanted=(column,), keep=(column,), max_line_bytes=options.max_line_bytes)
         stream = open_rows(source.path, wanted, faults)
     if stream.columns and column not in stream.columns:
-        raise UserError(f"{source.name}: {_no_column(column, stream.columns)}")
+        raise UserError(f"{source.name}: {_no_column(options, stream.columns)}")
     return stream
 
 
-def _no_column(column: str, found: Iterable[object]) -> str:
-    return f"no column {column!r} (found: {one_line(', '.join(map(str, found))) or 'none'}; name it with text_column)"
+def _no_column(options: SourceOptions, found: Iterable[object]) -> str:
+    names = one_line(", ".join(map(str, found))) or "none"
+    return f"no column {options.text_column!r} (found: {names}; {options.naming} names another)"
 
 
 def _text_of(row: Row, options: SourceOptions) -> bytes:
     """The text of a row in UTF-8, b"" for none. Raises BadRowError."""
     column = options.text_column
     if column not in row.values:
-        raise BadRowError(_no_column(column, row.values))
+        raise BadRowError(_no_column(options, row.values))
     value = row.values[column]
     if not isinstance(value, str | bytes | None):
         raise BadRowError(f"column {column!r} holds {type(value).__name__}, not text")
