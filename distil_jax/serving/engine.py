@@ -19,6 +19,7 @@ ONNX_FILE = "onnx/model_quantized.onnx"
 # Of the batches that are compiled at the start; nothing else is computed.
 _LENGTHS = (16, 32, 64, 128, 256, 512)
 _SIZES = (1, 8)
+_NO_FLAGS = ("", "", "")  # whoever asks over HTTP has none
 _DIGITS = 9  # of a number: all that float32 has
 
 
@@ -84,7 +85,7 @@ def _onnx(given: ServeArguments) -> Callable[[EncoderInputs], Any] | None:
 
 
 def _predicting(predictor: Predictor, runtime: str) -> Engine:
-    reading = predictor.reading
+    reading = dataclasses.replace(predictor.reading, flags=_NO_FLAGS)
 
     def check(value: Any, _: dict[str, Any]) -> Any:
         return request(value, reading).example
@@ -93,7 +94,7 @@ def _predicting(predictor: Predictor, runtime: str) -> Engine:
 
 
 def _embedding(embedder: Embedder, runtime: str) -> Engine:
-    reading = usual_reading(KINDS["classes"], False)
+    reading = dataclasses.replace(usual_reading(KINDS["classes"], False), flags=_NO_FLAGS)
 
     def check(value: Any, options: dict[str, Any]) -> str:
         example: Any = request(value, reading).example  # of the kind "classes"

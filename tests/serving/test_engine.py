@@ -64,6 +64,13 @@ def test_predictions_are_those_of_predict(name: str, inputs: list[Any], task_fol
     json.dumps(found, allow_nan=False)
 
 
+def test_what_a_row_lacks_is_said_without_flags(task_folder: Callable[..., Path]) -> None:
+    engine = load_engine(ServeArguments(str(task_folder("classes")), max_length=16))
+    with pytest.raises(BadRowError) as caught:
+        engine.check({"body": "the cat"}, {})
+    assert "body" in str(caught.value) and "--" not in str(caught.value)
+
+
 def test_vectors_are_those_of_encode(model_folder: Callable[..., str], tmp_path: Path) -> None:
     source = model_folder()
     config, params, *_ = read_pretrained(source)
