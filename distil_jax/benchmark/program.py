@@ -214,6 +214,11 @@ class Program:
             )
             root = next((i for i in inside.values() if i.is_root), None)
             return reads + (_written(root, inside) if root else sum(array.bytes for array in one.arrays))
+        if 'custom_call_target="AllocateBuffer"' in one.line:
+            return 0
+        if one.operation == "slice-start":  # of a part of an array into a TPU's fast memory; its source is named, too
+            part = one.arrays[-2]
+            return part.bytes + _whole_bytes(part)
         # A transfer in the background also names its source and a mark of its end.
         result = sum(array.bytes for array in (one.arrays[:1] if one.operation == "copy-start" else one.arrays))
         if one.operation in _SLICES:

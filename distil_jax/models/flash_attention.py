@@ -18,7 +18,8 @@ from jax import Array
 from distil_jax.errors import UserError
 from distil_jax.target import Device
 
-# Below this the scores of a head fit into a TPU's fast memory whatever computes them. A judgement, not a measurement.
+# Below this the scores of a head fit into a TPU's fast memory whatever computes them: compiled for v5e, it saves little
+# at 128 tokens and more at 512 (benchmarks/RESULTS.md).
 SPLASH_FROM = 512
 _LANES = 128  # of a TPU's vector registers: splash attention works on tiles of this many tokens
 _TILES = (512, 256, _LANES)

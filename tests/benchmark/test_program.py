@@ -98,6 +98,10 @@ ENTRY %main (a: bf16[4,64,32], b: bf16[4,32,16], c: f32[100,8,128], i: s32[]) ->
   %i = s32[]{:T(128)} parameter(3)
   %product = f32[4,64,16]{2,1,0:T(8,128)} convolution(%a, %b), window={size=4}, dim_labels=0bf_0io->0bf
   %start = (s32[], f32[8,128]{1,0:T(8,128)}) tuple(%i, %i)
+  %ahead = ((f32[100,8,128]{2,1,0:T(8,128)}), f32[25,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%c), \
+slice={[0:25], [0:8], [0:128]}
+  %there = f32[25,8,128]{2,1,0:T(8,128)S(1)} slice-done(%ahead)
+  %room = f32[100,8,128]{2,1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
   %loop = (s32[], f32[8,128]{1,0:T(8,128)}) while(%start), condition=%condition, body=%body
   ROOT %part = f32[8,128]{1,0:T(8,128)} fusion(%c, %i), kind=kLoop, calls=%fused, \
 metadata={op_name="jit(f)/teacher/slice"}
@@ -106,7 +110,9 @@ metadata={op_name="jit(f)/teacher/slice"}
 
 
 def test_a_tpus_text_is_read() -> None:
-    product, loop, part = Program(TPU_TEXT).kernels()
+    product, ahead, room, loop, part = Program(TPU_TEXT).kernels()
+    assert ahead.bytes == 4 * 25 * 8 * 128, "a part is read in the background into fast memory, not the whole array"
+    assert room.bytes == 0
     assert (loop.times, loop.bytes) == (6, 2 * 4 * 8 * 128)
     assert product.flops == 2 * 4 * 64 * 32 * 16
     assert product.bytes == 2 * 4 * 64 * 32 + 4 * 4 * 64 * 16  # the right side lies in fast memory

@@ -283,9 +283,10 @@ def score(value: Any, limits: tuple[float, float] | None) -> float:
     if is_blank(value):
         raise BadRowError("no score")
     try:
-        number = math.nan if isinstance(value, bool | bytes) else float(value)
+        number = math.nan if isinstance(value, bool | bytes) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadRowError(f"score {str(value)[:60]!r} is not a number") from error
+        hint = " (decimals are written with a point)" if "," in str(value) else ""
+        raise BadRowError(f"score {str(value)[:60]!r} is not a number{hint}") from error
     if not math.isfinite(number):
         raise BadRowError(f"score {value!r} is not a finite number")
     if limits and not limits[0] <= number <= limits[1]:

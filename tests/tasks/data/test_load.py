@@ -236,6 +236,8 @@ REFUSED: list[tuple[str, str, str, str, str]] = [
     ),
     ("regression", "a.csv", "text,label\nx,1\ny,nan\n", "{}", "line 3: score 'nan' is not a finite number"),
     ("regression", "a.csv", "text,label\nx,1e999\n", "{}", "line 2: .*not a finite number"),
+    ("regression", "a.csv", "text;label\nx;0,29\n", "{}", "line 2: score '0,29' is not a number.*a point"),
+    ("regression", "a.csv", "text,label\nx,1_000\n", "{}", "line 2: score '1_000' is not a finite number"),
     ("regression", "a.csv", "text,label\nx,high\n", "{}", "line 2: score 'high' is not a number"),
     ("regression", "a.csv", "text,label\nx,\n", "{}", "line 2: no score"),
     (
