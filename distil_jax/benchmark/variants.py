@@ -58,7 +58,7 @@ def stage_of(config: Config, asked: str, given: bool) -> Stage:
     """
     if asked != "auto":
         return next(stage for stage in STAGES if stage == asked)
-    if config.task.name or config.study.tasks:
+    if config.task.name or (config.study.tasks and not config.corpus.folder):  # else a study of students: its base
         return "finetune"
     if config.teacher.path or not given:
         return "distill"

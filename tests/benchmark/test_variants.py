@@ -15,6 +15,7 @@ from distil_jax.errors import UserError
     [
         ("distilbert_base_uncased", "distill"),
         ("minilm_l3", "distill"),
+        ("study_minilm_l3", "distill"),
         ("quickstart", "distill"),
         ("quickstart_teacher", "pretrain"),
         ("minilm_l3_teacher", "pretrain"),
