@@ -1,14 +1,15 @@
 """Distil BERT-family encoders into small, fast ones with JAX, in and out of Hugging Face format.
 
 The commands of `distil-jax` as functions: `distill`, `pretrain`, `finetune`, `evaluate`, `predict`, `load_predictor`,
-`encode`, `load_embedder`, `export_model`. Models: `from_pretrained`, `save_pretrained`, `load_tokenizer`. The parts of
-a training loop of one's own: `MaskedLM`, `TaskModel`, `Encoder`, `student_config`, `student_params`, `TERMS`,
-`make_train_step`. What is wrong with an argument is a `UserError` of one line.
+`encode`, `load_embedder`, `export` (also called `export_model`). Models: `from_pretrained`, `save_pretrained`,
+`load_tokenizer`. The parts of a training loop of one's own: `MaskedLM`, `TaskModel`, `Encoder`, `student_config`,
+`student_params`, `TERMS`, `make_train_step`. What is wrong with an argument is a `UserError` of one line.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from distil_jax.lazy import lazy_imports
 
@@ -47,7 +48,21 @@ if TYPE_CHECKING:
         init_state,
         make_train_step,
     )
+
+    export = export_model
 else:
+    from distil_jax import export
+
+    class _Export(ModuleType):
+        """The package `export`, which is called like the command of that name, as its siblings are."""
+
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            """`export_model` of the same arguments."""
+            from distil_jax.api import export_model
+
+            return export_model(*arguments, **options)
+
+    export.__class__ = _Export
     __getattr__ = lazy_imports(__name__)
 
 __version__ = "0.1.0"
@@ -96,4 +111,4 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "export"]

@@ -51,7 +51,10 @@ def evaluate(
         place = _place(model, Path(temporary) / "model")
         if not has_task_head(place):
             if not isinstance(data, str | Path):
-                raise UserError("a masked language model is measured on prepared text; give the folder of a corpus")
+                raise UserError(
+                    "the model has no task head to measure on rows; fine-tune it, or give the folder of prepared text "
+                    "for its masked-language-model head"
+                )
             other = "" if teacher is None else _place(teacher, Path(temporary) / "teacher")
             chosen = make_config(config, settings, {})
             rows, seed = chosen.evaluation.rows, chosen.evaluation.seed

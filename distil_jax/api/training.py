@@ -14,7 +14,7 @@ from distil_jax.data.corpus import INDEX, prepare_splits
 from distil_jax.errors import PreemptedError, UserError
 from distil_jax.hf import Tokenizer, load_tokenizer, save_tokenizer
 from distil_jax.runs import INPUTS_FOLDER, prepare_display, startup
-from distil_jax.tasks import load_task, task_spec
+from distil_jax.tasks import TASKS, load_task, task_spec
 from distil_jax.training.loop import TrainResult
 
 
@@ -142,8 +142,11 @@ def finetune(
     given = {"train": data, "validation": validation, "test": test}
     if known_task(data):
         fixed, given = {**fixed, "task.name": data}, {**given, "train": None}
-    else:
+    elif kind in TASKS and not TASKS[kind].published:
         fixed["task.name"] = kind
+    else:
+        own = ", ".join(name for name, spec in TASKS.items() if not spec.published)
+        raise UserError(f"kind = {kind!r}: no kind of rows; give one of {own}")
     fixed |= {f"task.{role}": str(rows) for role, rows in given.items() if isinstance(rows, str | Path)}
     rows: Any = {role: rows_of(rows) for role, rows in given.items() if not isinstance(rows, str | Path | None)}
     chosen = make_config(config, settings, fixed)

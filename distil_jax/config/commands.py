@@ -26,6 +26,11 @@ _RUNTIMES = ("jax", "pytorch", "onnx", "onnx-int8", "litert", "litert-int8")
 REQUIRED: Any = dataclasses.MISSING
 
 
+def _step(more: str = "") -> Any:
+    """The field of a checkpoint's number."""
+    return setting(-1, f"which checkpoint of a run; -1: its result{more}", at_least(-1))
+
+
 class Arguments(Section):
     """Base of the arguments of a command. `positional` names the fields without a flag; `example` is a command."""
 
@@ -63,7 +68,7 @@ class ExportArguments(Arguments):
         "jax.export on CPU, CUDA and TPU",
         NO_EMPTY_ITEM,
     )
-    step: int = setting(-1, "which checkpoint of a run; -1: its result (finetune.keep: best or last)", at_least(-1))
+    step: int = _step(" (finetune.keep: best or last)")
     pooling: Literal["auto", "none", "mean", "cls", "max"] = setting(
         "auto",
         "how the encoder makes one vector of a text, for sentence-transformers; auto: as the model it was made of",
@@ -115,7 +120,7 @@ class PushArguments(Arguments):
     repository: str = setting(REQUIRED, "user/name on the hub; made where it is not there")
     private: bool = setting(False, "make a new repository that only its owners see")
     message: str = setting("", "message of the commit; empty: that of the hub")
-    step: int = setting(-1, "which checkpoint of a run; -1: its result", at_least(-1))
+    step: int = _step()
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ class PredictArguments(Arguments):
         "no answer is given where its score beats the best answer's by more than this; None: as in fine-tuning, else 0",
     )
     on_error: Literal["stop", "skip"] = setting("stop", "what to do with a row that cannot be used; skip counts them")
-    step: int = setting(-1, "which checkpoint of a run; -1: its result, as for export", at_least(-1))
+    step: int = _step(", as for export")
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ class EmbedArguments(Arguments):
     max_length: int = setting(0, "tokens of a text that are read; 0: as the folder says", between(0, 1 << 20))
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type that is computed in")
     on_error: Literal["stop", "skip"] = setting("stop", "what to do with a row that has no text; skip counts them")
-    step: int = setting(-1, "which checkpoint of a run; -1: its result", at_least(-1))
+    step: int = _step()
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ class TrimArguments(Arguments):
     overwrite: bool = setting(False, "replace an existing model folder")
 
     def validate(self) -> None:
-        given = [f"--{name}" for name in ("coverage", "min_count", "size") if getattr(self, name)]
+        given = [self.full_name(name) for name in ("coverage", "min_count", "size") if getattr(self, name)]
         if len(given) != 1:
             raise UserError(f"{' and '.join(given) or 'no size'} given; give one of --coverage, --min-count, --size")
 
@@ -273,7 +278,7 @@ class ServeArguments(Arguments):
     pooling: Literal["auto", "mean", "cls", "max"] = setting("auto", "how vectors are made, as for embed")
     normalize: bool | None = setting(None, "vectors of length 1, as for embed")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "type that JAX computes in")
-    step: int = setting(-1, "which checkpoint of a run; -1: its result", at_least(-1))
+    step: int = _step()
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,9 @@ def find_field(name: str) -> tuple[str, str, Field]:
     section, _, key = name.partition(".")
     if section in SECTIONS and key in fields_of(SECTIONS[section]):
         return section, key, fields_of(SECTIONS[section])[key]
-    raise UserError(f"there is no setting {shown(name)}; did you mean {nearest_setting(name)!r}?")
+    alike = [other for other in setting_names() if other.partition(".")[2] == name]  # of a name without its section
+    meant = " or ".join(map(repr, alike or [nearest_setting(name)]))
+    raise UserError(f"there is no setting {shown(name)}; did you mean {meant}?")
 
 
 def setting_names() -> list[str]:

@@ -115,6 +115,8 @@ class Predictor:
         summary: PredictionSummary | None = None,
     ) -> Iterator[dict[str, Any]]:
         """As `distil_jax.export.predict`, which says what the arguments are."""
+        if isinstance(rows, Mapping) and self._are_columns(rows):
+            rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         if isinstance(rows, str | Mapping):
             raise UserError("rows: is one row, not rows; put it into a list")
         named = hasattr(rows, "itertuples") or hasattr(rows, "column_names")  # of pandas and `datasets`
@@ -122,6 +124,14 @@ class Predictor:
         asked = read_requests(numbered, reading or self.reading, faults_of(on_error, 'on_error="skip"'), "rows", "row")
         for chunk in self.chunks(asked, batch_size=batch_size, options=options, summary=summary):
             yield from ({"id": request.id, **prediction} for request, prediction in chunk)
+
+    def _are_columns(self, values: Mapping[Any, Any]) -> bool:
+        """Whether a dict is one of columns: all lists, and those of words are lists of lists."""
+        if not values or not all(isinstance(column, list) for column in values.values()):
+            return False
+        if len({len(column) for column in values.values()}) > 1:
+            raise UserError("rows: columns of different lengths; give as many values of each")
+        return not self._kind.tagged or all(isinstance(one, list) for one in next(iter(values.values())))
 
     def chunks(
         self,

@@ -21,7 +21,7 @@ from distil_jax.models.layers import ACTIVATIONS, LayerNorm, dense
 from distil_jax.models.products import Product
 from distil_jax.models.relative_positions import RelativePositions
 
-Remat = Literal["none", "layer"]
+Remat = Literal["auto", "none", "layer"]  # auto: as none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +104,21 @@ def encoder_inputs(
     """The arguments of a public call, in the order of the Flax classes of transformers 4, as one value.
 
     Dropout is asked for by `dropout_keys`, or by `module.apply(..., rngs={"dropout": key})`.
+
+    Raises:
+        ValueError: ids that are no integers [B, L] (of choices [B, C, L]), or keys of another number of rows.
     """
     found = ids
     if not isinstance(found, EncoderInputs):
         found = EncoderInputs(found, attention_mask, position_ids, token_type_ids, dropout_keys)
+    if (
+        not hasattr(found.ids, "dtype")
+        or found.ids.ndim not in (2, 3)
+        or not jnp.issubdtype(found.ids.dtype, jnp.integer)
+    ):
+        raise ValueError(
+            "ids: an array of integers [B, L] is wanted; a tokenizer makes it of texts, jnp.array of lists"
+        )
     keys = found.dropout_keys
     if keys is None and module.has_rng("dropout") and not module.is_initializing():
         keys = module.make_rng("dropout")
@@ -119,6 +130,8 @@ def _keys_of_rows(keys: Array, rows: int) -> Array:
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if keys.ndim == (0 if typed else 1):
         return row_keys(keys if typed else jax.random.wrap_key_data(keys), jnp.arange(rows))
+    if len(keys) % rows:  # of choices a key for each may be given
+        raise ValueError(f"dropout_keys: {len(keys)} keys for {rows} rows; give one a row, or one for the batch")
     return jax.random.key_data(keys) if typed else keys
 
 
@@ -378,8 +391,7 @@ class Encoder(nn.Module):
     def cls_only(self, inputs: EncoderInputs) -> Array:
         """Token 0 of the last hidden states [B, 1, H], without dropout.
 
-        For prediction. The last layer computes token 0 alone, an eighth less time with 6 layers. Its attention is XLA's
-        and `remat` does not apply to it.
+        For prediction: the last layer computes token 0 alone. Its attention is XLA's, and `remat` does not apply to it.
         """
         x, bias = self.embeddings(inputs._replace(dropout_keys=None)), self._bias(inputs)
         *layers, last = (getattr(self, f"layer_{index}") for index in range(self.config.num_layers))

@@ -52,7 +52,7 @@ def layer_pairs(given: Sequence[str], student_layers: int, teacher_layers: int) 
 
 def positions(compared: Compared, student: Array, teacher: Array) -> tuple[Array, Array, Array]:
     """Student and teacher [M, L, width] as [M * L, width of the teacher], and the weights [M * L]."""
-    return projected(compared, _rows(student)), _rows(teacher), compared.weights.reshape(-1)
+    return projected(compared, flatten_positions(student)), flatten_positions(teacher), compared.weights.reshape(-1)
 
 
 def projected(compared: Compared, student: Array) -> Array:
@@ -63,7 +63,8 @@ def projected(compared: Compared, student: Array) -> Array:
     return jnp.einsum("ns,st->nt", student, matrix, preferred_element_type=jnp.float32)
 
 
-def _rows(x: Array) -> Array:
+def flatten_positions(x: Array) -> Array:
+    """[M, L, width] as [M * L, width]."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -89,7 +90,7 @@ def sentences(compared: Compared, settings: ActivationTerms) -> tuple[Array, Arr
 
     def pool(hidden: Array) -> Array:
         real = jnp.where((mask > 0)[..., None], hidden, 0).astype(jnp.float32)
-        return _rows(jnp.einsum("bsl,blh->bsh", shares, real))
+        return flatten_positions(jnp.einsum("bsl,blh->bsh", shares, real))
 
     weights = present * compared.sequence_weights[:, None]
     return pool(compared.student.hidden), pool(compared.teacher.hidden), weights.reshape(-1)

@@ -16,7 +16,7 @@ from jax import Array
 
 from distil_jax.config import Objective
 from distil_jax.models import Activations, EncoderInputs, MaskedLM
-from distil_jax.objectives.compared import Compared
+from distil_jax.objectives.compared import Compared, flatten_positions
 from distil_jax.objectives.losses import SumCount
 from distil_jax.objectives.schedules import Value, temperature_at, weights_at
 from distil_jax.objectives.terms import (
@@ -123,30 +123,29 @@ def objective_loss(
     capture = capture_of(terms)
     with jax.named_scope("student"):
         activations = _activations(student, student_params, batch.inputs, capture)
-    compared = None
+    teacher_activations = None
     if batch.cached is not None and batch.cached.hidden is not None:
-        compared = Activations(batch.cached.hidden)
+        teacher_activations = Activations(batch.cached.hidden)
     elif teacher is not None and teacher_params is not None and uses_teacher(objective):
         inputs = batch.inputs._replace(dropout_keys=None)
         with jax.named_scope("teacher"):
-            compared = jax.lax.stop_gradient(_activations(teacher, teacher_params, inputs, capture))
+            teacher_activations = jax.lax.stop_gradient(_activations(teacher, teacher_params, inputs, capture))
     total, sums = jnp.zeros(()), {}
-    if compared is not None:
+    if teacher_activations is not None:
         projections = student_params.get(PROJECTIONS)
-        sums = activation_terms(terms, batch.compared(activations, compared), objective, projections)
+        sums = activation_terms(terms, batch.compared(activations, teacher_activations), objective, projections)
         total = sum((coefficients[name] * term.sum for name, term in sums.items()), total)
     over_vocabulary = {name: coefficients[name] for name, term in terms.items() if term.over_vocabulary}
     if over_vocabulary:
         on_all = needs_all_logits(objective)
-        chosen = _rows if on_all else partial(_select, positions=batch.positions)
+        chosen = flatten_positions if on_all else partial(_select, positions=batch.positions)
         layer = _output_layer(student, student_params, chosen(activations.hidden))
         teacher_layer: Teacher = None
         reads_teacher = any(TERMS[name].reads_teacher for name in over_vocabulary)
         if reads_teacher and batch.cached is not None:
             teacher_layer = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.cached.top)
-        elif reads_teacher and compared is not None:
-            assert teacher is not None and teacher_params is not None  # `compared` is made of them
-            teacher_layer = _output_layer(teacher, teacher_params, chosen(compared.hidden))
+        elif reads_teacher and teacher_activations is not None and teacher is not None and teacher_params is not None:
+            teacher_layer = _output_layer(teacher, teacher_params, chosen(teacher_activations.hidden))
         fused = partial(fused_vocabulary_loss, chunk=objective.chunk)
         vocabulary_loss = fused if objective.vocabulary == "fused" else plain_vocabulary_loss
         with jax.named_scope("vocabulary"):
@@ -168,7 +167,7 @@ def teacher_outputs(
     hidden = _activations(teacher, teacher_params, batch.inputs._replace(dropout_keys=None), frozenset()).hidden
     top, parts = None, cached_parts(objective)
     if "top" in parts:
-        chosen = _rows(hidden) if needs_all_logits(objective) else _select(hidden, batch.positions)
+        chosen = flatten_positions(hidden) if needs_all_logits(objective) else _select(hidden, batch.positions)
         found = top_tokens(_output_layer(teacher, teacher_params, chosen), count, objective.temperature)
         top = jax.tree.map(lambda x: x.reshape(hidden.shape[0], -1, *x.shape[1:]), found)
     return TeacherOutputs(top, hidden.astype(jnp.float16) if "hidden" in parts else None)
@@ -201,10 +200,6 @@ def _output_layer(module: MaskedLM, params: Params, hidden: Array) -> OutputLaye
 def _select(hidden: Array, positions: Array) -> Array:
     """hidden [M, L, H] at positions [M, K] -> [M * K, H]."""
     return jnp.take_along_axis(hidden, positions[:, :, None], axis=1).reshape(-1, hidden.shape[-1])
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
 
 
 def _positions(batch: MicroBatch, names: Collection[str], on_all: bool) -> Positions:
@@ -243,17 +238,17 @@ def evaluation_sums(
     """
     terms = active_activation_terms(objective)
     inputs, capture = batch.inputs._replace(dropout_keys=None), capture_of(terms)
-    activations, compared = _activations(student, student_params, inputs, capture), None
+    activations, teacher_activations = _activations(student, student_params, inputs, capture), None
     if teacher is not None and teacher_params is not None:
-        compared = _activations(teacher, teacher_params, inputs, capture)
+        teacher_activations = _activations(teacher, teacher_params, inputs, capture)
     sums: dict[str, SumCount] = {}
     if "mlm_head" in student_params and batch.targets.shape[1]:
         layer = _output_layer(student, student_params, _select(activations.hidden, batch.positions))
         teacher_layer = None
-        if compared is not None and teacher is not None and teacher_params and "mlm_head" in teacher_params:
-            teacher_layer = _output_layer(teacher, teacher_params, _select(compared.hidden, batch.positions))
+        if teacher_activations is not None and teacher is not None and teacher_params and "mlm_head" in teacher_params:
+            teacher_layer = _output_layer(teacher, teacher_params, _select(teacher_activations.hidden, batch.positions))
         sums |= vocabulary_measures(layer, teacher_layer, batch.targets.reshape(-1), batch.weights.reshape(-1))
-    if compared is not None:
+    if teacher_activations is not None:
         projections = student_params.get(PROJECTIONS)
-        sums |= activation_terms(terms, batch.compared(activations, compared), objective, projections)
+        sums |= activation_terms(terms, batch.compared(activations, teacher_activations), objective, projections)
     return sums

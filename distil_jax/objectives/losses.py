@@ -35,10 +35,8 @@ def distillation_kl(
     student_logits: Array, teacher_logits: Array, weights: Array, temperature: float | Array
 ) -> SumCount:
     """L_ce: temperature^2 * KL(softmax(T / temperature) || softmax(S / temperature)) (Hinton et al. 2015)."""
-    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-    teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
-    divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-    return weighted(divergence * temperature**2, weights)
+    student, teacher = (logits.astype(jnp.float32) / temperature for logits in (student_logits, teacher_logits))
+    return weighted(kl_of_scores(student, teacher) * temperature**2, weights)
 
 
 def top_tokens_kl(
@@ -60,8 +58,8 @@ def top_tokens_kl(
     rows = jnp.arange(ids.shape[0])[:, None]
     chosen, others = student[rows, ids], jax.nn.logsumexp(student.at[rows, ids].set(-jnp.inf), axis=-1)
     known = jnp.sum(jax.scipy.special.xlogy(probabilities, probabilities) - probabilities * chosen, axis=-1)
-    divergence = known + jax.scipy.special.xlogy(tail, tail) - tail * others
-    return weighted(divergence * temperature**2, weights)
+    kl = known + jax.scipy.special.xlogy(tail, tail) - tail * others
+    return weighted(kl * temperature**2, weights)
 
 
 def cross_entropy(logits: Array, targets: Array, weights: Array) -> SumCount:
@@ -93,8 +91,14 @@ def relative_squared_error(student_hidden: Array, teacher_hidden: Array, weights
     return weighted(error / (jnp.sum(teacher**2, axis=-1) + 1e-12), weights)
 
 
-def divergence(student_scores: Array, teacher_scores: Array, visible: Array) -> Array:
-    """KL(softmax(teacher) || softmax(student)) over the visible entries of the last axis; 0 where none is visible.
+def kl_of_scores(student_scores: Array, teacher_scores: Array) -> Array:
+    """KL(softmax(teacher) || softmax(student)) over the last axis: [..., K] float32 -> [...]."""
+    student, teacher = (jax.nn.log_softmax(scores) for scores in (student_scores, teacher_scores))
+    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+
+
+def visible_kl(student_scores: Array, teacher_scores: Array, visible: Array) -> Array:
+    """`kl_of_scores` over the visible entries alone; 0 where none is visible.
 
     Args:
         student_scores: [..., K] float32.

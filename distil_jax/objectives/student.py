@@ -105,7 +105,7 @@ def student_params(
     largest weights are left.
 
     Args:
-        teacher_params: {"encoder", "mlm_head" where it has one} of the teacher, float32.
+        teacher_params: {"encoder", "mlm_head" where it has one} of the teacher, or those of an `Encoder`; float32.
         teacher: its configuration.
         student: from `student_config`.
         layers: teacher layer of each student layer.
@@ -120,7 +120,7 @@ def student_params(
         if given > largest:
             setting = name.replace("width", "size")
             raise UserError(f"student.{setting} = {given}: above the teacher's {largest}; set student.init = random")
-    source = teacher_params["encoder"]
+    source = teacher_params.get("encoder", teacher_params)
     embeddings = {name: dict(tensor) for name, tensor in source["embeddings"].items()}
     if not student.type_vocab_size and (token_type := embeddings.pop("token_type", None)) and fold_token_type:
         position = embeddings["position"]["embedding"]

@@ -20,7 +20,7 @@ from distil_jax.config import ActivationTerms, Objective
 from distil_jax.errors import UserError
 from distil_jax.models import EncoderConfig, attention_mask_matrix
 from distil_jax.objectives.compared import Compared, layer_pairs, mean_of, over_heads, positions, projected, sentences
-from distil_jax.objectives.losses import SumCount, cosine_distance, divergence, relative_squared_error, weighted
+from distil_jax.objectives.losses import SumCount, cosine_distance, relative_squared_error, visible_kl, weighted
 
 PROJECTIONS = "projections"  # top-level group of parameters, which is trained and never exported
 
@@ -123,7 +123,7 @@ def attention_kl(compared: Compared, settings: Any) -> SumCount:
     def of_pair(student: Array, teacher: Array) -> SumCount:
         if settings.attention_heads == "mean":
             student, teacher = (_mean_log_probabilities(scores) for scores in (student, teacher))
-        return over_heads(compared, divergence(student, teacher, visible))
+        return over_heads(compared, visible_kl(student, teacher, visible))
 
     return _over_attention_layers(of_pair, compared, settings)
 
@@ -144,7 +144,7 @@ def relations(compared: Compared, settings: Any) -> SumCount:
 
     @jax.checkpoint  # the backward pass keeps no array [M, heads, L, L] of any relation
     def of_vectors(student: Array, teacher: Array) -> Array:
-        errors = divergence(_relation_scores(student, heads), _relation_scores(teacher, heads), visible)
+        errors = visible_kl(_relation_scores(student, heads), _relation_scores(teacher, heads), visible)
         return over_heads(compared, errors).sum
 
     def of_pair(student: int, teacher: int) -> SumCount:
@@ -198,7 +198,7 @@ def similarity(compared: Compared, settings: Any) -> SumCount:
         unit = vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)
         return unit @ unit.T / settings.similarity_temperature
 
-    return weighted(divergence(cosines(student), cosines(teacher), visible), weights)
+    return weighted(visible_kl(cosines(student), cosines(teacher), visible), weights)
 
 
 def _check_layers(option: str, lowest: int = 0) -> Check:
@@ -237,7 +237,10 @@ def _check_relations(settings: ActivationTerms, student: EncoderConfig, teacher:
         )
 
 
-_STATES, _SCORES, _VECTORS = (frozenset(x) for x in (("hidden_states",), ("scores",), ("queries", "keys", "values")))
+# What `MaskedLM.activations` is asked for.
+_STATES = frozenset({"hidden_states"})
+_SCORES = frozenset({"scores"})
+_VECTORS = frozenset({"queries", "keys", "values"})
 
 TERMS: dict[str, LossTerm] = {
     term.name: term

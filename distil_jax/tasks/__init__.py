@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from distil_jax.tasks.kinds import KINDS, Logits, Predicted, Prediction, PredictionOptions, TaskKind, kind_of
     from distil_jax.tasks.measures import SCORE, details_of, validation_measures
     from distil_jax.tasks.metrics.scores import measure
-    from distil_jax.tasks.registry import glue_tasks, own_task, task_spec
+    from distil_jax.tasks.registry import TASKS, glue_tasks, own_task, task_spec
     from distil_jax.tasks.requests import (
         Reading,
         Request,

@@ -27,7 +27,7 @@ from distil_jax.training.teacher_cache import cache_facts, open_cache
 from distil_jax.training.text_run import (
     TextTraining,
     check_vocabulary,
-    completed,
+    fill_missing_params,
     matching_tokenizer,
     open_corpora,
     parameter_shapes,
@@ -102,7 +102,7 @@ def _trained_parts(config: Config, encoder: EncoderConfig) -> tuple[str, ...]:
 def initial_student(config: Config) -> tuple[EncoderConfig, Params]:
     """The student that `distill` starts from, before any step."""
     training = distillation(config, *read_model(config.teacher.path))
-    params = completed(training, config.run.seed)
+    params = fill_missing_params(training, config.run.seed)
     return training.encoder, {name: params[name] for name in params if name != PROJECTIONS}
 
 

@@ -172,7 +172,11 @@ def _run_training(spec: RunSpec, devices: Devices, watch: Watchdog) -> TrainResu
     ):
         run = _Run(spec, devices, watch, checkpoints, writer, progress, evaluator, frozen, evaluations)
         # A run that was stopped during an evaluation has saved the state before.
-        if spec.evaluate_start if start is None else _evaluation_due(spec, start) and start not in evaluations:
+        if start is None:
+            evaluate_now = spec.evaluate_start
+        else:
+            evaluate_now = _evaluation_due(spec, start) and start not in evaluations
+        if evaluate_now:
             run.evaluate(start or 0, state, lambda: NOTHING_NEW)
         if start != spec.steps and not run.exhausted():
             compiled = CompiledStep(devices, make_train_step(step, optimizer, schedule, cut), cut)
@@ -336,7 +340,10 @@ def _train(run: _Run, state: TrainState, start: int, step_logger: StepLogger) ->
 
 
 class StepLogger:
-    """Turns the metrics of finished steps into rows and progress, with the speed since the row before."""
+    """Follows the steps under way: has their program compiled, waits for them, writes their metrics and the progress.
+
+    A row has the speed since the row before. Steps that are not finite end the run where there are too many in a row.
+    """
 
     def __init__(self, run: _Run, compiled_step: CompiledStep, skips: Skips) -> None:
         """Begin after `skips`."""

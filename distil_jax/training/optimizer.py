@@ -49,7 +49,11 @@ def decays(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key != "bias", params)
 
 
-def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> optax.GradientTransformationExtraArgs:
+class SkippingOptimizer(optax.GradientTransformationExtraArgs):
+    """One whose `update` also takes `keep_old` and `norm`, as `make_optimizer` has them."""
+
+
+def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> SkippingOptimizer:
     """Clip by global norm, then AdamW with decoupled decay (Loshchilov & Hutter 2019), in few passes over each tensor.
 
     What `plain_optimizer` computes, to rounding, on a state of the same format. Scalars are worked out once and no
@@ -103,7 +107,7 @@ def make_optimizer(settings: Optimizer, steps: int, earlier: Phases = ()) -> opt
         is_part = lambda node: type(node) in after  # noqa: E731
         return updates, jax.tree.map(lambda node: after.get(type(node), node), state, is_leaf=is_part)
 
-    return optax.GradientTransformationExtraArgs(plain.init, update)
+    return SkippingOptimizer(plain.init, update)
 
 
 def plain_optimizer(settings: Optimizer, steps: int) -> optax.GradientTransformation:

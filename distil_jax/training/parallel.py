@@ -57,7 +57,7 @@ class Devices:
         return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
 
     def replicate(self, tree: Any, *, cut: bool = False) -> Any:
-        """Put a tree of host arrays on every device. The caller's arrays stay valid when the result is donated.
+        """Put a tree of arrays on every device. The caller's arrays stay valid when the result is donated.
 
         With `cut`, a device gets its part only of every array that has a `cut_axis`. Arrays that are views of a file on
         disk no longer take memory afterwards.
@@ -65,6 +65,8 @@ class Devices:
 
         def place(path: Any, x: Any) -> Any:
             sharding = self._sharding(path, np.shape(x), cut=cut)
+            if isinstance(x, jax.Array):
+                x = np.array(x)  # else it might be placed as it is, and be donated with the result
             if sharding.is_fully_replicated:
                 return jax.make_array_from_callback(np.shape(x), sharding, lambda _: x)
             return jax.make_array_from_callback(np.shape(x), sharding, np.asarray(x).__getitem__)
@@ -95,7 +97,7 @@ class Devices:
     def steps_ahead(self) -> int:
         """Steps the host may be ahead of the devices: enough to hide its work, few enough to stop quickly.
 
-        None where it is the host that computes, which would only hold the buffers of several steps at once.
+        0 where it is the host that computes, which would only hold the buffers of several steps at once.
         """
         return 0 if self.are_the_host else 2
 

@@ -21,6 +21,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from distil_jax.objectives import SumCount
+from distil_jax.training.optimizer import SkippingOptimizer
 
 AXIS = "data"
 WHOLE = -1  # in the place of an axis: every device holds the whole array
@@ -130,19 +131,19 @@ def make_train_step(
         trained = parts(state.params, config.trainable)
         progress = state.step.astype(jnp.float32) / max(config.steps - 1, 1)
 
-        def loss(trained: Params, micro: Any) -> tuple[Array, StepSums]:
-            params, others = merged(state.params, trained), frozen
+        def micro_loss(trained: Params, micro: Any) -> tuple[Array, StepSums]:
+            params, whole_frozen = merged(state.params, trained), frozen
             if cut is not None:
                 # Tied to the micro-batch: gathered before the loop, they would be held through it.
                 params, teacher, micro = jax.lax.optimization_barrier((params, frozen.teacher, micro))
                 params = gathered(params, cut.state.params)
-                others = frozen._replace(teacher=gathered(teacher, cut.frozen.teacher))
-            return config.loss(params, others, micro, totals, progress)
+                whole_frozen = frozen._replace(teacher=gathered(teacher, cut.frozen.teacher))
+            return config.loss(params, whole_frozen, micro, totals, progress)
 
-        if cut is not None:
-            loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_anything_except_these_names(_GATHERED))
+        policy = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+        differentiated = micro_loss if cut is None else jax.checkpoint(micro_loss, policy=policy)
         # Gradients and sums of the micro-batches are added up here, and over the devices once.
-        gradients_of = partial(jax.value_and_grad(loss, has_aux=True), trained)
+        gradients_of = partial(jax.value_and_grad(differentiated, has_aux=True), trained)
         (value, sums), gradients = sum_over(gradients_of, micro_batches(rows, config.micro_batch_size))
         axes = None if cut is None else parts(cut.state.params, config.trainable)
         value, sums, gradients = _summed(value, sums, gradients, axes)
@@ -176,11 +177,11 @@ def _summed(value: Array, sums: StepSums, gradients: Params, axes: Any) -> tuple
     if axes is None:
         return sum_over_devices((value, sums, gradients))
     leaves, structure = jax.tree.flatten(gradients)
-    cut = [axis != WHOLE for axis in jax.tree.leaves(axes)]
-    whole = [leaf for leaf, is_cut in zip(leaves, cut, strict=True) if not is_cut]
+    are_cut = [axis != WHOLE for axis in jax.tree.leaves(axes)]
+    whole = [leaf for leaf, is_cut in zip(leaves, are_cut, strict=True) if not is_cut]
     value, sums, whole = sum_over_devices((value, sums, whole))
     rest = iter(whole)
-    leaves = [leaf if is_cut else next(rest) for leaf, is_cut in zip(leaves, cut, strict=True)]
+    leaves = [leaf if is_cut else next(rest) for leaf, is_cut in zip(leaves, are_cut, strict=True)]
     return value, sums, structure.unflatten(leaves)
 
 
@@ -189,8 +190,8 @@ def _squared_norms(gradients: Params, axes: Any) -> Array:
     squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)])
     if axes is None:
         return squares
-    cut = np.array([axis != WHOLE for axis in jax.tree.leaves(axes)])
-    return jnp.where(cut, sum_over_devices(jnp.where(cut, squares, 0.0)), squares)
+    are_cut = np.array([axis != WHOLE for axis in jax.tree.leaves(axes)])
+    return jnp.where(are_cut, sum_over_devices(jnp.where(are_cut, squares, 0.0)), squares)
 
 
 def apply_gradients(
@@ -206,14 +207,24 @@ def apply_gradients(
     `axes` are those of gradients, parameters and moments that are cut, of which a device has its blocks.
 
     Where `loss` or a gradient is not finite, parameters and moments stay as they are, and only the step's number
-    advances. Metrics: "gradient_norm", "learning_rate", "skipped" (1 where nothing was updated, else 0), and
-    "gradient_norms" [tensors], the norm of each tensor's gradient in the order of the tree.
+    advances (with `make_optimizer` the schedule's count, too). Metrics: "gradient_norm", "learning_rate", "skipped" (1
+    where nothing was updated, else 0), and "gradient_norms" [tensors], the norm of each tensor's gradient in the order
+    of the tree.
+
+    Raises:
+        ValueError: gradients are cut, and the optimizer does not take the norm of the whole.
     """
     trained = _like(gradients, state.params)
     squares = _squared_norms(gradients, axes)
     norm = jnp.sqrt(jnp.sum(squares))
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, trained, keep_old=~finite, norm=norm)
+    if isinstance(optimizer, SkippingOptimizer):
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained, keep_old=~finite, norm=norm)
+    elif axes is None:
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        opt_state = jax.tree.map(partial(jnp.where, finite), opt_state, state.opt_state)
+    else:
+        raise ValueError("where parameters are cut the optimizer has to be one of make_optimizer")
     moved = jax.tree.map(partial(jnp.where, finite), optax.apply_updates(trained, updates), trained)
     metrics = {
         "gradient_norm": norm,
@@ -225,13 +236,19 @@ def apply_gradients(
 
 
 def parts(params: Params, names: Iterable[str]) -> Params:
-    """The parameters of these groups alone: "mlm_head", or of a group's part "encoder/layer_0"."""
+    """The parameters of these groups alone: "mlm_head", or of a group's part "encoder/layer_0".
+
+    Raises:
+        ValueError: there is no such group.
+    """
     found: Params = {}
     for name in names:
         *groups, last = name.split("/")
         inner, source = found, params
         for group in groups:
-            inner, source = inner.setdefault(group, {}), source[group]
+            inner, source = inner.setdefault(group, {}), source.get(group, {})
+        if last not in source:
+            raise ValueError(f"parameters: no group {name!r} (there are {', '.join(params)})")
         inner[last] = source[last]
     return found
 

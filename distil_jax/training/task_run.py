@@ -125,8 +125,8 @@ def trained_network(config: Config, training: TaskTraining) -> TaskModel:
     """The network that is trained and measured."""
     settings = config.training
     dtype, product = jnp.dtype(settings.compute_dtype), _PRODUCTS[config.finetune.quantize]
-    remat = "layer" if settings.remat == "layer" else "none"
-    return TaskModel(training.encoder, training.head, dtype, settings.attention, remat, product, settings.exact_dropout)
+    attention, remat, exact = settings.attention, settings.remat, settings.exact_dropout
+    return TaskModel(training.encoder, training.head, dtype, attention, remat, product, exact)
 
 
 def _about(
@@ -199,10 +199,11 @@ def _plan(
 ) -> Callable[[int], _PlannedBatch]:
     """A function: number of a batch -> what it holds. The rows of each phase are shuffled on their own."""
     first, plans = 0, []
-    for before, planned in zip(range(len(phases) - 1, -1, -1), phases, strict=True):
+    for number, planned in enumerate(phases, 1):
         lengths, programs = encoded.lengths[planned.rows], max(planned.steps // _STEPS_A_PROGRAM, 1)
         buckets = choose_buckets(lengths, config.finetune.buckets, programs, training.positions)
-        seed = (config.run.seed, *([before] if before else []))  # the last phase is as a run without others has it
+        later = len(phases) - number  # phases; the last one is shuffled as in a run without others
+        seed = (config.run.seed, later) if later else (config.run.seed,)
         plans.append((first, planned, training_plan(lengths, buckets, config.training.batch_size, *seed)))
         first += planned.steps
 

@@ -47,6 +47,8 @@ from distil_jax.training.step import Evaluator, FrozenInputs, Params
 from distil_jax.training.teacher_cache import outputs_of
 from distil_jax.training.text_step import CachedRows, TextModels, text_step_config
 
+_NO_STEP = 2**31 - 1  # a number that no step has: of the stream of random initial values
+
 
 @dataclasses.dataclass(frozen=True)
 class TextTraining:
@@ -158,7 +160,7 @@ def text_run_spec(
     train = corpora.train
     sizes = step_sizes(training, train, devices)
     config = settled(config, sizes)
-    models, params = text_models(config, training, train), completed(training, config.run.seed)
+    models, params = text_models(config, training, train), fill_missing_params(training, config.run.seed)
     return RunSpec(
         config=config,
         folder=Path(config.run.output),
@@ -213,9 +215,8 @@ def text_models(config: Config, training: TextTraining, corpus: Corpus) -> TextM
     """Modules, objective and masking of a run."""
     settings, masking = config.training, config.masking
     dtype, attention = jnp.dtype(settings.compute_dtype), settings.attention
-    remat = "layer" if settings.remat == "layer" else "none"
     return TextModels(
-        student=MaskedLM(training.encoder, dtype, attention, remat, settings.exact_dropout),
+        student=MaskedLM(training.encoder, dtype, attention, settings.remat, settings.exact_dropout),
         teacher=None if training.teacher is None else MaskedLM(training.teacher, dtype, attention),
         objective=training.objective,
         rule=MaskingRule(corpus.mask_id, corpus.vocab_size, masking.probability, masking.mask, masking.random),
@@ -360,13 +361,13 @@ def with_pooling(training: TextTraining, path_or_id: str) -> TextTraining:
     return dataclasses.replace(training, description={**training.description, "pooling": dataclasses.asdict(found)})
 
 
-def completed(training: TextTraining, seed: int) -> Params:
+def fill_missing_params(training: TextTraining, seed: int) -> Params:
     """The parameters before the first step, with random values for the parts that are missing."""
     given = flatten_dict(training.params)
     wanted = {path for path in flatten_dict(parameter_shapes(training.encoder)) if path[0] in _groups(training)}
     if wanted <= given.keys():
         return training.params
-    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # no step has this number
+    key = jax.random.fold_in(jax.random.key(seed), _NO_STEP)
     drawn = flatten_dict(jax.tree.map(np.asarray, jax.jit(partial(_init, training.encoder))(key)))
     return unflatten_dict({**{path: drawn[path] for path in wanted}, **given})
 

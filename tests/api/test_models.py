@@ -42,6 +42,8 @@ def test_task_models_are_measured_on_rows(task_folder: Callable[..., Path], prog
 def test_a_run_is_exported(tiny_run: Path, tmp_path: Path) -> None:
     found = distil_jax.export_model(tiny_run, tmp_path / "model", "hf")
     assert [one.format for one in found.files] == ["hf"]
+    again = distil_jax.export(tiny_run, tmp_path / "again", "hf")
+    assert [one.format for one in again.files] == ["hf"]
     with pytest.raises(UserError, match="not empty"):
         distil_jax.export_model("nowhere/at/all", tmp_path / "model")
     module, params = distil_jax.from_pretrained(tmp_path / "model")

@@ -112,3 +112,13 @@ def test_the_loop_of_the_guide_trains(tiny_world: Path, tmp_path: Path) -> None:
     assert names["loss"](names["params"], names["inputs"], key) < names["loss"](start, names["inputs"], key)
     _, saved = distil_jax.from_pretrained(tmp_path / "own")
     jax.tree.map(np.testing.assert_array_equal, saved, jax.tree.map(np.asarray, names["params"]))
+
+
+def test_a_kind_that_there_is_not_is_named(tiny_inputs: Path) -> None:
+    with pytest.raises(UserError, match="kind = 'sequence'.*classification"):
+        distil_jax.finetune(tiny_inputs / "teacher", [{"text": "a", "label": "b"}], kind="sequence")
+
+
+def test_a_setting_without_its_section_has_all_that_it_may_mean(tiny_inputs: Path) -> None:
+    with pytest.raises(UserError, match=r"'training.epochs' or|or 'training.epochs'"):
+        distil_jax.finetune(tiny_inputs / "teacher", [{"text": "a", "label": "b"}], epochs=1)

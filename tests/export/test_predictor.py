@@ -111,3 +111,10 @@ def test_outputs_that_are_not_finite_are_no_predictions(tiny_inputs: Path) -> No
     broken: Any = make(tiny_inputs, float("inf"))
     with pytest.raises(UserError, match="not finite"):
         next(broken.chunks([Request(0, SequenceExample("", "the cat"), {})]))
+
+
+def test_rows_may_be_columns(predictor: Predictor) -> None:
+    texts = ["the cat", "a dog sat"]
+    assert predictor({"text": texts}) == predictor(texts)
+    with pytest.raises(UserError, match="one row"):
+        predictor({"text": "the cat"})

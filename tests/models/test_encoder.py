@@ -371,3 +371,15 @@ def test_scores_are_never_taken_from_flash_attention(params: Any) -> None:
         module.apply({"params": params}, inputs)
     found: Any = module.apply({"params": params}, inputs, frozenset({"scores"}), method="activations")
     np.testing.assert_array_equal(found.hidden, Encoder(BERT).apply({"params": params}, inputs))
+
+
+@pytest.mark.parametrize("ids", [[[1, 2]], "a text", jnp.ones((3,), jnp.int32), jnp.ones((1, 3))])
+def test_what_is_no_batch_of_ids_is_refused(params: Any, ids: Any) -> None:
+    with pytest.raises(ValueError, match="integers"):
+        MaskedLM(BERT).apply({"params": params}, ids)
+
+
+def test_keys_of_another_number_of_rows_are_refused(params: Any) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(ValueError, match="3 keys for 2 rows"):
+        MaskedLM(BERT).apply({"params": params}, jnp.ones((2, 4), jnp.int32), dropout_keys=keys)

@@ -292,3 +292,10 @@ def test_factorised_embeddings_are_the_best_of_their_rank(teacher: Any) -> None:
     fresh = jax.eval_shape(lambda: MaskedLM(config).init(jax.random.key(0), IDS)["params"])["encoder"]["embeddings"]
     assert fresh.keys() - found.keys() == {"norm"}
     assert all(np.shape(x) == fresh[name][key].shape for name in found for key, x in found[name].items())
+
+
+def test_a_teacher_without_head_gives_the_same_student(teacher: Any) -> None:
+    config = student_config(TEACHER, [0, 3])
+    headless = student_params(teacher["encoder"], TEACHER, config, [0, 3])
+    whole = student_params({"encoder": teacher["encoder"]}, TEACHER, config, [0, 3])
+    jax.tree.map(np.testing.assert_array_equal, headless, whole)

@@ -153,3 +153,11 @@ def test_pmap_cuts_nothing() -> None:
 def test_the_host_does_not_run_ahead_of_itself() -> None:
     """Every step that waits for its turn holds buffers of its own, and the host computes all of them."""
     assert make_devices("shard_map", 1).steps_ahead == 0
+
+
+def test_the_callers_arrays_outlive_what_is_donated() -> None:
+    devices = make_devices("shard_map", 1)
+    for given in (jnp.ones((8, 4)), np.ones((8, 4), np.float32)):
+        placed = devices.replicate({"x": given})["x"]
+        jax.jit(lambda x: x + 1, donate_argnums=0)(placed)
+        np.testing.assert_array_equal(given, np.ones((8, 4)))

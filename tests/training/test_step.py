@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from distil_jax.config import Objective, Optimizer
@@ -17,7 +18,15 @@ from distil_jax.models import EncoderConfig, EncoderInputs, MaskedLM
 from distil_jax.objectives import MicroBatch, Totals, objective_loss, student_config, student_params
 from distil_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from distil_jax.training.parallel import Devices, cut_axes, make_devices
-from distil_jax.training.step import FrozenInputs, init_state, make_train_step, micro_batch_rows, micro_batches
+from distil_jax.training.step import (
+    FrozenInputs,
+    apply_gradients,
+    init_state,
+    make_train_step,
+    micro_batch_rows,
+    micro_batches,
+    parts,
+)
 from distil_jax.training.text_step import TextModels, make_evaluation_step, text_step_config
 
 PAD, UNK, CLS, SEP, MASK, VOCAB, LENGTH, BATCH = 0, 1, 2, 3, 4, 50, 16, 32
@@ -240,3 +249,20 @@ def test_a_device_computes_the_largest_equal_parts(rows: int, most: int, size: i
     cut = micro_batches({"x": jnp.arange(rows)}, most)["x"]
     assert cut.shape == (rows // size, size)
     np.testing.assert_array_equal(cut.reshape(-1), np.arange(rows))
+
+
+def test_a_plain_optimizer_keeps_its_moments_where_a_step_is_skipped() -> None:
+    params = {"group": {"x": jnp.ones(3)}}
+    optimizer: Any = optax.adamw(0.1)
+    state = init_state(params, optimizer, ("group",))
+    state, _ = apply_gradients(state, {"group": {"x": jnp.ones(3)}}, jnp.ones(()), optimizer, lambda _: 0.1)
+    bad = {"group": {"x": jnp.full(3, jnp.nan)}}
+    after, metrics = apply_gradients(state, bad, jnp.ones(()), optimizer, lambda _: 0.1)
+    assert int(metrics["skipped"]) == 1 and int(after.step) == 2
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
+
+
+def test_a_group_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="no group 'hed'.*encoder, head"):
+        parts({"encoder": {}, "head": {}}, ("encoder", "hed"))

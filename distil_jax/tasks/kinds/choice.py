@@ -16,7 +16,7 @@ from distil_jax.tasks.data.columns import Columns
 from distil_jax.tasks.data.convert import ExampleRules, TakenColumns, checked_text, endings_in, label_of, text_of
 from distil_jax.tasks.encoded import NO_TOKEN, Encoded, assembled, cut_note, label_arrays, pieces
 from distil_jax.tasks.examples import ChoiceExample, TaskData
-from distil_jax.tasks.kinds.kind import Predicted, Prediction, PredictionOptions, TaskKind, divergence, entropy, softmax
+from distil_jax.tasks.kinds.kind import Predicted, Prediction, PredictionOptions, TaskKind, entropy, softmax, teacher_kl
 from distil_jax.tasks.metrics.scores import measure
 
 _NEVER = -1e30  # logit of an ending that is not there; finite, so that 0 times it is 0
@@ -66,7 +66,7 @@ def _real(logits: Array, batch: TaskBatch) -> Array:
 
 
 def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
-    return divergence(_real(student, batch), _real(teacher, batch), batch.shares, temperature)
+    return teacher_kl(_real(student, batch), _real(teacher, batch), batch.shares, temperature)
 
 
 def _decode(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:

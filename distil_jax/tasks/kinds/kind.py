@@ -194,7 +194,7 @@ def entropy(logits: Array, labels: Array, weights: Array) -> Array:
     return cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), weights.reshape(-1)).sum
 
 
-def divergence(student: Array, teacher: Array, shares: Array, temperature: float | Array) -> Array:
+def teacher_kl(student: Array, teacher: Array, shares: Array, temperature: float | Array) -> Array:
     """Weighted sum of temperature^2 KL(teacher || student); logits [..., K], shares [...]."""
     from distil_jax.objectives import distillation_kl
 
@@ -204,7 +204,7 @@ def divergence(student: Array, teacher: Array, shares: Array, temperature: float
 
 def class_distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
     """KL to the teacher's classes."""
-    return divergence(student, teacher, batch.shares, temperature)
+    return teacher_kl(student, teacher, batch.shares, temperature)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -23,10 +23,10 @@ from distil_jax.tasks.kinds.kind import (
     Prediction,
     PredictionOptions,
     TaskKind,
-    divergence,
     entropy,
     plain_score,
     rounded,
+    teacher_kl,
 )
 from distil_jax.tasks.metrics.squad import squad_measures
 from distil_jax.tasks.spans import AnswerPrediction, QuestionWindows, predict_answers, question_windows
@@ -126,7 +126,7 @@ def _loss(logits: Array, batch: TaskBatch) -> Array:
 
 
 def _distillation_loss(student: Array, teacher: Array, batch: TaskBatch, temperature: float | Array) -> Array:
-    ends = [divergence(student[..., end], teacher[..., end], batch.shares, temperature) for end in range(2)]
+    ends = [teacher_kl(student[..., end], teacher[..., end], batch.shares, temperature) for end in range(2)]
     return (ends[0] + ends[1]) / 2
 
 

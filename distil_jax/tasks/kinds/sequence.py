@@ -24,13 +24,13 @@ from distil_jax.tasks.kinds.kind import (
     PredictionOptions,
     TaskKind,
     class_distillation_loss,
-    divergence,
     entropy,
     named_outputs,
     output_names,
     plain_score,
     rounded,
     softmax,
+    teacher_kl,
 )
 from distil_jax.tasks.metrics.scores import calibration_error, class_details, measure, set_details
 
@@ -170,7 +170,9 @@ def _class_loss(logits: Array, batch: Any) -> Array:
 
 def _class_number(label: Any) -> int | None:
     """The class of a label, of probabilities the most probable one."""
-    return None if label is None else int(np.argmax(label)) if np.ndim(label) else int(label)
+    if label is None:
+        return None
+    return int(np.argmax(label)) if np.ndim(label) else int(label)
 
 
 def _class_references(predicted: _Predicted) -> np.ndarray:
@@ -278,7 +280,7 @@ def _set_distillation_loss(student: Array, teacher: Array, batch: Any, temperatu
     # A yes/no decision with logit z is a softmax over (z, 0).
     pairs = [jnp.stack([logits, jnp.zeros_like(logits)], axis=-1) for logits in (student, teacher)]
     even = jnp.broadcast_to(batch.shares[:, None] / student.shape[-1], student.shape)
-    return divergence(pairs[0], pairs[1], even, temperature)
+    return teacher_kl(pairs[0], pairs[1], even, temperature)
 
 
 def _decode_sets(predicted: _Predicted, head: TaskHead, options: PredictionOptions) -> list[Prediction]:
