@@ -63,8 +63,8 @@ def _page(folders: Sequence[Path]) -> str:
     measured = _measured(folders[0])
     parts = [
         *(part for folder in folders for part in _study_scores(folder)),
-        *_opening(labels, runs),
         *_side_by_side(measured),
+        *_opening(labels, runs),
         *_curves(labels, runs, measured),
         *(part for label, run in zip(labels, runs, strict=True) for part in _task(label, run)),
         *_fillings(measured),
@@ -89,13 +89,19 @@ def _runs(folders: Sequence[Path]) -> list[tuple[str, Path]]:
         if (folder / CONFIG_FILE).is_file():
             found.append((label, folder))
         elif (folder / QUICKSTART_FILE).is_file():
-            found += [(path.parent.name, path.parent) for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
+            runs = sorted((path.parent for path in folder.glob(f"*/{CONFIG_FILE}")), key=_began)
+            found += [(run.name, run) for run in runs]
         elif (folder / TASKS_FILE).is_file():
             runs = best_runs(folder)
             found += [(f"{label}, {run.relative_to(folder).as_posix()}", run) for run in runs]
         else:
             raise UserError(f"{folder}: neither a run nor a study or quickstart (no {CONFIG_FILE}); give a run.output")
     return found
+
+
+def _began(run: Path) -> tuple[str, str]:
+    """When a run was started first, and its name."""
+    return next((str(start.get("time", "")) for start in read_starts(run)), ""), run.name
 
 
 def _study_scores(folder: Path) -> list[str]:
