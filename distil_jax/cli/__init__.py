@@ -32,7 +32,7 @@ from distil_jax.errors import FaultError, PreemptedError, UserError, storage_rea
 
 COMMANDS = {
     "quickstart": Command(
-        "a teacher, a student and their measures from nothing, small (no network, under five minutes)",
+        "a teacher, a student and their measures from nothing, small (no network, three minutes of processor time)",
         models.run_quickstart,
         QuickstartArguments,
     ),

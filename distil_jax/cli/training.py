@@ -99,8 +99,15 @@ def run_prepare(arguments: list[str]) -> None:
             f"{split}: {corpus.num_tokens:,} tokens, {corpus.num_sequences:,} sequences in {corpus.num_rows:,} rows of "
             f"{corpus.sequence_length} ({corpus.fill:.1%} filled), {corpus.folder}"
         )
-        for note in corpus.notes:
+        for note in (*corpus.notes, *_left_out(config, corpus)):
             print(f"{split}: {note}")
+
+
+def _left_out(config: Config, corpus: Any) -> list[str]:
+    """What of the text is in no row, a line each."""
+    reasons = {"short": f"of fewer than {config.corpus.min_tokens} tokens", "unknown": "of unknown tokens"}
+    counts = {why: corpus.index.get("dropped", {}).get(name, 0) for name, why in reasons.items()}
+    return [f"{count:,} sequences {why} left out" for why, count in counts.items() if count]
 
 
 def run_cache_teacher(arguments: list[str]) -> None:
@@ -271,7 +278,10 @@ def _summary(config: Config, result: Any, evaluations: Mapping[int, Mapping[str,
     steps = f"result of step {result.best_step} of {result.step}" if task else f"step {result.step}"
     skipped = f" ({result.skipped_steps} skipped: not finite)" if result.skipped_steps else ""
     ends = ends_text(evaluations, result.best_step)
+    more = ""
+    if result.resumed_from == result.step:
+        more = f"\ntrain on: distil-jax resume {config.run.output} --training.steps {2 * result.step}"
     return (
         f"{config.run.output}: {task}{state}, {steps}{skipped}{'; ' if ends else ''}{ends}\n"
-        f"next: distil-jax export {config.run.output} --output FOLDER"
+        f"next: distil-jax export {config.run.output} --output FOLDER{more}"
     )

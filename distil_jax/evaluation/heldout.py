@@ -58,7 +58,7 @@ def _require_head(path: str, params: Mapping[str, Any]) -> None:
     if "mlm_head" not in params:
         raise UserError(
             f"{path}: has no masked-language-model head, so there is no masked-token loss to measure; `distil-jax "
-            "report` shows what its run measured, `distil-jax finetune` what it is worth on a task"
+            "finetune` shows what it is worth on a task, and the report of a run what that measured"
         )
 
 

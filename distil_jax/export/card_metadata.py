@@ -63,6 +63,7 @@ def _of_base_card(base: str) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     with contextlib.suppress(Exception):  # no card, or one that somebody wrote by hand
-        found = ModelCard.load(Path(base) / "README.md").data.to_dict()
+        text = (Path(base) / "README.md").read_text(encoding="utf-8")
+        found = ModelCard(text).data.to_dict() if text.startswith("---") else {}
         return {key: found[key] for key in _INHERITED if found.get(key)}
     return {}

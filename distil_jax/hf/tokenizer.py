@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import sys
 import tempfile
@@ -40,6 +41,7 @@ _SPECIAL = {
     "mask": ("[MASK]", "<mask>"),
 }
 _ANY_CLASS = ("TokenizersBackend", "PreTrainedTokenizerFast", "PythonBackend", "PreTrainedTokenizer")
+_NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 _LONGEST_PATH = 200  # characters of a name that may be a file's; longer ones are for `locate` to refuse
 _CASED_SHARE = 0.1  # of the tokens; lower-casing vocabularies have under 1 % with an upper-case letter
 
@@ -222,6 +224,7 @@ def _class_of(settings: dict[str, Any], model: dict[str, Any], files: dict[str, 
     Raises:
         UserError: a class of transformers without a fast back end, or an unknown one without a tokenizer.json.
     """
+    os.environ.setdefault(_NO_ADVICE, "1")  # that PyTorch is missing, which a tokenizer does not need
     import transformers
 
     named = settings.get("tokenizer_class") or model.get("tokenizer_class")

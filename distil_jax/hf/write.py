@@ -190,7 +190,9 @@ def require_free(folder: str | Path, overwrite: bool = False) -> Path:
     if not any(target.iterdir()):
         return target
     if not overwrite:
-        raise UserError(f"{target}: is not empty; choose another folder or overwrite it (--overwrite, overwrite=True)")
+        raise UserError(
+            f"{target}: is not empty; choose another folder, or replace it with --overwrite (in Python overwrite=True)"
+        )
     if not (target / "config.json").is_file():
         # Replacing removes everything in it: a mistyped path must not cost a home directory.
         raise UserError(f"{target}: has no config.json, so it is no model folder and will not be overwritten")

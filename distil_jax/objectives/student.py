@@ -46,7 +46,9 @@ def start_layers(settings: Student, teacher_layers: int) -> tuple[int, ...]:
         return settings.layers
     count = settings.num_layers or -(-teacher_layers // 2)
     if count > teacher_layers:
-        raise UserError(f"student: {count} layers cannot be chosen among the teacher's {teacher_layers}")
+        raise UserError(
+            f"student.num_layers = {count}: {count} layers cannot be chosen among the teacher's {teacher_layers}"
+        )
     return _CHOICES[settings.layer_choice](teacher_layers, count)
 
 

@@ -203,7 +203,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         if (folder / "train" / INDEX).is_file():
             raise UserError(f"{folder}: holds the parts train and perhaps validation; give one, such as {folder}/train")
         what = "no finished corpus here" if folder.is_dir() else "no such folder"
-        raise UserError(f"{folder}: {what}; make it with `distil-jax prepare` (an interrupted run continues)")
+        raise UserError(f"{folder}: {what}; make it with `distil-jax prepare`, or give that again if it was stopped")
     index = read_signed(path, FORMAT, VERSION, "prepare the corpus again")
     if what := flaw_of_index(index):
         raise UserError(f"{path}: damaged index ({what}); {_AGAIN}")
