@@ -151,12 +151,14 @@ def _describe(folder: Path, found: Mapping[str, Mapping[str, object]]) -> str:
         for label, row in found.items()
     ]
     return (
-        f"{table}\n\n{markdown(['', SENTENCE], fills)}\n\n"
+        f"{table}\n\n"
+        "On all held-out rows; the lines above are of the first 256. A time of one sentence varies by some tenths.\n\n"
+        f"{markdown(['', SENTENCE], fills)}\n\n"
         f"report: {folder / REPORT_FILE}\n"
         f"models for transformers: {folder / 'teacher'} and {folder / 'student'}\n"
         "next, with text of your own:\n"
-        "  distil-jax prepare --corpus.tokenizer google-bert/bert-base-uncased --corpus.folder data/mine "
-        "--corpus.train 'text/*.txt'\n"
-        "  distil-jax distill --teacher.path google-bert/bert-base-uncased --corpus.folder data/mine "
-        "--run.output runs/mine"
+        "  distil-jax prepare --corpus.tokenizer google-bert/bert-base-uncased \\\n"
+        "      --corpus.folder data/mine --corpus.train 'text/*.txt'\n"
+        "  distil-jax distill --config hidden --teacher.path google-bert/bert-base-uncased \\\n"
+        "      --corpus.folder data/mine --run.output runs/mine"
     )
