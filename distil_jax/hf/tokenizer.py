@@ -163,7 +163,7 @@ class Tokenizer:
             raise ValueError("texts and pairs are lists of texts; give [text] for one")
         first, second = (
             [one.ids for one in self.backend.encode_batch_fast(list(some), add_special_tokens=False)]
-            for some in (texts, pairs or ())
+            for some in (texts, () if pairs is None else pairs)
         )
         seconds = [None] * len(first) if pairs is None else second
         limit = sys.maxsize if max_length is None else max_length
