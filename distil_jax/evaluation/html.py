@@ -42,10 +42,10 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts, the first column to the left."""
+    """A table of texts, the first column to the left, which a telephone scrolls."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    return scrolled(f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>")
 
 
 def dots(groups: Sequence[tuple[str, Sequence[Dot]]], axis: str) -> str:
@@ -76,7 +76,7 @@ def dots(groups: Sequence[tuple[str, Sequence[Dot]]], axis: str) -> str:
                 if dot.label == label
             ]
     parts.append(f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">{escape(axis)}</text>')
-    return _scrolled(svg(parts, width, height)) + legend([name for name, _ in groups])
+    return scrolled(svg(parts, width, height)) + legend([name for name, _ in groups])
 
 
 def lines(
@@ -124,11 +124,11 @@ def lines(
         f'<text x="14" y="{height / 2}" text-anchor="middle" transform="rotate(-90 14 {height / 2})">'
         f"{escape(y_axis)}</text>"
     )
-    return _scrolled(svg(parts, width, height)) + (legend([name for name, _ in groups]) if joined else "")
+    return scrolled(svg(parts, width, height)) + (legend([name for name, _ in groups]) if joined else "")
 
 
-def _scrolled(figure: str) -> str:
-    """A figure in its own size, which a telephone scrolls, so that its text can be read."""
+def scrolled(figure: str) -> str:
+    """A figure or table in its own size, which a telephone scrolls, so that its text can be read."""
     return f'<div class="wide">{figure}</div>'
 
 

@@ -14,7 +14,7 @@ from distil_jax.charts import curves
 from distil_jax.errors import UserError, writing
 from distil_jax.evaluation.ablation_report import NUMBERS as ABLATION_FILE
 from distil_jax.evaluation.ablation_report import ablation_page
-from distil_jax.evaluation.html import Dot, dots, legend, page, table
+from distil_jax.evaluation.html import Dot, dots, legend, page, scrolled, table
 from distil_jax.evaluation.report import COLUMNS, class_table, folder_labels
 from distil_jax.evaluation.study_report import REPORT_FILE as TASKS_FILE
 from distil_jax.evaluation.study_report import best_runs, read_json, read_report, report_table, scored
@@ -111,7 +111,7 @@ def _study_scores(folder: Path) -> list[str]:
     report = read_report(folder)
     found = [Dot(row["title"], *(100 * row[name] for name in ("median", "min", "max"))) for row in scored(report)]
     figure = [dots([("", found)], "score x 100: median, and the range over seeds")] if found else []
-    return [f"<h2>Scores of {escape(folder.resolve().name)}</h2>", *figure, _wide(table(*report_table(report)))]
+    return [f"<h2>Scores of {escape(folder.resolve().name)}</h2>", *figure, table(*report_table(report))]
 
 
 def _measured(folder: Path) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _texts(rows: Sequence[Sequence[str]]) -> str:
         f"<tr><td>{escape(row[0])}</td>{''.join(f'<td class=text>{escape(cell)}</td>' for cell in row[1:])}</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table>{body}</table></div>'
+    return scrolled(f"<table>{body}</table>")
 
 
 def _side_by_side(found: Mapping[str, Any]) -> list[str]:
@@ -148,11 +148,7 @@ def _side_by_side(found: Mapping[str, Any]) -> list[str]:
         [COLUMNS[name][0], *(COLUMNS[name][1].format(row[name]) if name in row else "" for row in measures.values())]
         for name in names
     ]
-    return ["<h2>Side by side</h2>", _wide(table(["", *measures], rows))]
-
-
-def _wide(text: str) -> str:
-    return f'<div class="wide">{text}</div>'
+    return ["<h2>Side by side</h2>", table(["", *measures], rows)]
 
 
 def _curves(labels: Sequence[str], runs: Sequence[Path], found: Mapping[str, Any]) -> list[str]:
@@ -217,7 +213,7 @@ def _details(name: str, details: Mapping[str, Any]) -> list[str]:
     parts: list[str] = []
     header, rows = class_table(details, 3)
     if rows:
-        parts += [f"<h3>Classes, {escape(name)}</h3>", _wide(table(header, rows))]
+        parts += [f"<h3>Classes, {escape(name)}</h3>", table(header, rows)]
     if details.get("confusion"):
         parts += [
             f"<h3>Confusion matrix, {escape(name)}</h3>",
@@ -227,7 +223,7 @@ def _details(name: str, details: Mapping[str, Any]) -> list[str]:
         parts.append(f"<p>Calibration error (ECE, 15 bins): {details['calibration_error']:.4f}</p>")
     if errors := details.get("errors"):
         wrong = [[one["text"], f"{one['label']}, not {one['predicted']} ({one['probability']:.2f})"] for one in errors]
-        body = _wide(table(["text", "right, not predicted (probability)"], wrong))
+        body = table(["text", "right, not predicted (probability)"], wrong)
         parts += [f"<h3>Most confident errors, {escape(name)}</h3>", body]
     return parts
 
@@ -240,7 +236,7 @@ def _confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
         total = max(sum(row), 1)
         cells = "".join(f'<td style="background:rgba(59,111,182,{0.75 * n / total:.2f})">{n:,}</td>' for n in row)
         body += f"<tr><td>{escape(name)}</td>{cells}</tr>"
-    return _wide(f"<table><tr>{head}</tr>{body}</table>")
+    return scrolled(f"<table><tr>{head}</tr>{body}</table>")
 
 
 def _fillings(found: Mapping[str, Any]) -> list[str]:
